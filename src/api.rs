@@ -1,0 +1,108 @@
+//! JSON shapes of `/v1`, used by the server and by its client. Plain data.
+//!
+//! Times are Unix seconds in UTC; an `expires_at` of 0 means never. Keys and tokens are in their text form.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`: what this node is and what it knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The mesh's name.
+    pub cluster: String,
+    /// This node's name.
+    pub node: String,
+    /// The version of the program.
+    pub version: String,
+    /// Whether lookups are answered from a usable state.
+    pub ready: bool,
+    /// The newest applied log index.
+    pub revision: u64,
+    /// Milliseconds since this node last heard from a leader; 0 on the leader itself.
+    pub leader_age_ms: u64,
+    /// The address of the public port as a URL.
+    pub public: String,
+}
+
+/// An account as listings show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The account's public key.
+    pub account: String,
+    /// Its name in the token.
+    pub name: String,
+    /// The operator whose key signed the token.
+    pub operator: String,
+    /// When it was issued.
+    pub issued_at: i64,
+    /// When it expires; 0 means never.
+    pub expires_at: i64,
+    /// The revision that stored it.
+    pub revision: u64,
+    /// The token, where it was asked for (`?token=true`, or a single account).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// `GET /v1/accounts?after=A...&limit=N&token=true`: one page, ordered by the key's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accounts {
+    /// The accounts of this page.
+    pub items: Vec<Account>,
+    /// What to give as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `PUT /v1/accounts/{account}`: what became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// `stored`, or `unchanged` when the same bytes were current already.
+    pub outcome: String,
+    /// The revision at which these bytes are stored.
+    pub revision: u64,
+}
+
+/// An operator the mesh trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    /// The identity key.
+    pub operator: String,
+    /// Its name.
+    pub name: String,
+    /// When its token was issued.
+    pub issued_at: i64,
+    /// The signing keys it lists.
+    pub signing_keys: Vec<String>,
+    /// Whether accounts must be signed with one of those, never with the identity key.
+    pub strict_signing_key_usage: bool,
+    /// The account whose users may use `$SYS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_account: Option<String>,
+    /// Where its servers and nsc look for accounts; empty if it names none.
+    pub account_server_url: String,
+    /// The token.
+    pub token: String,
+}
+
+/// `GET /v1/operators`: the agreed trust.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operators {
+    /// Grows with every change of trust.
+    pub trust_epoch: u64,
+    /// The operators.
+    pub items: Vec<Operator>,
+}
+
+/// RFC 9457 problem details, the body of every error under `/v1`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable code of the defect, kebab-case; `about:blank` is never used.
+    #[serde(rename = "type")]
+    pub code: String,
+    /// The HTTP status, repeated.
+    pub status: u16,
+    /// The name of the status.
+    pub title: String,
+    /// One sentence: the defect and what to do.
+    pub detail: String,
+}

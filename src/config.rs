@@ -1,0 +1,516 @@
+//! The whole grammar of `cluster.toml`: the text as written becomes the configuration as meant.
+//!
+//! What is wrong with a file ends the program before anything is opened, with the line and what to do.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// What this node is to do: the file, resolved for one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The mesh's name.
+    pub cluster: String,
+    /// Files with the operators to trust first. Absolute or relative to where the program runs.
+    pub operators: Vec<PathBuf>,
+    /// How patient Raft's timers are.
+    pub timing: Timing,
+    /// This node's name.
+    pub node: String,
+    /// This node's data folder.
+    pub data: PathBuf,
+    /// The address of the public port.
+    pub public: SocketAddr,
+    /// How the public port is encrypted; plain HTTP without.
+    pub tls: Option<PublicTls>,
+    /// The NATS clusters this node connects to.
+    pub nats: Vec<NatsCluster>,
+}
+
+/// Presets of Raft's timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Timing {
+    /// Nodes within a few milliseconds of each other.
+    #[default]
+    Lan,
+    /// Nodes on several continents.
+    Wan,
+}
+
+/// Certificate files of the public port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicTls {
+    /// PEM: the certificate, then its chain.
+    pub cert: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+    /// PEM: authorities whose client certificates are verified, if clients are asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused. Only with `client_ca`.
+    pub client_required: bool,
+}
+
+/// One NATS cluster that is told of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsCluster {
+    /// Its name, as it appears in logs and in the agreed position.
+    pub name: String,
+    /// URLs of its servers.
+    pub servers: Vec<String>,
+    /// The creds file of a system-account user.
+    pub creds: PathBuf,
+    /// PEM: authorities its servers' certificates are verified with, beside the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Why a `cluster.toml` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file itself cannot be read.
+    #[error("cannot read {}: {source}. Give the configuration with --config FILE", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or has keys or types that do not belong there.
+    #[error("{}: {detail}", path.display())]
+    Grammar {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and defect.
+        detail: String,
+    },
+    /// Every word is known, but together they make no sense.
+    #[error("{}:{line}: {defect}", path.display())]
+    Meaning {
+        /// Which file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The defect and what to do.
+        defect: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigText {
+    cluster: ClusterText,
+    #[serde(default)]
+    public: PublicText,
+    /// Used as soon as there is a second node.
+    #[serde(rename = "peer")]
+    _peer: Option<PeerText>,
+    #[serde(default)]
+    node: Vec<Spanned<NodeText>>,
+    #[serde(default)]
+    nats: Vec<Spanned<NatsText>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterText {
+    name: Spanned<String>,
+    operators: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    timing: Timing,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct PublicText {
+    tls: Option<PublicTlsText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublicTlsText {
+    cert: Spanned<String>,
+    key: Spanned<String>,
+    client_ca: Option<Spanned<String>>,
+    client_required: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerText {
+    #[expect(
+        dead_code,
+        reason = "part of the file's grammar; used as soon as there is a second node"
+    )]
+    tls: PeerTlsText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "part of the file's grammar; used as soon as there is a second node"
+)]
+struct PeerTlsText {
+    ca: Spanned<String>,
+    cert: Spanned<String>,
+    key: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeText {
+    name: Spanned<String>,
+    data: Spanned<String>,
+    public: Spanned<String>,
+    #[expect(
+        dead_code,
+        reason = "part of the file's grammar; used as soon as there is a second node"
+    )]
+    peer: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NatsText {
+    name: Spanned<String>,
+    servers: Spanned<Vec<Spanned<String>>>,
+    creds: Spanned<String>,
+    ca: Option<Spanned<String>>,
+    nodes: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+impl Config {
+    /// Reads `path` for the node called `node`; with one node in the file the name may be left out.
+    pub fn load(path: &Path, node: Option<&str>) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Reader {
+            path,
+            text: &text,
+            look: true,
+        }
+        .config(node)
+    }
+
+    /// Reads configuration text as if it stood in `path`, without looking whether the files it names exist.
+    pub fn parse(path: &Path, text: &str, node: Option<&str>) -> Result<Self, ConfigError> {
+        Reader {
+            path,
+            text,
+            look: false,
+        }
+        .config(node)
+    }
+}
+
+/// Turns one file's text into its meaning; knows where a defect stands.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// Whether the files it names must be readable now.
+    look: bool,
+}
+
+impl Reader<'_> {
+    fn wrong<T>(&self, at: Range<usize>, defect: impl Into<String>) -> Result<T, ConfigError> {
+        let before = self.text.get(..at.start).unwrap_or(self.text);
+        Err(ConfigError::Meaning {
+            path: self.path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            defect: defect.into(),
+        })
+    }
+
+    fn config(&self, wanted: Option<&str>) -> Result<Config, ConfigError> {
+        let text: ConfigText = toml::from_str(self.text).map_err(|error| ConfigError::Grammar {
+            path: self.path.to_owned(),
+            detail: error.to_string().trim_end().to_owned(),
+        })?;
+        self.name(&text.cluster.name, "the mesh")?;
+        let node = self.node(&text.node, wanted)?;
+        let name = node.name.get_ref().as_str();
+        if text.cluster.operators.get_ref().is_empty() {
+            return self.wrong(
+                text.cluster.operators.span(),
+                "operators is empty: name at least one file with an operator JWT, such as `nsc describe operator --raw` prints",
+            );
+        }
+        let mut operators = Vec::new();
+        for written in text.cluster.operators.get_ref() {
+            operators.push(self.file(written, name, "the operator JWT")?);
+        }
+        let public = match node.public.get_ref().parse() {
+            Ok(address) => address,
+            Err(_) => {
+                return self.wrong(
+                    node.public.span(),
+                    format!(
+                        "public = {:?} is no address: write IP:PORT, such as 0.0.0.0:9090 or [::]:9090",
+                        node.public.get_ref()
+                    ),
+                );
+            }
+        };
+        Ok(Config {
+            cluster: text.cluster.name.get_ref().clone(),
+            operators,
+            timing: text.cluster.timing,
+            node: name.to_owned(),
+            data: self.resolve(node.data.get_ref(), name),
+            public,
+            tls: text
+                .public
+                .tls
+                .as_ref()
+                .map(|tls| self.public_tls(tls, name))
+                .transpose()?,
+            nats: self.nats(&text, name)?,
+        })
+    }
+
+    /// A DNS label: it becomes a dNSName in certificates and a word in logs and file names.
+    fn name(&self, name: &Spanned<String>, of: &str) -> Result<(), ConfigError> {
+        let text = name.get_ref();
+        let label = (1..=63).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if label {
+            return Ok(());
+        }
+        self.wrong(
+            name.span(),
+            format!("{text:?} cannot name {of}: use 1 to 63 of a-z, 0-9 and -, neither first nor last a -"),
+        )
+    }
+
+    fn node<'t>(&self, nodes: &'t [Spanned<NodeText>], wanted: Option<&str>) -> Result<&'t NodeText, ConfigError> {
+        let mut names: Vec<&str> = Vec::new();
+        for node in nodes {
+            let name = &node.get_ref().name;
+            self.name(name, "a node")?;
+            if names.contains(&name.get_ref().as_str()) {
+                return self.wrong(
+                    name.span(),
+                    format!("two nodes are called {:?}: give each its own name", name.get_ref()),
+                );
+            }
+            names.push(name.get_ref());
+        }
+        match (nodes, wanted) {
+            ([], _) => self.wrong(
+                self.text.len()..self.text.len(),
+                "no [[node]]: describe at least the one to run",
+            ),
+            ([only], None) => Ok(only.get_ref()),
+            ([only], Some(wanted)) if only.get_ref().name.get_ref() == wanted => Ok(only.get_ref()),
+            ([only], Some(wanted)) => self.wrong(
+                only.span(),
+                format!(
+                    "no node is called {wanted:?}; the file has {:?}",
+                    only.get_ref().name.get_ref()
+                ),
+            ),
+            ([_, second, ..], _) => self.wrong(
+                second.span(),
+                "a second [[node]]: this version runs meshes of one node; leave one [[node]] in the file",
+            ),
+        }
+    }
+
+    fn resolve(&self, written: &str, node: &str) -> PathBuf {
+        let named = written.replace("{node}", node);
+        self.path.parent().unwrap_or(Path::new("")).join(named)
+    }
+
+    fn file(&self, written: &Spanned<String>, node: &str, what: &str) -> Result<PathBuf, ConfigError> {
+        let path = self.resolve(written.get_ref(), node);
+        if self.look
+            && let Err(error) = std::fs::File::open(&path)
+        {
+            return self.wrong(
+                written.span(),
+                format!(
+                    "cannot read {what} {}: {error}. Relative paths start at the folder of {}",
+                    path.display(),
+                    self.path.display()
+                ),
+            );
+        }
+        Ok(path)
+    }
+
+    fn public_tls(&self, tls: &PublicTlsText, node: &str) -> Result<PublicTls, ConfigError> {
+        if let (Some(required), None) = (&tls.client_required, &tls.client_ca) {
+            return self.wrong(
+                required.span(),
+                "client_required without client_ca: name the authority that signs the clients' certificates",
+            );
+        }
+        Ok(PublicTls {
+            cert: self.file(&tls.cert, node, "the public certificate")?,
+            key: self.file(&tls.key, node, "the public certificate's key")?,
+            client_ca: tls
+                .client_ca
+                .as_ref()
+                .map(|ca| self.file(ca, node, "the clients' authority"))
+                .transpose()?,
+            client_required: tls.client_required.as_ref().is_some_and(|required| *required.get_ref()),
+        })
+    }
+
+    fn nats(&self, text: &ConfigText, node: &str) -> Result<Vec<NatsCluster>, ConfigError> {
+        let mut clusters: Vec<NatsCluster> = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
+        for nats in &text.nats {
+            let nats = nats.get_ref();
+            let name = nats.name.get_ref();
+            self.name(&nats.name, "a NATS cluster")?;
+            if names.contains(&name.as_str()) {
+                return self.wrong(
+                    nats.name.span(),
+                    format!("two [[nats]] are called {name:?}: give each its own name"),
+                );
+            }
+            names.push(name);
+            if nats.servers.get_ref().is_empty() {
+                return self.wrong(
+                    nats.servers.span(),
+                    "servers is empty: name at least one, such as nats://127.0.0.1:4222",
+                );
+            }
+            for server in nats.servers.get_ref() {
+                self.nats_url(server)?;
+            }
+            if let Some(nodes) = &nats.nodes {
+                for named in nodes.get_ref() {
+                    if !text.node.iter().any(|n| n.get_ref().name.get_ref() == named.get_ref()) {
+                        return self.wrong(named.span(), format!("no [[node]] is called {:?}", named.get_ref()));
+                    }
+                }
+                if !nodes.get_ref().iter().any(|named| named.get_ref() == node) {
+                    continue;
+                }
+            }
+            clusters.push(NatsCluster {
+                name: name.clone(),
+                servers: nats
+                    .servers
+                    .get_ref()
+                    .iter()
+                    .map(|server| server.get_ref().clone())
+                    .collect(),
+                creds: self.file(&nats.creds, node, "the system-account creds")?,
+                ca: nats
+                    .ca
+                    .as_ref()
+                    .map(|ca| self.file(ca, node, "the NATS servers' authority"))
+                    .transpose()?,
+            });
+        }
+        Ok(clusters)
+    }
+
+    fn nats_url(&self, server: &Spanned<String>) -> Result<(), ConfigError> {
+        let url = server.get_ref();
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return self.wrong(
+                server.span(),
+                format!("{url:?} is no server URL: write nats://HOST:4222 or tls://HOST:4222"),
+            );
+        };
+        if !matches!(scheme, "nats" | "tls") || rest.is_empty() {
+            return self.wrong(
+                server.span(),
+                format!("{url:?}: write nats://HOST:4222 or tls://HOST:4222"),
+            );
+        }
+        if rest.contains('@') {
+            // Also keeps passwords out of the file and of every log line that names a server.
+            return self.wrong(
+                server.span(),
+                "a server URL must not carry a user or password: put the system-account user into the creds file",
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[cluster]\nname = \"m\"\noperators = [\"o.jwt\"]\n\n[[node]]\nname = \"n1\"\ndata = \"d/{node}\"\npublic = \"127.0.0.1:0\"\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("etc/cluster.toml"), text, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn paths_start_at_the_files_folder_and_know_the_node() {
+        let config = parse(SMALL).expect("it is complete");
+        assert_eq!(config.data, Path::new("etc/d/n1"));
+        assert_eq!(config.operators, [Path::new("etc/o.jwt")]);
+        assert_eq!(config.timing, Timing::Lan);
+        assert_eq!(config.tls, None);
+    }
+
+    #[test]
+    fn each_defect_is_named_with_its_line() {
+        let nats = |line: &str| {
+            format!("{SMALL}[[nats]]\nname = \"fra\"\nservers = [\"nats://h:4222\"]\ncreds = \"c\"\n{line}\n")
+        };
+        for (text, said) in [
+            (
+                SMALL.replace("\"m\"", "\"M_1\""),
+                "etc/cluster.toml:2: \"M_1\" cannot name the mesh",
+            ),
+            (SMALL.replace("[\"o.jwt\"]", "[]"), ":3: operators is empty"),
+            (
+                SMALL.replace("127.0.0.1:0", "localhost"),
+                ":8: public = \"localhost\" is no address",
+            ),
+            (format!("{SMALL}colour = 1\n"), "unknown field `colour`"),
+            (format!("{SMALL}colour = 1\n"), "line 9"),
+            (
+                format!("{SMALL}{}", &SMALL[SMALL.find("[[node]]").unwrap()..]),
+                ":10: two nodes are called \"n1\"",
+            ),
+            (nats("nodes = [\"n2\"]"), ":13: no [[node]] is called \"n2\""),
+            (
+                nats("").replace("nats://h", "nats://u:p@h"),
+                ":11: a server URL must not carry",
+            ),
+            (nats("").replace("nats://h", "ws://h"), ":11: \"ws://h:4222\""),
+            (
+                SMALL.replace(
+                    "[[node]]",
+                    "[public]\ntls = { cert = \"c\", key = \"k\", client_required = true }\n[[node]]",
+                ),
+                ":6: client_required without client_ca",
+            ),
+        ] {
+            let error = parse(&text).expect_err(said);
+            assert!(error.contains(said), "wanted {said:?}, got {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_the_line_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.toml");
+        std::fs::write(&path, SMALL).unwrap();
+        let error = Config::load(&path, None).expect_err("o.jwt is missing").to_string();
+        assert!(
+            error.contains("cluster.toml:3: cannot read the operator JWT"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! Public NATS keys by kind: text to bytes, bytes to text, and the signature check. Never a seed.
+//!
+//! The text form is base32 without padding of one prefix byte, 32 key bytes and a CRC-16, 56 characters
+//! (nkeys, `strkey.go`). Each kind has its own type here, so that an operator's key cannot stand where an
+//! account's is meant.
+
+use std::fmt;
+use std::str::FromStr;
+
+use nkeys::KeyPair;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How many characters a public key has.
+pub const KEY_CHARS: usize = 56;
+
+/// Why a text is not the public key it was taken for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a public {kind} key: {reason}")]
+pub struct KeyError {
+    /// What was given, cut to the length of a key.
+    pub text: String,
+    /// The kind of key that was wanted: "operator", "account" or "user".
+    pub kind: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+fn parse(text: &str, kind: &'static str, letter: char, prefix: u8) -> Result<[u8; 32], KeyError> {
+    let fail = |reason: String| KeyError {
+        text: text.chars().take(KEY_CHARS).collect(),
+        kind,
+        reason,
+    };
+    if text.len() != KEY_CHARS {
+        return Err(fail(format!("it has {} characters, a key has {KEY_CHARS}", text.len())));
+    }
+    if !text.starts_with(letter) {
+        return Err(fail(format!("it does not begin with {letter}")));
+    }
+    match nkeys::from_public_key(text) {
+        // The library maps prefixes it does not know to a kind, so the byte itself is compared.
+        Ok((found, bytes)) if found == prefix => Ok(bytes),
+        Ok(_) => Err(fail(format!("it does not begin with {letter}"))),
+        Err(error) => Err(fail(format!("{error}"))),
+    }
+}
+
+/// Whether `signature` is the Ed25519 signature of `message` under the public key `issuer` (text, of any kind).
+///
+/// Not the strict variant of the check: nats-server uses Go's `crypto/ed25519`, and both must agree.
+pub fn verify(issuer: &str, message: &[u8], signature: &[u8]) -> bool {
+    signature.len() == 64
+        && issuer.len() == KEY_CHARS
+        && KeyPair::from_public_key(issuer).is_ok_and(|key| key.verify(message, signature).is_ok())
+}
+
+fn print(bytes: &[u8; 32], prefix: u8) -> String {
+    let mut raw = Vec::with_capacity(35);
+    raw.push(prefix);
+    raw.extend_from_slice(bytes);
+    let crc = crc16(&raw);
+    raw.extend_from_slice(&crc.to_le_bytes());
+    data_encoding::BASE32_NOPAD.encode(&raw)
+}
+
+/// CRC-16/XMODEM, as nkeys `crc16.go`.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    })
+}
+
+macro_rules! public_key {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $letter:literal, $prefix:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            /// The key's 32 raw bytes.
+            pub fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// A key from its 32 raw bytes, for rows read back from disk.
+            pub fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = KeyError;
+
+            fn from_str(text: &str) -> Result<Self, KeyError> {
+                parse(text, $kind, $letter, $prefix).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&print(&self.0, $prefix))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{self}")
+            }
+        }
+
+        /// Text in readable formats, 32 bytes in binary ones.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                if to.is_human_readable() { to.collect_str(self) } else { self.0.serialize(to) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                if from.is_human_readable() {
+                    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+                } else {
+                    <[u8; 32]>::deserialize(from).map(Self)
+                }
+            }
+        }
+    };
+}
+
+public_key!(
+    /// The public key of an operator, identity or signing: `O...`.
+    OperatorKey,
+    "operator",
+    'O',
+    14 << 3
+);
+public_key!(
+    /// The public key of an account, identity or signing: `A...`.
+    AccountKey,
+    "account",
+    'A',
+    0
+);
+public_key!(
+    /// The public key of a user: `U...`.
+    UserKey,
+    "user",
+    'U',
+    20 << 3
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_prints_as_it_was_written() {
+        for pair in [KeyPair::new_account(), KeyPair::new_account()] {
+            let text = pair.public_key();
+            assert_eq!(text.parse::<AccountKey>().expect("its own text").to_string(), text);
+        }
+        let text = KeyPair::new_operator().public_key();
+        assert_eq!(text.parse::<OperatorKey>().expect("its own text").to_string(), text);
+        assert!(text.parse::<AccountKey>().is_err(), "an operator key is no account key");
+    }
+
+    #[test]
+    fn every_changed_character_is_noticed() {
+        let text = KeyPair::new_user().public_key();
+        for at in 0..text.len() {
+            let mut other = text.clone().into_bytes();
+            other[at] = if other[at] == b'B' { b'C' } else { b'B' };
+            let other = String::from_utf8(other).expect("ascii");
+            assert!(other.parse::<UserKey>().is_err(), "{other} was taken for {text}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Many submissions, one entry: openraft 0.9 writes and syncs each entry on its own, so entries must be large.
+//!
+//! No lingering: whoever comes first goes at once; what arrives while entries are on their way goes together in
+//! the next. Each item has its own verdict; one that is refused does not touch its neighbours.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::{ProposeError, Proposer};
+use crate::state::Command;
+use crate::state::Outcome;
+use crate::state::PutAccount;
+
+/// Items of one entry. At 2 KB each that is half of [`MAX_BATCH_BYTES`]; more would only delay the first of them.
+const MAX_BATCH_ITEMS: usize = 256;
+
+/// Bytes of one entry. A follower 150 ms away on a slow line still takes it within its heartbeat time-out.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Entries under way at once: one that is being synced and one that waits behind it. More would only make each
+/// of them smaller, since openraft 0.9 syncs them one after the other.
+const IN_FLIGHT: usize = 2;
+
+/// Submissions that may wait. At 10,000 a second that is less than half a second; beyond it the caller is told
+/// to come back (429), so that a slow disk shows at the door and not in memory.
+const QUEUE: usize = 4096;
+
+/// One account on its way to the log, verified under `trust_epoch`.
+struct Waiting {
+    trust_epoch: u64,
+    item: PutAccount,
+    verdict: oneshot::Sender<Result<Outcome, ProposeError>>,
+}
+
+/// The door to the batches.
+#[derive(Debug, Clone)]
+pub(super) struct Batcher {
+    queue: mpsc::Sender<Waiting>,
+}
+
+impl Batcher {
+    /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
+    pub(super) fn start(proposer: Proposer, tracker: &TaskTracker) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let batches = Batches {
+            waiting,
+            next: None,
+            proposer,
+            tracker: tracker.clone(),
+        };
+        tracker.spawn(batches.run());
+        Self { queue }
+    }
+
+    /// Proposes one account and waits for its verdict.
+    pub(super) async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
+        let (verdict, decided) = oneshot::channel();
+        let waiting = Waiting {
+            trust_epoch,
+            item,
+            verdict,
+        };
+        self.queue.try_send(waiting).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::ended(),
+        })?;
+        decided.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+    }
+}
+
+struct Batches {
+    waiting: mpsc::Receiver<Waiting>,
+    /// Taken from the queue, but belongs into the next entry.
+    next: Option<Waiting>,
+    proposer: Proposer,
+    tracker: TaskTracker,
+}
+
+impl Batches {
+    async fn run(mut self) {
+        let lanes = Arc::new(Semaphore::new(IN_FLIGHT));
+        loop {
+            let first = match self.next.take() {
+                Some(first) => first,
+                None => match self.waiting.recv().await {
+                    Some(first) => first,
+                    None => return,
+                },
+            };
+            // The semaphore is never closed.
+            let Ok(lane) = lanes.clone().acquire_owned().await else {
+                return;
+            };
+            let batch = self.collect(first);
+            self.tracker.spawn(propose(self.proposer.clone(), batch, lane));
+        }
+    }
+
+    /// `first` and whatever else waits now and fits.
+    fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
+        let mut bytes = first.item.token.len();
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH_ITEMS {
+            let Ok(waiting) = self.waiting.try_recv() else { break };
+            bytes += waiting.item.token.len();
+            if bytes > MAX_BATCH_BYTES || waiting.trust_epoch != batch[0].trust_epoch {
+                self.next = Some(waiting);
+                break;
+            }
+            batch.push(waiting);
+        }
+        batch
+    }
+}
+
+async fn propose(proposer: Proposer, batch: Vec<Waiting>, _lane: OwnedSemaphorePermit) {
+    let trust_epoch = batch[0].trust_epoch;
+    let mut items = Vec::with_capacity(batch.len());
+    let mut verdicts = Vec::with_capacity(batch.len());
+    for waiting in batch {
+        items.push(waiting.item);
+        verdicts.push(waiting.verdict);
+    }
+    let proposed = proposer.propose(&Command::PutAccounts { trust_epoch, items }).await;
+    match proposed {
+        Ok(outcomes) => {
+            assert_eq!(outcomes.len(), verdicts.len(), "an item without a verdict");
+            for (verdict, outcome) in verdicts.into_iter().zip(outcomes) {
+                // Whoever gave up waiting does not want to know.
+                let _ = verdict.send(Ok(outcome));
+            }
+        }
+        Err(error) => {
+            for verdict in verdicts {
+                let _ = verdict.send(Err(error.clone()));
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Drives the state's flush and checkpoints, at its own pace, beside the uploads.
+//!
+//! A loop over steps: its own thread with the lowest priority runs it in production, a task in a simulation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::fault::FaultHandle;
+use crate::fault::chain;
+use crate::state::Fault;
+use crate::state::State;
+
+/// Rows a step moves: small, because a large transaction shows in the p99 of the uploads beside it.
+const ROWS_A_STEP: usize = 16;
+
+/// Rows a step moves once the memtable fills: then keeping up matters more than anybody's p99.
+const ROWS_A_STEP_BEHIND: usize = 256;
+
+/// The pause between two steps while there is room.
+const PACE: Duration = Duration::from_millis(2);
+
+/// From this much unflushed on there is no pause: a quarter of the memtable's bound.
+const BEHIND_BYTES: usize = 16 * 1024 * 1024;
+
+/// A checkpoint at the latest after this much was flushed, which is what a restart must replay from the log.
+const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+
+/// A checkpoint at the latest after this long, if anything was flushed since.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+
+/// Moves what was applied into redb until the revision channel closes, then once more, durably.
+pub struct Flusher {
+    state: State,
+    applied: watch::Receiver<u64>,
+    flushed: watch::Sender<u64>,
+    /// The index up to which the log may forget: only a durable checkpoint moves it.
+    checkpoint: Arc<AtomicU64>,
+    fault: FaultHandle,
+    last_checkpoint: Instant,
+}
+
+impl Flusher {
+    /// A flusher of `state`, woken by `applied`; it tells `flushed` after each step and `checkpoint` after each
+    /// durable one.
+    pub fn new(
+        state: State,
+        applied: watch::Receiver<u64>,
+        flushed: watch::Sender<u64>,
+        checkpoint: Arc<AtomicU64>,
+        fault: FaultHandle,
+    ) -> Self {
+        Self {
+            state,
+            applied,
+            flushed,
+            checkpoint,
+            fault,
+            last_checkpoint: Instant::now(),
+        }
+    }
+
+    /// Runs until `applied` closes or a fault ends the node. A clean end leaves everything applied on disk.
+    pub async fn run(mut self) {
+        if let Err(fault) = self.steps().await {
+            self.fault.report(chain(&fault));
+        }
+    }
+
+    async fn steps(&mut self) -> Result<(), Fault> {
+        loop {
+            let behind = self.state.pending_bytes() >= BEHIND_BYTES;
+            let more = self.step(if behind { ROWS_A_STEP_BEHIND } else { ROWS_A_STEP })?;
+            if self.checkpoint_due() {
+                self.checkpoint()?;
+            }
+            if more {
+                if behind {
+                    tokio::task::yield_now().await;
+                } else {
+                    tokio::time::sleep(PACE).await;
+                }
+                continue;
+            }
+            let idle = if self.state.unsynced_bytes() > 0 {
+                CHECKPOINT_EVERY
+            } else {
+                Duration::MAX
+            };
+            match tokio::time::timeout(idle, self.applied.changed()).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(_closed)) => break,
+            }
+        }
+        while self.step(ROWS_A_STEP_BEHIND)? {}
+        self.checkpoint()
+    }
+
+    /// One small transaction; whether more is waiting.
+    fn step(&mut self, rows: usize) -> Result<bool, Fault> {
+        let more = self.state.flush_step(rows)?;
+        self.flushed.send_replace(self.state.flushed().unwrap_or(0));
+        Ok(more)
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        let unsynced = self.state.unsynced_bytes();
+        unsynced >= CHECKPOINT_BYTES || (unsynced > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Fault> {
+        if let Some(index) = self.state.checkpoint()? {
+            self.checkpoint.store(index, Ordering::Release);
+        }
+        self.last_checkpoint = Instant::now();
+        Ok(())
+    }
+}
+
+/// The lowest priority: a flush must not take the processor from an upload.
+const NICE: i32 = 19;
+
+impl Flusher {
+    /// Runs on a thread of its own until `applied` closes.
+    pub fn spawn_thread(self) -> std::io::Result<std::thread::JoinHandle<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new().name("flush".to_owned()).spawn(move || {
+            // Refused in some sandboxes; then it competes, and is still paced.
+            let _ = rustix::process::nice(NICE);
+            runtime.block_on(self.run());
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Why the log cannot be opened or cannot go on. Nothing here is for a client: the node ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::raft::log::segment::StoreId;
+
+/// A reason to end this node, in a sentence for its administrator.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogFault {
+    /// The disk refused.
+    #[error(
+        "the log file {} could not be {operation}: nothing that was not acknowledged before is certain any more; \
+         look at the disk, then start this node again", file.display()
+    )]
+    Io {
+        /// The file, or the folder.
+        file: PathBuf,
+        /// What was tried, as a participle: "written", "synced".
+        operation: &'static str,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Bytes on disk are not those that were written.
+    #[error(
+        "the log file {} is damaged at byte {offset}: {what}. Nothing was changed. Restore this node's data folder \
+         from a backup, or remove the node from the mesh and add it again with an empty folder", file.display()
+    )]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file of another store.
+    #[error(
+        "the log file {} belongs to store {found}, this node's store is {expected}. Nothing was changed. Put the \
+         file back where it came from; if this node's own files are lost, restore them from a backup", file.display()
+    )]
+    WrongStore {
+        /// The file.
+        file: PathBuf,
+        /// This node's store.
+        expected: StoreId,
+        /// The store in the file.
+        found: StoreId,
+    },
+    /// A file of a later release.
+    #[error(
+        "the log file {} has format {format}, which is newer than this program. Nothing was changed. Start the \
+         release that wrote it, or a later one", file.display()
+    )]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its format number.
+        format: u32,
+    },
+    /// No log where there must be one.
+    #[error(
+        "the log folder {} holds no log, but this node's store had one: without it the node could vote twice in one \
+         term. Restore the folder from a backup, or remove the node from the mesh and add it again with an empty \
+         folder", folder.display()
+    )]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+impl LogFault {
+    /// Names the operation to a disk's error.
+    pub(super) fn io(file: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            file: file.to_owned(),
+            operation,
+            source: Arc::new(source),
+        }
+    }
+
+    /// Names a place that is not as it was written.
+    pub(super) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            file: file.to_owned(),
+            offset,
+            what: what.into(),
+        }
+    }
+}
+
+/// Where a fault is reported, once; the receiver ends the process.
+pub type OnFault = Arc<dyn Fn(LogFault) + Send + Sync>;

@@ -1,0 +1,203 @@
+//! The seam between openraft and the state: hands over what was committed, and says how far that is.
+//!
+//! Decides nothing. It waits where the memtable is full, so that a slow disk slows uploads and never grows memory.
+
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, StorageIOError};
+use tokio::sync::watch;
+
+use super::types::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types, decode, encode};
+use crate::fault::FaultHandle;
+use crate::fault::chain;
+use crate::state::Effect;
+use crate::state::Fault;
+use crate::state::Mark;
+use crate::state::SnapshotView;
+use crate::state::State;
+
+/// Rows a snapshot moves into redb at once while it waits for the flush to catch up.
+const SNAPSHOT_FLUSH_ROWS: usize = 256;
+
+/// The state as openraft sees it.
+pub struct Machine {
+    state: State,
+    /// Told by the flush after each step; a closed channel means that the flush is gone.
+    flushed: watch::Receiver<u64>,
+    /// Everything up to this revision can be read.
+    revision: Arc<watch::Sender<u64>>,
+    fault: FaultHandle,
+    current: Arc<Mutex<Option<Current>>>,
+}
+
+/// The newest snapshot: openraft must never find none after it has purged (it ends the leader then).
+#[derive(Clone)]
+struct Current {
+    meta: SnapshotMeta<u64, Member>,
+    view: SnapshotView,
+}
+
+impl Current {
+    fn of(view: SnapshotView) -> Result<Self, String> {
+        let last_log_id = view.mark().map(|mark| decode(&mark.log_id)).transpose()?;
+        let meta = SnapshotMeta {
+            last_log_id,
+            last_membership: view
+                .membership()
+                .map(|bytes| decode(&bytes))
+                .transpose()?
+                .unwrap_or_default(),
+            snapshot_id: last_log_id.map_or_else(|| "empty".to_owned(), |id: LogId| id.to_string()),
+        };
+        Ok(Self { meta, view })
+    }
+
+    fn handle(&self) -> Snapshot<Types> {
+        Snapshot {
+            meta: self.meta.clone(),
+            snapshot: Box::new(self.view.clone()),
+        }
+    }
+}
+
+impl Machine {
+    /// The machine over `state`. `flushed` comes from the flush that serves it, `revision` tells everyone above.
+    pub fn new(
+        state: State,
+        flushed: watch::Receiver<u64>,
+        revision: Arc<watch::Sender<u64>>,
+        fault: FaultHandle,
+    ) -> Self {
+        Self {
+            state,
+            flushed,
+            revision,
+            fault,
+            current: Arc::default(),
+        }
+    }
+
+    fn ended(&self, reason: impl Display) -> StorageError {
+        ended(&self.fault, reason)
+    }
+
+    async fn room(&mut self) -> Result<(), StorageError> {
+        while self.state.is_full() {
+            if self.flushed.changed().await.is_err() {
+                let gone = AnyError::error("the flush has ended; nothing more can be applied");
+                return Err(StorageIOError::write_state_machine(gone).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_one(&self, entry: &Entry) -> Result<Reply, Fault> {
+        let mark = Mark {
+            index: entry.log_id.index,
+            log_id: encode(&entry.log_id),
+        };
+        let outcomes = match &entry.payload {
+            EntryPayload::Blank => self.state.apply(mark, Effect::Blank)?,
+            EntryPayload::Normal(payload) => self.state.apply(mark, Effect::Command(&payload.0))?,
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                self.state.apply(mark, Effect::Membership(encode(&stored)))?
+            }
+        };
+        Ok(Reply(outcomes))
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        let read = || -> Result<_, String> {
+            let applied = self.state.applied().map(|mark| decode(&mark.log_id)).transpose()?;
+            let membership = self.state.membership().map(|bytes| decode(&bytes)).transpose()?;
+            Ok((applied, membership.unwrap_or_default()))
+        };
+        read().map_err(|reason| self.ended(reason))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Reply>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut replies = Vec::new();
+        for entry in entries {
+            self.room().await?;
+            replies.push(self.apply_one(&entry).map_err(|fault| self.ended(chain(&fault)))?);
+            self.revision.send_replace(entry.log_id.index);
+        }
+        Ok(replies)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            state: self.state.clone(),
+            fault: self.fault.clone(),
+            current: self.current.clone(),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotView>, StorageError> {
+        // Snapshots arrive whole (`full_snapshot`), never in openraft's own chunks; this is not asked.
+        let view = self.state.snapshot().map_err(|fault| self.ended(chain(&fault)))?;
+        Ok(Box::new(view))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta<u64, Member>,
+        snapshot: Box<SnapshotView>,
+    ) -> Result<(), StorageError> {
+        let current = Current::of(*snapshot).map_err(|reason| self.ended(reason))?;
+        self.state
+            .install(current.view.clone())
+            .map_err(|fault| self.ended(chain(&fault)))?;
+        self.revision
+            .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(current.as_ref().map(Current::handle))
+    }
+}
+
+/// Builds a snapshot: lets the flush catch up with what is applied now, then holds a view of redb. No bytes move.
+pub struct Builder {
+    state: State,
+    fault: FaultHandle,
+    current: Arc<Mutex<Option<Current>>>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        let ended = |fault: Fault| ended(&self.fault, chain(&fault));
+        let applied = self.state.applied().map(|mark| mark.index);
+        while self.state.flushed() < applied {
+            self.state.flush_step(SNAPSHOT_FLUSH_ROWS).map_err(ended)?;
+            // Other tasks of this thread go first: nobody waits for a snapshot.
+            tokio::task::yield_now().await;
+        }
+        let view = self.state.snapshot().map_err(ended)?;
+        let current = Current::of(view).map_err(|reason| super::machine::ended(&self.fault, reason))?;
+        let handle = current.handle();
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+        Ok(handle)
+    }
+}
+
+/// A fault of the state ends the node, and openraft's core with it.
+fn ended(fault: &FaultHandle, reason: impl Display) -> StorageError {
+    let error = AnyError::error(&reason);
+    fault.report(reason);
+    StorageIOError::write_state_machine(error).into()
+}

@@ -1,0 +1,169 @@
+//! Puts openraft together over the two stores and brings it to the point where reads are right.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{InitializeError, RaftError};
+use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::batch::Batcher;
+use super::log::LogStore;
+use super::machine::Machine;
+use super::types::{Member, Types};
+use super::{Proposer, Raft};
+use crate::config::Timing;
+use crate::fault::FaultHandle;
+use crate::state::Revision;
+use crate::state::State;
+
+/// How long a single voter may take to elect itself and apply what its log holds.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who this node is in the mesh.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The mesh's name.
+    pub cluster: String,
+    /// This node's id, never reused.
+    pub node_id: u64,
+    /// What the membership says of it.
+    pub member: Member,
+    /// Raft's timers.
+    pub timing: Timing,
+}
+
+/// What agreement is built of.
+pub struct Parts<N> {
+    /// The log, its writer running.
+    pub log: LogStore,
+    /// The state, its flusher running.
+    pub state: State,
+    /// To peers.
+    pub network: N,
+    /// Told by the flusher after each step.
+    pub flushed: watch::Receiver<u64>,
+    /// Tells everyone above how far the state is.
+    pub revision: watch::Sender<Revision>,
+    /// Ends the node.
+    pub fault: FaultHandle,
+}
+
+/// Why agreement cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// openraft refuses the settings or the stores.
+    #[error("Raft cannot start: {0}")]
+    Core(String),
+    /// Nobody was elected in time.
+    #[error("this node did not become able to serve within {} s: {reason}", START_TIMEOUT.as_secs())]
+    Late {
+        /// What it waits for.
+        reason: String,
+    },
+}
+
+fn core_error(error: impl std::fmt::Display) -> StartError {
+    StartError::Core(error.to_string())
+}
+
+impl Settings {
+    fn config(&self) -> Result<Config, StartError> {
+        // 0.9 drives append requests with the heartbeat interval as their time-out: it must exceed the round trip
+        // by far, or nothing is ever agreed on.
+        let (heartbeat, election_min, election_max) = match self.timing {
+            Timing::Lan => (150, 600, 1200),
+            Timing::Wan => (500, 2000, 3500),
+        };
+        let config = Config {
+            cluster_name: self.cluster.clone(),
+            heartbeat_interval: heartbeat,
+            election_timeout_min: election_min,
+            election_timeout_max: election_max,
+            // Entries are up to a MiB each; the log store caps a payload by bytes as well.
+            max_payload_entries: 64,
+            // Whoever watches the log's size asks for snapshots and purges; entries say little about bytes.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            purge_batch_size: 1024,
+            ..Config::default()
+        };
+        config.validate().map_err(core_error)
+    }
+}
+
+impl Raft {
+    /// Starts agreement; returns when everything this node had acknowledged can be read again.
+    ///
+    /// The first start forms a mesh of this one node.
+    pub async fn start<N: RaftNetworkFactory<Types>>(
+        settings: Settings,
+        parts: Parts<N>,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(settings.config()?);
+        let revision_seen = parts.revision.subscribe();
+        let machine = Machine::new(
+            parts.state,
+            parts.flushed,
+            Arc::new(parts.revision),
+            parts.fault.clone(),
+        );
+        let core = openraft::Raft::new(settings.node_id, config, parts.network, parts.log, machine)
+            .await
+            .map_err(core_error)?;
+        tracker.spawn(watch_core(core.clone(), parts.fault, stop));
+        let members = BTreeMap::from([(settings.node_id, settings.member)]);
+        match core.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(core_error(error)),
+        }
+        lead(&core).await?;
+        let proposer = Proposer { core };
+        Ok(Self {
+            batcher: Batcher::start(proposer.clone(), tracker),
+            proposer,
+            revision: revision_seen,
+        })
+    }
+}
+
+/// A single voter need not wait for an election time-out: nobody else can win. Once it has applied the blank entry
+/// of its own term, everything before it is applied too, so that no read is older than an acknowledgement.
+async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
+    core.trigger().elect().await.map_err(core_error)?;
+    let wait = core.wait(Some(START_TIMEOUT));
+    let leading = wait.metrics(
+        |metrics| {
+            let own_term = metrics
+                .last_applied
+                .is_some_and(|id| id.leader_id.term == metrics.current_term);
+            metrics.state.is_leader() && own_term && metrics.last_applied.map(|id| id.index) == metrics.last_log_index
+        },
+        "the single voter leads and has applied its log",
+    );
+    leading.await.map(drop).map_err(|error| StartError::Late {
+        reason: error.to_string(),
+    })
+}
+
+/// A core that has ended by itself is a fault: a dead one must not leave a node that looks alive.
+async fn watch_core(core: openraft::Raft<Types>, fault: FaultHandle, stop: CancellationToken) {
+    let mut metrics = core.metrics();
+    loop {
+        let ended = metrics.borrow_and_update().running_state.clone().err();
+        if let Some(ended) = ended {
+            if !stop.is_cancelled() {
+                fault.report(format!("Raft has ended: {ended}"));
+            }
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

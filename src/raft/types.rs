@@ -1,0 +1,161 @@
+//! The types openraft is instantiated with, and the runtime it runs on.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::AsyncRuntime;
+use openraft::TokioRuntime;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serde::{Deserialize, Serialize};
+
+use crate::state::Outcome;
+use crate::state::SnapshotView;
+
+openraft::declare_raft_types!(
+    /// What openraft is told about this program.
+    pub Types:
+        D = Payload,
+        R = Reply,
+        NodeId = u64,
+        Node = Member,
+        Entry = openraft::Entry<Types>,
+        SnapshotData = SnapshotView,
+        AsyncRuntime = Runtime,
+);
+
+/// A log index and the leader that wrote it.
+pub type LogId = openraft::LogId<u64>;
+/// A vote, as it must be on disk before it is given.
+pub type Vote = openraft::Vote<u64>;
+/// One entry of the log.
+pub type Entry = openraft::Entry<Types>;
+/// What a failed disk is reported as; it ends openraft's core, and the process with it.
+pub type StorageError = openraft::StorageError<u64>;
+/// The members as of some log index.
+pub type StoredMembership = openraft::StoredMembership<u64, Member>;
+
+/// An encoded [`crate::state::Command`]: the log carries it as bytes and never looks inside.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload(pub Bytes);
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Tokens never reach a log line.
+        write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+/// What applying one entry gave, item by item.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply(pub Vec<Outcome>);
+
+/// A member as the agreed membership describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node's name in `cluster.toml`.
+    pub name: String,
+    /// Where its peer port is, empty while the mesh has one node.
+    pub peer: String,
+    /// The uuid of its store, so that a wiped folder cannot come back under its old id.
+    pub store: String,
+}
+
+/// tokio, but with a random source that a simulation can seed: openraft draws its election time-out from it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Runtime;
+
+thread_local! {
+    static RANDOM: RefCell<SmallRng> = RefCell::new(SmallRng::from_entropy());
+}
+
+/// The random source of this thread, see [`Runtime`].
+#[derive(Debug)]
+pub struct ThreadRandom;
+
+impl rand::RngCore for ThreadRandom {
+    fn next_u32(&mut self) -> u32 {
+        RANDOM.with_borrow_mut(|random| random.next_u32())
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        RANDOM.with_borrow_mut(|random| random.next_u64())
+    }
+
+    fn fill_bytes(&mut self, into: &mut [u8]) {
+        RANDOM.with_borrow_mut(|random| random.fill_bytes(into));
+    }
+
+    fn try_fill_bytes(&mut self, into: &mut [u8]) -> Result<(), rand::Error> {
+        RANDOM.with_borrow_mut(|random| random.try_fill_bytes(into))
+    }
+}
+
+impl Runtime {
+    /// Makes every random choice of this thread follow from `seed`. For simulations.
+    pub fn seed(seed: u64) {
+        RANDOM.with_borrow_mut(|random| *random = SmallRng::seed_from_u64(seed));
+    }
+}
+
+impl AsyncRuntime for Runtime {
+    type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
+    type JoinHandle<T: Send + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
+    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
+    type Timeout<R, T: Future<Output = R> + Send> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type ThreadLocalRng = ThreadRandom;
+    type OneshotSender<T: Send> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
+    type OneshotReceiver<T: Send> = <TokioRuntime as AsyncRuntime>::OneshotReceiver<T>;
+    type OneshotReceiverError = <TokioRuntime as AsyncRuntime>::OneshotReceiverError;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        TokioRuntime::spawn(future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        TokioRuntime::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        TokioRuntime::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + Send>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + Send>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout_at(deadline, future)
+    }
+
+    fn is_panic(join_error: &Self::JoinError) -> bool {
+        TokioRuntime::is_panic(join_error)
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        ThreadRandom
+    }
+
+    fn oneshot<T: Send>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
+        TokioRuntime::oneshot()
+    }
+}
+
+/// Bytes of one of openraft's small structures, for places that only carry them.
+pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
+    // Plain data in memory: postcard fails only where a type refuses to be serialized, and these do not.
+    postcard::to_stdvec(value).map(Bytes::from).expect("plain data encodes")
+}
+
+/// The structure back from its bytes, or what is wrong with them.
+pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
+    postcard::from_bytes(bytes).map_err(|error| format!("the state holds a Raft mark that cannot be read: {error}"))
+}

@@ -1,0 +1,53 @@
+//! openraft's own tests of a log store and a state machine, on ours.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use jwtmesh::fault::FaultHandle;
+use jwtmesh::raft::log::{LogStore, Options as LogOptions, RealDisk, StoreId};
+use jwtmesh::raft::{Flusher, Machine, StorageError, Types};
+use jwtmesh::state::{Options, State};
+use openraft::testing::{StoreBuilder, Suite};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let fault = FaultHandle::default();
+        let reported = fault.clone();
+        // The suite purges where it likes; what that may cost the state is tested elsewhere.
+        let checkpoint = Arc::new(AtomicU64::new(u64::MAX));
+        let (log, writer) = LogStore::open(
+            Arc::new(RealDisk::open(&folder.path().join("log")).expect("a folder")),
+            &LogOptions {
+                segment_bytes: 1 << 20,
+                ..LogOptions::new(StoreId([7; 16]))
+            },
+            checkpoint,
+            Arc::new(move |log_fault| reported.report(log_fault)),
+        )
+        .expect("an empty log opens");
+        std::thread::spawn(move || writer.run_blocking());
+        let state = State::open_file(&folder.path().join("state.redb"), Options::new("suite")).expect("a new state");
+        let revision = watch::Sender::new(0);
+        let flushed = watch::Sender::new(0);
+        let seen = flushed.subscribe();
+        let flusher = Flusher::new(
+            state.clone(),
+            revision.subscribe(),
+            flushed,
+            Arc::default(),
+            fault.clone(),
+        );
+        flusher.spawn_thread().expect("a thread");
+        Ok((folder, log, Machine::new(state, seen, Arc::new(revision), fault)))
+    }
+}
+
+#[test]
+fn openrafts_own_suite_passes() {
+    Suite::test_all(Builder).expect("no storage error");
+}
