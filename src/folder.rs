@@ -26,6 +26,16 @@ pub struct Identity {
     pub formed: bool,
 }
 
+impl Identity {
+    /// The store's uuid as bytes.
+    pub fn store_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        // Checked where the identity is read, made of as many where it is new.
+        let _ = data_encoding::HEXLOWER.decode_mut(self.store.as_bytes(), &mut bytes);
+        bytes
+    }
+}
+
 const FORMAT: u32 = 1;
 
 /// The id of the node that forms a mesh; later ones get the log index of the entry that admits them.
@@ -261,7 +271,15 @@ fn read_identity(folder: &Path) -> Result<Option<Identity>, FolderError> {
             identity.format
         )));
     }
-    Ok(Some(identity))
+    let uuid = data_encoding::HEXLOWER.decode(identity.store.as_bytes());
+    if uuid.is_ok_and(|uuid| uuid.len() == 16) {
+        Ok(Some(identity))
+    } else {
+        Err(damaged(format!(
+            "its store {:?} is not 32 hexadecimal digits",
+            identity.store
+        )))
+    }
 }
 
 fn random_hex() -> String {

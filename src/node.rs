@@ -13,9 +13,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::PublicTls;
 use crate::fault::FaultHandle;
 use crate::folder::Folder;
+use crate::http::About;
 use crate::http::Admin;
+use crate::http::Limits;
 use crate::http::Public;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
@@ -28,10 +31,15 @@ use crate::raft::Parts;
 use crate::raft::Raft;
 use crate::raft::Settings;
 use crate::raft::log::LogStore;
+use crate::raft::log::Options as LogOptions;
+use crate::raft::log::RealDisk;
+use crate::raft::log::StoreId;
 use crate::resolver::Resolver;
+use crate::state::Options as StateOptions;
 use crate::state::Outcome;
 use crate::state::State;
 use crate::tls::ReloadableTls;
+use crate::tls::TlsFiles;
 
 /// How long the end of agreement and the last flush may take once nobody is served any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,6 +53,7 @@ pub struct Node {
     resolver: Resolver,
     raft: Raft,
     tls: Option<ReloadableTls>,
+    clock: Clock,
     fault: FaultHandle,
     /// Ends what serves and what propagates.
     stop_serving: CancellationToken,
@@ -61,8 +70,13 @@ impl Node {
     /// read.
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
         let operators = read_operators(&config.operators)?;
-        let tls = config.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let public = Public::bind(config.public, tls.clone()).await?;
+        let tls = config
+            .tls
+            .as_ref()
+            .map(tls_files)
+            .map(|files| ReloadableTls::load(files, clock.now()))
+            .transpose()?;
+        let public = Public::bind(config.public, tls.clone(), Limits::default())?;
         let mut folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         let fault = FaultHandle::default();
         let stores = Stores::open(&folder, &fault)?;
@@ -95,14 +109,25 @@ impl Node {
         let serving = TaskTracker::new();
         let stop_serving = CancellationToken::new();
         let public_url = public.url();
-        let admin = Admin::bind(&folder.admin_socket())?;
-        let admin_path = admin.path().to_owned();
-        public.serve(resolver.clone(), clock, &serving, stop_serving.clone());
-        admin.serve(config.cluster.clone(), config.node.clone(), public_url.clone(), resolver.clone(), &serving, stop_serving.clone());
+        let admin_path = folder.admin_socket();
+        let admin = Admin::bind(&admin_path, Limits::default())?;
+        let about = About {
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            public: public_url.clone(),
+        };
+        serving.spawn(admin.serve(resolver.clone(), about, serving.clone(), stop_serving.clone()));
+        serving.spawn(public.serve(resolver.clone(), clock.clone(), serving.clone(), stop_serving.clone()));
         if let Some(tls) = &tls {
-            serving.spawn(tls.clone().watch(stop_serving.clone()));
+            serving.spawn(tls.clone().follow(clock.clone(), stop_serving.clone()));
         }
-        NatsClusters::start(&config.node, &config.nats, resolver.clone(), &serving, stop_serving.clone());
+        NatsClusters::start(
+            &config.node,
+            &config.nats,
+            resolver.clone(),
+            &serving,
+            stop_serving.clone(),
+        );
         Ok(Self {
             name: config.node,
             public_url,
@@ -110,6 +135,7 @@ impl Node {
             resolver,
             raft,
             tls,
+            clock,
             fault,
             stop_serving,
             serving,
@@ -142,8 +168,10 @@ impl Node {
 
     /// Reads the certificates again.
     pub fn reload(&self) {
-        if let Some(tls) = &self.tls {
-            tls.reload();
+        if let Some(tls) = &self.tls
+            && let Err(error) = tls.reload(self.clock.now())
+        {
+            tracing::error!(%error, "the certificates were not read again; the present ones stay");
         }
     }
 
@@ -153,7 +181,10 @@ impl Node {
         self.stop_serving.cancel();
         self.serving.close();
         if tokio::time::timeout(grace, self.serving.wait()).await.is_err() {
-            tracing::warn!(seconds = grace.as_secs(), "some requests did not finish in time and are cut off");
+            tracing::warn!(
+                seconds = grace.as_secs(),
+                "some requests did not finish in time and are cut off"
+            );
         }
         self.stop_agreeing.cancel();
         self.raft.shutdown().await;
@@ -165,7 +196,10 @@ impl Node {
             tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            bail!("the stores did not close within {} s; nothing acknowledged is lost", CLOSE_TIMEOUT.as_secs());
+            bail!(
+                "the stores did not close within {} s; nothing acknowledged is lost",
+                CLOSE_TIMEOUT.as_secs()
+            );
         }
         if self.fault.is_reported() {
             bail!(self.fault.reported().await);
@@ -185,10 +219,17 @@ struct Stores {
 
 impl Stores {
     fn open(folder: &Folder, fault: &FaultHandle) -> Result<Self> {
-        let store = &folder.identity().store;
-        let state = State::open_file(&folder.state(), crate::state::Options::new(store))?;
+        let store = StoreId(folder.identity().store_bytes());
+        let state = State::open_file(&folder.state(), StateOptions::new(&store.to_string()))?;
         let checkpoint = Arc::new(AtomicU64::new(state.checkpointed().unwrap_or(0)));
-        let (log, writer) = LogStore::open_folder(&folder.log(), store, checkpoint.clone(), fault.clone())?;
+        let disk = RealDisk::open(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
+        let options = LogOptions {
+            must_exist: folder.identity().formed,
+            ..LogOptions::new(store)
+        };
+        let reported = fault.clone();
+        let on_fault = Arc::new(move |log_fault| reported.report(log_fault));
+        let (log, writer) = LogStore::open(Arc::new(disk), &options, checkpoint.clone(), on_fault)?;
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
         let (flushing, flushed) = watch::channel(state.flushed().unwrap_or(0));
         let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint, fault.clone());
@@ -197,7 +238,9 @@ impl Stores {
                 .name("log-writer".to_owned())
                 .spawn(move || writer.run_blocking())
                 .context("cannot start the thread that writes the log")?,
-            flusher.spawn_thread().context("cannot start the thread that flushes the state")?,
+            flusher
+                .spawn_thread()
+                .context("cannot start the thread that flushes the state")?,
         ];
         Ok(Self {
             log,
@@ -209,9 +252,19 @@ impl Stores {
     }
 }
 
+fn tls_files(tls: &PublicTls) -> TlsFiles {
+    TlsFiles {
+        cert: tls.cert.clone(),
+        key: tls.key.clone(),
+        client_ca: tls.client_ca.clone(),
+        client_required: tls.client_required,
+    }
+}
+
 fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>> {
     let read = |path: &PathBuf| -> Result<_> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the operator JWT {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the operator JWT {}", path.display()))?;
         let verified = Token::from_file_text(&text).and_then(Verified::<OperatorClaims>::verify);
         verified.with_context(|| format!("{} is no operator JWT", path.display()))
     };

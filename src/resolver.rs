@@ -121,6 +121,20 @@ pub enum SubmitError {
     Fault(#[source] Fault),
 }
 
+/// Why a scan did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Not now.
+    #[error("{reason}; try again")]
+    Unavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// This node is ending.
+    #[error("this node cannot go on")]
+    Fault(#[source] Fault),
+}
+
 fn time(seconds: i64) -> String {
     match jiff::Timestamp::from_second(seconds) {
         Ok(at) => format!("{at} ({seconds})"),
@@ -210,7 +224,9 @@ impl Resolver {
         let verified = agreed.operators.iter().filter_map(|row| {
             let token = Token::parse(&row.token).and_then(Verified::<OperatorClaims>::verify);
             token
-                .inspect_err(|rejection| tracing::error!(operator = %row.operator, %rejection, "an agreed operator is unusable"))
+                .inspect_err(
+                    |rejection| tracing::error!(operator = %row.operator, %rejection, "an agreed operator is unusable"),
+                )
                 .ok()
         });
         let fresh = Arc::new(Trust {
@@ -230,7 +246,10 @@ impl Resolver {
             let verified = self.verify(body.clone(), trust.clone()).await?;
             let claims = verified.claims();
             if let Some(path) = expected.filter(|path| *path != claims.account) {
-                return Err(SubmitError::WrongAccount { path, token: claims.account });
+                return Err(SubmitError::WrongAccount {
+                    path,
+                    token: claims.account,
+                });
             }
             if let Some(known) = self.known(&verified)? {
                 return Ok(known);
@@ -245,7 +264,12 @@ impl Resolver {
             };
             match self.0.raft.submit(trust.epoch, item).await? {
                 Outcome::Stored { revision } => return Ok(Submitted { stored: true, revision }),
-                Outcome::Unchanged { revision } => return Ok(Submitted { stored: false, revision }),
+                Outcome::Unchanged { revision } => {
+                    return Ok(Submitted {
+                        stored: false,
+                        revision,
+                    });
+                }
                 Outcome::Superseded { stored_issued_at, .. } => {
                     return Err(SubmitError::Superseded {
                         account: claims.account,
@@ -266,7 +290,9 @@ impl Resolver {
     async fn verify(&self, body: Bytes, trust: Arc<Trust>) -> Result<Verified<AccountClaims>, SubmitError> {
         let now = self.0.clock.now();
         let small = body.len() <= INLINE_TOKEN_BYTES;
-        let verify = move || -> Result<_, Rejection> { Verified::<AccountClaims>::verify(Token::parse(&body)?, &trust.keys, now) };
+        let verify = move || -> Result<_, Rejection> {
+            Verified::<AccountClaims>::verify(Token::parse(&body)?, &trust.keys, now)
+        };
         if small {
             return Ok(verify()?);
         }
@@ -279,9 +305,14 @@ impl Resolver {
     /// What is known without asking the log: the same bytes are current, or newer ones are.
     fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
-        let Some(row) = self.lookup(claims.account).map_err(SubmitError::Fault)? else { return Ok(None) };
+        let Some(row) = self.lookup(claims.account).map_err(SubmitError::Fault)? else {
+            return Ok(None);
+        };
         if row.token == *verified.token().bytes() {
-            return Ok(Some(Submitted { stored: false, revision: row.revision }));
+            return Ok(Some(Submitted {
+                stored: false,
+                revision: row.revision,
+            }));
         }
         if row.issued_at > claims.issued_at {
             return Err(SubmitError::Superseded {
@@ -294,14 +325,17 @@ impl Resolver {
     }
 
     /// One page of accounts with their current tokens, in the order of their keys' bytes, after `after`.
-    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, SubmitError> {
+    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, ReadError> {
         self.scan(move |state| state.accounts(after, limit)).await
     }
 
     /// What changed after the revision `after`, as current rows in the order of their revisions.
-    pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, SubmitError> {
+    pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
         // The newest changes are still in the memtable: they are told at once, without waiting for the disk.
-        if let Some(recent) = self.noted(self.0.state.recent_changes(after, limit)).map_err(SubmitError::Fault)? {
+        if let Some(recent) = self
+            .noted(self.0.state.recent_changes(after, limit))
+            .map_err(ReadError::Fault)?
+        {
             return Ok(recent);
         }
         self.scan(move |state| state.rows_since(after, limit)).await
@@ -311,7 +345,7 @@ impl Resolver {
     async fn scan<T: Send + 'static>(
         &self,
         read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, SubmitError> {
+    ) -> Result<T, ReadError> {
         let state = self.0.state.clone();
         let scanned = tokio::task::spawn_blocking(move || {
             let applied = state.applied().map(|mark| mark.index);
@@ -321,8 +355,8 @@ impl Resolver {
             read(&state)
         });
         match scanned.await {
-            Ok(result) => self.noted(result).map_err(SubmitError::Fault),
-            Err(_shutting_down) => Err(SubmitError::Unavailable {
+            Ok(result) => self.noted(result).map_err(ReadError::Fault),
+            Err(_shutting_down) => Err(ReadError::Unavailable {
                 reason: "this node is shutting down".to_owned(),
             }),
         }
@@ -365,7 +399,10 @@ impl Resolver {
     pub async fn trust_operators(&self, operators: &[Verified<OperatorClaims>]) -> Result<Vec<Outcome>, SubmitError> {
         let agreed = self.0.state.trust();
         let news = operators.iter().any(|offered| {
-            let row = agreed.operators.iter().find(|row| row.operator == offered.claims().operator);
+            let row = agreed
+                .operators
+                .iter()
+                .find(|row| row.operator == offered.claims().operator);
             row.is_none_or(|row| row.issued_at <= offered.claims().issued_at && row.token != *offered.token().bytes())
         });
         if !news {

@@ -54,6 +54,45 @@ pub fn verify(issuer: &str, message: &[u8], signature: &[u8]) -> bool {
         && KeyPair::from_public_key(issuer).is_ok_and(|key| key.verify(message, signature).is_ok())
 }
 
+/// What a public key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// `O...`
+    Operator,
+    /// `A...`
+    Account,
+    /// `U...`
+    User,
+    /// `N...`
+    Server,
+    /// `C...`
+    Cluster,
+    /// `X...`, for encryption
+    Curve,
+}
+
+/// The kind of the public key `text`, if it is one.
+pub fn kind(text: &str) -> Option<KeyKind> {
+    if text.len() != KEY_CHARS {
+        return None;
+    }
+    let raw = data_encoding::BASE32_NOPAD.decode(text.as_bytes()).ok()?;
+    let (key, crc) = raw.split_at_checked(33)?;
+    if crc != crc16(key).to_le_bytes() {
+        return None;
+    }
+    match key[0] >> 3 {
+        14 => Some(KeyKind::Operator),
+        0 => Some(KeyKind::Account),
+        20 => Some(KeyKind::User),
+        13 => Some(KeyKind::Server),
+        2 => Some(KeyKind::Cluster),
+        23 => Some(KeyKind::Curve),
+        _ => None,
+    }
+    .filter(|_| key[0] & 7 == 0)
+}
+
 fn print(bytes: &[u8; 32], prefix: u8) -> String {
     let mut raw = Vec::with_capacity(35);
     raw.push(prefix);

@@ -207,11 +207,6 @@ impl Memory {
         }
         (places, entries)
     }
-
-    #[cfg(test)]
-    pub(super) fn tail_len(&self) -> usize {
-        self.tail.len()
-    }
 }
 
 /// About how much memory an entry takes.

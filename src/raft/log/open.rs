@@ -3,7 +3,7 @@
 //! All of the reading comes before the first write, so that a refusal leaves the files as they were found.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -167,10 +167,9 @@ fn survey(disk: &Arc<dyn Disk>, options: &Options) -> Result<Vec<Found>, LogFaul
             }
             Start::Blank | Start::Broken => {
                 // A header is durable before a group follows it. With nothing behind it, nothing is lost with it.
-                let behind = Window::new(file.as_ref(), &path)
-                    .get(SECTOR as u64, WINDOW)?
-                    .iter()
-                    .any(|byte| *byte != 0);
+                let behind = least(WINDOW, options.segment_bytes);
+                let mut window = Window::new(file.as_ref(), &path, options.segment_bytes);
+                let behind = !segment::is_blank(window.get(SECTOR as u64, behind)?);
                 if behind || !segment::may_be_torn(&start) {
                     return damaged("its header is not what was written");
                 }
@@ -235,7 +234,7 @@ impl Replay<'_> {
     fn segment(&mut self, found: &Found) -> Result<End, LogFault> {
         let header = &found.header;
         let seed = segment::seed(self.options.store, header.number);
-        let mut window = Window::new(found.file.as_ref(), &found.path);
+        let mut window = Window::new(found.file.as_ref(), &found.path, header.size);
         let mut offset = SECTOR as u64;
         self.memory.files.insert(header.number, Arc::clone(&found.file));
         self.segments.push_back(Segment {
@@ -332,7 +331,10 @@ impl Replay<'_> {
         self.memory.purged = self.position.purged;
         self.memory.last = newest.or(self.position.purged);
         self.memory.vote = self.position.vote;
-        self.memory.committed = self.position.committed;
+        self.memory.committed = self
+            .position
+            .committed
+            .filter(|id| Some(id.index) <= self.memory.last.map(|last| last.index));
         let current = Current {
             number: last.header.number,
             file: Arc::clone(&last.file),
@@ -356,7 +358,7 @@ impl Found {
     fn judge_end(&self, options: &Options, end: &End, number: u64) -> Result<Scar, LogFault> {
         let seed = segment::seed(options.store, self.header.number);
         let damaged = |what: String| Err(LogFault::damaged(&self.path, end.offset, what));
-        let mut window = Window::new(self.file.as_ref(), &self.path);
+        let mut window = Window::new(self.file.as_ref(), &self.path, self.header.size);
         let group_end = end.offset + end.group.unwrap_or(SECTOR) as u64;
         if let Some(wrong) = end.wrong {
             let length = usize::try_from(group_end - end.offset).unwrap_or(usize::MAX);
@@ -370,33 +372,50 @@ impl Found {
         };
         let mut at = end.offset;
         while at < self.header.size {
-            let block = window.get(at, WINDOW)?;
-            for (sector, bytes) in block.chunks(SECTOR).enumerate().filter(|_| !segment::is_blank(block)) {
-                if segment::is_blank(bytes) {
-                    continue;
-                }
-                let here = at + (sector * SECTOR) as u64;
-                scar.end = here + SECTOR as u64;
-                match segment::read_head(seed, bytes) {
-                    Head::Valid(later) if later.number > number => {
-                        let what = end.wrong.unwrap_or("a group is missing");
-                        return damaged(format!(
-                            "{what}, and group {} behind it, at byte {here}, is intact",
-                            later.number
-                        ));
-                    }
-                    _ if end.group.is_some() && here >= group_end => {
-                        return damaged(format!(
-                            "a group does not match its checksum, and more was written behind it, at byte {here}"
-                        ));
-                    }
-                    _ => {}
-                }
+            let length = least(WINDOW, self.header.size - at);
+            let block = window.get(at, length)?;
+            if !segment::is_blank(block) {
+                self.judge_block(seed, end, number, (at, block), &mut scar)?;
             }
-            at += WINDOW as u64;
+            at += length as u64;
         }
         scar.length = window.length()?;
         Ok(scar)
+    }
+
+    /// One block of what lies at and behind the end.
+    fn judge_block(
+        &self,
+        seed: u32,
+        end: &End,
+        number: u64,
+        (start, block): (u64, &[u8]),
+        scar: &mut Scar,
+    ) -> Result<(), LogFault> {
+        let damaged = |what: String| Err(LogFault::damaged(&self.path, end.offset, what));
+        for (sector, bytes) in block
+            .chunks(SECTOR)
+            .enumerate()
+            .filter(|(_, bytes)| !segment::is_blank(bytes))
+        {
+            let here = start + (sector * SECTOR) as u64;
+            scar.end = here + SECTOR as u64;
+            if let Head::Valid(later) = segment::read_head(seed, bytes)
+                && later.number > number
+            {
+                let what = end.wrong.unwrap_or("a group is missing");
+                return damaged(format!(
+                    "{what}, and group {} behind it, at byte {here}, is intact",
+                    later.number
+                ));
+            }
+            if end.group.is_some_and(|length| here >= end.offset + length as u64) {
+                return damaged(format!(
+                    "a group does not match its checksum, and byte {here} behind it was written"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the disk hold what was read, and nothing else.
@@ -411,10 +430,10 @@ impl Found {
                 .preallocate(scar.length, self.header.size)
                 .map_err(LogFault::io(&self.path, "allocated"))?;
         }
-        let zeros = vec![0; WINDOW];
+        let zeros = vec![0; least(WINDOW, scar.end - end.offset)];
         let mut at = end.offset;
         while at < scar.end {
-            let length = zeros.len().min(usize::try_from(scar.end - at).unwrap_or(usize::MAX));
+            let length = least(zeros.len(), scar.end - at);
             write(at, &zeros[..length])?;
             at += length as u64;
         }
@@ -423,7 +442,7 @@ impl Found {
         // sync below means something. Only the last write can be concerned, all others were synced before it.
         write(0, &self.start)?;
         if let Some((offset, length)) = last_group {
-            let group = Window::new(self.file.as_ref(), &self.path)
+            let group = Window::new(self.file.as_ref(), &self.path, self.header.size)
                 .get(offset, length)?
                 .to_vec();
             write(offset, &group)?;
@@ -433,7 +452,7 @@ impl Found {
 }
 
 /// Reads the entries at `places`, which lie in one file, in rising order.
-pub(super) fn read_entries(file: &dyn DiskFile, path: &PathBuf, places: &[Place]) -> Result<Vec<Entry>, LogFault> {
+pub(super) fn read_entries(file: &dyn DiskFile, path: &Path, places: &[Place]) -> Result<Vec<Entry>, LogFault> {
     let (Some(first), Some(last)) = (places.first(), places.last()) else {
         return Ok(Vec::new());
     };
@@ -450,22 +469,29 @@ pub(super) fn read_entries(file: &dyn DiskFile, path: &PathBuf, places: &[Place]
     places.iter().map(entry).collect()
 }
 
+fn least(limit: usize, length: u64) -> usize {
+    usize::try_from(length).map_or(limit, |length| length.min(limit))
+}
+
 /// A file read forward through one buffer. Behind the end of the file it shows zeros.
 struct Window<'a> {
     file: &'a dyn DiskFile,
-    path: &'a PathBuf,
+    path: &'a Path,
     buffer: Vec<u8>,
+    block: usize,
     start: u64,
     /// Where the file was seen to end.
     length: Option<u64>,
 }
 
 impl<'a> Window<'a> {
-    fn new(file: &'a dyn DiskFile, path: &'a PathBuf) -> Self {
+    /// Reads [`WINDOW`] bytes at a time, or less of a small segment.
+    fn new(file: &'a dyn DiskFile, path: &'a Path, size: u64) -> Self {
         Self {
             file,
             path,
             buffer: Vec::new(),
+            block: least(WINDOW, size),
             start: 0,
             length: None,
         }
@@ -474,13 +500,14 @@ impl<'a> Window<'a> {
     fn get(&mut self, offset: u64, length: usize) -> Result<&[u8], LogFault> {
         let inside = offset >= self.start && offset + length as u64 <= self.start + self.buffer.len() as u64;
         if !inside {
-            self.buffer.resize(length.max(WINDOW), 0);
+            self.buffer.resize(length.max(self.block), 0);
             let read = self
                 .file
                 .read_at(offset, &mut self.buffer)
                 .map_err(LogFault::io(self.path, "read"))?;
             if read < self.buffer.len() {
-                self.length = Some(offset + read as u64);
+                let seen = offset + read as u64;
+                self.length = Some(self.length.map_or(seen, |length| length.min(seen)));
             }
             self.buffer[read..].fill(0);
             self.start = offset;

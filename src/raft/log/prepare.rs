@@ -1,6 +1,6 @@
 //! Work on whole segment files, off the path of an append: making the next one ready, removing purged ones.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -115,7 +115,7 @@ impl Drop for Preparer {
 
 fn send(jobs: Option<&mpsc::Sender<Job>>, job: Job) {
     // A failure means the thread panicked, which the next `take` finds.
-    drop(jobs.map(|jobs| jobs.send(job)));
+    let _ = jobs.map(|jobs| jobs.send(job));
 }
 
 impl Worker {
@@ -161,7 +161,7 @@ impl Worker {
 }
 
 /// The length of a file, and whether all of it is zero.
-fn survey(file: &dyn DiskFile, path: &PathBuf) -> Result<(u64, bool), LogFault> {
+fn survey(file: &dyn DiskFile, path: &Path) -> Result<(u64, bool), LogFault> {
     let mut buffer = vec![0; 1 << 20];
     let (mut length, mut blank) = (0, true);
     loop {

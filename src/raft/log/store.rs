@@ -112,7 +112,7 @@ impl LogStore {
             .map_err(|_| write_error(&io::Error::other("the log's writer has ended")))
     }
 
-    fn read(&self, range: Range<u64>, limit: Option<usize>) -> Result<Vec<Entry>, StorageError> {
+    fn read(&self, range: Range<u64>, limit: Option<usize>) -> Result<Vec<Entry>, LogFault> {
         let (places, tailed, files) = {
             let memory = lock(&self.memory);
             let (places, tailed) = memory.find(range, limit);
@@ -127,11 +127,9 @@ impl LogStore {
         for (run, file) in runs(&places).into_iter().zip(files) {
             let path = self.disk.path(&segment_name(run[0].segment));
             let file = file.expect("a segment is open as long as an entry lies in it");
-            entries.extend(read_entries(file.as_ref(), &path, run).map_err(|fault| {
-                // openraft ends its core on this; the process should end for the reason, not for the consequence.
-                (self.on_fault)(fault.clone());
-                StorageError::from(StorageIOError::read_logs(AnyError::new(&fault)))
-            })?);
+            // openraft ends its core on this; the process should end for the reason, not for the consequence.
+            let read = read_entries(file.as_ref(), &path, run).inspect_err(|fault| (self.on_fault)(fault.clone()));
+            entries.extend(read?);
         }
         entries.extend(tailed);
         Ok(entries)
@@ -153,6 +151,10 @@ fn runs(places: &[Place]) -> Vec<&[Place]> {
         rest = others;
     }
     runs
+}
+
+fn read_error(fault: &LogFault) -> StorageError {
+    StorageIOError::read_logs(AnyError::new(fault)).into()
 }
 
 fn write_error(error: &io::Error) -> StorageError {
@@ -178,11 +180,12 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(bounds(&range), None)
+        self.read(bounds(&range), None).map_err(|fault| read_error(&fault))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         self.read(start..end, Some(PAYLOAD_BYTES))
+            .map_err(|fault| read_error(&fault))
     }
 }
 
@@ -259,11 +262,10 @@ impl RaftLogStorage<Types> for LogStore {
             return Ok(());
         }
         let before = match from.checked_sub(1) {
-            Some(before) => self
-                .read(before..from, None)?
-                .pop()
-                .map(|entry| entry.log_id)
-                .or(purged),
+            Some(before) => {
+                let entries = self.read(before..from, None).map_err(|fault| read_error(&fault))?;
+                entries.last().map(|entry| entry.log_id).or(purged)
+            }
             None => None,
         };
         lock(&self.memory).truncate(before);

@@ -231,13 +231,12 @@ impl LogWriter {
         // Rides along: a sync of its own would double the syncs of a client that writes alone. Not before the entry
         // it names is on its way, so that a log on disk never says "committed" of an entry it does not hold.
         let committed = lock(&self.memory).committed;
-        if let Some(id) = committed.filter(|id| after.next.is_some_and(|next| next > id.index)) {
-            if !self.group.is_empty() && committed != self.position.committed {
-                let item = Item::Committed(id);
-                self.group.item(&item);
-                after.committed = Some(id);
-                items.push((0..0, item));
-            }
+        let news = committed.filter(|_| !self.group.is_empty() && committed != self.position.committed);
+        if let Some(id) = news.filter(|id| after.next.is_some_and(|next| next > id.index)) {
+            let item = Item::Committed(id);
+            self.group.item(&item);
+            after.committed = Some(id);
+            items.push((0..0, item));
         }
         items
     }

@@ -1,0 +1,208 @@
+//! The demo's folder: which one may be used, and files that are made once and then kept.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Exit, Failure};
+
+/// Says that a folder is ours, and keeps the ports: they stand in tokens and files.
+const MARKER: &str = ".jwtmesh-demo";
+
+/// Below 32768, where Linux begins to lend ports to outgoing connections: these will be free the next time too.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A folder that is ours to write in.
+pub(super) struct Folder {
+    root: PathBuf,
+    /// Whether it was made just now.
+    pub(super) is_new: bool,
+    /// Where the demo listens.
+    pub(super) ports: Ports,
+}
+
+/// Ports on 127.0.0.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ports {
+    /// jwtmesh's public port.
+    pub(super) public: u16,
+    /// nats-server's.
+    pub(super) nats: u16,
+}
+
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrecy {
+    /// It holds a private key: its owner.
+    Secret,
+    /// Everyone who may enter the folder.
+    Open,
+}
+
+impl Folder {
+    /// Makes the folder, or takes up one that an earlier demo made.
+    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
+        let marker = root.join(MARKER);
+        if let Ok(text) = fs::read_to_string(&marker) {
+            let ports = serde_json::from_str(&text).map_err(|error| {
+                Failure::new(
+                    Exit::Usage,
+                    format!(
+                        "{} is damaged ({error}): remove the folder and start again",
+                        marker.display()
+                    ),
+                )
+            })?;
+            return Ok(Self {
+                root: root.to_owned(),
+                is_new: false,
+                ports,
+            });
+        }
+        if fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "{} is not empty and not of an earlier demo: give another folder with --dir",
+                    root.display()
+                ),
+            ));
+        }
+        let folder = Self {
+            root: root.to_owned(),
+            is_new: true,
+            ports: Ports::free()?,
+        };
+        folder.make_dir("")?;
+        let ports = serde_json::to_string(&folder.ports).context("cannot write two numbers as JSON")?;
+        // First of all files, so that an interrupted demo is continued too.
+        folder.write(MARKER, Secrecy::Open, &ports)?;
+        Ok(folder)
+    }
+
+    /// A path in it, as the administrator named the folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The same for others, who start elsewhere.
+    pub(super) fn absolute(&self, name: &str) -> anyhow::Result<PathBuf> {
+        std::path::absolute(self.path(name)).with_context(|| format!("where is {}", self.root.display()))
+    }
+
+    /// The text of the file `name`; `make` gives it if there is none yet.
+    pub(super) fn keep(
+        &self,
+        name: &str,
+        secrecy: Secrecy,
+        make: impl FnOnce() -> anyhow::Result<String>,
+    ) -> anyhow::Result<String> {
+        match fs::read_to_string(self.path(name)) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = make()?;
+                self.write(name, secrecy, &text)?;
+                Ok(text)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", self.path(name).display())),
+        }
+    }
+
+    /// Writes the file `name`, whole or not at all.
+    pub(super) fn write(&self, name: &str, secrecy: Secrecy, text: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        let mode = match secrecy {
+            Secrecy::Secret => 0o600,
+            Secrecy::Open => 0o644,
+        };
+        let write = || {
+            let beside = path.with_extension("new");
+            // One left behind by an interrupted demo may have other rights.
+            let _ = fs::remove_file(&beside);
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&beside)?;
+            file.write_all(text.as_bytes())?;
+            fs::rename(&beside, &path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Makes a folder inside it, for its owner alone.
+    pub(super) fn make_dir(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.path(name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))
+    }
+}
+
+impl Ports {
+    /// Two that nobody listens on.
+    fn free() -> anyhow::Result<Self> {
+        let mut found = Vec::new();
+        for _ in 0..1000 {
+            let port = PORTS.start + rand::random::<u16>() % (PORTS.end - PORTS.start);
+            if !found.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                found.push(port);
+            }
+            if let [public, nats] = found[..] {
+                return Ok(Self { public, nats });
+            }
+        }
+        anyhow::bail!("no free port on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn open(root: &Path) -> Result<Folder, String> {
+        Folder::open(root).map_err(|failure| failure.said)
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_left_alone() {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("thesis.tex"), "").unwrap();
+        let refused = open(other.path()).err().expect("it is not ours");
+        assert!(refused.contains("is not empty"), "{refused}");
+        assert_eq!(fs::read_dir(other.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_second_run_finds_what_the_first_one_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = parent.path().join("demo");
+        let first = open(&root).unwrap();
+        assert!(first.is_new);
+        let made = first.keep("seed", Secrecy::Secret, || Ok("one".to_owned())).unwrap();
+        let second = open(&root).unwrap();
+        assert!(!second.is_new);
+        assert_eq!(second.ports, first.ports);
+        let kept = second.keep("seed", Secrecy::Secret, || Ok("two".to_owned())).unwrap();
+        assert_eq!(made, kept);
+    }
+
+    #[test]
+    fn what_holds_a_private_key_is_its_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = open(&parent.path().join("demo")).unwrap();
+        folder.write("seed", Secrecy::Secret, "s").unwrap();
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path("seed")), 0o600);
+        assert_eq!(mode(folder.path("")), 0o700);
+    }
+}

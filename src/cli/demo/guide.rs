@@ -1,0 +1,143 @@
+//! What the demo writes for others to read: cluster.toml, nats-server's configuration, the commands to try next.
+
+use std::path::Path;
+
+use super::certificates::CA;
+use super::folder::{Folder, Ports};
+use super::keys::{ALICE_CREDS, BOB_CREDS, KEYS, Keys, NODE_CREDS, OPERATOR, token_file};
+use super::server::CONFIG;
+use crate::cli::Failure;
+use crate::cli::nats::{BaseUrl, Pointing, ResolverTls};
+
+/// The node's whole configuration.
+pub(super) fn cluster_toml(ports: Ports) -> String {
+    let Ports { public, nats } = ports;
+    format!(
+        r#"# Made by `jwtmesh demo`. Every setting is explained in cluster.example.toml.
+
+[cluster]
+name = "demo"
+operators = ["{OPERATOR}"]
+
+[public]
+tls = {{ cert = "tls/node.pem", key = "tls/node.key" }}
+
+[[node]]
+name = "demo-1"
+data = "data"
+public = "127.0.0.1:{public}"
+
+[[nats]]
+name = "demo"
+servers = ["nats://127.0.0.1:{nats}"]
+creds = "{NODE_CREDS}"
+"#
+    )
+}
+
+/// nats-server's configuration: `jwtmesh nats config` and where to listen.
+pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failure> {
+    let url = BaseUrl::parse(&format!("https://127.0.0.1:{}", folder.ports.public))?;
+    let tls = ResolverTls {
+        ca: folder.absolute(CA)?,
+        client: None,
+    };
+    let operator = folder.absolute(OPERATOR)?;
+    let pointing = Pointing::new(&keys.operator(), &url, Some(&tls), Some(&operator));
+    Ok(format!(
+        "server_name: demo\nlisten: \"127.0.0.1:{}\"\n\n{}",
+        folder.ports.nats, pointing.config
+    ))
+}
+
+/// Every command to try next, ready to copy.
+pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow::Result<String> {
+    let path = |name: &str| quoted(&folder.path(name));
+    let program = std::env::args_os().next().unwrap_or_else(|| "jwtmesh".into());
+    let us = quoted(Path::new(&program));
+    let config = format!("--config {}", path("cluster.toml"));
+    let app = keys.app()?;
+    let Ports { public, nats } = folder.ports;
+    let nsc = format!("nsc -H {}", path("nsc"));
+    let start_server = if has_server {
+        "# The nats-server above was started like this"
+    } else {
+        "# A nats-server (then start the demo again with it in PATH, or --nats-server FILE, to see a revocation)"
+    };
+    Ok(format!(
+        "\
+# Ask the node
+{us} account list {config}
+{us} account show {app} {config}
+{us} operator show {config}
+{us} verify {config}
+{us} nats config {config} --ca {ca_absolute}
+{us} inspect {app_token} --operator {operator}
+curl --cacert {ca} https://127.0.0.1:{public}/jwt/v1/accounts/{app}
+
+{start_server}
+nats-server -c {server_config}
+
+# A client that may connect, and the revoked one
+nats --server nats://127.0.0.1:{nats} --creds {alice} pub greeting hello
+nats --server nats://127.0.0.1:{nats} --creds {bob} pub greeting hello
+
+# nsc, in a store of its own: revoke the first one too
+export SSL_CERT_FILE={ca_absolute}
+{nsc} import keys --dir {seeds}
+{nsc} add operator -u https://127.0.0.1:{public}/jwt/v1/operator
+{nsc} import account --file {system_token}
+curl -s --cacert {ca} https://127.0.0.1:{public}/jwt/v1/accounts/{app} -o {app_token}
+{nsc} import account --file {app_token}
+{nsc} revocations add-user --account APP --user-public-key {user}
+{nsc} push --account APP
+",
+        ca = path(CA),
+        ca_absolute = quoted(&folder.absolute(CA)?),
+        operator = path(OPERATOR),
+        app_token = path(&token_file("APP")),
+        system_token = path(&token_file("SYS")),
+        server_config = path(CONFIG),
+        alice = path(ALICE_CREDS),
+        bob = path(BOB_CREDS),
+        seeds = path(KEYS),
+        user = keys.alice,
+    ))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '%' | ',');
+    if text.chars().all(safe) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_demos_cluster_toml_means_what_it_should() {
+        let text = cluster_toml(Ports {
+            public: 9090,
+            nats: 4222,
+        });
+        let config = Config::parse(Path::new("demo/cluster.toml"), &text, None).unwrap();
+        assert_eq!(config.data, Path::new("demo/data"));
+        assert_eq!(config.public.to_string(), "127.0.0.1:9090");
+        assert_eq!(config.nats[0].servers, ["nats://127.0.0.1:4222"]);
+        assert!(config.tls.is_some());
+    }
+
+    #[test]
+    fn a_path_with_blanks_and_quotes_is_one_word_for_a_shell() {
+        assert_eq!(quoted(Path::new("/a/b-c.pem")), "/a/b-c.pem");
+        assert_eq!(quoted(Path::new("/my demo")), "'/my demo'");
+        assert_eq!(quoted(Path::new("it's")), "'it'\\''s'");
+    }
+}

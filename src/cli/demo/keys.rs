@@ -1,0 +1,137 @@
+//! The demo's keys and everything they sign once: operator, accounts, creds.
+
+use anyhow::Context;
+use nkeys::{KeyPair, KeyPairType};
+
+use super::folder::{Folder, Secrecy};
+use super::mint::{Claims, creds};
+use crate::api::Operator;
+use crate::jwt::AccountKey;
+
+/// Where seeds are kept, as nsc imports them.
+pub(super) const KEYS: &str = "keys";
+/// The operator's token.
+pub(super) const OPERATOR: &str = "trust/operator.jwt";
+/// The node's system-account user.
+pub(super) const NODE_CREDS: &str = "creds/jwtmesh.creds";
+/// A user of APP for the administrator.
+pub(super) const ALICE_CREDS: &str = "creds/alice.creds";
+/// The user of APP that the show revokes.
+pub(super) const BOB_CREDS: &str = "creds/bob.creds";
+
+/// The least that a node needs: to hand accounts to nats-servers, and to read their replies.
+const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"];
+const INBOX: &[&str] = &["_INBOX.>"];
+
+/// How long the user exists that watches nats-server's connections.
+const WATCH_SECONDS: i64 = 300;
+
+/// Everything that is signed with, and what was signed. Lives in the demo only.
+pub(super) struct Keys {
+    operator: KeyPair,
+    signing: KeyPair,
+    system: KeyPair,
+    app: KeyPair,
+    /// The public key of the node's NATS user.
+    pub(super) node_user: String,
+    /// The public key of the administrator's user of APP.
+    pub(super) alice: String,
+    operator_token: String,
+}
+
+impl Keys {
+    /// Takes the keys out of the folder, or makes them.
+    pub(super) fn make(folder: &Folder, now: i64) -> anyhow::Result<Self> {
+        let system = seed(folder, "system-account", KeyPairType::Account)?;
+        let operator = seed(folder, "operator", KeyPairType::Operator)?;
+        let signing = seed(folder, "operator-signing", KeyPairType::Operator)?;
+        let app = seed(folder, "app-account", KeyPairType::Account)?;
+        let url = format!("https://127.0.0.1:{}/jwt/v1", folder.ports.public);
+        let operator_token = folder.keep(OPERATOR, Secrecy::Open, || {
+            Claims::operator(&operator, &signing, &system, &url).sign(&operator, now)
+        })?;
+        for (key, name) in [(&system, "SYS"), (&app, "APP")] {
+            folder.keep(&token_file(name), Secrecy::Open, || {
+                Claims::account(key, name).sign(&signing, now)
+            })?;
+        }
+        let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;
+        folder.keep(NODE_CREDS, Secrecy::Secret, || {
+            // By the account's identity key: only such users may connect while nats-server has not yet read the account.
+            let token = Claims::user(&node, "jwtmesh", NODE_PUBLISH, INBOX).sign(&system, now)?;
+            creds(&token, &node)
+        })?;
+        let alice = seed(folder, "alice-user", KeyPairType::User)?;
+        folder.keep(ALICE_CREDS, Secrecy::Secret, || {
+            creds(&Claims::user(&alice, "alice", &[], &[]).sign(&app, now)?, &alice)
+        })?;
+        Ok(Self {
+            node_user: node.public_key(),
+            alice: alice.public_key(),
+            operator,
+            signing,
+            system,
+            app,
+            operator_token,
+        })
+    }
+
+    /// The operator, in the words of the API.
+    pub(super) fn operator(&self) -> Operator {
+        Operator {
+            operator: self.operator.public_key(),
+            name: "demo".to_owned(),
+            issued_at: 0,
+            signing_keys: vec![self.signing.public_key()],
+            strict_signing_key_usage: false,
+            system_account: Some(self.system.public_key()),
+            account_server_url: String::new(),
+            token: self.operator_token.clone(),
+        }
+    }
+
+    /// The system account.
+    pub(super) fn system(&self) -> anyhow::Result<AccountKey> {
+        Ok(self.system.public_key().parse()?)
+    }
+
+    /// The account with users.
+    pub(super) fn app(&self) -> anyhow::Result<AccountKey> {
+        Ok(self.app.public_key().parse()?)
+    }
+
+    /// A new user of APP, and its creds: the one of the last run is revoked.
+    pub(super) fn bob(&self, folder: &Folder, now: i64) -> anyhow::Result<(String, String)> {
+        let bob = KeyPair::new_user();
+        let creds = creds(&Claims::user(&bob, "bob", &[], &[]).sign(&self.app, now)?, &bob)?;
+        folder.write(BOB_CREDS, Secrecy::Secret, &creds)?;
+        Ok((bob.public_key(), creds))
+    }
+
+    /// Creds for a look at nats-server's connections; never written down.
+    pub(super) fn watch(&self, now: i64) -> anyhow::Result<String> {
+        let watch = KeyPair::new_user();
+        let claims = Claims::user(&watch, "watch", &["$SYS.REQ.ACCOUNT.*.CONNZ"], INBOX).until(now + WATCH_SECONDS);
+        creds(&claims.sign(&self.system, now)?, &watch)
+    }
+
+    /// APP without `user`: what `nsc revocations add-user` makes of its present token.
+    pub(super) fn revoke(&self, app_token: &str, user: &str, now: i64) -> anyhow::Result<String> {
+        let mut claims = Claims::of_token(app_token).context("cannot read the account's present token")?;
+        claims.revoke(user, now);
+        claims.sign(&self.signing, now)
+    }
+}
+
+/// Where an account's first token is.
+pub(super) fn token_file(name: &str) -> String {
+    format!("accounts/{name}.jwt")
+}
+
+fn seed(folder: &Folder, name: &str, kind: KeyPairType) -> anyhow::Result<KeyPair> {
+    let file = format!("{KEYS}/{name}.nk");
+    let seed = folder.keep(&file, Secrecy::Secret, || {
+        KeyPair::new(kind).seed().context("a new key has no seed")
+    })?;
+    KeyPair::from_seed(seed.trim()).with_context(|| format!("{} is damaged", folder.path(&file).display()))
+}

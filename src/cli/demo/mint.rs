@@ -1,0 +1,216 @@
+//! Claims become signed tokens, as nsc makes them.
+
+use anyhow::Context;
+use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use nkeys::KeyPair;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha512_256};
+
+/// The fields every token has, in the order of the Go library (jwt, `claims.go`), then those of its kind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Claims {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    aud: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    exp: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    jti: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    iat: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    iss: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    name: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    nbf: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    sub: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    nats: Value,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl Claims {
+    /// An operator with one signing key.
+    pub(super) fn operator(key: &KeyPair, signing: &KeyPair, system: &KeyPair, account_server_url: &str) -> Self {
+        let nats = json!({
+            "signing_keys": [signing.public_key()],
+            "account_server_url": account_server_url,
+            "system_account": system.public_key(),
+            "type": "operator",
+            "version": 2,
+        });
+        Self::of(key, "demo", nats)
+    }
+
+    /// An account without limits on NATS itself and without JetStream.
+    pub(super) fn account(key: &KeyPair, name: &str) -> Self {
+        let nats = json!({
+            "limits": {
+                "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
+                "wildcards": true, "conn": -1, "leaf": -1,
+            },
+            "default_permissions": { "pub": {}, "sub": {} },
+            "authorization": {},
+            "type": "account",
+            "version": 2,
+        });
+        Self::of(key, name, nats)
+    }
+
+    /// A user that may publish and subscribe to these subjects; to everything where there is none.
+    pub(super) fn user(key: &KeyPair, name: &str, publish: &[&str], subscribe: &[&str]) -> Self {
+        let allow = |subjects: &[&str]| {
+            if subjects.is_empty() {
+                json!({})
+            } else {
+                json!({ "allow": subjects })
+            }
+        };
+        let nats = json!({
+            "pub": allow(publish), "sub": allow(subscribe),
+            "subs": -1, "data": -1, "payload": -1,
+            "type": "user",
+            "version": 2,
+        });
+        Self::of(key, name, nats)
+    }
+
+    fn of(key: &KeyPair, name: &str, nats: Value) -> Self {
+        Self {
+            sub: key.public_key(),
+            name: name.to_owned(),
+            nats,
+            ..Self::default()
+        }
+    }
+
+    /// The claims of a token, all of them, so that what others put into it survives a change of one.
+    pub(super) fn of_token(token: &str) -> anyhow::Result<Self> {
+        let claims = token.trim().split('.').nth(1).context("a token has three parts")?;
+        Ok(serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?)
+    }
+
+    /// The same until this time.
+    pub(super) fn until(mut self, expires_at: i64) -> Self {
+        self.exp = expires_at;
+        self
+    }
+
+    /// Revokes whatever was issued to `user` up to `now`.
+    pub(super) fn revoke(&mut self, user: &str, now: i64) {
+        if !self.nats["revocations"].is_object() {
+            self.nats["revocations"] = json!({});
+        }
+        self.nats["revocations"][user] = json!(now);
+    }
+
+    /// Signs them. Issued `now`, or when they were issued before, if that is later: time must not go backwards.
+    pub(super) fn sign(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<String> {
+        self.iat = self.iat.max(now);
+        self.iss = issuer.public_key();
+        self.jti = self.id()?;
+        let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+        let claims = BASE64URL_NOPAD.encode(&serde_json::to_vec(&self)?);
+        let signed = format!("{header}.{claims}");
+        let signature = issuer.sign(signed.as_bytes()).context("cannot sign")?;
+        Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
+    }
+
+    /// A hash of the common fields but for itself, as Go prints them. The fields of the kind are not in it.
+    fn id(&self) -> anyhow::Result<String> {
+        let common = Self {
+            jti: String::new(),
+            nats: Value::Null,
+            ..self.clone()
+        };
+        let json = serde_json::to_string(&common)?
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026");
+        Ok(BASE32_NOPAD.encode(&Sha512_256::digest(json.as_bytes())))
+    }
+}
+
+/// The file that NATS clients take: a user's token and seed.
+pub(super) fn creds(token: &str, user: &KeyPair) -> anyhow::Result<String> {
+    let seed = user.seed().context("the user's key has no seed")?;
+    Ok(format!(
+        "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
+         ************************* IMPORTANT *************************\n\
+         NKEY Seed printed below can be used to sign and prove identity.\n\
+         NKEYs are sensitive and should be treated as secrets.\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n\n\
+         *************************************************************\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jwt::{AccountClaims, OperatorClaims, Token, TrustedKeys, Verified};
+
+    const NOW: i64 = 1_800_000_000;
+
+    #[test]
+    fn our_own_rules_accept_what_the_demo_signs() {
+        let [operator, signing] = [KeyPair::new_operator(), KeyPair::new_operator()];
+        let [system, app] = [KeyPair::new_account(), KeyPair::new_account()];
+        let token = Claims::operator(&operator, &signing, &system, "https://127.0.0.1:1/jwt/v1")
+            .sign(&operator, NOW)
+            .unwrap();
+        let verified = Verified::<OperatorClaims>::verify(Token::parse(token.as_bytes()).unwrap()).unwrap();
+        assert_eq!(verified.claims().signing_keys.len(), 1);
+        let trusted = TrustedKeys::new([verified]);
+        for issuer in [&operator, &signing] {
+            let mut claims = Claims::account(&app, "APP");
+            claims.revoke("*", NOW);
+            let token = claims.sign(issuer, NOW).unwrap();
+            let token = Token::parse(token.as_bytes()).unwrap();
+            let verified = Verified::<AccountClaims>::verify(token, &trusted, NOW).unwrap();
+            assert_eq!(verified.claims().name, "APP");
+            assert_eq!(verified.claims().revocations.get("*"), Some(&NOW));
+        }
+        let foreign = Claims::account(&app, "APP")
+            .sign(&KeyPair::new_operator(), NOW)
+            .unwrap();
+        let foreign = Token::parse(foreign.as_bytes()).unwrap();
+        assert!(Verified::<AccountClaims>::verify(foreign, &trusted, NOW).is_err());
+    }
+
+    #[test]
+    fn a_revocation_keeps_what_others_wrote_and_never_goes_back_in_time() {
+        let [operator, app] = [KeyPair::new_operator(), KeyPair::new_account()];
+        let mut claims = Claims::account(&app, "APP");
+        claims.nats["description"] = json!("by hand");
+        let token = claims.sign(&operator, NOW + 60).unwrap();
+        let mut claims = Claims::of_token(&token).unwrap();
+        claims.revoke("UX", NOW);
+        let again = Claims::of_token(&claims.sign(&operator, NOW).unwrap()).unwrap();
+        assert_eq!(again.nats["description"], "by hand");
+        assert_eq!(again.nats["revocations"]["UX"], NOW);
+        assert_eq!(again.iat, NOW + 60);
+    }
+
+    #[test]
+    fn the_id_is_the_one_that_nsc_computes() {
+        let claims = Claims::of_token(NSC_TOKEN).unwrap();
+        assert_eq!(claims.id().unwrap(), claims.jti);
+    }
+
+    /// Made by nsc 2.15.0: `nsc add account -n "A<&>B"`.
+    const NSC_TOKEN: &str = "\
+        eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5LW5rZXkifQ.eyJqdGkiOiJUWUJPNEJLWU1KNE9ZSDNCT1Y3S0hRUEs0RTJCUkFEN\
+        VJXUFhGV1lYWFZLSFhHQVBRWEhBIiwiaWF0IjoxNzk1NTc2NDk1LCJpc3MiOiJPQUJDTUVVRlJTMldMNzQ3Q1pQNUM3NTZaTU9OT\
+        Ec0Mko1RkVQSEhYWE9DNDRCUzZaVzcyVktURCIsIm5hbWUiOiJBXHUwMDNjXHUwMDI2XHUwMDNlQiIsInN1YiI6IkFBS0FTMkdQV\
+        k82WE5QTU4ySlBGRDRHRURHNjJDQkk2TVRYSDVTNjNSV1gyM1FTSEFBSlZLSFRRIiwibmF0cyI6eyJsaW1pdHMiOnsic3VicyI6L\
+        TEsImRhdGEiOi0xLCJwYXlsb2FkIjotMSwiaW1wb3J0cyI6LTEsImV4cG9ydHMiOi0xLCJ3aWxkY2FyZHMiOnRydWUsImNvbm4iO\
+        i0xLCJsZWFmIjotMX0sImRlZmF1bHRfcGVybWlzc2lvbnMiOnsicHViIjp7fSwic3ViIjp7fX0sImF1dGhvcml6YXRpb24iOnt9L\
+        CJ0eXBlIjoiYWNjb3VudCIsInZlcnNpb24iOjJ9fQ.aPHVw2X58JWTFkWEYCmzhLg8Ww0oxlswguehgbo3AePqMqveIZwDkEh3Lb\
+        VSGIwB3R9TXu-nK7w8oen_uWt9DQ";
+}

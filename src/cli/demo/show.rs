@@ -1,0 +1,137 @@
+//! The show: a client is connected, its user is revoked, and the time until it is cut off is measured.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::{ConnectErrorKind, ConnectOptions, Event};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::folder::Folder;
+use super::keys::Keys;
+use crate::client::PublicClient;
+use crate::clock::Clock;
+
+/// The node tries to connect to a NATS cluster every few seconds; nats-server may have come up just after a try.
+const NODE_LIMIT: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Far more than a revocation takes; then something is broken.
+const CUT_LIMIT: Duration = Duration::from_secs(20);
+
+/// What was seen.
+pub(super) struct Seen {
+    /// From the beginning of the submission until it was acknowledged.
+    pub(super) stored_after: Duration,
+    /// From the beginning of the submission until the client lost its connection.
+    pub(super) cut_off_after: Duration,
+}
+
+/// Waits until the node is connected to nats-server: before that, nobody could be told of a revocation.
+pub(super) async fn node_is_connected(url: &str, keys: &Keys, clock: &Clock) -> anyhow::Result<()> {
+    let watch = ConnectOptions::with_credentials(&keys.watch(clock.now())?)?
+        .connect(url)
+        .await
+        .context("cannot connect with a system-account user")?;
+    let subject = format!("$SYS.REQ.ACCOUNT.{}.CONNZ", keys.system()?);
+    let deadline = Instant::now() + NODE_LIMIT;
+    loop {
+        // Whose connections the system account has; an answer that takes long or is refused is asked for again.
+        let answer = watch.request(subject.clone(), Bytes::from_static(br#"{"auth":true}"#));
+        if let Ok(Ok(answer)) = timeout(CUT_LIMIT, answer).await
+            && String::from_utf8_lossy(&answer.payload).contains(&keys.node_user)
+        {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            anyhow::bail!(
+                "the node has not connected to {url} within {} seconds; run again with --log info to see why",
+                NODE_LIMIT.as_secs()
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A client whose user is about to be revoked.
+pub(super) struct Client {
+    connection: async_nats::Client,
+    events: mpsc::Receiver<Event>,
+    creds: String,
+    user: String,
+}
+
+impl Client {
+    /// Connects a new user of APP.
+    pub(super) async fn connect(url: &str, keys: &Keys, folder: &Folder, clock: &Clock) -> anyhow::Result<Self> {
+        let (user, creds) = keys.bob(folder, clock.now())?;
+        let (seen, events) = mpsc::channel(16);
+        let connection = ConnectOptions::with_credentials(&creds)?
+            .event_callback(move |event| {
+                // What does not fit is not waited for: the first disconnection is in it.
+                let _ = seen.try_send(event);
+                std::future::ready(())
+            })
+            .max_reconnects(1)
+            .connect(url)
+            .await
+            .context("the client cannot connect")?;
+        Ok(Self {
+            connection,
+            events,
+            creds,
+            user,
+        })
+    }
+
+    /// Revokes its user as nsc would, over the public port, and waits until nats-server closes the connection.
+    pub(super) async fn revoke(&mut self, keys: &Keys, node: &PublicClient, clock: &Clock) -> anyhow::Result<Seen> {
+        let app = keys.app()?;
+        let present = node.lookup(app).await?;
+        anyhow::ensure!(
+            present.status == 200,
+            "the node does not know account APP ({})",
+            present.status
+        );
+        let token = keys.revoke(std::str::from_utf8(&present.body)?, &self.user, clock.now())?;
+        let begun = Instant::now();
+        let answer = node.submit(app, Bytes::from(token)).await?;
+        let stored_after = begun.elapsed();
+        anyhow::ensure!(
+            answer.status == 200,
+            "the revocation was refused with {}: {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
+        let cut_off = async {
+            while let Some(event) = self.events.recv().await {
+                if matches!(event, Event::Disconnected | Event::Closed) {
+                    return true;
+                }
+            }
+            false
+        };
+        let seen = timeout(CUT_LIMIT, cut_off).await.unwrap_or(false);
+        let cut_off_after = begun.elapsed();
+        anyhow::ensure!(
+            seen,
+            "the client still has its connection {} seconds after its user was revoked",
+            CUT_LIMIT.as_secs()
+        );
+        Ok(Seen {
+            stored_after,
+            cut_off_after,
+        })
+    }
+
+    /// Tries to come back with the same creds; what nats-server says.
+    pub(super) async fn reconnect_refused(self, url: &str) -> anyhow::Result<String> {
+        drop(self.connection);
+        match ConnectOptions::with_credentials(&self.creds)?.connect(url).await {
+            Ok(_) => anyhow::bail!("a client with the revoked user's creds could connect again"),
+            Err(error) if error.kind() == ConnectErrorKind::AuthorizationViolation => Ok(error.to_string()),
+            Err(error) => Err(error).context("the client was not refused, but could not connect either"),
+        }
+    }
+}

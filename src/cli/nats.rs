@@ -1,0 +1,396 @@
+//! `nats config`: the exact lines that point nats-server and nsc here.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::output::{json, plain};
+use super::target::Target;
+use super::{Exit, Failure};
+use crate::api::{Operator, Operators};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NatsCommand {
+    /// Print the nats-server configuration for this mesh, and the nsc line
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigCommand {
+    #[command(flatten)]
+    target: Target,
+    /// Where nats-servers and nsc reach the public port, such as https://jwt.example.net:9090 [default: the
+    /// address the node listens on]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The authority that signed the public port's certificate, as a path on the nats-server's machine; without
+    /// it the system's authorities count
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A client certificate for nats-server, as a path on its machine
+    #[arg(long, value_name = "FILE", requires_all = ["client_key", "ca"])]
+    client_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// Which operator, by name or key; may be left out if the mesh trusts one
+    #[arg(long, value_name = "OPERATOR")]
+    operator: Option<String>,
+    /// Print JSON, with the configuration as one string
+    #[arg(long)]
+    json: bool,
+}
+
+impl NatsCommand {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let Self::Config(command) = self;
+        let client = command.target.client()?;
+        let operators = client.operators().await?;
+        let operator = choose(&operators, command.operator.as_deref())?;
+        let url = match &command.url {
+            Some(url) => url.clone(),
+            None => client.status().await?.public,
+        };
+        let url = BaseUrl::parse(&url)?;
+        let tls = match (command.ca, command.client_cert, command.client_key) {
+            (Some(ca), Some(cert), Some(key)) => Some(ResolverTls {
+                ca,
+                client: Some((cert, key)),
+            }),
+            (Some(ca), ..) => Some(ResolverTls { ca, client: None }),
+            _ => None,
+        };
+        if tls.is_some() && !url.is_https() {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--ca means nothing for {}: give an https:// URL", url.text()),
+            ));
+        }
+        let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
+        for warning in &pointing.warnings {
+            eprintln!("jwtmesh: warning: {warning}");
+        }
+        if command.json {
+            json(out, &pointing)?;
+        } else {
+            out.write_all(pointing.config.as_bytes())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn choose<'o>(operators: &'o Operators, wanted: Option<&str>) -> Result<&'o Operator, Failure> {
+    match (wanted, operators.items.as_slice()) {
+        (None, [only]) => Ok(only),
+        (None, []) => Err(Failure::new(Exit::NotFound, "the mesh trusts no operator yet")),
+        (None, several) => {
+            let names: Vec<_> = several.iter().map(|operator| plain(&operator.name)).collect();
+            Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "the mesh trusts {} operators and a nats-server one of them: choose with --operator ({})",
+                    several.len(),
+                    names.join(", ")
+                ),
+            ))
+        }
+        (Some(wanted), items) => items
+            .iter()
+            .find(|operator| operator.operator == wanted || operator.name == wanted)
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::NotFound,
+                    format!("the mesh trusts no operator {wanted:?}; see `jwtmesh operator show`"),
+                )
+            }),
+    }
+}
+
+/// Where the public port is reached, without a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BaseUrl(String);
+
+impl BaseUrl {
+    /// Accepts the address alone and every form in which people have it: with `/jwt/v1`, with `/accounts/`.
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = |why: &str| Err(Failure::new(Exit::Usage, format!("the URL {text:?} {why}")));
+        if text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\' | '(' | ')')) {
+            return wrong("has a character that would end it inside nats-server's configuration");
+        }
+        if text.contains(['?', '#']) {
+            // nats-server appends the account's key to the text, behind a query too.
+            return wrong("has a query or a fragment; nats-server would append the account to that");
+        }
+        let base = text.trim_end_matches('/');
+        let base = base.strip_suffix("/accounts").unwrap_or(base).trim_end_matches('/');
+        let base = base.strip_suffix("/jwt/v1").unwrap_or(base).trim_end_matches('/');
+        match base.split_once("://") {
+            Some(("http" | "https", rest)) if !rest.is_empty() => Ok(Self(base.to_owned())),
+            _ => wrong("is none that nats-server can fetch from: write http://HOST:PORT or https://HOST:PORT"),
+        }
+    }
+
+    fn text(&self) -> &str {
+        &self.0
+    }
+
+    fn is_https(&self) -> bool {
+        self.0.starts_with("https://")
+    }
+
+    /// What nsc is given, and an operator's `account_server_url`.
+    pub(super) fn account_server(&self) -> String {
+        format!("{}/jwt/v1", self.0)
+    }
+
+    /// What nats-server is given.
+    pub(super) fn resolver(&self) -> String {
+        format!("{}/jwt/v1/accounts/", self.0)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        // nats-server, server/opts.go: the expression for MEM is tried first and has no anchor.
+        if self.resolver().to_ascii_lowercase().contains("mem") {
+            warnings.push(format!(
+                "{} has \"mem\" in it, and nats-server takes every resolver with these letters for the MEMORY resolver: use another host name or an address",
+                self.0
+            ));
+        }
+        let host = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        if host.starts_with("0.0.0.0") || host.starts_with("[::]") {
+            warnings.push(format!(
+                "{} is where the node listens, not where others find it: give --url with a name or address that nats-server can reach",
+                self.0
+            ));
+        }
+        warnings
+    }
+}
+
+/// How nats-server verifies the public port.
+#[derive(Debug, Clone)]
+pub(super) struct ResolverTls {
+    /// The authority, as a path for nats-server.
+    pub(super) ca: PathBuf,
+    /// Its own certificate and key.
+    pub(super) client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Everything that points others here.
+#[derive(Debug, Serialize)]
+pub(super) struct Pointing {
+    operator: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_account: Option<String>,
+    resolver: String,
+    account_server_url: String,
+    nsc: String,
+    warnings: Vec<String>,
+    /// The lines for nats-server's configuration file.
+    pub(super) config: String,
+}
+
+impl Pointing {
+    /// With the operator's token in the text, or read by nats-server from `operator_file`.
+    pub(super) fn new(
+        operator: &Operator,
+        url: &BaseUrl,
+        tls: Option<&ResolverTls>,
+        operator_file: Option<&Path>,
+    ) -> Self {
+        let nsc = format!("nsc edit operator --account-jwt-server-url {}", url.account_server());
+        let mut warnings = url.warnings();
+        if operator.system_account.is_none() {
+            warnings.push(format!(
+                "operator {} names no system account, so jwtmesh cannot tell nats-servers of changes: nsc add account --name SYS, then nsc edit operator --system-account SYS",
+                plain(&operator.name)
+            ));
+        }
+        Self {
+            operator: operator.operator.clone(),
+            system_account: operator.system_account.clone(),
+            resolver: url.resolver(),
+            account_server_url: url.account_server(),
+            config: config(operator, url, tls, operator_file, &nsc, &warnings),
+            nsc,
+            warnings,
+        }
+    }
+}
+
+fn config(
+    operator: &Operator,
+    url: &BaseUrl,
+    tls: Option<&ResolverTls>,
+    operator_file: Option<&Path>,
+    nsc: &str,
+    warnings: &[String],
+) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |written: String| {
+        let _ = writeln!(text, "{written}");
+    };
+    for warning in warnings {
+        line(format!("# WARNING: {warning}"));
+    }
+    line(format!("# Operator {} ({})", plain(&operator.name), operator.operator));
+    line(match operator_file {
+        Some(file) => format!("operator: {}", quoted(file)),
+        None => format!("operator: {}", operator.token),
+    });
+    if let Some(system) = &operator.system_account {
+        line(format!("system_account: {system}"));
+    }
+    line(format!("resolver: URL(\"{}\")", url.resolver()));
+    if let Some(tls) = tls {
+        line("resolver_tls {".to_owned());
+        line(format!("  ca_file: {}", quoted(&tls.ca)));
+        if let Some((cert, key)) = &tls.client {
+            line(format!("  cert_file: {}", quoted(cert)));
+            line(format!("  key_file: {}", quoted(key)));
+        }
+        line("}".to_owned());
+    } else if url.is_https() {
+        line("# The system's authorities verify the certificate; for a private one: --ca FILE".to_owned());
+    }
+    line("# No resolver_preload beside these lines: nats-server does not start with it and a URL resolver.".to_owned());
+    line("#".to_owned());
+    line("# nsc, once, where the operator's keys are:".to_owned());
+    line(format!("#   {nsc}"));
+    if let Some(tls) = tls {
+        line("# and in its environment, as its --ca-cert is for nats:// only:".to_owned());
+        line(format!("#   export SSL_CERT_FILE={}", tls.ca.display()));
+    } else if url.is_https() {
+        line("# and with a private authority, as its --ca-cert is for nats:// only:".to_owned());
+        line("#   export SSL_CERT_FILE=FILE".to_owned());
+    }
+    text
+}
+
+/// A path as a string of nats-server's configuration language.
+pub(super) fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator() -> Operator {
+        Operator {
+            operator: "OKEY".to_owned(),
+            name: "ACME\nport: 1".to_owned(),
+            issued_at: 0,
+            signing_keys: Vec::new(),
+            strict_signing_key_usage: false,
+            system_account: Some("ASYS".to_owned()),
+            account_server_url: String::new(),
+            token: "eyJ.e30.sig".to_owned(),
+        }
+    }
+
+    fn base(text: &str) -> BaseUrl {
+        BaseUrl::parse(text).map_err(|failure| failure.said).unwrap()
+    }
+
+    #[test]
+    fn plain_http_is_these_lines() {
+        let pointing = Pointing::new(&operator(), &base("http://h:9090"), None, None);
+        assert_eq!(
+            pointing.config,
+            "# Operator ACME\u{fffd}port: 1 (OKEY)\n\
+             operator: eyJ.e30.sig\n\
+             system_account: ASYS\n\
+             resolver: URL(\"http://h:9090/jwt/v1/accounts/\")\n\
+             # No resolver_preload beside these lines: nats-server does not start with it and a URL resolver.\n\
+             #\n\
+             # nsc, once, where the operator's keys are:\n\
+             #   nsc edit operator --account-jwt-server-url http://h:9090/jwt/v1\n"
+        );
+        assert_eq!(pointing.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn https_with_a_private_authority_and_a_client_certificate_is_these_lines() {
+        let tls = ResolverTls {
+            ca: "/etc/a \"b\"/ca.pem".into(),
+            client: Some(("/etc/c.pem".into(), "/etc/c.key".into())),
+        };
+        let config = Pointing::new(&operator(), &base("https://h:9090/jwt/v1/accounts/"), Some(&tls), None).config;
+        assert!(
+            config.contains(
+                "resolver: URL(\"https://h:9090/jwt/v1/accounts/\")\n\
+                 resolver_tls {\n  \
+                   ca_file: \"/etc/a \\\"b\\\"/ca.pem\"\n  \
+                   cert_file: \"/etc/c.pem\"\n  \
+                   key_file: \"/etc/c.key\"\n\
+                 }\n"
+            ),
+            "{config}"
+        );
+        assert!(config.contains("SSL_CERT_FILE=/etc/a"), "{config}");
+    }
+
+    #[test]
+    fn every_form_of_the_url_means_the_same() {
+        for text in [
+            "https://h:9090",
+            "https://h:9090/",
+            "https://h:9090/jwt/v1",
+            "https://h:9090/jwt/v1/",
+            "https://h:9090/jwt/v1/accounts",
+            "https://h:9090/jwt/v1/accounts/",
+            "https://h:9090/jwt/v1//accounts//",
+        ] {
+            assert_eq!(base(text), base("https://h:9090"), "{text}");
+        }
+        for text in [
+            "h:9090",
+            "nats://h:4222",
+            "https://",
+            "https://h/?a=b",
+            "https://h/#f",
+            "https://h\") port: 1",
+            "https://h/\n",
+        ] {
+            assert_eq!(BaseUrl::parse(text).expect_err(text).exit, Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn a_url_that_nats_server_misreads_is_warned_about() {
+        for url in [
+            "https://members.example.net",
+            "http://h/MEM",
+            "http://0.0.0.0:9090",
+            "http://[::]:9090",
+        ] {
+            let pointing = Pointing::new(&operator(), &base(url), None, None);
+            assert_eq!(pointing.warnings.len(), 1, "{url}: {:?}", pointing.warnings);
+            assert!(pointing.config.starts_with("# WARNING: "), "{}", pointing.config);
+        }
+    }
+
+    #[test]
+    fn of_several_operators_one_must_be_chosen() {
+        let several = Operators {
+            trust_epoch: 1,
+            items: vec![
+                operator(),
+                Operator {
+                    name: "B".to_owned(),
+                    ..operator()
+                },
+            ],
+        };
+        assert_eq!(choose(&several, None).expect_err("two").exit, Exit::Usage);
+        assert_eq!(choose(&several, Some("C")).expect_err("no C").exit, Exit::NotFound);
+        assert_eq!(choose(&several, Some("B")).map(|one| one.name.as_str()).ok(), Some("B"));
+    }
+}

@@ -1,0 +1,122 @@
+//! What is printed looks the same everywhere: times, names, JSON, progress.
+
+use std::io::{BufWriter, IsTerminal, LineWriter, Write};
+
+use serde::Serialize;
+
+/// Standard output: line by line for a person, in large pieces for a program.
+pub(super) fn stdout() -> Box<dyn Write> {
+    let stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        Box::new(LineWriter::new(stdout))
+    } else {
+        Box::new(BufWriter::with_capacity(64 * 1024, stdout))
+    }
+}
+
+/// A time as people and programs read it (RFC 3339, UTC).
+pub(super) fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| format!("{seconds} s since 1970"), |time| time.to_string())
+}
+
+/// An expiry: 0 means never.
+pub(super) fn expiry(seconds: i64) -> String {
+    if seconds == 0 {
+        "never".to_owned()
+    } else {
+        time(seconds)
+    }
+}
+
+/// Text from a token on its way to a terminal: whoever named an account must not move the cursor.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
+/// One value as JSON, for programs and readable.
+pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)
+}
+
+/// A JSON array that is written as its items come, one a line, so that its length costs no memory.
+#[derive(Default)]
+pub(super) struct JsonArray {
+    begun: bool,
+}
+
+impl JsonArray {
+    /// Writes one item.
+    pub(super) fn item(&mut self, out: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
+        out.write_all(if self.begun { b",\n " } else { b"[" })?;
+        self.begun = true;
+        serde_json::to_writer(out, value)?;
+        Ok(())
+    }
+
+    /// Closes the array; one without items is `[]`.
+    pub(super) fn end(self, out: &mut impl Write) -> std::io::Result<()> {
+        out.write_all(if self.begun { b"]\n" } else { b"[]\n" })
+    }
+}
+
+/// A count on stderr while something long runs, for a person who waits; nothing at all for a program.
+pub(super) struct Progress {
+    what: &'static str,
+    shown: bool,
+}
+
+impl Progress {
+    /// Counts `what`.
+    pub(super) fn of(what: &'static str) -> Self {
+        Self { what, shown: false }
+    }
+
+    /// Shows how far it is.
+    pub(super) fn at(&mut self, count: u64) {
+        if std::io::stderr().is_terminal() {
+            self.shown = true;
+            eprint!("\r{}: {count}", self.what);
+        }
+    }
+
+    /// Takes the count away again.
+    pub(super) fn end(self) {
+        if self.shown {
+            eprint!("\r{:width$}\r", "", width = self.what.len() + 24);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_and_zero_never_expires() {
+        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(expiry(0), "never");
+        assert_eq!(time(i64::MAX), "9223372036854775807 s since 1970");
+    }
+
+    #[test]
+    fn a_name_cannot_move_the_cursor() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn an_array_is_json_whatever_its_length() {
+        for count in 0..3 {
+            let mut text = Vec::new();
+            let mut array = JsonArray::default();
+            for at in 0..count {
+                array.item(&mut text, &at).unwrap();
+            }
+            array.end(&mut text).unwrap();
+            let read: Vec<i32> = serde_json::from_slice(&text).unwrap();
+            assert_eq!(read, (0..count).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `serve`: runs a node until a signal or a fault ends it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{Exit, Failure};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::node::Node;
+
+/// How long a node may take to finish what it has begun. Below systemd's and Kubernetes' patience (90 and 30 s), so
+/// that it is never killed for being graceful.
+pub(super) const GRACE: Duration = Duration::from_secs(20);
+
+/// The log of a node at work; openraft tells of every message at its own `info`.
+const DEFAULT_LOG: &str = "info,openraft=warn";
+
+/// Runs a node. When it is ready it prints one line on stdout:
+/// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.
+///
+/// SIGTERM and SIGINT end it gracefully, a second one at once; SIGHUP reads the certificates again.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The mesh's cluster.toml, the same file on every machine
+    #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG")]
+    config: PathBuf,
+    /// Which node of the file this is; may be left out if it has one
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged, such as `debug` or `info,jwtmesh::nats=debug`
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
+    log: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line, for log collectors
+    Json,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<Exit, Failure> {
+        start_log(&self.log, self.log_format)?;
+        let config = Config::load(&self.config, self.node.as_deref())?;
+        let runtime = node_runtime()?;
+        let exit = runtime.block_on(run(config));
+        // After a graceful end nothing is left to wait for; after a second signal nothing may be waited for.
+        runtime.shutdown_background();
+        exit
+    }
+}
+
+/// All cores, for the node's work.
+pub(super) fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot start a runtime: {error}")))
+}
+
+pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::new(
+            Exit::Usage,
+            format!("--log or RUST_LOG {filter:?}: {error}. Write a level (error, warn, info, debug, trace) or module=level, with commas between"),
+        )
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+async fn run(config: Config) -> Result<Exit, Failure> {
+    // Before the node, so that a signal during a long start is not lost.
+    let mut ending = Ending::new()?;
+    let mut reload = listen(SignalKind::hangup())?;
+    let node = tokio::select! {
+        node = Node::start(config, Clock::system()) => node?,
+        signal = ending.signal() => {
+            tracing::info!(signal, "ended before the start was complete");
+            return Ok(Exit::Done);
+        }
+    };
+    announce(&node);
+    let fault = loop {
+        tokio::select! {
+            reason = node.ended() => break Some(reason),
+            signal = ending.signal() => {
+                tracing::info!(signal, grace_seconds = GRACE.as_secs(), "ending; a second signal ends at once");
+                break None;
+            }
+            _ = reload.recv() => {
+                tracing::info!("reading the certificates again");
+                node.reload();
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = node.shutdown(GRACE) => ended,
+        signal = ending.signal() => return Ok(Exit::Signal(signal)),
+    };
+    match (fault, ended) {
+        (Some(reason), _) => Err(Failure::new(Exit::Failed, reason)),
+        (None, ended) => Ok(ended.map(|()| Exit::Done)?),
+    }
+}
+
+fn announce(node: &Node) {
+    let mut out = std::io::stdout();
+    // Whoever started the node may have closed its stdout; that is no reason not to serve.
+    let _ = writeln!(
+        out,
+        "jwtmesh ready: node={} public={} admin={}",
+        node.name(),
+        node.public_url(),
+        node.admin_path().display()
+    )
+    .and_then(|()| out.flush());
+}
+
+/// The signals that end the program.
+pub(super) struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ending {
+    /// Takes the signals over; from here on they no longer kill.
+    pub(super) fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The number of the next one.
+    pub(super) async fn signal(&mut self) -> u8 {
+        let kind = tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        };
+        // Signal numbers are below 65.
+        u8::try_from(kind.as_raw_value()).unwrap_or(u8::MAX)
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("cannot listen for signals: {error}")))
+}

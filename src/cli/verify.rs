@@ -1,0 +1,163 @@
+//! `verify`: reads every stored token and verifies it again, on this side.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::accounts::Pages;
+use super::output::{JsonArray, Progress, plain};
+use super::target::Target;
+use super::{Exit, Failure, operator};
+use crate::api::Account;
+use crate::clock::Clock;
+use crate::jwt::{AccountClaims, Token, TrustedKeys, Verified};
+
+/// Reads every stored token from the node, a page at a time, and verifies it with this program instead of the node's word.
+///
+/// Exit code 1 if one fails. Expired ones are reported, not counted as failed: they were good when they were stored.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    target: Target,
+    /// Trust these operator JWTs instead of those the node names
+    #[arg(long, value_name = "FILE")]
+    operator: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// One account that is not as it should be.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    /// `failed` or `expired`.
+    kind: &'static str,
+    account: String,
+    name: String,
+    code: String,
+    detail: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Counts {
+    accounts: u64,
+    good: u64,
+    expired: u64,
+    failed: u64,
+    operators: usize,
+}
+
+impl Verify {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let client = self.target.client()?;
+        let trusted = if self.operator.is_empty() {
+            operator::trusted(&client.operators().await?)?
+        } else {
+            operator::trusted_files(&self.operator)?
+        };
+        let now = Clock::system().now();
+        let mut counts = Counts {
+            operators: trusted.operators().len(),
+            ..Counts::default()
+        };
+        let mut findings = JsonArray::default();
+        let mut progress = Progress::of("verified");
+        let mut pages = Pages::new(&client, true);
+        if self.json {
+            write!(out, "{{\"findings\":")?;
+        }
+        while let Some(page) = pages.next().await? {
+            for account in &page {
+                let finding = look(account, &trusted, now);
+                counts.count(finding.as_ref());
+                match finding {
+                    Some(finding) if self.json => findings.item(out, &finding)?,
+                    Some(finding) => finding.print(out)?,
+                    None => {}
+                }
+            }
+            progress.at(counts.accounts);
+        }
+        progress.end();
+        if self.json {
+            findings.end(out)?;
+            write!(out, ",\"counts\":")?;
+            serde_json::to_writer(&mut *out, &counts).map_err(std::io::Error::from)?;
+            writeln!(out, "}}")?;
+        } else {
+            counts.print(out)?;
+        }
+        Ok(if counts.failed == 0 { Exit::Done } else { Exit::Failed })
+    }
+}
+
+impl Counts {
+    fn count(&mut self, finding: Option<&Finding>) {
+        self.accounts += 1;
+        match finding {
+            None => self.good += 1,
+            Some(Finding { kind: "expired", .. }) => self.expired += 1,
+            Some(_) => self.failed += 1,
+        }
+    }
+
+    fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Self {
+            accounts,
+            good,
+            expired,
+            failed,
+            operators,
+        } = self;
+        writeln!(
+            out,
+            "verified {accounts} accounts against {operators} operators: {good} good, {expired} expired, {failed} failed"
+        )
+    }
+}
+
+impl Finding {
+    fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Self {
+            kind,
+            account,
+            name,
+            code,
+            detail,
+        } = self;
+        writeln!(out, "{kind:<7}  {account}  {}: {code}: {}", plain(name), plain(detail))
+    }
+}
+
+fn look(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
+    let finding = |kind, code: &str, detail: String| {
+        Some(Finding {
+            kind,
+            account: account.account.clone(),
+            name: account.name.clone(),
+            code: code.to_owned(),
+            detail,
+        })
+    };
+    let Some(token) = &account.token else {
+        return finding(
+            "failed",
+            "token-missing",
+            "the node lists it without its token".to_owned(),
+        );
+    };
+    let verified =
+        Token::parse(token.as_bytes()).and_then(|token| Verified::<AccountClaims>::verify(token, trusted, now));
+    match verified {
+        Ok(verified) if verified.claims().account.to_string() == account.account => None,
+        Ok(verified) => finding(
+            "failed",
+            "wrong-account",
+            format!("the token stored for it is that of {}", verified.claims().account),
+        ),
+        Err(rejection) if rejection.code() == "expired" => finding("expired", rejection.code(), rejection.to_string()),
+        Err(rejection) => finding("failed", rejection.code(), rejection.to_string()),
+    }
+}

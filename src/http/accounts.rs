@@ -1,0 +1,282 @@
+//! `/jwt/v1/accounts/{account}`: one account's token out, and in.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::error::Refusal;
+use super::public::Shared;
+use super::request;
+use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token, render_decoded};
+use crate::resolver::AccountRow;
+
+/// Room behind the largest token for the line end that editors and scripts append.
+const LINE_END_BYTES: usize = 16;
+/// Of a body that is too large, this much is thrown away before the answer: a client that is still sending when the
+/// connection closes may never see why.
+const DISCARD_BYTES: usize = 8 * 1024 * 1024;
+/// And this long.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// `GET`: in the order of nats-account-server.
+pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    match find(&state, &parts).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.plain(),
+    }
+}
+
+async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
+    let uri = &request.uri;
+    if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
+        return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
+    }
+    let account = account(uri)?;
+    let Some(row) = state.resolver.lookup(account).map_err(|_| Refusal::internal())? else {
+        // A member that has not caught up knows of no absence.
+        return Err(if state.resolver.view().ready {
+            Refusal::missing("unknown-account", "no matching account JWT")
+        } else {
+            Refusal::unavailable("this node is still catching up; ask again, or ask another node")
+        });
+    };
+    if uri.query().is_some() {
+        if request::is_on(uri, "text") {
+            return Ok(state.text(row.token.clone()));
+        }
+        if request::is_on(uri, "decode") {
+            let token = Token::parse(&row.token).map_err(|_| Refusal::internal())?;
+            return Ok(state.text(render_decoded(&token)));
+        }
+        let now = state.clock.now();
+        if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
+            let sentence = format!(
+                "the JWT of account {account} expired at {}, it is now {now}",
+                row.expires_at
+            );
+            return Err(Refusal::missing("expired", sentence));
+        }
+    }
+    if request::is_known(&request.headers, &row.etag) {
+        return Ok(tagged(state.unchanged(), &row));
+    }
+    if uri.query().is_some() && request::is_on(uri, "notify") {
+        state.resolver.republish(account);
+    }
+    Ok(tagged(state.jwt(row.token.clone()), &row))
+}
+
+fn tagged(mut answer: Response, row: &AccountRow) -> Response {
+    let mut tag = BytesMut::with_capacity(row.etag.len() + 2);
+    tag.extend_from_slice(b"\"");
+    tag.extend_from_slice(row.etag.as_bytes());
+    tag.extend_from_slice(b"\"");
+    if let Ok(tag) = HeaderValue::from_maybe_shared(tag.freeze()) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    answer
+}
+
+/// The account that the path names.
+pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
+    let text = request::last_segment(uri);
+    text.parse().map_err(|error| {
+        Refusal::bad(
+            "malformed-key",
+            format!("{error}; the path ends in the account's public key, A and 55 more"),
+        )
+    })
+}
+
+/// `POST`: 200 without a body once it is durable.
+pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let outcome = async {
+        let account = account(&parts.uri)?;
+        let upload = read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+        Ok(state.resolver.submit(Some(account), upload.bytes).await?)
+    };
+    match outcome.await {
+        Ok(submitted) => state.stored(submitted.revision),
+        Err(refusal) => refused(&parts.uri, refusal).plain(),
+    }
+}
+
+/// Notes a refused submission. Not louder: anyone can cause as many as he likes.
+pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
+    let account = request::last_segment(uri);
+    tracing::debug!(
+        account,
+        status = refusal.status().as_u16(),
+        "submission refused: {}",
+        refusal.sentence()
+    );
+    refusal
+}
+
+/// A body that was read, and the memory it was granted.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pub(super) bytes: Bytes,
+    _granted: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a token's body: no longer than a token, no slower than `time`, no more at once than `uploads` has KiB.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    uploads: &Arc<Semaphore>,
+    time: Duration,
+) -> Result<Upload, Refusal> {
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let outcome = if declared.is_some_and(|length| length > MAX_TOKEN_BYTES + LINE_END_BYTES) {
+        Err(Refusal::too_large(MAX_TOKEN_BYTES))
+    } else {
+        match timeout(time, collect(&mut body, uploads)).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(Refusal::slow_body(time.as_secs())),
+        }
+    };
+    // A client that waits for "100 Continue" has sent nothing, and need not.
+    if outcome.is_err() && !headers.contains_key(header::EXPECT) {
+        discard(body).await;
+    }
+    outcome
+}
+
+async fn collect(body: &mut Body, uploads: &Arc<Semaphore>) -> Result<Upload, Refusal> {
+    let mut granted: Option<OwnedSemaphorePermit> = None;
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame
+            .map_err(|_| Refusal::bad("broken-body", "the body broke off; send it again"))?
+            .into_data()
+        else {
+            continue;
+        };
+        let length = bytes.len() + part.len();
+        if length > MAX_TOKEN_BYTES + LINE_END_BYTES {
+            return Err(Refusal::too_large(MAX_TOKEN_BYTES));
+        }
+        // Granted as it arrives: a declared length costs its sender nothing.
+        let lacking = length.div_ceil(1024) - granted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if lacking > 0 {
+            let more = uploads
+                .clone()
+                .try_acquire_many_owned(u32::try_from(lacking).unwrap_or(u32::MAX));
+            let more = more.map_err(|_| Refusal::busy("too many uploads at once on this node; try again"))?;
+            match &mut granted {
+                Some(granted) => granted.merge(more),
+                None => granted = Some(more),
+            }
+        }
+        bytes.extend_from_slice(&part);
+    }
+    match bytes.trim_ascii_end().len() {
+        0 => Err(Refusal::bad(
+            "empty-body",
+            "the body is empty; send the account's JWT as nsc wrote it",
+        )),
+        length if length > MAX_TOKEN_BYTES => Err(Refusal::too_large(MAX_TOKEN_BYTES)),
+        _ => Ok(Upload {
+            bytes: bytes.freeze(),
+            _granted: granted,
+        }),
+    }
+}
+
+/// Throws away what is still coming, within bounds.
+async fn discard(mut body: Body) {
+    let rest = async {
+        let mut left = DISCARD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it ended or the time did: the answer goes out now.
+    let _ = timeout(DISCARD_TIME, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uploads(kib: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(kib))
+    }
+
+    async fn outcome(body: Body, uploads: &Arc<Semaphore>) -> Result<Upload, Refusal> {
+        read(&HeaderMap::new(), body, uploads, Duration::from_secs(60)).await
+    }
+
+    #[tokio::test]
+    async fn g12_a_body_may_be_as_long_as_a_token_and_no_longer() {
+        let plenty = uploads(4096);
+        let longest = "x".repeat(MAX_TOKEN_BYTES) + "\r\n";
+        let upload = outcome(Body::from(longest.clone()), &plenty)
+            .await
+            .expect("as long as a token may be");
+        assert_eq!(upload.bytes.len(), longest.len());
+        for longer in ["x".repeat(MAX_TOKEN_BYTES + 1), "x".repeat(2 * 1024 * 1024)] {
+            let refusal = outcome(Body::from(longer), &plenty).await.expect_err("longer");
+            assert_eq!(refusal, Refusal::too_large(MAX_TOKEN_BYTES));
+        }
+    }
+
+    #[tokio::test]
+    async fn g12_a_declared_length_is_refused_before_a_byte_is_read() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, "99999999999".parse().expect("a number"));
+        headers.insert(header::EXPECT, "100-continue".parse().expect("a word"));
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let refusal = read(&headers, never, &uploads(1), Duration::from_secs(60))
+            .await
+            .expect_err("longer");
+        assert_eq!(refusal, Refusal::too_large(MAX_TOKEN_BYTES));
+    }
+
+    #[tokio::test]
+    async fn g12_uploads_share_a_bounded_memory_and_give_it_back() {
+        let small = uploads(3);
+        let first = outcome(Body::from("x".repeat(2 * 1024)), &small).await.expect("fits");
+        let refusal = outcome(Body::from("x".repeat(2 * 1024)), &small)
+            .await
+            .expect_err("does not fit beside it");
+        assert_eq!(refusal.status(), 429);
+        drop(first);
+        outcome(Body::from("x".repeat(2 * 1024)), &small)
+            .await
+            .expect("fits again");
+        assert_eq!(small.available_permits(), 3);
+    }
+
+    #[tokio::test]
+    async fn g12_a_body_that_does_not_come_is_given_up() {
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let outcome = read(&HeaderMap::new(), never, &uploads(1), Duration::from_millis(1)).await;
+        assert_eq!(outcome.expect_err("late").status(), 408);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_named() {
+        for body in ["", "\n", " \r\n"] {
+            let refusal = outcome(Body::from(body), &uploads(1)).await.expect_err("empty");
+            assert!(refusal.sentence().starts_with("the body is empty"), "{body:?}");
+        }
+    }
+}

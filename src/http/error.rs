@@ -1,0 +1,211 @@
+//! Which failure answers what: the one table of statuses, sentences and codes.
+//!
+//! Three kinds: the caller's (4xx, the sentence says what to change), the weather's (429, 503, 504: try again), and
+//! ours (500, which says nothing: the reason is in this node's log).
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::api::Problem;
+use crate::resolver::{ReadError, SubmitError};
+
+/// A request that is not done, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    sentence: Cow<'static, str>,
+    allow: Option<&'static str>,
+}
+
+/// Seconds after which to try again: a queue is empty and an election over by then.
+const RETRY_AFTER_SECONDS: u16 = 1;
+
+const NOSNIFF: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+const TEXT: (HeaderName, HeaderValue) = (
+    header::CONTENT_TYPE,
+    HeaderValue::from_static("text/plain; charset=utf-8"),
+);
+const PROBLEM: (HeaderName, HeaderValue) = (
+    header::CONTENT_TYPE,
+    HeaderValue::from_static("application/problem+json"),
+);
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            code,
+            sentence: sentence.into(),
+            allow: None,
+        }
+    }
+
+    /// 400: the caller can change the request so that it is not refused for this.
+    pub(super) fn bad(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, sentence)
+    }
+
+    /// 404: nothing of that name.
+    pub(super) fn missing(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, sentence)
+    }
+
+    /// 404 for a path that no route has.
+    pub(super) fn unknown_path() -> Self {
+        Self::missing("unknown-path", "no such path; GET /jwt/v1/help lists them")
+    }
+
+    /// 405, with the methods that the path has.
+    pub(super) fn wrong_method(allow: &'static str) -> Self {
+        let sentence = format!("this path takes {allow}");
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", sentence)
+        }
+    }
+
+    /// 408: the body took too long.
+    pub(super) fn slow_body(seconds: u64) -> Self {
+        let sentence = format!("the body was not complete after {seconds} s; send it again");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow-body", sentence)
+    }
+
+    /// 413: more than a token may have.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let sentence = format!(
+            "the body has more than {limit} bytes, the largest account JWT that every nats-server takes; \
+             remove revocations that have served their time, or split the account"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", sentence)
+    }
+
+    /// 429: as many of these are under way as are allowed at once.
+    pub(super) fn busy(sentence: &'static str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", sentence)
+    }
+
+    /// 500: says nothing.
+    pub(super) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")
+    }
+
+    /// 501: nats-account-server had it once.
+    pub(super) fn gone(sentence: &'static str) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not-supported", sentence)
+    }
+
+    /// 503: this node cannot, now.
+    pub(super) fn unavailable(sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", sentence)
+    }
+
+    /// The status, for the log.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The sentence, for the log.
+    pub(super) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    fn is_weather(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+        )
+    }
+
+    fn with_headers(&self, mut answer: Response) -> Response {
+        if self.is_weather() {
+            answer
+                .headers_mut()
+                .insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if let Some(allow) = self.allow {
+            answer
+                .headers_mut()
+                .insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        answer
+    }
+
+    /// As nsc and people read it: one sentence and a line feed.
+    pub(super) fn plain(self) -> Response {
+        let answer = (self.status, [TEXT, NOSNIFF, NO_STORE], format!("{}\n", self.sentence)).into_response();
+        self.with_headers(answer)
+    }
+
+    /// As `/v1` says it (RFC 9457).
+    pub(super) fn problem(self) -> Response {
+        let problem = Problem {
+            code: self.code.into(),
+            status: self.status.as_u16(),
+            title: self.status.canonical_reason().unwrap_or_default().into(),
+            detail: self.sentence.clone().into_owned(),
+        };
+        let answer = (self.status, [NO_STORE], Json(problem));
+        // `Json` sets its own content type, so ours comes last.
+        self.with_headers(([PROBLEM], answer).into_response())
+    }
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        let (status, code) = match &error {
+            // Also a token signed by a stranger: nats-account-server says 400, and nsc shows the sentence either way.
+            SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
+            SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
+            SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
+            SubmitError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            SubmitError::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            SubmitError::OutcomeUnknown => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
+            // The door has begun this process's end and logged why.
+            SubmitError::Fault(_) => return Self::internal(),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        match &error {
+            ReadError::Unavailable { .. } => Self::unavailable(error.to_string()),
+            ReadError::Fault(_) => Self::internal(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weather_says_when_to_try_again_and_a_wrong_method_which_are_right() {
+        let weather = Refusal::busy("too many at once").plain();
+        assert_eq!(weather.headers()[header::RETRY_AFTER], "1");
+        let wrong = Refusal::wrong_method("GET, HEAD").plain();
+        assert_eq!(
+            (wrong.status().as_u16(), &wrong.headers()[header::ALLOW]),
+            (405, &"GET, HEAD".parse().expect("text"))
+        );
+        assert!(!wrong.headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_problem_keeps_its_media_type() {
+        let answer = Refusal::bad("malformed-key", "not a key").problem();
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(answer.headers().get_all(header::CONTENT_TYPE).iter().count(), 1);
+    }
+
+    #[test]
+    fn our_failure_says_nothing() {
+        assert_eq!(Refusal::internal().sentence(), "internal error");
+    }
+}

@@ -1,0 +1,185 @@
+//! The public port: what nats-server, nsc and nats-account-server's other clients speak. No administrative verb.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::error::Refusal;
+use super::listener::{BACKLOG, Limits, Port};
+use super::{accounts, health, operator, pack};
+use crate::clock::Clock;
+use crate::resolver::Resolver;
+use crate::tls::ReloadableTls;
+
+/// The public port, bound and not yet serving.
+pub struct Public {
+    listener: TcpListener,
+    addr: SocketAddr,
+    tls: Option<ReloadableTls>,
+    limits: Limits,
+}
+
+/// Upload bytes held at once, in KiB: sixty-four of the largest, forty thousand of the usual. Past it, 429.
+const UPLOAD_KIB: usize = 64 * 1024;
+/// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
+const PACKS: usize = 2;
+
+impl Public {
+    /// Binds `addr`. Call it inside the runtime.
+    pub fn bind(addr: SocketAddr, tls: Option<ReloadableTls>, limits: Limits) -> io::Result<Self> {
+        let cannot = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
+        let listener = listen(addr).map_err(cannot)?;
+        let addr = listener.local_addr().map_err(cannot)?;
+        Ok(Self {
+            listener,
+            addr,
+            tls,
+            limits,
+        })
+    }
+
+    /// The address it is bound to, with the port that the system chose for port 0.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The address as a URL, for `/v1/status` and for people.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.addr)
+    }
+
+    /// Serves until `stop`; returns when the requests then in flight are answered, or their time is over.
+    pub async fn serve(self, resolver: Resolver, clock: Clock, tracker: TaskTracker, stop: CancellationToken) {
+        let state = PublicState {
+            resolver,
+            clock,
+            limits: self.limits,
+            tracker: tracker.clone(),
+            uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
+            packs: Arc::new(Semaphore::new(PACKS)),
+        };
+        Port::new("public", router(state), self.limits, self.tls, tracker)
+            .run(self.listener, stop)
+            .await;
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // A restart must not wait for the connections of the process before it to be forgotten.
+    socket.set_reuseaddr(true)?;
+    // Linux hands this on to every connection it accepts, which saves a call for each.
+    socket.set_nodelay(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// What the handlers of the public port share.
+pub(super) struct PublicState {
+    pub(super) resolver: Resolver,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    pub(super) tracker: TaskTracker,
+    pub(super) uploads: Arc<Semaphore>,
+    pub(super) packs: Arc<Semaphore>,
+}
+
+/// What handlers are given.
+pub(super) type Shared = Arc<PublicState>;
+
+fn router(state: PublicState) -> Router {
+    const READ: &str = "GET, HEAD, OPTIONS";
+    const WRITE: &str = "GET, HEAD, POST, OPTIONS";
+    Router::new()
+        .route(
+            "/jwt/v1/accounts/{account}",
+            only(get(accounts::show).post(accounts::submit), WRITE),
+        )
+        .route("/jwt/v1/accounts", only(get(health::probe), READ))
+        .route("/jwt/v1/operator", only(get(operator::show), READ))
+        .route("/jwt/v2/operator", only(get(operator::show_version_2), READ))
+        .route("/jwt/v1/help", only(get(operator::help), READ))
+        .route("/jwt/v1/pack", only(get(pack::show), READ))
+        .route("/healthz", only(get(health::alive), READ))
+        .fallback(async || Refusal::unknown_path().plain())
+        .with_state(Arc::new(state))
+}
+
+/// A path with these methods: `OPTIONS` lists them, any other is told them.
+fn only(methods: MethodRouter<Shared>, allow: &'static str) -> MethodRouter<Shared> {
+    methods
+        .options(async move || ([(header::ALLOW, HeaderValue::from_static(allow))], ()).into_response())
+        .fallback(async move || Refusal::wrong_method(allow).plain())
+}
+
+/// The answer carries the revision this node is at.
+const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
+/// The answer carries how many milliseconds ago this node heard from a leader.
+const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
+const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// May be kept, must be asked about before each use: an answer served from a cache without asking would undo a
+/// revocation. nats-account-server's `max-age` up to the expiry did.
+const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+impl PublicState {
+    /// An answer with the headers that every answer under `/jwt` has; room for two more.
+    pub(super) fn answer(&self, status: StatusCode, body: Bytes) -> Response {
+        let view = self.resolver.view();
+        let mut answer = Response::new(body.into());
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.reserve(6);
+        headers.insert(REVISION, view.revision.into());
+        headers.insert(LEADER_AGE, view.leader_age_ms.into());
+        answer
+    }
+
+    /// 200 with a token.
+    pub(super) fn jwt(&self, token: Bytes) -> Response {
+        let mut answer = self.answer(StatusCode::OK, token);
+        answer.headers_mut().insert(header::CONTENT_TYPE, JWT);
+        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
+        answer
+    }
+
+    /// 200 with text for people.
+    pub(super) fn text(&self, text: impl Into<Bytes>) -> Response {
+        let mut answer = self.answer(StatusCode::OK, text.into());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, TEXT);
+        headers.insert(header::CACHE_CONTROL, ASK_FIRST);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        answer
+    }
+
+    /// 304: the caller has these bytes.
+    pub(super) fn unchanged(&self) -> Response {
+        let mut answer = self.answer(StatusCode::NOT_MODIFIED, Bytes::new());
+        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
+        answer
+    }
+
+    /// 200 for an upload: no body, because nsc prints one as if it mattered, and the revision that holds these bytes.
+    pub(super) fn stored(&self, revision: u64) -> Response {
+        let mut answer = self.answer(StatusCode::OK, Bytes::new());
+        answer.headers_mut().insert(REVISION, revision.into());
+        answer
+    }
+}

@@ -1,0 +1,150 @@
+//! What a request says besides its body: path, query, `If-None-Match`.
+
+use axum::body::Body;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Request, Uri, header};
+use hyper::body::Incoming;
+
+/// The request with the path that routes are written for: one slash between segments, none at the end.
+///
+/// An `account_server_url` that ends in a slash makes nats-server ask for `/jwt/v1//accounts/`. nats-account-server
+/// redirected that, and Go followed on every fetch; here it is simply the same path.
+pub(super) fn cleaned(request: Request<Incoming>) -> Request<Body> {
+    let mut request = request.map(Body::new);
+    if let Some(path) = clean_path(request.uri().path()) {
+        let text = match request.uri().query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        // Removing slashes keeps a valid path valid; if not, the request is served as it came.
+        if let Ok(path) = PathAndQuery::from_maybe_shared(text.into_bytes()) {
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            parts.path_and_query = Some(path);
+            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        }
+    }
+    request
+}
+
+/// None: the path is clean already, as nearly every one is.
+fn clean_path(path: &str) -> Option<String> {
+    if path.len() < 2 || !(path.contains("//") || path.ends_with('/')) {
+        return None;
+    }
+    let mut clean = String::with_capacity(path.len());
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        clean.push('/');
+        clean.push_str(segment);
+    }
+    Some(if clean.is_empty() { "/".into() } else { clean })
+}
+
+/// The last segment of a path, as it was sent: keys need no escapes, so what has some is no key.
+pub(super) fn last_segment(uri: &Uri) -> &str {
+    uri.path().rsplit('/').next().unwrap_or_default()
+}
+
+/// The first value of a query parameter, as it was sent.
+pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
+    let pairs = uri
+        .query()?
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs
+        .into_iter()
+        .find(|(found, _)| *found == name)
+        .map(|(_, value)| value)
+}
+
+/// Whether a switch is on: only `true`, in any case, as nats-account-server reads it.
+pub(super) fn is_on(uri: &Uri, name: &str) -> bool {
+    parameter(uri, name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// Whether `If-None-Match` names `etag` (without quotes), by the weak comparison that RFC 9110, 13.1.2 asks for.
+pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
+        let value = value.as_bytes().trim_ascii();
+        value == b"*" || lists(value, etag.as_bytes())
+    })
+}
+
+/// A list of entity tags, `W/"a", "b"`; a tag may contain commas. What follows a defect is not read.
+fn lists(mut list: &[u8], etag: &[u8]) -> bool {
+    loop {
+        while let [b' ' | b'\t' | b',', rest @ ..] = list {
+            list = rest;
+        }
+        list = list.strip_prefix(b"W/").unwrap_or(list);
+        let Some(rest) = list.strip_prefix(b"\"") else {
+            return false;
+        };
+        let Some(end) = rest.iter().position(|byte| *byte == b'"') else {
+            return false;
+        };
+        if &rest[..end] == etag {
+            return true;
+        }
+        list = &rest[end + 1..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubled_and_trailing_slashes_are_the_same_path() {
+        let cases = [
+            ("/jwt/v1//accounts/", Some("/jwt/v1/accounts")),
+            ("//jwt/v1/accounts//KEY", Some("/jwt/v1/accounts/KEY")),
+            ("/jwt/v1/accounts/KEY/", Some("/jwt/v1/accounts/KEY")),
+            ("///", Some("/")),
+            ("/", None),
+            ("", None),
+            ("*", None),
+            ("/jwt/v1/accounts/KEY", None),
+            ("/jwt/v1/accounts/../operator", None),
+        ];
+        for (path, clean) in cases {
+            assert_eq!(clean_path(path).as_deref(), clean, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_word_true_is_true() {
+        let uri: Uri = "/a?text=TRUE&decode=1&check&notify=true&notify=false&jti="
+            .parse()
+            .expect("a path");
+        assert!(is_on(&uri, "text") && is_on(&uri, "notify"));
+        assert!(!is_on(&uri, "decode") && !is_on(&uri, "check") && !is_on(&uri, "other"));
+        assert_eq!(parameter(&uri, "jti"), Some(""));
+        assert_eq!(parameter(&uri, "tex"), None);
+    }
+
+    #[test]
+    fn if_none_match_is_a_list_of_tags_and_not_a_substring() {
+        let known = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::IF_NONE_MATCH, "\"other\"".parse().expect("a value"));
+            headers.append(header::IF_NONE_MATCH, value.parse().expect("a value"));
+            is_known(&headers, "abc")
+        };
+        for value in ["\"abc\"", "W/\"abc\"", "*", "\"x,y\" ,\t\"abc\"", " \"x\",W/\"abc\" "] {
+            assert!(known(value), "{value}");
+        }
+        for value in [
+            "abc",
+            "\"xabc\"",
+            "\"abc",
+            "x\"abc\"",
+            "\"*\"",
+            "\"x\" y \"abc\"",
+            ",,,",
+            "w/\"abc\"",
+        ] {
+            assert!(!known(value), "{value}");
+        }
+        assert!(!is_known(&HeaderMap::new(), "abc"));
+    }
+}

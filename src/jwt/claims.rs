@@ -1,0 +1,267 @@
+//! What every kind of claims has: header, signature rules of both versions, issuer, subject and times.
+
+use super::json::{Fields, Json};
+use super::nkey::{self, AccountKey, KeyKind};
+use super::rejection::Rejection;
+use super::token::Token;
+
+/// How far ahead of this server's clock a token may be issued. A clock is wrong by less, or it is broken.
+pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
+
+/// The names at the top of claims, of version 1 too.
+const TOP: &[&str] = &[
+    "aud",
+    "exp",
+    "jti",
+    "iat",
+    "iss",
+    "name",
+    "nbf",
+    "sub",
+    "nats",
+    "type",
+    "tags",
+    "issuer_account",
+];
+
+/// What a token claims to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Operator,
+    Account,
+    Activation,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Account => "account",
+            Self::Activation => "activation",
+        }
+    }
+
+    fn with_article(self) -> &'static str {
+        match self {
+            Self::Operator => "an operator",
+            Self::Account => "an account",
+            Self::Activation => "an activation",
+        }
+    }
+
+    /// Whether a key of this kind may sign it (jwt `ExpectedPrefixes`).
+    fn may_issue(self, issuer: KeyKind) -> bool {
+        match self {
+            Self::Operator => issuer == KeyKind::Operator,
+            Self::Account | Self::Activation => matches!(issuer, KeyKind::Operator | KeyKind::Account),
+        }
+    }
+}
+
+/// A token's three parts, decoded.
+pub(super) struct Opened<'t> {
+    token: &'t str,
+    claims_chunk: &'t str,
+    signature: Vec<u8>,
+    pub(super) header: Vec<u8>,
+    pub(super) claims: Vec<u8>,
+}
+
+/// The fields every kind has. Times are Unix seconds, 0 where absent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Common {
+    pub(super) issuer: String,
+    pub(super) subject: String,
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) issued_at: i64,
+    pub(super) expires_at: i64,
+    pub(super) not_before: i64,
+    /// 1 or 2.
+    pub(super) version: i64,
+    pub(super) kind: String,
+}
+
+fn decode(part: &'static str, chunk: &str) -> Result<Vec<u8>, Rejection> {
+    // Stricter than Go, which ignores the last character's unused bits: one token shall have one spelling.
+    data_encoding::BASE64URL_NOPAD
+        .decode(chunk.as_bytes())
+        .map_err(|error| Rejection::Base64 {
+            part,
+            defect: format!("{error}; encode it again"),
+        })
+}
+
+impl<'t> Opened<'t> {
+    pub(super) fn open(token: &'t Token) -> Result<Self, Rejection> {
+        let text = token.as_str();
+        let mut chunks = text.split('.');
+        let (Some(header), Some(claims_chunk), Some(signature)) = (chunks.next(), chunks.next(), chunks.next()) else {
+            return Err(Rejection::Chunks {
+                found: text.split('.').count(),
+            });
+        };
+        let opened = Self {
+            token: text,
+            claims_chunk,
+            header: decode("header", header)?,
+            claims: decode("claims", claims_chunk)?,
+            signature: decode("signature", signature)?,
+        };
+        opened.check_header()?;
+        Ok(opened)
+    }
+
+    fn check_header(&self) -> Result<(), Rejection> {
+        let json = Json::parse(&self.header).map_err(|rejection| Rejection::Header(rejection.to_string()))?;
+        let fields =
+            Fields::of(&json, "", &["typ", "alg"]).map_err(|rejection| Rejection::Header(rejection.to_string()))?;
+        let typ = fields
+            .text("typ")
+            .map_err(|rejection| Rejection::Header(rejection.to_string()))?;
+        let alg = fields
+            .text("alg")
+            .map_err(|rejection| Rejection::Header(rejection.to_string()))?;
+        if typ.to_uppercase() != "JWT" {
+            return Err(Rejection::Header(format!("its typ is {:?}", cut(typ))));
+        }
+        if !matches!(alg.to_lowercase().as_str(), "ed25519" | "ed25519-nkey") {
+            return Err(Rejection::Header(format!("its alg is {:?}", cut(alg))));
+        }
+        Ok(())
+    }
+
+    pub(super) fn json(&self) -> Result<Json<'_>, Rejection> {
+        Json::parse(&self.claims)
+    }
+
+    /// Checks that these are claims of `kind`, signed by the issuer they name, who may sign such.
+    pub(super) fn verify(&self, json: &Json<'_>, kind: Kind) -> Result<Common, Rejection> {
+        let common = Common::read(json)?;
+        if common.kind != kind.name() {
+            let found = match common.kind.as_str() {
+                "" => "a generic".to_owned(),
+                kind if kind.starts_with(['a', 'o']) => format!("an {}", cut(kind)),
+                kind => format!("a {}", cut(kind)),
+            };
+            return Err(Rejection::Kind {
+                found,
+                wanted: kind.with_article(),
+            });
+        }
+        if !(1..=2).contains(&common.version) {
+            return Err(Rejection::Version(common.version));
+        }
+        let Some(issuer_kind) = nkey::kind(&common.issuer) else {
+            return Err(Rejection::IssuerNotKey(cut(&common.issuer)));
+        };
+        if !self.is_signed_by_issuer(&common) {
+            return Err(Rejection::Signature { issuer: common.issuer });
+        }
+        if !kind.may_issue(issuer_kind) {
+            return Err(Rejection::IssuerKind {
+                issuer: common.issuer,
+                kind: kind.with_article(),
+                wanted: if kind == Kind::Operator {
+                    "the operator itself"
+                } else {
+                    "an operator"
+                },
+            });
+        }
+        Ok(common)
+    }
+}
+
+impl Opened<'_> {
+    /// Whether the issuer's signature fits. What is signed goes by the claims' version, not by the header's algorithm
+    /// (jwt `decoder.go`); what is no known version is a version 1 there.
+    pub(super) fn is_signed_by_issuer(&self, common: &Common) -> bool {
+        let signed = match common.version {
+            2 => self.token.rsplit_once('.').map_or("", |(signed, _)| signed),
+            _ => self.claims_chunk,
+        };
+        nkey::verify(&common.issuer, signed.as_bytes(), &self.signature)
+    }
+}
+
+impl Common {
+    pub(super) fn read(json: &Json<'_>) -> Result<Self, Rejection> {
+        let top = Fields::of(json, "", TOP)?;
+        let nats = top.fields("nats", &["tags", "type", "version"])?;
+        for texts in ["aud", "issuer_account"] {
+            top.text(texts)?;
+        }
+        nats.texts("tags")?;
+        top.texts("tags")?;
+        let old_kind = top.text("type")?;
+        let version = if old_kind.is_empty() { nats.int("version")? } else { 1 };
+        if version > 2 {
+            return Err(Rejection::Version(version));
+        }
+        let kind = if old_kind.is_empty() {
+            nats.text("type")?
+        } else {
+            old_kind
+        };
+        Ok(Self {
+            issuer: top.text("iss")?.to_owned(),
+            subject: top.text("sub")?.to_owned(),
+            name: top.text("name")?.to_owned(),
+            id: top.text("jti")?.to_owned(),
+            issued_at: top.int("iat")?,
+            expires_at: top.int("exp")?,
+            not_before: top.int("nbf")?,
+            version,
+            kind: kind.to_owned(),
+        })
+    }
+
+    /// The boundaries of jwt `claims.go`, and one of ours: a token issued in the future would block every honest
+    /// update until then.
+    pub(super) fn check_times(&self, now: i64) -> Result<(), Rejection> {
+        if self.expires_at > 0 && now > self.expires_at {
+            return Err(Rejection::Expired {
+                expired: time(self.expires_at),
+                now: time(now),
+            });
+        }
+        if self.not_before > now {
+            return Err(Rejection::NotYetValid {
+                valid_from: time(self.not_before),
+                now: time(now),
+            });
+        }
+        if self.issued_at > now.saturating_add(MAX_CLOCK_SKEW_SECONDS) {
+            return Err(Rejection::IssuedInFuture {
+                issued: time(self.issued_at),
+                now: time(now),
+            });
+        }
+        Ok(())
+    }
+
+    /// The subject as an account's key.
+    pub(super) fn account(&self) -> Result<AccountKey, Rejection> {
+        self.subject
+            .parse()
+            .map_err(|error: nkey::KeyError| Rejection::Subject(error.to_string()))
+    }
+}
+
+/// A time for people and for programs.
+pub(super) fn time(seconds: i64) -> String {
+    match jiff::Timestamp::from_second(seconds) {
+        Ok(at) => format!("{at} ({seconds})"),
+        Err(_) => seconds.to_string(),
+    }
+}
+
+/// Somebody else's text, short enough to be repeated in a sentence.
+pub(super) fn cut(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}...", &text[..at]),
+    }
+}

@@ -1,0 +1,214 @@
+//! Explaining a token to a person: what it says, who signed it, until when it holds, and every rule it breaks.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::account;
+use super::claims::{Common, Kind, Opened, time};
+use super::json::{Fields, Json};
+use super::nkey;
+use super::operator::{self, TrustedKeys};
+use super::rejection::{Issue, Rejection};
+use super::token::Token;
+
+/// What a token says and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Whether nothing is wrong, as far as was looked: without trusted operators the issuer's trust is unknown.
+    pub valid: bool,
+    /// `operator`, `account`, `user`, `activation` or another kind; empty if it cannot be read.
+    pub kind: String,
+    /// The name in it.
+    pub name: String,
+    /// The subject's key.
+    pub subject: String,
+    /// The key that is said to have signed it.
+    pub issuer: String,
+    /// Whether that key's signature fits; absent if it cannot be checked.
+    pub signature_valid: Option<bool>,
+    /// The operator for whom the issuer signed, for an account and where operators are known.
+    pub operator: Option<String>,
+    /// When it was issued: RFC 3339 and Unix seconds. Empty if it does not say.
+    pub issued: String,
+    /// When it expires; empty if never.
+    pub expires: String,
+    /// From when it holds; empty if at once.
+    pub valid_from: String,
+    /// The decoded header.
+    pub header: Value,
+    /// The decoded claims.
+    pub claims: Value,
+    /// Every rule it breaks, by code and sentence.
+    pub problems: Vec<Issue>,
+}
+
+/// Explains `text`, any token of any kind, with the trust in `trusted` if that is known; `now` in Unix seconds.
+pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanation {
+    let mut explanation = Explanation {
+        valid: false,
+        kind: String::new(),
+        name: String::new(),
+        subject: String::new(),
+        issuer: String::new(),
+        signature_valid: None,
+        operator: None,
+        issued: String::new(),
+        expires: String::new(),
+        valid_from: String::new(),
+        header: Value::Null,
+        claims: Value::Null,
+        problems: Vec::new(),
+    };
+    if let Err(rejection) = explanation.read(text, trusted, now) {
+        explanation.note(rejection);
+    }
+    explanation.valid = explanation.problems.is_empty();
+    explanation
+}
+
+impl Explanation {
+    fn note(&mut self, rejection: Rejection) {
+        match rejection {
+            Rejection::Invalid { issues } => self.problems.extend(issues),
+            other => self.problems.push(Issue {
+                code: other.code(),
+                detail: other.to_string(),
+            }),
+        }
+    }
+
+    fn read(&mut self, text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Result<(), Rejection> {
+        let token = Token::parse(text)?;
+        let opened = Opened::open(&token)?;
+        self.header = serde_json::from_slice(&opened.header).unwrap_or(Value::Null);
+        self.claims = serde_json::from_slice(&opened.claims).unwrap_or(Value::Null);
+        let json = opened.json()?;
+        let common = Common::read(&json)?;
+        let when = |seconds| if seconds == 0 { String::new() } else { time(seconds) };
+        self.kind.clone_from(&common.kind);
+        self.name.clone_from(&common.name);
+        self.subject.clone_from(&common.subject);
+        self.issuer.clone_from(&common.issuer);
+        self.issued = when(common.issued_at);
+        self.expires = when(common.expires_at);
+        self.valid_from = when(common.not_before);
+        if nkey::kind(&common.issuer).is_some() {
+            self.signature_valid = Some(opened.is_signed_by_issuer(&common));
+        }
+        let kind = match common.kind.as_str() {
+            "account" => Kind::Account,
+            "operator" => Kind::Operator,
+            "activation" => Kind::Activation,
+            _ => return self.other(&opened, &common, now),
+        };
+        // Each check by itself, so that all that is wrong is named at once.
+        if let Err(rejection) = opened.verify(&json, kind) {
+            self.note(rejection);
+        }
+        if let Err(rejection) = common.check_times(now) {
+            self.note(rejection);
+        }
+        match kind {
+            Kind::Account => self.account(&json, &common, trusted)?,
+            Kind::Operator => drop(operator::read(&json, &common)?),
+            Kind::Activation => {}
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, json: &Json<'_>, common: &Common, trusted: Option<&TrustedKeys>) -> Result<(), Rejection> {
+        if let Some(trusted) = trusted {
+            match trusted.operator_of(common) {
+                Ok(operator) => self.operator = Some(operator.to_string()),
+                Err(rejection) => self.note(rejection),
+            }
+        }
+        common.account()?;
+        let issues = account::issues(json, common)?;
+        self.problems.extend(issues);
+        Ok(())
+    }
+
+    /// A user's token, or some other kind: signature and times.
+    fn other(&mut self, opened: &Opened<'_>, common: &Common, now: i64) -> Result<(), Rejection> {
+        if !opened.is_signed_by_issuer(common) {
+            self.note(Rejection::Signature {
+                issuer: common.issuer.clone(),
+            });
+        }
+        common.check_times(now)
+    }
+}
+
+/// Header, claims and signature for people, as nats-account-server's `?decode=true` shows them: JSON with sorted
+/// keys, four blanks deep, dates behind `iat` and `exp`, activation tokens opened.
+pub fn render_decoded(token: &Token) -> String {
+    let Ok(opened) = Opened::open(token) else {
+        return String::new();
+    };
+    let header: Value = serde_json::from_slice(&opened.header).unwrap_or(Value::Null);
+    let claims: Value = serde_json::from_slice(&opened.claims).unwrap_or(Value::Null);
+    let signature = token.as_str().rsplit('.').next().unwrap_or_default();
+    let mut text = String::new();
+    for line in pretty(&header).lines().chain(["\r"]) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    for line in pretty(&sorted(claims)).lines() {
+        text.push_str(&dated(line));
+        text.push('\n');
+    }
+    text.push_str("\r\n");
+    text.push_str(signature);
+    text
+}
+
+fn pretty(value: &Value) -> String {
+    let mut bytes = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, format);
+    match value.serialize(&mut serializer) {
+        Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
+        Err(_) => String::new(),
+    }
+}
+
+/// Keys in alphabetical order; an activation token becomes its claims.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let mut entries: Vec<(String, Value)> = object.into_iter().collect();
+            entries.sort_by(|one, other| one.0.cmp(&other.0));
+            let open = |(key, value): (String, Value)| {
+                let opened = value.as_str().filter(|_| key == "token").and_then(activation_claims);
+                (key, sorted(opened.unwrap_or(value)))
+            };
+            Value::Object(entries.into_iter().map(open).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+fn activation_claims(text: &str) -> Option<Value> {
+    let token = Token::parse(text.as_bytes()).ok()?;
+    let opened = Opened::open(&token).ok()?;
+    let json = opened.json().ok()?;
+    // Only what reads as claims is worth showing opened.
+    Fields::of(&json, "", &[]).ok()?;
+    serde_json::from_slice(&opened.claims).ok()
+}
+
+/// A line with `iat` or `exp` gets the day behind the number.
+fn dated(line: &str) -> String {
+    let trimmed = line.trim_start();
+    if !(trimmed.starts_with("\"iat\": ") || trimmed.starts_with("\"exp\": ")) {
+        return line.to_owned();
+    }
+    let (number, comma) = line.strip_suffix(',').map_or((line, ""), |number| (number, ","));
+    let seconds = number.rsplit(' ').next().and_then(|digits| digits.parse().ok());
+    match seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok()) {
+        Some(at) => format!("{number} ({}){comma}", at.strftime("%Y-%m-%d")),
+        None => line.to_owned(),
+    }
+}

@@ -1,0 +1,230 @@
+//! Why a token is refused: one list, for HTTP answers, logs and the folders of the test vectors.
+//!
+//! Each sentence names the defect, the keys or the times concerned, and what to do.
+
+use super::nkey::AccountKey;
+use super::token::MAX_TOKEN_BYTES;
+
+/// A rule of the jwt library that a token breaks, and that nats-server would refuse it for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Issue {
+    /// A stable code, kebab-case.
+    pub code: &'static str,
+    /// One sentence.
+    pub detail: String,
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Nothing was sent.
+    #[error("the body is empty: send the encoded JWT, three base64url parts joined by dots")]
+    Empty,
+    /// Longer than any nats-server takes.
+    #[error(
+        "the token has {bytes} bytes, {MAX_TOKEN_BYTES} are allowed, since nats-server takes no more over every path: remove revocations \
+         that no longer matter, or use `*`"
+    )]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A private key was sent. Its text is never repeated.
+    #[error(
+        "the body is a private key (a seed), not a JWT: treat that key as exposed, replace it, and send only encoded JWTs to this server"
+    )]
+    Seed,
+    /// The decorated form of a file.
+    #[error("the body is a decorated or creds file: send only the encoded JWT between its BEGIN and END lines")]
+    Decorated,
+    /// Not three parts.
+    #[error("a JWT has three parts joined by dots, this has {found}: send the encoded JWT and nothing else")]
+    Chunks {
+        /// How many.
+        found: usize,
+    },
+    /// A part is not base64url without padding.
+    #[error("the {part} is not base64url without padding: {defect}")]
+    Base64 {
+        /// Which part.
+        part: &'static str,
+        /// What is wrong and what to do.
+        defect: String,
+    },
+    /// The header is not that of a NATS JWT.
+    #[error(
+        "the header is not that of a NATS JWT: {0}. It must say typ \"JWT\" and alg \"ed25519-nkey\" (or \"ed25519\" in version 1)"
+    )]
+    Header(String),
+    /// The claims are no JSON that both this server and nats-server read the same way.
+    #[error("the claims cannot be read: {0}")]
+    Json(String),
+    /// A key twice in one object: readers differ in which one counts.
+    #[error(
+        "the claims have {0} twice in one object; readers differ in which one counts, so no value is safe: encode it once"
+    )]
+    DuplicateKey(String),
+    /// A key that only a case-insensitive reader takes for a known one.
+    #[error(
+        "the claims spell {found:?} where the field is {wanted:?}; nats-server would take it for that field, other readers not: use {wanted:?}"
+    )]
+    OddCase {
+        /// As written.
+        found: String,
+        /// As it must be.
+        wanted: &'static str,
+    },
+    /// A field holds a value of another type.
+    #[error("the claims' field {field} must be {wanted}")]
+    FieldType {
+        /// Its path.
+        field: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// Made by a library that is newer than any nats-server this program knows.
+    #[error("the JWT has version {0}, nats-server reads versions 1 and 2: encode it with a jwt v2 library")]
+    Version(i64),
+    /// Another kind of JWT.
+    #[error("this is {found} JWT, {wanted} JWT is needed here: check which file or variable was sent")]
+    Kind {
+        /// What it is, with its article.
+        found: String,
+        /// What it should be, with its article.
+        wanted: &'static str,
+    },
+    /// The issuer is no public key at all.
+    #[error(
+        "the issuer {0:?} is no NATS public key: the `iss` of a NATS JWT is the public key that signed it (O... for an operator's)"
+    )]
+    IssuerNotKey(String),
+    /// A key of a kind that may not sign this.
+    #[error("the issuer {issuer} may not sign {kind} JWT: {wanted} must")]
+    IssuerKind {
+        /// Who signed.
+        issuer: String,
+        /// What was signed.
+        kind: &'static str,
+        /// Who must.
+        wanted: &'static str,
+    },
+    /// The signature is not the issuer's.
+    #[error(
+        "the signature is not that of the issuer {issuer} over these bytes: the JWT was changed after signing, or signed with another key; \
+         encode and sign it again"
+    )]
+    Signature {
+        /// Whose it should be.
+        issuer: String,
+    },
+    /// The subject is not a key of the right kind.
+    #[error("the subject is wrong: {0}")]
+    Subject(String),
+    /// An account that signed itself.
+    #[error(
+        "account {account} signed its own JWT, but an operator must: sign it with a key of a trusted operator ({trusted}), for example by \
+         `nsc push` from a store that holds the operator's signing key"
+    )]
+    SelfSigned {
+        /// The account.
+        account: AccountKey,
+        /// Who could sign.
+        trusted: String,
+    },
+    /// Signed by somebody this mesh does not trust.
+    #[error(
+        "the issuer {issuer} is no key of an operator this mesh trusts ({trusted}): sign with one of those, or push to the mesh of that operator"
+    )]
+    Untrusted {
+        /// Who signed.
+        issuer: String,
+        /// Who could sign.
+        trusted: String,
+    },
+    /// The identity key of an operator that allows only its signing keys.
+    #[error(
+        "the issuer {issuer} is the identity key of operator {operator}, which requires issuer to be a signing key \
+         (strict_signing_key_usage): sign with one of {signing_keys}"
+    )]
+    Strict {
+        /// Who signed.
+        issuer: String,
+        /// The operator's name.
+        operator: String,
+        /// Who could sign.
+        signing_keys: String,
+    },
+    /// Its time is over.
+    #[error("the JWT is expired: it was valid until {expired}, and it is now {now}; issue a new one")]
+    Expired {
+        /// `exp`.
+        expired: String,
+        /// The present time.
+        now: String,
+    },
+    /// Its time has not come.
+    #[error(
+        "the JWT is not yet valid: it is valid from {valid_from}, and it is now {now}; submit it then, or issue one without `nbf`"
+    )]
+    NotYetValid {
+        /// `nbf`.
+        valid_from: String,
+        /// The present time.
+        now: String,
+    },
+    /// Issued by a clock that is ahead. Accepted, it would block every honest update until then.
+    #[error(
+        "the JWT was issued at {issued}, which is more than five minutes after now ({now}): set the clock of the machine that signs and \
+         issue it again"
+    )]
+    IssuedInFuture {
+        /// `iat`.
+        issued: String,
+        /// The present time.
+        now: String,
+    },
+    /// nats-server would refuse the content.
+    #[error("{}", sentence(issues))]
+    Invalid {
+        /// Every rule it breaks, at most [`super::rules::MAX_ISSUES`] of them.
+        issues: Vec<Issue>,
+    },
+}
+
+fn sentence(issues: &[Issue]) -> String {
+    let all: Vec<&str> = issues.iter().map(|issue| issue.detail.as_str()).collect();
+    format!("nats-server would refuse this JWT: {}", all.join("; "))
+}
+
+impl Rejection {
+    /// A stable name of the defect, kebab-case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLarge { .. } => "too-large",
+            Self::Seed => "seed",
+            Self::Decorated => "decorated",
+            Self::Chunks { .. } => "chunks",
+            Self::Base64 { .. } => "base64",
+            Self::Header(_) => "header",
+            Self::Json(_) => "json",
+            Self::DuplicateKey(_) => "duplicate-key",
+            Self::OddCase { .. } => "odd-case",
+            Self::FieldType { .. } => "field-type",
+            Self::Version(_) => "version",
+            Self::Kind { .. } => "kind",
+            Self::IssuerNotKey(_) => "issuer-not-key",
+            Self::IssuerKind { .. } => "issuer-kind",
+            Self::Signature { .. } => "signature",
+            Self::Subject(_) => "subject",
+            Self::SelfSigned { .. } => "self-signed",
+            Self::Untrusted { .. } => "untrusted",
+            Self::Strict { .. } => "strict",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not-yet-valid",
+            Self::IssuedInFuture { .. } => "issued-in-future",
+            Self::Invalid { issues } => issues.first().map_or("invalid", |issue| issue.code),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Rules of imports (jwt `imports.go`), and of the activation tokens inside them (`activation_claims.go`).
+
+use std::collections::BTreeMap;
+
+use super::super::account::Traffic;
+use super::super::claims::{Kind, Opened, cut};
+use super::super::json::{Fields, Json};
+use super::super::nkey::{self, KeyKind};
+use super::super::rejection::Rejection;
+use super::super::token::Token;
+use super::{Issues, subject};
+
+struct Import<'j> {
+    subject: &'j str,
+    account: &'j str,
+    token: &'j str,
+    to: &'j str,
+    local_subject: &'j str,
+    traffic: Traffic,
+    share: bool,
+    allow_trace: bool,
+}
+
+const IMPORT: &[&str] = &[
+    "name",
+    "subject",
+    "account",
+    "token",
+    "to",
+    "local_subject",
+    "type",
+    "share",
+    "allow_trace",
+];
+
+impl<'j> Import<'j> {
+    fn read(json: &'j Json<'_>, path: &str) -> Result<Self, Rejection> {
+        let fields = Fields::of(json, path, IMPORT)?;
+        fields.text("name")?;
+        Ok(Self {
+            subject: fields.text("subject")?,
+            account: fields.text("account")?,
+            token: fields.text("token")?,
+            to: fields.text("to")?,
+            local_subject: fields.text("local_subject")?,
+            traffic: Traffic::read(&fields, "type")?,
+            share: fields.bool("share")?,
+            allow_trace: fields.bool("allow_trace")?,
+        })
+    }
+
+    /// Where a service appears in the importing account.
+    fn appears_at(&self) -> String {
+        if !self.to.is_empty() {
+            return self.to.to_owned();
+        }
+        match self.local_subject {
+            "" => self.subject.to_owned(),
+            local => {
+                let plain = |token| if reference(token).is_some() { "*" } else { token };
+                local.split('.').map(plain).collect::<Vec<_>>().join(".")
+            }
+        }
+    }
+}
+
+/// The number in `$N`, which stands for the Nth wildcard of the imported subject.
+fn reference(token: &str) -> Option<i64> {
+    token
+        .strip_prefix('$')
+        .filter(|digits| !digits.is_empty())
+        .and_then(|digits| digits.parse().ok())
+}
+
+/// Checks every import of `nats`; gives how many there are.
+pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -> Result<usize, Rejection> {
+    let list = nats.list("imports")?;
+    let path = nats.path("imports");
+    let mut services: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for json in list {
+        if *json == Json::Null {
+            issues.add("import", || "an import is null: remove it".to_owned());
+            continue;
+        }
+        let import = Import::read(json, &path)?;
+        if import.traffic == Traffic::Service {
+            services.entry(import.account).or_default().push(import.appears_at());
+        }
+        shape(&import, issues);
+        activation(&import, account, issues);
+    }
+    for (from, subjects) in &services {
+        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        match subject::overlap(&subjects) {
+            subject::Overlap::None => {}
+            subject::Overlap::Found(one) => issues.add("import-overlap", || {
+                format!("the service import {:?} from account {} overlaps another one: import one of them, or rename it locally", cut(one), cut(from))
+            }),
+            subject::Overlap::TooComplex => issues.add("import-overlap", || {
+                format!("the wildcards of the service imports from account {} cross each other too often to be checked: use fewer", cut(from))
+            }),
+        }
+    }
+    Ok(list.len())
+}
+
+fn shape(import: &Import<'_>, issues: &mut Issues) {
+    let name = || cut(import.subject);
+    match import.traffic {
+        Traffic::Missing => issues.add("import", || {
+            format!("the import {:?} has no type: say \"stream\" or \"service\"", name())
+        }),
+        Traffic::Service if import.allow_trace => {
+            issues.add("import", || {
+                format!("the service import {:?} has allow_trace, which is for streams", name())
+            });
+        }
+        Traffic::Stream if import.share => {
+            issues.add("import", || {
+                format!("the stream import {:?} has share, which is for services", name())
+            });
+        }
+        _ => {}
+    }
+    // The missing type has neither form.
+    if import.traffic == Traffic::Missing && import.share {
+        issues.add("import", || {
+            format!("the import {:?} has share, which is for services", name())
+        });
+    }
+    if import.account.is_empty() {
+        issues.add("import", || {
+            format!("the import {:?} names no account to import from", name())
+        });
+    }
+    subject::check(import.subject, "an import", issues);
+    if !import.local_subject.is_empty() {
+        renaming(import, issues);
+        if !import.to.is_empty() {
+            issues.add("import", || {
+                format!(
+                    "the import {:?} has both local_subject and to: keep local_subject",
+                    name()
+                )
+            });
+        }
+    }
+}
+
+/// A local subject and the imported one must have the same wildcards (jwt `types.go`, `RenamingSubject`).
+fn renaming(import: &Import<'_>, issues: &mut Issues) {
+    let local = import.local_subject;
+    let from = import.subject;
+    subject::check(local, "an import's local_subject", issues);
+    let full = |subject: &str| subject == ">" || subject.ends_with(".>");
+    if full(local) != full(from) {
+        issues.add("import-renaming", || {
+            format!(
+                "{:?} and its local_subject {:?} must both end in '>' or neither",
+                cut(from),
+                cut(local)
+            )
+        });
+    }
+    let stars = subject::stars(from);
+    let mut used = 0;
+    for token in local.split('.') {
+        match reference(token) {
+            Some(at) if at > i64::try_from(stars).unwrap_or(i64::MAX) => issues.add("import-renaming", || {
+                format!(
+                    "the local_subject {:?} refers to ${at}, but {:?} has {stars} '*'",
+                    cut(local),
+                    cut(from)
+                )
+            }),
+            Some(_) => used += 1,
+            None if token == "*" => used += 1,
+            None => {}
+        }
+    }
+    if used != stars {
+        issues.add("import-renaming", || {
+            format!(
+                "the local_subject {:?} uses {used} of the {stars} '*' of {:?}: use each once, as '*' or $N",
+                cut(local),
+                cut(from)
+            )
+        });
+    }
+}
+
+struct Activation {
+    issuer: String,
+    subject: String,
+    issuer_account: String,
+    import_subject: String,
+    traffic: Traffic,
+}
+
+impl Activation {
+    fn read(text: &str) -> Result<Self, Rejection> {
+        let token = Token::parse(text.as_bytes())?;
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Activation)?;
+        let top = Fields::of(&json, "", &[])?;
+        let nats = top.fields(
+            "nats",
+            &["subject", "kind", "type", "issuer_account", "tags", "version", "limits"],
+        )?;
+        // Version 1 has them elsewhere: the traffic under "type", the account at the top.
+        let (traffic, issuer_account) = match common.version {
+            1 => ("type", top.text("issuer_account")?),
+            _ => ("kind", nats.text("issuer_account")?),
+        };
+        Ok(Self {
+            subject: common.subject,
+            issuer_account: issuer_account.to_owned(),
+            import_subject: nats.text("subject")?.to_owned(),
+            traffic: Traffic::read(&nats, traffic)?,
+            issuer: common.issuer,
+        })
+    }
+}
+
+fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
+    if import.token.is_empty() {
+        return;
+    }
+    let name = || cut(import.subject);
+    let activation = match Activation::read(import.token) {
+        Ok(activation) => activation,
+        Err(rejection) => {
+            return issues.add("activation", || {
+                format!(
+                    "the activation token of import {:?} cannot be used: {rejection}",
+                    name()
+                )
+            });
+        }
+    };
+    if activation.issuer != import.account && activation.issuer_account != import.account {
+        issues.add("activation", || {
+            format!(
+                "the activation token of import {:?} is not from account {}",
+                name(),
+                cut(import.account)
+            )
+        });
+    }
+    if activation.subject != account {
+        issues.add("activation", || {
+            format!(
+                "the activation token of import {:?} is for account {}, not for this one",
+                name(),
+                cut(&activation.subject)
+            )
+        });
+    }
+    if activation.traffic != import.traffic || activation.traffic == Traffic::Missing {
+        issues.add("activation", || {
+            format!(
+                "the activation token of import {:?} is for the other type of import",
+                name()
+            )
+        });
+    }
+    subject::check(&activation.import_subject, "an activation token", issues);
+    if !activation.issuer_account.is_empty() && nkey::kind(&activation.issuer_account) != Some(KeyKind::Account) {
+        issues.add("activation", || {
+            format!(
+                "the activation token of import {:?} has an issuer_account that is no account key",
+                name()
+            )
+        });
+    }
+    let imported = if import.traffic == Traffic::Service && !import.to.is_empty() {
+        import.to
+    } else {
+        import.subject
+    };
+    if !subject::is_contained(imported, &activation.import_subject) {
+        issues.add("activation", || {
+            format!(
+                "the activation token allows {:?}, which does not contain the import {:?}",
+                cut(&activation.import_subject),
+                name()
+            )
+        });
+    }
+}

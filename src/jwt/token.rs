@@ -1,0 +1,159 @@
+//! Tokens as text, and the proof that one was verified.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::account::{self, AccountClaims};
+use super::claims::{Kind, Opened};
+use super::operator::{self, OperatorClaims, TrustedKeys};
+use super::rejection::Rejection;
+
+/// The longest token: nats-server's decoder takes 1 MiB (jwt `decoder.go`), and a line of a PACK answer is 57 bytes
+/// longer than its token while NATS carries 1 MiB a message.
+pub const MAX_TOKEN_BYTES: usize = 1_048_576 - 57;
+
+/// An encoded JWT of bounded size, in the one spelling under which it is stored, compared and served.
+///
+/// What is in it is not known to be true. Clones share the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Bytes);
+
+/// Never the token itself: it must not reach a log.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+impl Token {
+    /// A token from what somebody sent. A trailing newline is cut: nats-server would keep it, and take the same
+    /// token with and without it for two different ones.
+    pub fn parse(sent: &[u8]) -> Result<Self, Rejection> {
+        let end = sent
+            .iter()
+            .rposition(|byte| !matches!(byte, b'\r' | b'\n'))
+            .map_or(0, |at| at + 1);
+        let text = &sent[..end];
+        if text.is_empty() {
+            return Err(Rejection::Empty);
+        }
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(Rejection::TooLarge { bytes: text.len() });
+        }
+        if text.windows(5).any(|window| window == b"-----") {
+            return Err(Rejection::Decorated);
+        }
+        if looks_like_seed(text) {
+            return Err(Rejection::Seed);
+        }
+        let found = text.split(|byte| *byte == b'.').count();
+        if found != 3 {
+            return Err(Rejection::Chunks { found });
+        }
+        for (part, chunk) in ["header", "claims", "signature"]
+            .into_iter()
+            .zip(text.split(|byte| *byte == b'.'))
+        {
+            check_alphabet(part, chunk)?;
+        }
+        Ok(Self(Bytes::copy_from_slice(text)))
+    }
+
+    /// A token from the content of a file, which may be decorated with BEGIN and END lines (nkeys `creds_utils.go`).
+    pub fn from_file_text(text: &str) -> Result<Self, Rejection> {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let inner = match lines
+            .clone()
+            .find(|line| line.starts_with("---") && line.contains("BEGIN") && line.contains("JWT"))
+        {
+            None => text.trim(),
+            Some(begin) => {
+                lines.by_ref().find(|line| *line == begin);
+                lines.next().unwrap_or_default()
+            }
+        };
+        Self::parse(inner.as_bytes())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        // The alphabet was checked: all of it is ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The same as bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// A seed is `S`, the letter of a kind, and base32; 58 characters (nkeys `strkey.go`).
+fn looks_like_seed(text: &[u8]) -> bool {
+    text.len() < 80
+        && text.first() == Some(&b'S')
+        && matches!(text.get(1), Some(b'O' | b'A' | b'U' | b'N' | b'C' | b'X'))
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'2'..=b'7'))
+}
+
+fn check_alphabet(part: &'static str, chunk: &[u8]) -> Result<(), Rejection> {
+    let wrong = chunk
+        .iter()
+        .find(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+    let defect = match wrong {
+        None => return Ok(()),
+        Some(b'=') => "it is padded with '='; cut the padding off before signing".to_owned(),
+        Some(b'+' | b'/') => {
+            "it uses the standard alphabet ('+' and '/'); use the URL-safe one ('-' and '_')".to_owned()
+        }
+        Some(byte) => format!("it holds the byte {:?}, which does not belong there", char::from(*byte)),
+    };
+    Err(Rejection::Base64 { part, defect })
+}
+
+/// Claims that were verified, with the token they came from. Its existence is the proof.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified<C> {
+    token: Token,
+    claims: C,
+}
+
+impl<C> Verified<C> {
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// What it says.
+    pub fn claims(&self) -> &C {
+        &self.claims
+    }
+}
+
+impl Verified<AccountClaims> {
+    /// Verifies an account's token as nats-server does for `trusted` operators: signature, issuer, subject, times
+    /// and the blocking rules. `now` in Unix seconds.
+    pub fn verify(token: Token, trusted: &TrustedKeys, now: i64) -> Result<Self, Rejection> {
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Account)?;
+        let operator = trusted.operator_of(&common)?;
+        common.check_times(now)?;
+        let claims = account::read(&json, &common, operator)?;
+        Ok(Self { token, claims })
+    }
+}
+
+impl Verified<OperatorClaims> {
+    /// Verifies an operator's token: signed by its own identity key. Its expiry is not looked at, as nats-server
+    /// does not (`server.go`).
+    pub fn verify(token: Token) -> Result<Self, Rejection> {
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Operator)?;
+        let claims = operator::read(&json, &common)?;
+        Ok(Self { token, claims })
+    }
+}

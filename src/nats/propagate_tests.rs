@@ -1,0 +1,600 @@
+//! A small world around [`Propagation`]: a log of changes, servers that hold tokens, and a network that loses things.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::pending::{Lane, Step, Summary};
+use super::propagate::Propagation;
+use super::subjects::Verdict;
+use crate::jwt::AccountKey;
+
+const UPDATED: Verdict = Verdict::Updated;
+const SKIPPED: Verdict = Verdict::Skipped;
+
+fn refused() -> Verdict {
+    Verdict::Refused("no".to_owned())
+}
+
+fn account(n: u8) -> AccountKey {
+    AccountKey::from_bytes([n; 32])
+}
+
+struct World {
+    now: u64,
+    revision: u64,
+    rows: BTreeMap<AccountKey, u64>,
+    agreed: u64,
+    propagation: Propagation,
+    connected: bool,
+    /// Published, and on its way to the servers.
+    messages: VecDeque<(AccountKey, u64)>,
+    replies: VecDeque<(AccountKey, u64, Verdict)>,
+    held: BTreeMap<AccountKey, u64>,
+    /// The newest revision of which an answer came back to us.
+    answered: BTreeMap<AccountKey, u64>,
+    marks: VecDeque<u64>,
+    verdict: Verdict,
+    told: Vec<Summary>,
+    sends: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: 0,
+            revision: 0,
+            rows: BTreeMap::new(),
+            agreed: 0,
+            propagation: Propagation::new(0),
+            connected: false,
+            messages: VecDeque::new(),
+            replies: VecDeque::new(),
+            held: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            marks: VecDeque::new(),
+            verdict: UPDATED,
+            told: Vec::new(),
+            sends: 0,
+        }
+    }
+
+    /// A world that is connected, with account 1 told and done with.
+    fn quiet() -> Self {
+        let mut world = Self::new();
+        world.change(&[1]);
+        world.connect();
+        world.settle();
+        world.sends = 0;
+        world.told.clear();
+        world
+    }
+
+    fn change(&mut self, accounts: &[u8]) -> u64 {
+        self.revision += 1;
+        for n in accounts {
+            self.rows.insert(account(*n), self.revision);
+        }
+        self.propagation.newest(self.revision);
+        self.pump();
+        self.revision
+    }
+
+    fn connect(&mut self) {
+        if !self.connected {
+            self.connected = true;
+            self.propagation.newest(self.revision);
+            self.propagation.connected(self.now);
+            self.pump();
+        }
+    }
+
+    /// What is on its way is lost with the connection.
+    fn disconnect(&mut self) {
+        if self.connected {
+            self.connected = false;
+            self.messages.clear();
+            self.replies.clear();
+            self.propagation.disconnected(self.now);
+            self.pump();
+        }
+    }
+
+    /// The process ends, and begins with what was agreed.
+    fn restart(&mut self) {
+        self.disconnect();
+        self.marks.clear();
+        self.propagation = Propagation::new(self.agreed);
+        self.propagation.newest(self.revision);
+    }
+
+    fn deliver(&mut self) {
+        if let Some((account, revision)) = self.messages.pop_front() {
+            let held = self.held.insert(account, revision).unwrap_or(0);
+            assert!(
+                held <= revision,
+                "revision {held} of {account} was followed by {revision}"
+            );
+            self.replies.push_back((account, revision, self.verdict.clone()));
+        }
+    }
+
+    fn reply(&mut self) {
+        if let Some((account, revision, verdict)) = self.replies.pop_front() {
+            let answered = self.answered.entry(account).or_default();
+            *answered = revision.max(*answered);
+            self.propagation.answered(account, revision, 1, &verdict, self.now);
+            self.pump();
+        }
+    }
+
+    fn answer_all(&mut self) {
+        while !self.messages.is_empty() || !self.replies.is_empty() {
+            self.deliver();
+            self.reply();
+        }
+    }
+
+    fn mark(&mut self, agreed: bool) {
+        if let Some(position) = self.marks.pop_front() {
+            if agreed {
+                self.agreed = self.agreed.max(position);
+                // Agreeing is an entry of the log like any other.
+                self.revision += 1;
+                self.propagation.newest(self.revision);
+            }
+            self.propagation.marked(position, agreed, self.now);
+            self.pump();
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.pump();
+    }
+
+    fn changes(&self, after: u64, limit: usize) -> (Vec<(AccountKey, u64)>, u64) {
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|(a, r)| (*a, *r))
+            .filter(|(_, r)| *r > after)
+            .collect();
+        rows.sort_by_key(|(account, revision)| (*revision, *account));
+        let Some((_, cut)) = rows.get(limit).copied() else {
+            return (rows, self.revision);
+        };
+        let whole: Vec<_> = rows.iter().copied().filter(|(_, revision)| *revision < cut).collect();
+        // Of a revision with more accounts than the limit, all are given: half a revision has no position.
+        if whole.is_empty() {
+            return (rows.into_iter().filter(|(_, revision)| *revision == cut).collect(), cut);
+        }
+        (whole, cut - 1)
+    }
+
+    fn pump(&mut self) {
+        for _ in 0..10_000 {
+            match self.propagation.next(self.now) {
+                Step::Read { lane, after, limit } => {
+                    let (rows, position) = self.changes(after, limit);
+                    self.propagation.listed(lane, &rows, position, self.now);
+                }
+                Step::Send(account) => {
+                    assert!(self.connected, "sent without a connection");
+                    let revision = self.rows[&account];
+                    self.sends += 1;
+                    self.messages.push_back((account, revision));
+                    self.propagation.sent(account, revision, self.now);
+                }
+                Step::Told(summary) => self.told.push(summary),
+                Step::Mark(position) => self.marks.push_back(position),
+                Step::Wait(until) => {
+                    assert!(until.is_none_or(|until| until > self.now), "waits for the past");
+                    return self.check();
+                }
+            }
+        }
+        panic!("never comes to rest");
+    }
+
+    fn check(&self) {
+        let told = self.propagation.told();
+        assert!(self.agreed <= told, "agreed {} before told {told}", self.agreed);
+        for (account, revision) in &self.rows {
+            let answered = self.answered.get(account).copied().unwrap_or(0);
+            assert!(
+                *revision > told || answered >= *revision,
+                "position {told} passed revision {revision} of {account}, answered {answered}"
+            );
+        }
+    }
+
+    /// Everything works for as long as anything may take.
+    fn settle(&mut self) {
+        self.verdict = UPDATED;
+        self.connect();
+        for _ in 0..200 {
+            self.answer_all();
+            self.mark(true);
+            self.pass(1_000);
+        }
+        self.answer_all();
+        assert_eq!(self.propagation.told(), self.revision, "the position reaches the end");
+        assert_eq!(self.held, self.rows, "every account is told of what is current");
+        let last = self.rows.values().copied().max().unwrap_or(0);
+        assert!(self.agreed >= last, "agreed {}, last change {last}", self.agreed);
+        assert!(self.propagation.is_drained());
+        let (sends, agreed) = (self.sends, self.agreed);
+        self.pass(3_600_000);
+        self.mark(true);
+        assert_eq!(
+            (self.sends, self.agreed),
+            (sends, agreed),
+            "an hour without changes is silent"
+        );
+    }
+}
+
+#[test]
+fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {
+    let mut world = World::quiet();
+    let revision = world.change(&[1]);
+    assert_eq!(world.messages, [(account(1), revision)]);
+    assert!(world.propagation.told() < revision, "nobody has answered yet");
+    world.answer_all();
+    assert!(world.propagation.told() >= revision);
+    world.settle();
+    assert_eq!(world.sends, 1);
+}
+
+#[test]
+fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_server_took_the_token() {
+    type Fault = fn(&mut World);
+    let faults: [(&str, Fault); 11] = [
+        ("the message is lost", |w| {
+            w.messages.pop_front();
+        }),
+        ("the reply is lost", |w| {
+            w.deliver();
+            w.replies.pop_front();
+        }),
+        ("the connection breaks before the message", World::disconnect),
+        ("the connection breaks after the message", |w| {
+            w.deliver();
+            w.disconnect();
+        }),
+        ("the process ends before the message", World::restart),
+        ("the process ends after the message", |w| {
+            w.deliver();
+            w.restart();
+        }),
+        ("the process ends after the reply, before it was agreed", |w| {
+            w.deliver();
+            w.reply();
+            w.restart();
+        }),
+        ("a newer one comes before the message", |w| {
+            w.change(&[1]);
+        }),
+        ("a newer one comes before the reply", |w| {
+            w.deliver();
+            w.change(&[1]);
+            w.reply();
+        }),
+        ("agreeing fails", |w| {
+            w.answer_all();
+            w.pass(5_000);
+            w.mark(false);
+        }),
+        ("agreeing succeeds and nobody hears of it", |w| {
+            w.answer_all();
+            w.pass(5_000);
+            w.agreed = w.marks.front().copied().unwrap_or(w.agreed);
+            w.restart();
+        }),
+    ];
+    for (name, fault) in faults {
+        for verdict in [UPDATED, SKIPPED, refused()] {
+            println!("{name}, answered {verdict:?}");
+            let mut world = World::quiet();
+            world.verdict = verdict;
+            world.change(&[1]);
+            fault(&mut world);
+            world.check();
+            world.settle();
+        }
+    }
+}
+
+#[test]
+fn silence_is_answered_with_growing_pauses_and_the_first_answer_ends_them_all() {
+    let mut world = World::quiet();
+    world.change(&[1, 2]);
+    let mut sent_at = Vec::new();
+    for _ in 0..1_200 {
+        if !world.messages.is_empty() {
+            assert_eq!(world.messages.len(), 2);
+            sent_at.push(world.now);
+            world.messages.clear();
+        }
+        world.pass(100);
+    }
+    let pauses: Vec<_> = sent_at.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000).collect();
+    assert_eq!(pauses, [2, 4, 8, 16, 30, 30]);
+    world.pass(30_000);
+    let (first, second) = (world.messages.pop_front(), world.messages.pop_front());
+    world.messages.extend(first);
+    world.answer_all();
+    assert_eq!(
+        world.messages.len() + world.held.len(),
+        2,
+        "{second:?} is sent again without waiting for its pause"
+    );
+    world.settle();
+}
+
+#[test]
+fn skipped_is_repeated_twice_three_seconds_apart_and_agreed_only_then() {
+    let mut world = World::quiet();
+    world.verdict = SKIPPED;
+    let revision = world.change(&[1]);
+    world.answer_all();
+    assert!(world.propagation.told() >= revision, "an answer is an answer");
+    for repetition in 2..=3 {
+        world.pass(2_999);
+        assert_eq!(world.sends, repetition - 1);
+        assert!(world.agreed < revision && world.marks.iter().all(|mark| *mark < revision));
+        world.pass(1);
+        assert_eq!(world.sends, repetition);
+        world.answer_all();
+    }
+    world.pass(3_000);
+    world.mark(true);
+    world.pass(60_000);
+    assert_eq!(world.sends, 3, "twice at most");
+    assert!(world.agreed >= revision);
+    assert_eq!(
+        world.told.iter().map(|s| (s.skipped, s.again)).collect::<Vec<_>>(),
+        [(1, true), (1, true), (1, false)]
+    );
+}
+
+#[test]
+fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
+    let mut world = World::quiet();
+    world.verdict = refused();
+    let revision = world.change(&[1]);
+    world.answer_all();
+    assert!(
+        world.propagation.told() >= revision,
+        "one account that nobody wants must not hold up all others"
+    );
+    for _ in 0..600 {
+        world.pass(100);
+        world.answer_all();
+        world.mark(true);
+    }
+    assert_eq!(world.sends, 4);
+    assert!(world.agreed >= revision);
+}
+
+#[test]
+fn one_answer_of_several_is_enough_and_all_are_counted() {
+    let mut world = World::quiet();
+    let revision = world.change(&[1]);
+    for (server, verdict) in [(1, UPDATED), (2, SKIPPED), (3, refused()), (2, UPDATED)] {
+        world
+            .propagation
+            .answered(account(1), revision, server, &verdict, world.now);
+    }
+    world.answered.insert(account(1), revision);
+    world.pass(3_000);
+    let summary = world.told.first().expect("it was answered");
+    assert_eq!((summary.updated, summary.skipped, summary.refused), (2, 0, 1));
+    assert!(summary.again && !summary.routine);
+    world.settle();
+}
+
+#[test]
+fn an_answer_to_an_older_token_does_not_count_for_the_newer_one() {
+    let mut world = World::quiet();
+    let older = world.change(&[1]);
+    world.deliver();
+    let newer = world.change(&[1]);
+    assert_eq!(
+        world.messages,
+        [(account(1), newer)],
+        "it does not wait for the older one's answer"
+    );
+    world.reply();
+    assert!((older..newer).contains(&world.propagation.told()));
+    world.settle();
+}
+
+#[test]
+fn after_a_reconnection_what_was_sent_in_the_last_two_minutes_is_sent_again() {
+    let mut world = World::new();
+    world.connect();
+    world.change(&[1]);
+    world.settle();
+    world.change(&[2]);
+    world.answer_all();
+    for _ in 0..119 {
+        world.pass(1_000);
+        world.mark(true);
+    }
+    world.change(&[3]);
+    world.answer_all();
+    world.sends = 0;
+    world.disconnect();
+    world.change(&[4]);
+    world.pass(600_000);
+    assert_eq!(world.sends, 0);
+    world.connect();
+    let sent: Vec<_> = world.messages.iter().map(|(account, _)| *account).collect();
+    assert_eq!(world.sends, 3, "{sent:?}");
+    assert!(!sent.contains(&account(1)), "it was told an hour ago");
+    world.settle();
+}
+
+#[test]
+fn a_first_start_is_paced_and_a_fresh_change_overtakes_it() {
+    let mut world = World::new();
+    for n in 0..=250 {
+        world.change(&[n]);
+    }
+    world.connect();
+    let first = world.messages.len();
+    assert!((1..=128).contains(&first), "{first} at once");
+    world.change(&[251]);
+    assert_eq!(
+        world.messages.back(),
+        Some(&(account(251), 252)),
+        "sent before the rest"
+    );
+    assert_eq!(world.propagation.told(), 0);
+    world.settle();
+}
+
+#[test]
+fn an_account_that_was_asked_for_is_sent_though_nothing_changed() {
+    let mut world = World::quiet();
+    let revision = world.rows[&account(1)];
+    assert!(world.propagation.ask(account(1), revision, world.now));
+    world.pump();
+    assert_eq!(world.messages, [(account(1), revision)]);
+    assert!(world.propagation.ask(account(1), revision, world.now));
+    world.pump();
+    assert_eq!(world.sends, 1, "it is under way");
+    world.settle();
+}
+
+#[test]
+fn what_is_asked_for_is_bounded() {
+    let mut world = World::quiet();
+    let taken = (0..40_000_u32).filter(|n| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        world.propagation.ask(AccountKey::from_bytes(bytes), 1, 0)
+    });
+    assert_eq!(taken.count(), 16_384 + 2_048);
+}
+
+#[test]
+fn one_that_cannot_be_sent_does_not_hold_up_the_others() {
+    let mut world = World::quiet();
+    let revision = world.change(&[1]);
+    world.messages.clear();
+    world.propagation.too_large(account(1));
+    world.answered.insert(account(1), revision);
+    world.held.insert(account(1), revision);
+    world.settle();
+}
+
+#[test]
+fn draining_takes_nothing_new_and_waits_for_what_is_in_flight() {
+    let mut world = World::quiet();
+    world.change(&[1]);
+    world.propagation.drain();
+    world.change(&[2]);
+    assert_eq!(world.sends, 1);
+    assert!(!world.propagation.is_drained());
+    world.answer_all();
+    assert!(world.propagation.is_drained());
+}
+
+#[test]
+fn nothing_to_read_is_not_asked_for_again_and_again() {
+    let mut propagation = Propagation::new(0);
+    propagation.connected(0);
+    propagation.newest(7);
+    assert!(matches!(
+        propagation.next(0),
+        Step::Read {
+            lane: Lane::Fresh,
+            after: 0,
+            ..
+        }
+    ));
+    propagation.listed(Lane::Fresh, &[], 0, 0);
+    let Step::Wait(Some(until)) = propagation.next(0) else {
+        panic!("it waits")
+    };
+    assert!(matches!(propagation.next(until), Step::Read { .. }));
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Change(Vec<u8>),
+    Deliver,
+    LoseMessage,
+    Reply,
+    LoseReply,
+    Answer(usize),
+    Pass(u64),
+    Connect,
+    Disconnect,
+    Restart,
+    Mark(bool),
+    Ask(u8),
+    Verdict(Verdict),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => proptest::collection::vec(0u8..6, 1..3).prop_map(Event::Change),
+        1 => proptest::collection::vec(0u8..200, 100..200).prop_map(Event::Change),
+        4 => Just(Event::Deliver),
+        1 => Just(Event::LoseMessage),
+        4 => Just(Event::Reply),
+        1 => Just(Event::LoseReply),
+        2 => (1usize..300).prop_map(Event::Answer),
+        3 => (1u64..4_000).prop_map(Event::Pass),
+        1 => (1u64..200_000).prop_map(Event::Pass),
+        3 => Just(Event::Connect),
+        1 => Just(Event::Disconnect),
+        1 => Just(Event::Restart),
+        3 => any::<bool>().prop_map(Event::Mark),
+        1 => (0u8..6).prop_map(Event::Ask),
+        1 => prop_oneof![Just(UPDATED), Just(SKIPPED), Just(refused())].prop_map(Event::Verdict),
+    ];
+    proptest::collection::vec(event, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_forgotten_and_no_unanswered_change_is_passed(events in events()) {
+        let mut world = World::new();
+        for event in events {
+            match event {
+                Event::Change(accounts) => {
+                    world.change(&accounts);
+                }
+                Event::Deliver => world.deliver(),
+                Event::LoseMessage => drop(world.messages.pop_front()),
+                Event::Reply => world.reply(),
+                Event::LoseReply => drop(world.replies.pop_front()),
+                Event::Answer(times) => (0..times).for_each(|_| {
+                    world.deliver();
+                    world.reply();
+                }),
+                Event::Pass(ms) => world.pass(ms),
+                Event::Connect => world.connect(),
+                Event::Disconnect => world.disconnect(),
+                Event::Restart => world.restart(),
+                Event::Mark(agreed) => world.mark(agreed),
+                Event::Ask(n) => {
+                    if let Some(revision) = world.rows.get(&account(n)).copied() {
+                        world.propagation.ask(account(n), revision, world.now);
+                        world.pump();
+                    }
+                }
+                Event::Verdict(verdict) => world.verdict = verdict,
+            }
+            world.check();
+        }
+        world.settle();
+    }
+}
