@@ -63,7 +63,7 @@ pub struct NatsCluster {
     pub servers: Vec<String>,
     /// The creds file of a system-account user.
     pub creds: PathBuf,
-    /// PEM: authorities its servers' certificates are verified with, beside the system's.
+    /// PEM: authorities its servers' certificates are verified with, instead of the system's.
     pub ca: Option<PathBuf>,
 }
 
