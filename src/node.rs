@@ -13,12 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::config::PublicTls;
 use crate::fault::FaultHandle;
 use crate::folder::Folder;
-use crate::http::About;
 use crate::http::Admin;
-use crate::http::Limits;
 use crate::http::Public;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
@@ -39,7 +36,6 @@ use crate::state::Options as StateOptions;
 use crate::state::Outcome;
 use crate::state::State;
 use crate::tls::ReloadableTls;
-use crate::tls::TlsFiles;
 
 /// How long the end of agreement and the last flush may take once nobody is served any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -53,7 +49,6 @@ pub struct Node {
     resolver: Resolver,
     raft: Raft,
     tls: Option<ReloadableTls>,
-    clock: Clock,
     fault: FaultHandle,
     /// Ends what serves and what propagates.
     stop_serving: CancellationToken,
@@ -70,38 +65,16 @@ impl Node {
     /// read.
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
         let operators = read_operators(&config.operators)?;
-        let tls = config
-            .tls
-            .as_ref()
-            .map(tls_files)
-            .map(|files| ReloadableTls::load(files, clock.now()))
-            .transpose()?;
-        let public = Public::bind(config.public, tls.clone(), Limits::default())?;
+        let tls = config.tls.as_ref().map(ReloadableTls::load).transpose()?;
+        let public = Public::bind(config.public, tls.clone()).await?;
         let mut folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         let fault = FaultHandle::default();
-        let stores = Stores::open(&folder, &fault)?;
+        let mut stores = Stores::open(&folder, &fault)?;
         let agreeing = TaskTracker::new();
         let stop_agreeing = CancellationToken::new();
-        let settings = Settings {
-            cluster: config.cluster.clone(),
-            node_id: folder.identity().node_id,
-            member: Member {
-                name: config.node.clone(),
-                peer: String::new(),
-                store: folder.identity().store.clone(),
-            },
-            timing: config.timing,
-        };
         let state = stores.state.clone();
-        let parts = Parts {
-            log: stores.log,
-            state: stores.state,
-            network: NoPeers,
-            flushed: stores.flushed,
-            revision: stores.revision,
-            fault: fault.clone(),
-        };
-        let raft = Raft::start(settings, parts, &agreeing, stop_agreeing.clone()).await?;
+        let threads = std::mem::take(&mut stores.threads);
+        let raft = agree(&config, &folder, stores, &fault, &agreeing, &stop_agreeing).await?;
         folder.set_formed()?;
         let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
         trust_first(&resolver, &operators).await?;
@@ -109,17 +82,19 @@ impl Node {
         let serving = TaskTracker::new();
         let stop_serving = CancellationToken::new();
         let public_url = public.url();
-        let admin_path = folder.admin_socket();
-        let admin = Admin::bind(&admin_path, Limits::default())?;
-        let about = About {
-            cluster: config.cluster.clone(),
-            node: config.node.clone(),
-            public: public_url.clone(),
-        };
-        serving.spawn(admin.serve(resolver.clone(), about, serving.clone(), stop_serving.clone()));
-        serving.spawn(public.serve(resolver.clone(), clock.clone(), serving.clone(), stop_serving.clone()));
+        let admin = Admin::bind(&folder.admin_socket())?;
+        let admin_path = admin.path().to_owned();
+        admin.serve(
+            config.cluster.clone(),
+            config.node.clone(),
+            public_url.clone(),
+            resolver.clone(),
+            &serving,
+            stop_serving.clone(),
+        );
+        public.serve(resolver.clone(), clock, &serving, stop_serving.clone());
         if let Some(tls) = &tls {
-            serving.spawn(tls.clone().follow(clock.clone(), stop_serving.clone()));
+            serving.spawn(tls.clone().watch(stop_serving.clone()));
         }
         NatsClusters::start(
             &config.node,
@@ -135,13 +110,12 @@ impl Node {
             resolver,
             raft,
             tls,
-            clock,
             fault,
             stop_serving,
             serving,
             stop_agreeing,
             agreeing,
-            threads: stores.threads,
+            threads,
             _folder: folder,
         })
     }
@@ -168,10 +142,8 @@ impl Node {
 
     /// Reads the certificates again.
     pub fn reload(&self) {
-        if let Some(tls) = &self.tls
-            && let Err(error) = tls.reload(self.clock.now())
-        {
-            tracing::error!(%error, "the certificates were not read again; the present ones stay");
+        if let Some(tls) = &self.tls {
+            tls.reload();
         }
     }
 
@@ -208,9 +180,41 @@ impl Node {
     }
 }
 
+/// Starts agreement over the stores; returns when everything ever acknowledged here can be read.
+async fn agree(
+    config: &Config,
+    folder: &Folder,
+    stores: Stores,
+    fault: &FaultHandle,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Raft> {
+    let settings = Settings {
+        cluster: config.cluster.clone(),
+        node_id: folder.identity().node_id,
+        member: Member {
+            name: config.node.clone(),
+            peer: String::new(),
+            store: folder.identity().store.clone(),
+        },
+        timing: config.timing,
+    };
+    let parts = Parts {
+        log: stores.log,
+        checkpoint: stores.checkpoint,
+        state: stores.state,
+        network: NoPeers,
+        flushed: stores.flushed,
+        revision: stores.revision,
+        fault: fault.clone(),
+    };
+    Ok(Raft::start(settings, parts, tracker, stop.clone()).await?)
+}
+
 /// The two stores of a node, with the threads that write them.
 struct Stores {
     log: LogStore,
+    checkpoint: Arc<AtomicU64>,
     state: State,
     flushed: watch::Receiver<u64>,
     revision: watch::Sender<u64>,
@@ -232,7 +236,7 @@ impl Stores {
         let (log, writer) = LogStore::open(Arc::new(disk), &options, checkpoint.clone(), on_fault)?;
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
         let (flushing, flushed) = watch::channel(state.flushed().unwrap_or(0));
-        let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint, fault.clone());
+        let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint.clone(), fault.clone());
         let threads = vec![
             std::thread::Builder::new()
                 .name("log-writer".to_owned())
@@ -244,20 +248,12 @@ impl Stores {
         ];
         Ok(Self {
             log,
+            checkpoint,
             state,
             flushed,
             revision,
             threads,
         })
-    }
-}
-
-fn tls_files(tls: &PublicTls) -> TlsFiles {
-    TlsFiles {
-        cert: tls.cert.clone(),
-        key: tls.key.clone(),
-        client_ca: tls.client_ca.clone(),
-        client_required: tls.client_required,
     }
 }
 

@@ -121,20 +121,6 @@ pub enum SubmitError {
     Fault(#[source] Fault),
 }
 
-/// Why a scan did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Not now.
-    #[error("{reason}; try again")]
-    Unavailable {
-        /// What is missing.
-        reason: String,
-    },
-    /// This node is ending.
-    #[error("this node cannot go on")]
-    Fault(#[source] Fault),
-}
-
 fn time(seconds: i64) -> String {
     match jiff::Timestamp::from_second(seconds) {
         Ok(at) => format!("{at} ({seconds})"),
@@ -325,16 +311,16 @@ impl Resolver {
     }
 
     /// One page of accounts with their current tokens, in the order of their keys' bytes, after `after`.
-    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, ReadError> {
+    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, SubmitError> {
         self.scan(move |state| state.accounts(after, limit)).await
     }
 
     /// What changed after the revision `after`, as current rows in the order of their revisions.
-    pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
+    pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, SubmitError> {
         // The newest changes are still in the memtable: they are told at once, without waiting for the disk.
         if let Some(recent) = self
             .noted(self.0.state.recent_changes(after, limit))
-            .map_err(ReadError::Fault)?
+            .map_err(SubmitError::Fault)?
         {
             return Ok(recent);
         }
@@ -345,7 +331,7 @@ impl Resolver {
     async fn scan<T: Send + 'static>(
         &self,
         read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, ReadError> {
+    ) -> Result<T, SubmitError> {
         let state = self.0.state.clone();
         let scanned = tokio::task::spawn_blocking(move || {
             let applied = state.applied().map(|mark| mark.index);
@@ -355,8 +341,8 @@ impl Resolver {
             read(&state)
         });
         match scanned.await {
-            Ok(result) => self.noted(result).map_err(ReadError::Fault),
-            Err(_shutting_down) => Err(ReadError::Unavailable {
+            Ok(result) => self.noted(result).map_err(SubmitError::Fault),
+            Err(_shutting_down) => Err(SubmitError::Unavailable {
                 reason: "this node is shutting down".to_owned(),
             }),
         }

@@ -19,7 +19,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, UnixSeconds};
+use crate::config::PublicTls;
 
 /// How often the files are looked at: soon enough that nobody waits for a new certificate, and three `stat` calls
 /// are nothing.
@@ -27,19 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The largest certificate or key file read: a chain is a few KiB, a bundle of every public authority 250 KiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Where a port's certificate lies and whose clients it knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The certificate chain in PEM, the port's own certificate first.
-    pub cert: PathBuf,
-    /// Its private key in PEM.
-    pub key: PathBuf,
-    /// The authorities in PEM that sign client certificates; none: clients are not asked for one.
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is turned away. Means nothing without `client_ca`.
-    pub client_required: bool,
-}
 
 /// Why a port's TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +78,7 @@ pub enum TlsError {
 
 /// What became of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reload {
+enum Reload {
     /// New connections use what the files hold now.
     Loaded,
     /// The files are as they were.
@@ -103,7 +90,7 @@ pub enum Reload {
 pub struct ReloadableTls(Arc<Shared>);
 
 struct Shared {
-    files: TlsFiles,
+    files: PublicTls,
     current: ArcSwap<Loaded>,
     // The state of the files that was last tried, whether it could be used or not: a defect is logged once.
     tried: Mutex<Stamp>,
@@ -111,19 +98,20 @@ struct Shared {
 
 struct Loaded {
     config: Arc<ServerConfig>,
-    not_after: UnixSeconds,
+    not_after: i64,
 }
 
 /// What shows that a file was written or replaced; symlinks are followed, so a Kubernetes swap shows too.
 type Stamp = Vec<Option<(u64, u64, i64, i64, u64)>>;
 
 impl ReloadableTls {
-    /// Reads the files and checks that they work together; `now` is for the warning about an expired certificate.
-    pub fn load(files: TlsFiles, now: UnixSeconds) -> Result<Self, TlsError> {
-        let stamp = stamp(&files);
-        let loaded = read(&files, now)?;
+    /// Reads the files and checks that they work together. An expired certificate is served: it may be that only
+    /// this machine's clock is wrong.
+    pub fn load(files: &PublicTls) -> Result<Self, TlsError> {
+        let stamp = stamp(files);
+        let loaded = read(files)?;
         Ok(Self(Arc::new(Shared {
-            files,
+            files: files.clone(),
             current: ArcSwap::from_pointee(loaded),
             tried: Mutex::new(stamp),
         })))
@@ -135,39 +123,44 @@ impl ReloadableTls {
     }
 
     /// When the certificate in use ends, in Unix seconds.
-    pub fn not_after(&self) -> UnixSeconds {
+    pub fn not_after(&self) -> i64 {
         self.0.current.load().not_after
     }
 
-    /// Reads the files again, whether or not they look changed (SIGHUP). On an error the old configuration stays.
-    pub fn reload(&self, now: UnixSeconds) -> Result<(), TlsError> {
+    /// Reads the files again, whether or not they look changed (SIGHUP). A defect is logged, and the old
+    /// configuration stays.
+    pub fn reload(&self) {
+        log(self.try_reload());
+    }
+
+    /// Follows the files until `stop`; a task of its own.
+    pub async fn watch(self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            let this = self.clone();
+            // Off the async workers: a file on a network mount may take its time.
+            if let Ok(outcome) = tokio::task::spawn_blocking(move || this.reload_if_changed()).await {
+                log(outcome);
+            }
+        }
+    }
+
+    fn try_reload(&self) -> Result<Reload, TlsError> {
+        // Looked at before they are read: what is written meanwhile is the next change.
         *self.tried() = stamp(&self.0.files);
-        self.0.current.store(Arc::new(read(&self.0.files, now)?));
+        self.0.current.store(Arc::new(read(&self.0.files)?));
         tracing::info!(cert = %self.0.files.cert.display(), not_after = self.not_after(), "certificate loaded");
-        Ok(())
+        Ok(Reload::Loaded)
     }
 
     /// Reads the files again if they are not as they were at the last try.
     ///
     /// Certificate and key are two files: seen between the two writes they do not match, the old pair stays, and the
     /// second write is the next change.
-    pub fn reload_if_changed(&self, now: UnixSeconds) -> Result<Reload, TlsError> {
+    fn reload_if_changed(&self) -> Result<Reload, TlsError> {
         if *self.tried() == stamp(&self.0.files) {
             return Ok(Reload::Unchanged);
         }
-        self.reload(now).map(|()| Reload::Loaded)
-    }
-
-    /// Follows the files until `stop`; a task of its own.
-    pub async fn follow(self, clock: Clock, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            let (this, now) = (self.clone(), clock.now());
-            // Off the async workers: a file on a network mount may take its time.
-            let outcome = tokio::task::spawn_blocking(move || this.reload_if_changed(now)).await;
-            if let Ok(Err(error)) = outcome {
-                tracing::warn!("{error}; the certificate loaded before stays in use");
-            }
-        }
+        self.try_reload()
     }
 
     fn tried(&self) -> MutexGuard<'_, Stamp> {
@@ -188,7 +181,13 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn stamp(files: &TlsFiles) -> Stamp {
+fn log(outcome: Result<Reload, TlsError>) {
+    if let Err(error) = outcome {
+        tracing::warn!("{error}; the certificate loaded before stays in use");
+    }
+}
+
+fn stamp(files: &PublicTls) -> Stamp {
     let paths = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
     let look = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
@@ -197,15 +196,11 @@ fn stamp(files: &TlsFiles) -> Stamp {
     paths.into_iter().flatten().map(look).collect()
 }
 
-fn read(files: &TlsFiles, now: UnixSeconds) -> Result<Loaded, TlsError> {
+fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
     let chain = certificates("certificate", &files.cert)?;
     let key = private_key(&files.key)?;
     let not_after =
         not_after(&chain[0]).ok_or_else(|| damaged("certificate", &files.cert, &"it has no readable end"))?;
-    if not_after < now {
-        let cert = files.cert.display();
-        tracing::warn!(%cert, not_after, now, "the certificate has expired; clients that verify it will refuse this port");
-    }
     let verifier = match &files.client_ca {
         Some(path) => client_verifier(path, files.client_required)?,
         None => WebPkiClientVerifier::no_client_auth(),
@@ -304,7 +299,7 @@ fn damaged(what: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> T
 
 /// The end of a certificate's validity (RFC 5280, 4.1): the sixth part of its first part, where the optional version
 /// counts as one.
-fn not_after(certificate: &[u8]) -> Option<UnixSeconds> {
+fn not_after(certificate: &[u8]) -> Option<i64> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
     let (_, certificate, _) = element(certificate)?;
@@ -341,7 +336,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 /// UTCTime `YYMMDDHHMMSSZ` (50 and later are 19xx) or GeneralizedTime `YYYYMMDDHHMMSSZ`.
-fn time(tag: u8, text: &str) -> Option<UnixSeconds> {
+fn time(tag: u8, text: &str) -> Option<i64> {
     const UTC_TIME: u8 = 0x17;
     const GENERALIZED_TIME: u8 = 0x18;
     let digits = text
@@ -363,9 +358,6 @@ fn time(tag: u8, text: &str) -> Option<UnixSeconds> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// 2030-01-01T00:00:00Z, between the dates of the certificates below.
-    const NOW: UnixSeconds = 1_893_456_000;
 
     struct Pair {
         cert: String,
@@ -400,8 +392,8 @@ mod tests {
             fs::rename(aside, self.0.path().join(name)).expect("renamed");
         }
 
-        fn files(&self) -> TlsFiles {
-            TlsFiles {
+        fn files(&self) -> PublicTls {
+            PublicTls {
                 cert: self.0.path().join("cert.pem"),
                 key: self.0.path().join("key.pem"),
                 client_ca: None,
@@ -419,7 +411,7 @@ mod tests {
             (2999, 32_472_144_000),
         ] {
             let folder = Folder::with(&pair(year));
-            let tls = ReloadableTls::load(folder.files(), NOW).expect("loads");
+            let tls = ReloadableTls::load(&folder.files()).expect("loads");
             assert_eq!(tls.not_after(), seconds, "{year}");
         }
     }
@@ -442,7 +434,7 @@ mod tests {
         let defect = |cert: &str, key: &str| {
             folder.write("cert.pem", cert);
             folder.write("key.pem", key);
-            ReloadableTls::load(folder.files(), NOW)
+            ReloadableTls::load(&folder.files())
                 .expect_err("cannot be used")
                 .to_string()
         };
@@ -459,11 +451,11 @@ mod tests {
         for (sentence, part) in cases {
             assert!(sentence.contains(part), "{sentence:?} does not say {part:?}");
         }
-        let missing = TlsFiles {
+        let missing = PublicTls {
             cert: "/nowhere/cert.pem".into(),
             ..folder.files()
         };
-        let sentence = ReloadableTls::load(missing, NOW).expect_err("not there").to_string();
+        let sentence = ReloadableTls::load(&missing).expect_err("not there").to_string();
         assert!(
             sentence.starts_with("cannot read the certificate /nowhere/cert.pem: No such file"),
             "{sentence}"
@@ -474,15 +466,15 @@ mod tests {
     fn half_a_new_pair_keeps_the_old_one_and_is_tried_once() {
         let (old, new) = (pair(2031), pair(2032));
         let folder = Folder::with(&old);
-        let tls = ReloadableTls::load(folder.files(), NOW).expect("loads");
+        let tls = ReloadableTls::load(&folder.files()).expect("loads");
         let before = tls.not_after();
-        assert_eq!(tls.reload_if_changed(NOW).expect("as it was"), Reload::Unchanged);
+        assert_eq!(tls.reload_if_changed().expect("as it was"), Reload::Unchanged);
         folder.write("cert.pem", &new.cert);
-        assert!(matches!(tls.reload_if_changed(NOW), Err(TlsError::NotAPair { .. })));
-        assert_eq!(tls.reload_if_changed(NOW).expect("tried already"), Reload::Unchanged);
+        assert!(matches!(tls.reload_if_changed(), Err(TlsError::NotAPair { .. })));
+        assert_eq!(tls.reload_if_changed().expect("tried already"), Reload::Unchanged);
         assert_eq!(tls.not_after(), before);
         folder.write("key.pem", &new.key);
-        assert_eq!(tls.reload_if_changed(NOW).expect("a pair again"), Reload::Loaded);
+        assert_eq!(tls.reload_if_changed().expect("a pair again"), Reload::Loaded);
         assert!(tls.not_after() > before);
     }
 
@@ -497,15 +489,15 @@ mod tests {
             fs::write(path.join(name).join("key.pem"), &pair.key).expect("written");
         }
         std::os::unix::fs::symlink("old", path.join("data")).expect("linked");
-        let files = TlsFiles {
+        let files = PublicTls {
             cert: path.join("data/cert.pem"),
             key: path.join("data/key.pem"),
             client_ca: Some(path.join("data/cert.pem")),
             client_required: true,
         };
-        let tls = ReloadableTls::load(files, NOW).expect("loads");
+        let tls = ReloadableTls::load(&files).expect("loads");
         std::os::unix::fs::symlink("new", path.join("swap")).expect("linked");
         fs::rename(path.join("swap"), path.join("data")).expect("swapped");
-        assert_eq!(tls.reload_if_changed(NOW).expect("loads"), Reload::Loaded);
+        assert_eq!(tls.reload_if_changed().expect("loads"), Reload::Loaded);
     }
 }

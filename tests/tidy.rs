@@ -49,7 +49,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ("folder", &[]),
     ("config", &["jwt"]),
     ("api", &["jwt"]),
-    ("tls", &["config"]),
+    ("tls", &["config", "clock"]),
 ];
 
 /// Where each library is at home. Elsewhere its name may not appear.

@@ -69,7 +69,7 @@ pub(super) struct Pull {
     /// Every account
     #[arg(short = 'A', long, conflicts_with = "accounts")]
     all: bool,
-    /// Write each token to DIR/<ACCOUNT>.jwt instead of stdout
+    /// Write each token to DIR/ACCOUNT.jwt instead of stdout
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]

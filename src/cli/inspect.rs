@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::Value;
 
-use super::output::json;
+use super::output::{json, plain, time};
 use super::{Exit, Failure, accounts, operator};
 use crate::clock::Clock;
-use crate::jwt::{Explanation, explain};
+use crate::jwt::{Explanation, Token, explain};
 
 /// Explains a token: header, claims, who signed it, when it is valid, and each rule that it breaks.
 ///
@@ -38,6 +39,11 @@ impl Inspect {
         } else {
             Some(operator::trusted_files(&self.operator)?)
         };
+        // A creds file has a seed behind the token, which is not even looked at; what is no such file is explained as it is.
+        let decorated = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| Token::from_file_text(text).ok());
+        let bytes = decorated.map_or(bytes, |token| token.bytes().to_vec());
         let explanation = explain(&bytes, trusted.as_ref(), Clock::system().now());
         if self.json {
             json(out, &explanation)?;
@@ -55,5 +61,94 @@ impl Inspect {
 
 /// What a person reads.
 pub(super) fn print(out: &mut impl Write, explanation: &Explanation) -> std::io::Result<()> {
-    writeln!(out, "{explanation:?}")
+    let told = |text: &str, otherwise: &str| plain(if text.is_empty() { otherwise } else { text });
+    let signature = match explanation.signature_valid {
+        Some(true) => "it signed this",
+        Some(false) => "IT DID NOT SIGN THIS",
+        None => "the signature cannot be checked",
+    };
+    let operator = match &explanation.operator {
+        Some(operator) => format!("{operator} (trusted)"),
+        None => "none that is known here, so anybody may have signed this".to_owned(),
+    };
+    writeln!(out, "kind        {}", told(&explanation.kind, "unknown"))?;
+    writeln!(out, "name        {}", told(&explanation.name, "none"))?;
+    writeln!(out, "subject     {}", told(&explanation.subject, "none"))?;
+    writeln!(out, "issuer      {} ({signature})", told(&explanation.issuer, "none"))?;
+    if explanation.kind == "account" {
+        writeln!(out, "operator    {operator}")?;
+    }
+    writeln!(out, "issued      {}", told(&explanation.issued, "not said"))?;
+    writeln!(out, "valid from  {}", told(&explanation.valid_from, "at once"))?;
+    writeln!(out, "expires     {}", told(&explanation.expires, "never"))?;
+    let verdict = if explanation.valid { "valid" } else { "REFUSED" };
+    writeln!(out, "verdict     {verdict}")?;
+    for problem in &explanation.problems {
+        writeln!(out, "problem     {}: {}", problem.code, plain(&problem.detail))?;
+    }
+    block(out, "header", explanation.header.clone())?;
+    block(out, "claims", explanation.claims.clone())
+}
+
+fn block(out: &mut impl Write, name: &str, mut value: Value) -> std::io::Result<()> {
+    if value.is_null() {
+        return Ok(());
+    }
+    date(&mut value, false);
+    writeln!(out, "{name}")?;
+    let text = serde_json::to_string_pretty(&value)?;
+    for line in text.lines() {
+        writeln!(out, "  {}", plain(line))?;
+    }
+    Ok(())
+}
+
+/// Puts the date beside every number that is a time: of the token, and of each revocation.
+fn date(value: &mut Value, is_time: bool) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                // Inside revocations the names are keys or `*`, and every value is a time.
+                date(
+                    field,
+                    is_time || matches!(name.as_str(), "iat" | "exp" | "nbf" | "revocations"),
+                );
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| date(item, false)),
+        Value::Number(number) if is_time => {
+            if let Some(seconds) = number.as_i64() {
+                *value = Value::String(format!("{seconds} = {}", time(seconds)));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dated_where_they_are_times_and_nowhere_else() {
+        let mut value = serde_json::json!({
+            "iat": 1_700_000_000,
+            "nats": { "revocations": { "*": 1_700_000_000 }, "limits": { "subs": 1_700_000_000 } },
+        });
+        date(&mut value, false);
+        let dated = "1700000000 = 2023-11-14T22:13:20Z";
+        assert_eq!(value["iat"], dated);
+        assert_eq!(value["nats"]["revocations"]["*"], dated);
+        assert_eq!(value["nats"]["limits"]["subs"], 1_700_000_000);
+    }
+
+    #[test]
+    fn a_refused_token_is_said_so_with_every_reason_and_without_control_characters() {
+        let explanation = explain(b"e30.e30.\x1b[2J", None, 0);
+        let mut text = Vec::new();
+        print(&mut text, &explanation).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("verdict     REFUSED\nproblem     "), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
 }

@@ -22,7 +22,7 @@ pub(super) enum NatsCommand {
 pub(super) struct ConfigCommand {
     #[command(flatten)]
     target: Target,
-    /// Where nats-servers and nsc reach the public port, such as https://jwt.example.net:9090 [default: the
+    /// Where nats-servers and nsc reach the public port, such as `https://jwt.example.net:9090` [default: the
     /// address the node listens on]
     #[arg(long, value_name = "URL")]
     url: Option<String>,

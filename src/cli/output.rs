@@ -57,8 +57,14 @@ impl JsonArray {
     }
 
     /// Closes the array; one without items is `[]`.
+    pub(super) fn close(self, out: &mut impl Write) -> std::io::Result<()> {
+        out.write_all(if self.begun { b"]" } else { b"[]" })
+    }
+
+    /// Closes it and the line, where it is all there is.
     pub(super) fn end(self, out: &mut impl Write) -> std::io::Result<()> {
-        out.write_all(if self.begun { b"]\n" } else { b"[]\n" })
+        self.close(out)?;
+        writeln!(out)
     }
 }
 

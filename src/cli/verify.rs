@@ -82,8 +82,8 @@ impl Verify {
         }
         progress.end();
         if self.json {
-            findings.end(out)?;
-            write!(out, ",\"counts\":")?;
+            findings.close(out)?;
+            write!(out, ",\n \"counts\":")?;
             serde_json::to_writer(&mut *out, &counts).map_err(std::io::Error::from)?;
             writeln!(out, "}}")?;
         } else {
@@ -113,7 +113,7 @@ impl Counts {
         } = self;
         writeln!(
             out,
-            "verified {accounts} accounts against {operators} operators: {good} good, {expired} expired, {failed} failed"
+            "accounts verified: {accounts}, with operators: {operators}; {good} good, {expired} expired, {failed} failed"
         )
     }
 }
@@ -159,5 +159,39 @@ fn look(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
         ),
         Err(rejection) if rejection.code() == "expired" => finding("expired", rejection.code(), rejection.to_string()),
         Err(rejection) => finding("failed", rejection.code(), rejection.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jwt::AccountKey;
+
+    fn account(token: Option<&str>) -> Account {
+        Account {
+            account: AccountKey::from_bytes([7; 32]).to_string(),
+            name: "APP".to_owned(),
+            operator: "O".to_owned(),
+            issued_at: 0,
+            expires_at: 0,
+            revision: 1,
+            token: token.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn g3_what_does_not_verify_here_fails_whatever_the_node_says() {
+        let mut counts = Counts::default();
+        for (token, code) in [
+            (None, "token-missing"),
+            (Some("e30.e30"), "chunks"),
+            (Some(""), "empty"),
+        ] {
+            let finding = look(&account(token), &TrustedKeys::default(), 0).expect("it is not good");
+            assert_eq!((finding.kind, finding.code.as_str()), ("failed", code));
+            counts.count(Some(&finding));
+        }
+        counts.count(None);
+        assert_eq!((counts.accounts, counts.good, counts.failed), (4, 1, 3));
     }
 }

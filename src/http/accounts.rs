@@ -14,9 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::Refusal;
+use super::health;
 use super::public::Shared;
 use super::request;
-use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token, render_decoded};
+use crate::jwt::AccountKey;
+use crate::jwt::MAX_TOKEN_BYTES;
+use crate::jwt::Token;
+use crate::jwt::render_decoded;
 use crate::resolver::AccountRow;
 
 /// Room behind the largest token for the line end that editors and scripts append.
@@ -24,19 +28,20 @@ const LINE_END_BYTES: usize = 16;
 /// Of a body that is too large, this much is thrown away before the answer: a client that is still sending when the
 /// connection closes may never see why.
 const DISCARD_BYTES: usize = 8 * 1024 * 1024;
-/// And this long.
+/// And this long, ending sooner at a pause: a client that pauses is waiting for the answer.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
+const DISCARD_PAUSE: Duration = Duration::from_millis(200);
 
 /// `GET`: in the order of nats-account-server.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    match find(&state, &parts).await {
+    match find(&state, &parts) {
         Ok(answer) => answer,
         Err(refusal) => refusal.plain(),
     }
 }
 
-async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
+fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     let uri = &request.uri;
     if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
         return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
@@ -45,9 +50,12 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     let Some(row) = state.resolver.lookup(account).map_err(|_| Refusal::internal())? else {
         // A member that has not caught up knows of no absence.
         return Err(if state.resolver.view().ready {
-            Refusal::missing("unknown-account", "no matching account JWT")
+            Refusal::missing(
+                "unknown-account",
+                format!("no matching account JWT: {account} is not stored here"),
+            )
         } else {
-            Refusal::unavailable("this node is still catching up; ask again, or ask another node")
+            Refusal::unavailable(health::NOT_READY)
         });
     };
     if uri.query().is_some() {
@@ -201,11 +209,10 @@ async fn collect(body: &mut Body, uploads: &Arc<Semaphore>) -> Result<Upload, Re
 async fn discard(mut body: Body) {
     let rest = async {
         let mut left = DISCARD_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
+        while left > 0
+            && let Ok(Some(Ok(frame))) = timeout(DISCARD_PAUSE, body.frame()).await
+        {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
         }
     };
     // Whether it ended or the time did: the answer goes out now.

@@ -21,8 +21,11 @@ use super::error::Refusal;
 use super::listener::{Limits, Port};
 use super::request;
 use crate::api;
-use crate::jwt::{AccountKey, OperatorClaims, Verified};
-use crate::resolver::{AccountRow, Resolver};
+use crate::jwt::AccountKey;
+use crate::jwt::OperatorClaims;
+use crate::jwt::Verified;
+use crate::resolver::AccountRow;
+use crate::resolver::Resolver;
 
 /// Commands at once: a person has a few terminals, a script a few workers.
 const CONNECTIONS: usize = 256;
@@ -37,17 +40,6 @@ const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 /// What a path of a Unix socket may have, with its final NUL (`sun_path`, unix(7)).
 const SOCKET_PATH_BYTES: usize = 108;
 
-/// What `/v1/status` says about the node that the door does not know.
-#[derive(Debug, Clone)]
-pub struct About {
-    /// The mesh's name.
-    pub cluster: String,
-    /// This node's name.
-    pub node: String,
-    /// The public port as a URL.
-    pub public: String,
-}
-
 /// The admin socket, bound and not yet serving.
 pub struct Admin {
     listener: UnixListener,
@@ -59,7 +51,7 @@ pub struct Admin {
 impl Admin {
     /// Binds `path` with mode 0600. A socket that nobody answers is replaced; one that answers, or any other file,
     /// is an error. Call it inside the runtime.
-    pub fn bind(path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn bind(path: &Path) -> io::Result<Self> {
         let cannot = |error: io::Error| {
             io::Error::new(
                 error.kind(),
@@ -68,36 +60,56 @@ impl Admin {
         };
         let listener = replace(path).and_then(|()| bind_private(path)).map_err(cannot)?;
         let inode = fs::symlink_metadata(path).map_err(cannot)?.ino();
-        let limits = Limits {
-            connections: CONNECTIONS,
-            ..limits
-        };
         Ok(Self {
             listener,
             path: path.to_owned(),
             inode,
-            limits,
+            limits: Limits {
+                connections: CONNECTIONS,
+                ..Limits::default()
+            },
         })
     }
 
-    /// Serves until `stop`, then removes the socket.
-    pub async fn serve(self, resolver: Resolver, about: About, tracker: TaskTracker, stop: CancellationToken) {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves on `tracker` until `stop`, then removes the socket.
+    pub fn serve(
+        self,
+        cluster: String,
+        node: String,
+        public_url: String,
+        resolver: Resolver,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
+    ) {
         let uploads = Arc::new(Semaphore::new(UPLOAD_KIB));
+        let limits = self.limits;
         let router = router(AdminState {
+            cluster,
+            node,
+            public_url,
             resolver,
-            about,
-            limits: self.limits,
+            limits,
             uploads,
         });
-        Port::new("admin", router, self.limits, None, tracker)
-            .run(self.listener, stop)
-            .await;
-        // Not the socket of a node that has been started here since.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "the admin socket stays behind; the next start replaces it");
-        }
+        let port = Port::new("admin", router, limits, None, tracker.clone());
+        drop(tracker.spawn(async move {
+            port.run(self.listener, stop).await;
+            remove(&self.path, self.inode);
+        }));
+    }
+}
+
+/// Removes this node's socket, and not that of a node that has been started here since.
+fn remove(path: &Path, inode: u64) {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == inode)
+        && let Err(error) = fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "the admin socket stays behind; the next start replaces it");
     }
 }
 
@@ -145,8 +157,10 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 }
 
 struct AdminState {
+    cluster: String,
+    node: String,
+    public_url: String,
     resolver: Resolver,
-    about: About,
     limits: Limits,
     uploads: Arc<Semaphore>,
 }
@@ -181,13 +195,13 @@ fn answer<T: serde::Serialize>(outcome: Result<T, Refusal>) -> Response {
 async fn status(State(state): State<Shared>) -> Response {
     let view = state.resolver.view();
     answer(Ok(api::Status {
-        cluster: state.about.cluster.clone(),
-        node: state.about.node.clone(),
+        cluster: state.cluster.clone(),
+        node: state.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         ready: view.ready,
         revision: view.revision,
         leader_age_ms: view.leader_age_ms,
-        public: state.about.public.clone(),
+        public: state.public_url.clone(),
     }))
 }
 
@@ -306,7 +320,7 @@ mod tests {
     async fn the_socket_is_for_its_owner_alone_and_leaves_nothing_beside_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
-        let _admin = Admin::bind(&path, Limits::default()).expect("binds");
+        let _admin = Admin::bind(&path).expect("binds");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
         std::os::unix::net::UnixStream::connect(&path).expect("answers under its final name");
@@ -316,14 +330,14 @@ mod tests {
     async fn only_a_socket_that_nobody_answers_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
-        let first = Admin::bind(&path, Limits::default()).expect("binds");
-        let error = Admin::bind(&path, Limits::default()).err().expect("answered");
+        let first = Admin::bind(&path).expect("binds");
+        let error = Admin::bind(&path).err().expect("answered");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
         drop(first);
-        Admin::bind(&path, Limits::default()).expect("left behind by the first");
+        Admin::bind(&path).expect("left behind by the first");
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "precious").expect("written");
-        let error = Admin::bind(&path, Limits::default()).err().expect("not ours");
+        let error = Admin::bind(&path).err().expect("not ours");
         assert!(error.to_string().contains("move it away"), "{error}");
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
     }
@@ -331,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn a_path_that_is_too_long_is_named_before_anything_is_made() {
         let path = PathBuf::from(format!("/tmp/{}/admin.sock", "x".repeat(100)));
-        let error = Admin::bind(&path, Limits::default()).err().expect("too long");
+        let error = Admin::bind(&path).err().expect("too long");
         assert!(
             error.to_string().contains("has 116 bytes, the system allows 107"),
             "{error}"

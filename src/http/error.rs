@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
-use crate::resolver::{ReadError, SubmitError};
+use crate::resolver::SubmitError;
 
 /// A request that is not done, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -169,15 +169,6 @@ impl From<SubmitError> for Refusal {
             SubmitError::Fault(_) => return Self::internal(),
         };
         Self::new(status, code, error.to_string())
-    }
-}
-
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        match &error {
-            ReadError::Unavailable { .. } => Self::unavailable(error.to_string()),
-            ReadError::Fault(_) => Self::internal(),
-        }
     }
 }
 

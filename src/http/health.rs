@@ -8,12 +8,15 @@ use bytes::Bytes;
 use super::error::Refusal;
 use super::public::Shared;
 
+/// What a node says that has not caught up yet, or is about to end.
+pub(super) const NOT_READY: &str = "this node is starting or ending; ask again, or ask another node";
+
 /// `GET /jwt/v1/accounts`: nats-server's question at its start. Anything but 200 ends that nats-server.
 ///
-/// 503 only while this node has never been usable: a nats-server that starts now would be told of no account.
+/// 503 only before this node is usable, when that nats-server would be told of no account, and once it is ending.
 pub(super) async fn probe(State(state): State<Shared>) -> Response {
     if !state.resolver.view().ready {
-        return Refusal::unavailable("this node is still catching up; ask again, or ask another node").plain();
+        return Refusal::unavailable(NOT_READY).plain();
     }
     let mut answer = state.answer(StatusCode::OK, Bytes::new());
     let headers = answer.headers_mut();

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use super::error::Refusal;
 use super::public::{PublicState, Shared};
 use super::request;
-use crate::jwt::{Token, render_decoded};
+use crate::jwt::Token;
+use crate::jwt::render_decoded;
 
 /// `GET /jwt/v1/operator`: the bytes; where several operators are trusted, the first one configured, because the
 /// path has no place for a name.

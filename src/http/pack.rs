@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::Refusal;
 use super::public::Shared;
@@ -26,8 +26,12 @@ use crate::resolver::Resolver;
 const MAX_LINES: usize = 10_000;
 /// Rows read in one step, about 100 KB; 64 of the largest tokens are 64 MiB.
 const PAGE_ROWS: usize = 64;
-/// Rest after each step: at most 64,000 rows a second, a few per cent of one core, where a step takes 0.1 ms.
-const REST: Duration = Duration::from_millis(1);
+/// After each step a rest of this many times what the step took: one pack takes at most a fifth of a processor, two
+/// leave lookups on the smallest machine what they need.
+const REST_FACTOR: u32 = 4;
+/// No rest is shorter, so that others run in between, and none longer, so that a slow disk does not stop it.
+const MIN_REST: Duration = Duration::from_millis(1);
+const MAX_REST: Duration = Duration::from_millis(50);
 /// A client that takes nothing for this long is gone, and its place is another's.
 const STALL: Duration = Duration::from_secs(10);
 /// Steps read ahead of the client.
@@ -59,10 +63,11 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
         written: false,
     };
     // The first step before the answer begins: what fails here can still be said.
-    let first = pages.next().await?;
+    let (first, rest) = pages.paced().await;
+    let first = first?;
     let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(AHEAD);
     drop(state.tracker.spawn(async move {
-        let mut page = Ok(first);
+        let (mut page, mut rest) = (Ok(first), rest);
         loop {
             let (part, is_last) = match page {
                 Ok(Some(part)) => (Ok(part), false),
@@ -73,15 +78,13 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
             if !matches!(timeout(STALL, sender.send(part)).await, Ok(Ok(()))) || is_last {
                 break;
             }
-            sleep(REST).await;
-            page = pages.next().await;
+            sleep(rest).await;
+            (page, rest) = pages.paced().await;
         }
         drop(place);
     }));
     let parts = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    let text = state.text(Bytes::new());
-    debug_assert_eq!(text.status(), StatusCode::OK);
-    Ok(text.map(|_| Body::from_stream(parts.boxed())))
+    Ok(state.text(Bytes::new()).map(|_| Body::from_stream(parts.boxed())))
 }
 
 /// How many lines `?max=` asks for.
@@ -112,6 +115,13 @@ struct Pages {
 }
 
 impl Pages {
+    /// The next lines, and how long to rest after them.
+    async fn paced(&mut self) -> (Result<Option<Bytes>, Refusal>, Duration) {
+        let began = Instant::now();
+        let page = self.next().await;
+        (page, (began.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST))
+    }
+
     /// The next lines; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         // A whole page may have expired; the loop reads on instead of sending nothing.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -11,6 +12,7 @@ use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,9 +36,13 @@ const UPLOAD_KIB: usize = 64 * 1024;
 /// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
 const PACKS: usize = 2;
 
+/// A week's notice, four times a day: seen by whoever reads the log on working days.
+const EXPIRY_NOTICE_SECONDS: i64 = 7 * 24 * 3600;
+const EXPIRY_LOOK: Duration = Duration::from_secs(6 * 3600);
+
 impl Public {
-    /// Binds `addr`. Call it inside the runtime.
-    pub fn bind(addr: SocketAddr, tls: Option<ReloadableTls>, limits: Limits) -> io::Result<Self> {
+    /// Binds `addr`, with as many connections allowed as this process may have files for.
+    pub async fn bind(addr: SocketAddr, tls: Option<ReloadableTls>) -> io::Result<Self> {
         let cannot = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
         let listener = listen(addr).map_err(cannot)?;
         let addr = listener.local_addr().map_err(cannot)?;
@@ -44,8 +50,13 @@ impl Public {
             listener,
             addr,
             tls,
-            limits,
+            limits: Limits::of_this_process(),
         })
+    }
+
+    /// The same port with other limits.
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// The address it is bound to, with the port that the system chose for port 0.
@@ -59,8 +70,8 @@ impl Public {
         format!("{scheme}://{}", self.addr)
     }
 
-    /// Serves until `stop`; returns when the requests then in flight are answered, or their time is over.
-    pub async fn serve(self, resolver: Resolver, clock: Clock, tracker: TaskTracker, stop: CancellationToken) {
+    /// Serves on `tracker` until `stop`, and then until the requests in flight are answered, or their time is over.
+    pub fn serve(self, resolver: Resolver, clock: Clock, tracker: &TaskTracker, stop: CancellationToken) {
         let state = PublicState {
             resolver,
             clock,
@@ -69,9 +80,34 @@ impl Public {
             uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
             packs: Arc::new(Semaphore::new(PACKS)),
         };
-        Port::new("public", router(state), self.limits, self.tls, tracker)
-            .run(self.listener, stop)
-            .await;
+        if let Some(tls) = self.tls.clone() {
+            drop(tracker.spawn(warn_of_expiry(tls, state.clock.clone(), stop.clone())));
+        }
+        let port = Port::new("public", router(state), self.limits, self.tls, tracker.clone());
+        drop(tracker.spawn(port.run(self.listener, stop)));
+    }
+}
+
+/// Says when the certificate is about to end, or has: clients that verify it then refuse this port all at once.
+async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, stop: CancellationToken) {
+    loop {
+        let (not_after, now) = (tls.not_after(), clock.now());
+        if not_after < now {
+            tracing::error!(
+                not_after,
+                now,
+                "the certificate of the public port has expired; put a new one in its place"
+            );
+        } else if not_after - now < EXPIRY_NOTICE_SECONDS {
+            tracing::warn!(
+                not_after,
+                now,
+                "the certificate of the public port expires soon; put a new one in its place"
+            );
+        }
+        if stop.run_until_cancelled(sleep(EXPIRY_LOOK)).await.is_none() {
+            break;
+        }
     }
 }
 
@@ -129,7 +165,7 @@ fn only(methods: MethodRouter<Shared>, allow: &'static str) -> MethodRouter<Shar
 
 /// The answer carries the revision this node is at.
 const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
-/// The answer carries how many milliseconds ago this node heard from a leader.
+/// The answer carries how many milliseconds ago this node heard from a leader; nothing, if it never has.
 const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
 const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -147,7 +183,9 @@ impl PublicState {
         let headers = answer.headers_mut();
         headers.reserve(6);
         headers.insert(REVISION, view.revision.into());
-        headers.insert(LEADER_AGE, view.leader_age_ms.into());
+        if view.leader_age_ms != u64::MAX {
+            headers.insert(LEADER_AGE, view.leader_age_ms.into());
+        }
         answer
     }
 

@@ -129,7 +129,7 @@ struct Teller {
     progress_at: Instant,
 }
 
-/// Why a session ended.
+/// Why a connection is no longer used.
 enum End {
     /// It is to stop.
     Stopped,
@@ -158,7 +158,7 @@ impl Teller {
                 self.progress_at = Instant::now();
             }
             self.status.connected.store(true, Ordering::Relaxed);
-            let end = self.session(&mut connection, &stop).await;
+            let end = self.serve(&mut connection, &stop).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
             self.said.clear();
@@ -240,7 +240,7 @@ impl Teller {
     }
 
     /// Serves one connection until it breaks or everything is to stop.
-    async fn session(&mut self, connection: &mut Connection, stop: &CancellationToken) -> End {
+    async fn serve(&mut self, connection: &mut Connection, stop: &CancellationToken) -> End {
         let mut give_up: Option<Instant> = None;
         loop {
             let wake = match self.work(connection).await {

@@ -203,9 +203,9 @@ fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
     let text = subjects::clip(&error.to_string(), 300);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => format!(
-            "{url} refuses the user of {}: its JWT is expired or revoked, or not of the system account that this server \
-             runs with. A server that could not fetch its system account when it started takes only users signed by that \
-             account's identity key: push the system account's JWT, then restart it",
+            "{url} refuses the user of {}: its JWT is expired, revoked, or not of the system account that this server runs \
+             with. If the user was signed by a signing key: a server that could not fetch its system account yet takes only \
+             users signed by that account's identity key; push the system account's JWT here, it asks every second",
             cluster.creds.display()
         ),
         _ => format!("{url}: {text}"),

@@ -11,6 +11,8 @@ mod pending;
 mod propagate;
 #[cfg(test)]
 mod propagate_tests;
+#[cfg(test)]
+mod propagate_world;
 mod subjects;
 
 pub use cluster::NatsClusters;

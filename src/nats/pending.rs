@@ -9,13 +9,13 @@ const SERVERS: usize = 64;
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Read the changes after `after`, at most `limit`, and hand them to [`Propagation::listed`].
+    /// Read the changes after `after`, at most `limit`, and hand them to `Propagation::listed`.
     Read { lane: Lane, after: u64, limit: usize },
-    /// Look the account's token up, publish it, and say [`Propagation::sent`], `too_large` or `gone`.
+    /// Look the account's token up, publish it, and say `Propagation::sent`, `too_large` or `gone`.
     Send(AccountKey),
     /// An account's answers are in. Nothing to do but to say so.
     Told(Summary),
-    /// Have this position agreed, and say [`Propagation::marked`].
+    /// Have this position agreed, and say `Propagation::marked`.
     Mark(u64),
     /// Nothing until this time, or until something happens.
     Wait(Option<u64>),

@@ -91,7 +91,7 @@ pub(super) struct Propagation {
     marked: u64,
     marking: bool,
     mark_again_at: u64,
-    /// An account was told, and is done with, since the last mark. The mark is itself an entry of the log and moves the newest
+    /// An account was told and is done with, or changed again, since the last mark. The mark is itself an entry of the log and moves the newest
     /// revision; without this, each would cause the next, for ever.
     news: bool,
     /// When `told` had which value, for the last two minutes.
@@ -412,7 +412,12 @@ impl Propagation {
         // Before everything that is merely due.
         let due = if lane == Lane::Fresh { 0 } else { now };
         let Some(pending) = self.pending.get(&account) else {
-            let pending = Pending::new(revision, due, lane == Lane::CatchUp);
+            let mut pending = Pending::new(revision, due, lane == Lane::CatchUp);
+            if lane == Lane::CatchUp {
+                // Nobody is known to wait for it, and a million of them pass here: one repetition is enough.
+                pending.repeats = REPEATS - 1;
+                pending.refusals = REFUSALS - 1;
+            }
             self.pending.insert(account, pending);
             self.agenda.insert((due, account));
             self.unanswered.insert((revision, account));
@@ -443,6 +448,7 @@ impl Propagation {
         self.unanswered.remove(&(pending.listed, account));
         self.unfinished.remove(&(pending.listed, account));
         pending.listed = revision;
+        self.news = true;
         pending.repeats = 0;
         pending.refusals = 0;
         self.unfinished.insert((revision, account));

@@ -6,6 +6,7 @@ pub mod log;
 mod machine;
 mod network;
 mod start;
+mod trim;
 mod types;
 
 use std::time::Duration;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use openraft::error::{InitializeError, RaftError};
 use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use super::batch::Batcher;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::types::{Member, Types};
-use super::{Proposer, Raft};
+use super::{Proposer, Raft, trim};
 use crate::config::Timing;
 use crate::fault::FaultHandle;
 use crate::state::Revision;
@@ -40,6 +40,8 @@ pub struct Settings {
 pub struct Parts<N> {
     /// The log, its writer running.
     pub log: LogStore,
+    /// The index up to which the state is durable: the log may forget that far.
+    pub checkpoint: Arc<AtomicU64>,
     /// The state, its flusher running.
     pub state: State,
     /// To peers.
@@ -113,14 +115,15 @@ impl Raft {
             Arc::new(parts.revision),
             parts.fault.clone(),
         );
+        let log = parts.log.clone();
         let core = openraft::Raft::new(settings.node_id, config, parts.network, parts.log, machine)
             .await
             .map_err(core_error)?;
-        tracker.spawn(watch_core(core.clone(), parts.fault, stop));
-        let members = BTreeMap::from([(settings.node_id, settings.member)]);
-        match core.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(error) => return Err(core_error(error)),
+        tracker.spawn(watch_core(core.clone(), parts.fault, stop.clone()));
+        tracker.spawn(trim::run(core.clone(), log, parts.checkpoint, stop));
+        if !core.is_initialized().await.map_err(core_error)? {
+            let members = BTreeMap::from([(settings.node_id, settings.member)]);
+            core.initialize(members).await.map_err(core_error)?;
         }
         lead(&core).await?;
         let proposer = Proposer { core };

@@ -1,3 +1,18 @@
-//! The two stores of a node, on real disks and on disks that lose what was not synced.
+//! The two stores of a node, through their public doors: on real disks, and on disks that lose what was not synced.
 
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod driven;
+#[cfg(test)]
+mod log;
+#[cfg(test)]
+mod redb;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod suite;

@@ -64,6 +64,15 @@ pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow
     } else {
         "# A nats-server (then start the demo again with it in PATH, or --nats-server FILE, to see a revocation)"
     };
+    // There is no bob before his show.
+    let bob_line = if has_server {
+        format!(
+            "nats --server nats://127.0.0.1:{nats} --creds {} pub greeting hello\n",
+            path(BOB_CREDS)
+        )
+    } else {
+        String::new()
+    };
     Ok(format!(
         "\
 # Ask the node
@@ -78,16 +87,15 @@ curl --cacert {ca} https://127.0.0.1:{public}/jwt/v1/accounts/{app}
 {start_server}
 nats-server -c {server_config}
 
-# A client that may connect, and the revoked one
+# A client that may connect{bob_too}
 nats --server nats://127.0.0.1:{nats} --creds {alice} pub greeting hello
-nats --server nats://127.0.0.1:{nats} --creds {bob} pub greeting hello
-
-# nsc, in a store of its own: revoke the first one too
+{bob_line}
+# nsc, in a store of its own: revoke alice too
 export SSL_CERT_FILE={ca_absolute}
 {nsc} import keys --dir {seeds}
 {nsc} add operator -u https://127.0.0.1:{public}/jwt/v1/operator
 {nsc} import account --file {system_token}
-curl -s --cacert {ca} https://127.0.0.1:{public}/jwt/v1/accounts/{app} -o {app_token}
+{us} account pull {app} {config} > {app_token}
 {nsc} import account --file {app_token}
 {nsc} revocations add-user --account APP --user-public-key {user}
 {nsc} push --account APP
@@ -99,7 +107,7 @@ curl -s --cacert {ca} https://127.0.0.1:{public}/jwt/v1/accounts/{app} -o {app_t
         system_token = path(&token_file("SYS")),
         server_config = path(CONFIG),
         alice = path(ALICE_CREDS),
-        bob = path(BOB_CREDS),
+        bob_too = if has_server { ", and the revoked one" } else { "" },
         seeds = path(KEYS),
         user = keys.alice,
     ))

@@ -21,6 +21,9 @@ pub(super) const BOB_CREDS: &str = "creds/bob.creds";
 
 /// The least that a node needs: to hand accounts to nats-servers, and to read their replies.
 const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"];
+const NODE_SUBSCRIBE: &[&str] = &["_INBOX.jwtmesh.>"];
+
+/// Where every other client finds its replies.
 const INBOX: &[&str] = &["_INBOX.>"];
 
 /// How long the user exists that watches nats-server's connections.
@@ -58,7 +61,7 @@ impl Keys {
         let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;
         folder.keep(NODE_CREDS, Secrecy::Secret, || {
             // By the account's identity key: only such users may connect while nats-server has not yet read the account.
-            let token = Claims::user(&node, "jwtmesh", NODE_PUBLISH, INBOX).sign(&system, now)?;
+            let token = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE).sign(&system, now)?;
             creds(&token, &node)
         })?;
         let alice = seed(folder, "alice-user", KeyPairType::User)?;

@@ -18,6 +18,9 @@ mod server;
 mod show;
 mod story;
 
+/// async-nats reports what the show provokes: a client that is cut off and refused.
+const DEFAULT_LOG: &str = "error,async_nats=off";
+
 /// Makes an operator, accounts, creds, certificates and a cluster.toml in a folder, and runs a node on it.
 ///
 /// Where a nats-server is found it starts one too, connects a client, revokes its user and tells how soon the
@@ -34,7 +37,7 @@ pub(super) struct Demo {
     #[arg(long)]
     exit: bool,
     /// What is logged on stderr
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "error")]
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
     log: String,
 }
 

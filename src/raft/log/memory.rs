@@ -72,6 +72,13 @@ impl Memory {
         self.last.map(|id| id.index + 1)
     }
 
+    /// The last entry that lies in none of the newest `keep` segments.
+    pub(super) fn last_before_newest(&self, keep: usize) -> Option<u64> {
+        let oldest_kept = *self.files.keys().rev().nth(keep.checked_sub(1)?)?;
+        let before = self.places.partition_point(|place| place.segment < oldest_kept);
+        before.checked_sub(1).map(|at| self.first_place + at as u64)
+    }
+
     /// Takes entries into the tail and gives the number under which their sync is to be reported.
     pub(super) fn append(&mut self, entries: &[Entry]) -> u64 {
         self.appended += 1;

@@ -331,10 +331,7 @@ impl Replay<'_> {
         self.memory.purged = self.position.purged;
         self.memory.last = newest.or(self.position.purged);
         self.memory.vote = self.position.vote;
-        self.memory.committed = self
-            .position
-            .committed
-            .filter(|id| Some(id.index) <= self.memory.last.map(|last| last.index));
+        self.memory.committed = self.position.committed;
         let current = Current {
             number: last.header.number,
             file: Arc::clone(&last.file),

@@ -105,6 +105,11 @@ impl LogStore {
         ))
     }
 
+    /// The last entry that lies in none of the newest `keep` segments: purged up to there, whole segments go.
+    pub fn last_before_newest(&self, keep: usize) -> Option<u64> {
+        lock(&self.memory).last_before_newest(keep)
+    }
+
     async fn send(&self, command: WriteCommand) -> Result<(), StorageError> {
         self.queue
             .send(command)

@@ -22,7 +22,7 @@ pub enum WriteCommand {
     Append {
         /// The entries.
         entries: Vec<Entry>,
-        /// The number [`Memory::append`] gave them.
+        /// Rises with every append; what is reported as durable.
         sequence: u64,
         /// Called when they are durable, or will not be.
         flushed: LogFlushed<Types>,

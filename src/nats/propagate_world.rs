@@ -1,0 +1,234 @@
+//! A small world around [`Propagation`]: a log of changes, servers that hold tokens, and a network that loses things.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::pending::{Step, Summary};
+use super::propagate::Propagation;
+use super::subjects::Verdict;
+use crate::jwt::AccountKey;
+
+pub(super) const UPDATED: Verdict = Verdict::Updated;
+pub(super) const SKIPPED: Verdict = Verdict::Skipped;
+
+pub(super) fn refused() -> Verdict {
+    Verdict::Refused("no".to_owned())
+}
+
+pub(super) fn account(n: u8) -> AccountKey {
+    AccountKey::from_bytes([n; 32])
+}
+
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) revision: u64,
+    pub(super) rows: BTreeMap<AccountKey, u64>,
+    pub(super) agreed: u64,
+    pub(super) propagation: Propagation,
+    pub(super) connected: bool,
+    /// Published, and on its way to the servers.
+    pub(super) messages: VecDeque<(AccountKey, u64)>,
+    pub(super) replies: VecDeque<(AccountKey, u64, Verdict)>,
+    pub(super) held: BTreeMap<AccountKey, u64>,
+    /// The newest revision of which an answer came back to us.
+    pub(super) answered: BTreeMap<AccountKey, u64>,
+    pub(super) marks: VecDeque<u64>,
+    pub(super) verdict: Verdict,
+    pub(super) told: Vec<Summary>,
+    pub(super) sends: usize,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self {
+            now: 0,
+            revision: 0,
+            rows: BTreeMap::new(),
+            agreed: 0,
+            propagation: Propagation::new(0),
+            connected: false,
+            messages: VecDeque::new(),
+            replies: VecDeque::new(),
+            held: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            marks: VecDeque::new(),
+            verdict: UPDATED,
+            told: Vec::new(),
+            sends: 0,
+        }
+    }
+
+    /// A world that is connected, with account 1 told and done with.
+    pub(super) fn quiet() -> Self {
+        let mut world = Self::new();
+        world.change(&[1]);
+        world.connect();
+        world.settle();
+        world.sends = 0;
+        world.told.clear();
+        world
+    }
+
+    pub(super) fn change(&mut self, accounts: &[u8]) -> u64 {
+        self.revision += 1;
+        for n in accounts {
+            self.rows.insert(account(*n), self.revision);
+        }
+        self.propagation.newest(self.revision);
+        self.pump();
+        self.revision
+    }
+
+    pub(super) fn connect(&mut self) {
+        if !self.connected {
+            self.connected = true;
+            self.propagation.newest(self.revision);
+            self.propagation.connected(self.now);
+            self.pump();
+        }
+    }
+
+    /// What is on its way is lost with the connection.
+    pub(super) fn disconnect(&mut self) {
+        if self.connected {
+            self.connected = false;
+            self.messages.clear();
+            self.replies.clear();
+            self.propagation.disconnected(self.now);
+            self.pump();
+        }
+    }
+
+    /// The process ends, and begins with what was agreed.
+    pub(super) fn restart(&mut self) {
+        self.disconnect();
+        self.marks.clear();
+        self.propagation = Propagation::new(self.agreed);
+        self.propagation.newest(self.revision);
+    }
+
+    pub(super) fn deliver(&mut self) {
+        if let Some((account, revision)) = self.messages.pop_front() {
+            let held = self.held.insert(account, revision).unwrap_or(0);
+            assert!(
+                held <= revision,
+                "revision {held} of {account} was followed by {revision}"
+            );
+            self.replies.push_back((account, revision, self.verdict.clone()));
+        }
+    }
+
+    pub(super) fn reply(&mut self) {
+        if let Some((account, revision, verdict)) = self.replies.pop_front() {
+            let answered = self.answered.entry(account).or_default();
+            *answered = revision.max(*answered);
+            self.propagation.answered(account, revision, 1, &verdict, self.now);
+            self.pump();
+        }
+    }
+
+    pub(super) fn answer_all(&mut self) {
+        while !self.messages.is_empty() || !self.replies.is_empty() {
+            self.deliver();
+            self.reply();
+        }
+    }
+
+    pub(super) fn mark(&mut self, agreed: bool) {
+        if let Some(position) = self.marks.pop_front() {
+            if agreed {
+                self.agreed = self.agreed.max(position);
+                // Agreeing is an entry of the log like any other.
+                self.revision += 1;
+                self.propagation.newest(self.revision);
+            }
+            self.propagation.marked(position, agreed, self.now);
+            self.pump();
+        }
+    }
+
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.pump();
+    }
+
+    pub(super) fn changes(&self, after: u64, limit: usize) -> (Vec<(AccountKey, u64)>, u64) {
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|(a, r)| (*a, *r))
+            .filter(|(_, r)| *r > after)
+            .collect();
+        rows.sort_by_key(|(account, revision)| (*revision, *account));
+        let Some((_, cut)) = rows.get(limit).copied() else {
+            return (rows, self.revision);
+        };
+        let whole: Vec<_> = rows.iter().copied().filter(|(_, revision)| *revision < cut).collect();
+        // Of a revision with more accounts than the limit, all are given: half a revision has no position.
+        if whole.is_empty() {
+            return (rows.into_iter().filter(|(_, revision)| *revision == cut).collect(), cut);
+        }
+        (whole, cut - 1)
+    }
+
+    pub(super) fn pump(&mut self) {
+        for _ in 0..10_000 {
+            match self.propagation.next(self.now) {
+                Step::Read { lane, after, limit } => {
+                    let (rows, position) = self.changes(after, limit);
+                    self.propagation.listed(lane, &rows, position, self.now);
+                }
+                Step::Send(account) => {
+                    assert!(self.connected, "sent without a connection");
+                    let revision = self.rows[&account];
+                    self.sends += 1;
+                    self.messages.push_back((account, revision));
+                    self.propagation.sent(account, revision, self.now);
+                }
+                Step::Told(summary) => self.told.push(summary),
+                Step::Mark(position) => self.marks.push_back(position),
+                Step::Wait(until) => {
+                    assert!(until.is_none_or(|until| until > self.now), "waits for the past");
+                    return self.check();
+                }
+            }
+        }
+        panic!("never comes to rest");
+    }
+
+    pub(super) fn check(&self) {
+        let told = self.propagation.told();
+        assert!(self.agreed <= told, "agreed {} before told {told}", self.agreed);
+        for (account, revision) in &self.rows {
+            let answered = self.answered.get(account).copied().unwrap_or(0);
+            assert!(
+                *revision > told || answered >= *revision,
+                "position {told} passed revision {revision} of {account}, answered {answered}"
+            );
+        }
+    }
+
+    /// Everything works for as long as anything may take.
+    pub(super) fn settle(&mut self) {
+        self.verdict = UPDATED;
+        self.connect();
+        for _ in 0..90 {
+            self.answer_all();
+            self.mark(true);
+            self.pass(1_000);
+        }
+        self.answer_all();
+        assert_eq!(self.propagation.told(), self.revision, "the position reaches the end");
+        assert_eq!(self.held, self.rows, "every account is told of what is current");
+        let last = self.rows.values().copied().max().unwrap_or(0);
+        assert!(self.agreed >= last, "agreed {}, last change {last}", self.agreed);
+        assert!(self.propagation.is_drained());
+        let (sends, agreed) = (self.sends, self.agreed);
+        self.pass(3_600_000);
+        self.mark(true);
+        assert_eq!(
+            (self.sends, self.agreed),
+            (sends, agreed),
+            "an hour without changes is silent"
+        );
+    }
+}
