@@ -96,8 +96,6 @@ pub(super) struct Limits {
     pub(super) imports: i64,
     pub(super) exports: i64,
     pub(super) wildcards: bool,
-    pub(super) flat_jetstream: bool,
-    pub(super) tiered: bool,
     pub(super) blank_tier: bool,
 }
 
@@ -144,6 +142,7 @@ const LIMITS_V1: &[&str] = &[
     "imports",
     "exports",
     "wildcards",
+    "disallow_bearer",
     "conn",
     "leaf",
 ];
@@ -202,9 +201,8 @@ pub(super) fn read(json: &Json<'_>, common: &Common, operator: OperatorKey) -> R
 /// A revocation list: public key or `*` -> Unix seconds.
 pub(super) fn revocations<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<Vec<(&'j Cow<'a, str>, i64)>, Rejection> {
     let entry = |(key, at): &'j (Cow<'a, str>, Json<'a>)| match at {
-        Json::Int(at) => Ok((key, *at)),
         Json::Null => Ok((key, 0)),
-        _ => Err(Rejection::FieldType {
+        at => at.int().map(|at| (key, at)).ok_or_else(|| Rejection::FieldType {
             field: fields.path("revocations"),
             wanted: "whole numbers of Unix seconds",
         }),
@@ -224,20 +222,18 @@ impl<'j, 'a> Account<'j, 'a> {
             wildcards: limits.bool("wildcards")?,
             ..Limits::default()
         };
+        limits.bool("disallow_bearer")?;
         if self.v1 {
             return Ok(read);
         }
-        limits.bool("disallow_bearer")?;
         jetstream(&limits)?;
         for (tier, json) in limits.map("tiered_limits")? {
-            read.tiered = true;
             read.blank_tier |= tier.is_empty();
             let mut known = JETSTREAM.to_vec();
             known.push("max_bytes_required");
             jetstream(&Fields::of(json, &limits.path("tiered_limits"), &known)?)?;
         }
-        // The library sets the flat limits to zero where there are tiers, so that its rule against both never bites.
-        read.flat_jetstream = false;
+        // No rule against tiers beside flat limits: where there are tiers, the library drops the flat ones first.
         Ok(read)
     }
 
@@ -245,15 +241,18 @@ impl<'j, 'a> Account<'j, 'a> {
     pub(super) fn signing_keys(&self) -> Result<Vec<SigningKey<'j>>, Rejection> {
         if self.v1 {
             let keys = self.nats.texts("signing_keys")?;
-            return Ok(keys
-                .into_iter()
-                .filter(|key| !key.is_empty())
-                .map(|key| SigningKey { key })
-                .collect());
+            return Ok(keys.into_iter().map(|key| SigningKey { key }).collect());
         }
         let path = self.nats.path("signing_keys");
         let mut keys = Vec::new();
         for item in self.nats.list("signing_keys")? {
+            // The library reads this list into float64, whatever comes of the items.
+            if !item.fits_floats() {
+                return Err(Rejection::FieldType {
+                    field: path,
+                    wanted: "keys and scopes, without numbers out of range",
+                });
+            }
             match item {
                 Json::Text(key) => keys.push(SigningKey { key }),
                 Json::Object(_) => keys.push(SigningKey {
@@ -276,8 +275,7 @@ fn jetstream(limits: &Fields<'_, '_>) -> Result<(), Rejection> {
 /// A scoped signing key: reads all of it for its types, and gives the key.
 fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
     let scope = Fields::of(json, path, &["kind", "key", "role", "template", "description"])?;
-    // Absent, it reads as no kind at all, which the library lets pass.
-    if scope.is_written("kind") && scope.text("kind")? != "user_scope" {
+    if scope.text("kind")? != "user_scope" {
         return Err(Rejection::FieldType {
             field: scope.path("kind"),
             wanted: "\"user_scope\"",
@@ -302,9 +300,11 @@ fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
             "allowed_connection_types",
         ],
     )?;
-    permissions(&template)?;
-    for name in NATS_LIMITS {
-        template.int(name)?;
+    let response = permission_lists(&template)?.2;
+    for (fields, names) in [(&template, NATS_LIMITS), (&response, RESPONSE)] {
+        for name in names {
+            fields.int_through_float(name)?;
+        }
     }
     template.bool("bearer_token")?;
     template.bool("proxy_required")?;
@@ -322,16 +322,26 @@ fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
     scope.text("key")
 }
 
+/// How many responses are allowed, and for how long.
+const RESPONSE: &[&str] = &["max", "ttl"];
+
 /// Publish, subscribe and response permissions: `(pub, sub)`, each allowed then denied.
 pub(super) fn permissions<'j>(fields: &Fields<'j, '_>) -> Result<(Vec<&'j str>, Vec<&'j str>), Rejection> {
+    let (publish, subscribe, response) = permission_lists(fields)?;
+    for name in RESPONSE {
+        response.int(name)?;
+    }
+    Ok((publish, subscribe))
+}
+
+type PermissionLists<'j, 'a> = (Vec<&'j str>, Vec<&'j str>, Fields<'j, 'a>);
+
+fn permission_lists<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<PermissionLists<'j, 'a>, Rejection> {
     let read = |name: &str| -> Result<Vec<&'j str>, Rejection> {
         let permission = fields.fields(name, &["allow", "deny"])?;
         let mut subjects = permission.texts("allow")?;
         subjects.extend(permission.texts("deny")?);
         Ok(subjects)
     };
-    let response = fields.fields("resp", &["max", "ttl"])?;
-    response.int("max")?;
-    response.int("ttl")?;
-    Ok((read("pub")?, read("sub")?))
+    Ok((read("pub")?, read("sub")?, fields.fields("resp", RESPONSE)?))
 }

@@ -1,9 +1,11 @@
 //! What every kind of claims has: header, signature rules of both versions, issuer, subject and times.
 
-use super::json::{Fields, Json};
+use data_encoding::DecodeKind;
+
+use super::json::{Fields, Json, text_of};
 use super::nkey::{self, AccountKey, KeyKind};
 use super::rejection::Rejection;
-use super::token::Token;
+use super::token::{Token, looks_like_seed};
 
 /// How far ahead of this server's clock a token may be issued. A clock is wrong by less, or it is broken.
 pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
@@ -63,8 +65,8 @@ pub(super) struct Opened<'t> {
     token: &'t str,
     claims_chunk: &'t str,
     signature: Vec<u8>,
-    pub(super) header: Vec<u8>,
-    pub(super) claims: Vec<u8>,
+    pub(super) header: String,
+    pub(super) claims: String,
 }
 
 /// The fields every kind has. Times are Unix seconds, 0 where absent.
@@ -88,7 +90,11 @@ fn decode(part: &'static str, chunk: &str) -> Result<Vec<u8>, Rejection> {
         .decode(chunk.as_bytes())
         .map_err(|error| Rejection::Base64 {
             part,
-            defect: format!("{error}; encode it again"),
+            defect: match error.kind {
+                DecodeKind::Trailing => "its last character has unused bits set; encode it again".to_owned(),
+                DecodeKind::Length => "it is one character too long or cut off; send all of it".to_owned(),
+                _ => format!("character {} does not belong there; encode it again", error.position),
+            },
         })
 }
 
@@ -104,8 +110,8 @@ impl<'t> Opened<'t> {
         let opened = Self {
             token: text,
             claims_chunk,
-            header: decode("header", header)?,
-            claims: decode("claims", claims_chunk)?,
+            header: text_of(decode("header", header)?),
+            claims: text_of(decode("claims", claims_chunk)?),
             signature: decode("signature", signature)?,
         };
         opened.check_header()?;
@@ -113,18 +119,21 @@ impl<'t> Opened<'t> {
     }
 
     fn check_header(&self) -> Result<(), Rejection> {
-        let json = Json::parse(&self.header).map_err(|rejection| Rejection::Header(rejection.to_string()))?;
-        let fields =
-            Fields::of(&json, "", &["typ", "alg"]).map_err(|rejection| Rejection::Header(rejection.to_string()))?;
-        let typ = fields
-            .text("typ")
-            .map_err(|rejection| Rejection::Header(rejection.to_string()))?;
-        let alg = fields
-            .text("alg")
-            .map_err(|rejection| Rejection::Header(rejection.to_string()))?;
+        let unreadable = |rejection: Rejection| match rejection {
+            Rejection::Json(defect) => Rejection::Header(defect),
+            Rejection::DuplicateKey(key) => Rejection::Header(format!("it has {key:?} twice")),
+            Rejection::OddCase { found, wanted } => Rejection::Header(format!("it spells {found:?} for {wanted:?}")),
+            Rejection::FieldType { field, wanted } => Rejection::Header(format!("its {field} is not {wanted}")),
+            other => Rejection::Header(other.to_string()),
+        };
+        let json = Json::parse(&self.header).map_err(unreadable)?;
+        let fields = Fields::of(&json, "", &["typ", "alg"]).map_err(unreadable)?;
+        let typ = fields.text("typ").map_err(unreadable)?;
+        let alg = fields.text("alg").map_err(unreadable)?;
         if typ.to_uppercase() != "JWT" {
             return Err(Rejection::Header(format!("its typ is {:?}", cut(typ))));
         }
+        // "ed25519" in a v2 token too: the claims decide how it is signed (jwt `decoder.go`).
         if !matches!(alg.to_lowercase().as_str(), "ed25519" | "ed25519-nkey") {
             return Err(Rejection::Header(format!("its alg is {:?}", cut(alg))));
         }
@@ -189,21 +198,20 @@ impl Common {
     pub(super) fn read(json: &Json<'_>) -> Result<Self, Rejection> {
         let top = Fields::of(json, "", TOP)?;
         let nats = top.fields("nats", &["tags", "type", "version"])?;
-        for texts in ["aud", "issuer_account"] {
-            top.text(texts)?;
-        }
+        top.text("aud")?;
         nats.texts("tags")?;
-        top.texts("tags")?;
         let old_kind = top.text("type")?;
-        let version = if old_kind.is_empty() { nats.int("version")? } else { 1 };
+        let written = nats.int("version")?;
+        let new_kind = nats.text("type")?;
+        let version = if old_kind.is_empty() { written } else { 1 };
+        if version == 1 {
+            top.texts("tags")?;
+            top.text("issuer_account")?;
+        }
         if version > 2 {
             return Err(Rejection::Version(version));
         }
-        let kind = if old_kind.is_empty() {
-            nats.text("type")?
-        } else {
-            old_kind
-        };
+        let kind = if old_kind.is_empty() { new_kind } else { old_kind };
         Ok(Self {
             issuer: top.text("iss")?.to_owned(),
             subject: top.text("sub")?.to_owned(),
@@ -260,6 +268,9 @@ pub(super) fn time(seconds: i64) -> String {
 /// Somebody else's text, short enough to be repeated in a sentence.
 pub(super) fn cut(text: &str) -> String {
     const MOST: usize = 80;
+    if text.split_whitespace().any(|word| looks_like_seed(word.as_bytes())) {
+        return "(a private seed)".to_owned();
+    }
     match text.char_indices().nth(MOST) {
         None => text.to_owned(),
         Some((at, _)) => format!("{}...", &text[..at]),

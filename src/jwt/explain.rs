@@ -78,10 +78,13 @@ impl Explanation {
     }
 
     fn read(&mut self, text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Result<(), Rejection> {
-        let token = Token::parse(text)?;
+        let token = match std::str::from_utf8(text) {
+            Ok(text) => Token::from_file_text(text)?,
+            Err(_) => Token::parse(text)?,
+        };
         let opened = Opened::open(&token)?;
-        self.header = serde_json::from_slice(&opened.header).unwrap_or(Value::Null);
-        self.claims = serde_json::from_slice(&opened.claims).unwrap_or(Value::Null);
+        self.header = serde_json::from_str(&opened.header).unwrap_or(Value::Null);
+        self.claims = serde_json::from_str(&opened.claims).unwrap_or(Value::Null);
         let json = opened.json()?;
         let common = Common::read(&json)?;
         let when = |seconds| if seconds == 0 { String::new() } else { time(seconds) };
@@ -146,8 +149,8 @@ pub fn render_decoded(token: &Token) -> String {
     let Ok(opened) = Opened::open(token) else {
         return String::new();
     };
-    let header: Value = serde_json::from_slice(&opened.header).unwrap_or(Value::Null);
-    let claims: Value = serde_json::from_slice(&opened.claims).unwrap_or(Value::Null);
+    let header: Value = serde_json::from_str(&opened.header).unwrap_or(Value::Null);
+    let claims: Value = serde_json::from_str(&opened.claims).unwrap_or(Value::Null);
     let signature = token.as_str().rsplit('.').next().unwrap_or_default();
     let mut text = String::new();
     for line in pretty(&header).lines().chain(["\r"]) {
@@ -196,7 +199,7 @@ fn activation_claims(text: &str) -> Option<Value> {
     let json = opened.json().ok()?;
     // Only what reads as claims is worth showing opened.
     Fields::of(&json, "", &[]).ok()?;
-    serde_json::from_slice(&opened.claims).ok()
+    serde_json::from_str(&opened.claims).ok()
 }
 
 /// A line with `iat` or `exp` gets the day behind the number.

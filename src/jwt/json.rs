@@ -1,115 +1,316 @@
-//! JSON read so that nobody can read it differently: no key twice, no key in odd case, no trailing data.
+//! JSON as Go's `encoding/json` reads it, less what two readers could read differently.
 //!
-//! nats-server reads claims with Go's `encoding/json`, which matches keys without regard to case and lets the last
-//! duplicate win. What such a reader and a strict one could disagree about is refused.
+//! nats-server reads claims with that library, which matches keys without regard to case and lets the last duplicate
+//! win. What such a reader and a strict one could disagree about is refused: no key twice, no key in odd case, no
+//! trailing data. Numbers stay text, because Go takes `1` for an int64 and refuses `1.0` and `1e0`. One pass, never back.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-
+use super::claims::cut;
 use super::rejection::Rejection;
+
+/// How deep values may lie in each other. Nothing that nats-server reads lies deeper than 8; recursion has to end.
+const MAX_DEPTH: usize = 128;
+
+/// Objects up to this size are searched for duplicates pair by pair, larger ones, such as 10,000 revocations,
+/// through a set.
+const SMALL_OBJECT: usize = 16;
 
 /// A JSON value. Strings borrow from the text where they have no escapes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Json<'a> {
     Null,
     Bool(bool),
-    /// A number that fits Go's int64 as written.
-    Int(i64),
-    /// Any other number.
-    Number(f64),
+    /// As written.
+    Number(&'a str),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
     Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
-/// Marks the message of a duplicate key on its way through serde_json's error.
-const DUPLICATE: &str = "\u{1}duplicate\u{1}";
+/// The text of `bytes`, each byte that is not UTF-8 replaced, as Go does when it reads a string.
+pub(super) fn text_of(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let mut text = String::new();
+        for chunk in error.as_bytes().utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+        }
+        text
+    })
+}
 
 impl<'a> Json<'a> {
     /// Reads all of `text`.
-    pub(super) fn parse(text: &'a [u8]) -> Result<Self, Rejection> {
-        serde_json::from_slice(text).map_err(|error| {
-            let said = error.to_string();
-            match said
-                .split_once(DUPLICATE)
-                .and_then(|(_, rest)| rest.split_once(DUPLICATE))
-            {
-                Some((key, _)) => Rejection::DuplicateKey(key.to_owned()),
-                None => Rejection::Json(format!("they are no valid JSON: {said}")),
+    pub(super) fn parse(text: &'a str) -> Result<Self, Rejection> {
+        let mut parser = Parser::new(text);
+        let value = parser.value(0)?;
+        parser.blanks();
+        if parser.at < text.len() {
+            Err(parser.fail("the end"))
+        } else {
+            Ok(value)
+        }
+    }
+
+    /// The number, if it is written as Go reads an int64: without point and exponent.
+    pub(super) fn int(&self) -> Option<i64> {
+        if let Self::Number(text) = self {
+            text.parse().ok()
+        } else {
+            None
+        }
+    }
+
+    /// Whether every number in it fits a float64.
+    pub(super) fn fits_floats(&self) -> bool {
+        match self {
+            Self::Number(text) => text.parse::<f64>().is_ok_and(f64::is_finite),
+            Self::List(list) => list.iter().all(Self::fits_floats),
+            Self::Object(entries) => entries.iter().all(|(_, value)| value.fits_floats()),
+            Self::Null | Self::Bool(_) | Self::Text(_) => true,
+        }
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    /// Bytes looked at so far: tests hold it against the length of the text.
+    #[cfg(test)]
+    looks: std::cell::Cell<usize>,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            at: 0,
+            #[cfg(test)]
+            looks: std::cell::Cell::new(0),
+        }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn fail(&self, wanted: &str) -> Rejection {
+        let found = self.text[self.at..]
+            .chars()
+            .next()
+            .map_or("the end".to_owned(), |c| format!("{c:?}"));
+        Rejection::Json(format!(
+            "they are no valid JSON: {found} at byte {} where {wanted} was expected",
+            self.at
+        ))
+    }
+
+    fn blanks(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+            self.at += 1;
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Json<'a>, Rejection> {
+        if depth > MAX_DEPTH {
+            return Err(Rejection::Json(format!(
+                "values lie in each other more than {MAX_DEPTH} deep"
+            )));
+        }
+        self.blanks();
+        match self.peek() {
+            Some(b'{') => self.object(depth),
+            Some(b'[') => self.list(depth),
+            Some(b'"') => self.string().map(Json::Text),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => {
+                for (word, value) in [
+                    ("null", Json::Null),
+                    ("true", Json::Bool(true)),
+                    ("false", Json::Bool(false)),
+                ] {
+                    if self.text[self.at..].starts_with(word) {
+                        self.at += word.len();
+                        return Ok(value);
+                    }
+                }
+                Err(self.fail("a value"))
             }
-        })
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Json<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(JsonVisitor)
-    }
-}
-
-struct JsonVisitor;
-
-impl<'de> Visitor<'de> for JsonVisitor {
-    type Value = Json<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
+        }
     }
 
-    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
-        Ok(Json::Null)
+    /// After a member: whether another one follows.
+    fn another(&mut self, close: u8, wanted: &str) -> Result<bool, Rejection> {
+        self.blanks();
+        let next = self.peek();
+        if next != Some(b',') && next != Some(close) {
+            return Err(self.fail(wanted));
+        }
+        self.at += 1;
+        Ok(next == Some(b','))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
-        Ok(Json::Bool(value))
+    /// Steps over an opening bracket: whether the closing one follows at once.
+    fn is_empty(&mut self, close: u8) -> bool {
+        self.at += 1;
+        self.blanks();
+        let empty = self.peek() == Some(close);
+        self.at += usize::from(empty);
+        empty
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
-        Ok(Json::Int(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
-        Ok(i64::try_from(value).map_or(Json::Number(value as f64), Json::Int))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Json<'de>, E> {
-        Ok(Json::Number(value))
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Borrowed(value)))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Owned(value.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json<'de>, A::Error> {
+    fn list(&mut self, depth: usize) -> Result<Json<'a>, Rejection> {
         let mut list = Vec::new();
-        while let Some(value) = seq.next_element()? {
-            list.push(value);
+        if !self.is_empty(b']') {
+            loop {
+                list.push(self.value(depth + 1)?);
+                if !self.another(b']', "a comma or the list's end")? {
+                    break;
+                }
+            }
         }
         Ok(Json::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
-        let mut object: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
-        while let Some((Key(key), value)) = map.next_entry::<Key<'de>, Json<'de>>()? {
-            object.push((key, value));
+    fn object(&mut self, depth: usize) -> Result<Json<'a>, Rejection> {
+        let mut object = Vec::new();
+        if !self.is_empty(b'}') {
+            loop {
+                self.blanks();
+                if self.peek() != Some(b'"') {
+                    return Err(self.fail("a key"));
+                }
+                let key = self.string()?;
+                self.blanks();
+                if self.peek() != Some(b':') {
+                    return Err(self.fail("a colon"));
+                }
+                self.at += 1;
+                object.push((key, self.value(depth + 1)?));
+                if !self.another(b'}', "a comma or the object's end")? {
+                    break;
+                }
+            }
         }
-        if let Some(key) = duplicate(&object) {
-            return Err(A::Error::custom(format!("{DUPLICATE}{key:?}{DUPLICATE}")));
+        match duplicate(&object) {
+            Some(key) => Err(Rejection::DuplicateKey(cut(key))),
+            None => Ok(Json::Object(object)),
         }
-        Ok(Json::Object(object))
+    }
+
+    fn number(&mut self) -> Result<Json<'a>, Rejection> {
+        let start = self.at;
+        self.at += usize::from(self.peek() == Some(b'-'));
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            self.digits()?;
+        }
+        Ok(Json::Number(&self.text[start..self.at]))
+    }
+
+    fn digits(&mut self) -> Result<(), Rejection> {
+        if !matches!(self.peek(), Some(b'0'..=b'9')) {
+            return Err(self.fail("a digit"));
+        }
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    /// Up to the next byte that is not itself.
+    fn plain(&mut self) -> &'a str {
+        let start = self.at;
+        while !matches!(self.peek(), None | Some(b'"' | b'\\' | 0..=0x1f)) {
+            self.at += 1;
+        }
+        &self.text[start..self.at]
+    }
+
+    fn string(&mut self) -> Result<Cow<'a, str>, Rejection> {
+        self.at += 1;
+        let mut text = Cow::Borrowed(self.plain());
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(text);
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let c = self.escape()?;
+                    text.to_mut().push(c);
+                    let more = self.plain();
+                    text.to_mut().push_str(more);
+                }
+                _ => return Err(self.fail("a string's end")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, Rejection> {
+        let c = match self.peek() {
+            Some(c @ (b'"' | b'\\' | b'/')) => char::from(c),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                return self.unicode();
+            }
+            _ => return Err(self.fail("an escape")),
+        };
+        self.at += 1;
+        Ok(c)
+    }
+
+    /// After `\u`. A surrogate without its other half becomes the replacement character, as in Go.
+    fn unicode(&mut self) -> Result<char, Rejection> {
+        let first = self.hex()?;
+        if (0xd800..0xdc00).contains(&first) && self.text[self.at..].starts_with("\\u") {
+            let back = self.at;
+            self.at += 2;
+            let second = self.hex()?;
+            if (0xdc00..0xe000).contains(&second) {
+                let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            self.at = back;
+        }
+        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+
+    fn hex(&mut self) -> Result<u32, Rejection> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(16)) else {
+                return Err(self.fail("a hexadecimal digit"));
+            };
+            code = code * 16 + digit;
+            self.at += 1;
+        }
+        Ok(code)
     }
 }
 
-/// A small object is compared pair by pair; a large one, such as 10,000 revocations, through a set.
 fn duplicate<'o>(object: &'o [(Cow<'_, str>, Json<'_>)]) -> Option<&'o str> {
-    if object.len() <= 16 {
+    if object.len() <= SMALL_OBJECT {
         let twice =
             |(at, (key, _)): (usize, &(Cow<'_, str>, Json<'_>))| object[..at].iter().any(|(other, _)| other == key);
         let at = object.iter().enumerate().position(twice)?;
@@ -120,17 +321,6 @@ fn duplicate<'o>(object: &'o [(Cow<'_, str>, Json<'_>)]) -> Option<&'o str> {
         .iter()
         .map(|(key, _)| key.as_ref())
         .find(|key| !seen.insert(*key))
-}
-
-struct Key<'a>(Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        match from.deserialize_str(JsonVisitor)? {
-            Json::Text(text) => Ok(Key(text)),
-            _ => Err(D::Error::custom("a key must be a string")),
-        }
-    }
 }
 
 /// An object whose fields are known by name. An absent one reads as empty, as Go leaves a zero value.
@@ -161,7 +351,7 @@ impl<'j, 'a> Fields<'j, 'a> {
                 && let Some(wanted) = known.iter().find(|known| folds_to(key, known))
             {
                 return Err(Rejection::OddCase {
-                    found: key.to_string(),
+                    found: cut(key),
                     wanted,
                 });
             }
@@ -209,8 +399,24 @@ impl<'j, 'a> Fields<'j, 'a> {
     pub(super) fn int(&self, name: &str) -> Result<i64, Rejection> {
         match self.get(name) {
             None => Ok(0),
-            Some(Json::Int(value)) => Ok(*value),
-            Some(_) => self.wrong(name, "a whole number of 64 bits"),
+            Some(json) => match json.int() {
+                Some(value) => Ok(value),
+                None => self.wrong(name, "a whole number of 64 bits, written without point and exponent"),
+            },
+        }
+    }
+
+    /// A whole number that Go reads as float64, writes again and then reads as int64: `1e3` is one, and the largest
+    /// int64 is none.
+    pub(super) fn int_through_float(&self, name: &str) -> Result<i64, Rejection> {
+        let written = match self.get(name) {
+            Some(Json::Number(text)) => text.parse::<f64>().unwrap_or(f64::NAN).to_string(),
+            Some(_) => String::new(),
+            None => return Ok(0),
+        };
+        match written.parse() {
+            Ok(value) => Ok(value),
+            Err(_) => self.wrong(name, "a whole number that a float64 holds exactly"),
         }
     }
 
@@ -270,6 +476,10 @@ fn folds_to(key: &str, known: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn code(text: &str) -> Option<&'static str> {
+        Json::parse(text).err().map(|rejection| rejection.code())
+    }
+
     #[test]
     fn what_two_readers_could_disagree_about_is_refused() {
         for text in [
@@ -277,26 +487,77 @@ mod tests {
             "{\"a\":{\"x\":1,\"\\u0078\":2}}",
             "[{\"k\":0,\"k\":0}]",
         ] {
-            assert_eq!(Json::parse(text.as_bytes()).expect_err(text).code(), "duplicate-key");
+            assert_eq!(code(text), Some("duplicate-key"), "{text}");
         }
         for key in ["SUB", "Sub", "\u{17f}ub"] {
             let text = format!("{{\"{key}\":1}}");
-            let json = Json::parse(text.as_bytes()).unwrap();
+            let json = Json::parse(&text).unwrap();
             let refused = Fields::of(&json, "", &["sub"]).err().map(|rejection| rejection.code());
             assert_eq!(refused, Some("odd-case"), "{key}");
         }
-        assert_eq!(Json::parse(b"{} {}").expect_err("trailing data").code(), "json");
     }
 
     #[test]
     fn a_large_object_is_searched_for_duplicates_too() {
         let mut text: String = (0..100).map(|n| format!("\"k{n}\":0,")).collect();
         text.push_str("\"k50\":1");
-        assert_eq!(
-            Json::parse(format!("{{{text}}}").as_bytes())
-                .expect_err("k50 twice")
-                .code(),
-            "duplicate-key"
-        );
+        assert_eq!(code(&format!("{{{text}}}")), Some("duplicate-key"), "k50 twice");
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_and_said_where() {
+        for text in [
+            "",
+            " ",
+            "{",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{a:1}",
+            "01",
+            "1.",
+            "1e",
+            "-",
+            "+1",
+            ".5",
+            "nul",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"",
+            "\"a\nb\"",
+            "{} {}",
+            "[1 2]",
+            "{\"a\":1,}",
+            "\u{feff}{}",
+        ] {
+            assert_eq!(code(text), Some("json"), "{text:?}");
+        }
+        let said = Json::parse("{\"a\":x}").expect_err("x is no value").to_string();
+        assert!(said.contains("'x' at byte 5"), "{said}");
+        assert_eq!(code(&"[".repeat(100_000)), Some("json"));
+    }
+
+    #[test]
+    fn strings_are_read_as_go_reads_them() {
+        for (text, wanted) in [
+            ("\"\\ud83d\\ude00\"", "\u{1f600}"),
+            ("\"\\ud83d\"", "\u{fffd}"),
+            ("\"\\ud83dx\"", "\u{fffd}x"),
+            ("\"\\ud83d\\u0041\"", "\u{fffd}A"),
+            ("\"\\ude00\"", "\u{fffd}"),
+            ("\"a\\/\\n\\\"\"", "a/\n\""),
+        ] {
+            assert_eq!(Json::parse(text), Ok(Json::Text(Cow::Borrowed(wanted))), "{text}");
+        }
+        assert_eq!(text_of(b"a\xe2\x82b".to_vec()), "a\u{fffd}\u{fffd}b");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn each_byte_is_looked_at_a_few_times_whatever_it_is(text in "([\\[\\]{},: 0-9eE.+-]|\"|null|true|\\\\ud83d|\\\\u0041|\\\\|[a-z]|\\PC){0,300}") {
+            let mut parser = Parser::new(&text);
+            let _ = parser.value(0);
+            proptest::prop_assert!(parser.looks.get() <= 12 * (text.len() + 1), "{} for {} bytes", parser.looks.get(), text.len());
+        }
     }
 }

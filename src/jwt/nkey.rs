@@ -17,7 +17,7 @@ pub const KEY_CHARS: usize = 56;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a public {kind} key: {reason}")]
 pub struct KeyError {
-    /// What was given, cut to the length of a key.
+    /// What was given, cut to the length of a key; never a seed.
     pub text: String,
     /// The kind of key that was wanted: "operator", "account" or "user".
     pub kind: &'static str,
@@ -27,7 +27,11 @@ pub struct KeyError {
 
 fn parse(text: &str, kind: &'static str, letter: char, prefix: u8) -> Result<[u8; 32], KeyError> {
     let fail = |reason: String| KeyError {
-        text: text.chars().take(KEY_CHARS).collect(),
+        text: if text.starts_with('S') {
+            "(perhaps a private seed)".to_owned()
+        } else {
+            text.chars().take(KEY_CHARS).collect()
+        },
         kind,
         reason,
     };
@@ -81,6 +85,10 @@ pub fn kind(text: &str) -> Option<KeyKind> {
     if crc != crc16(key).to_le_bytes() {
         return None;
     }
+    // Only ed25519 keys sign; anybody could sign under one of these, which nkeys refuses too (`strkey.go`).
+    if key[0] >> 3 != 23 && has_small_order(&key[1..]) {
+        return None;
+    }
     match key[0] >> 3 {
         14 => Some(KeyKind::Operator),
         0 => Some(KeyKind::Account),
@@ -91,6 +99,25 @@ pub fn kind(text: &str) -> Option<KeyKind> {
         _ => None,
     }
     .filter(|_| key[0] & 7 == 0)
+}
+
+/// The y coordinates, least byte first, of the points of small order, some of them in two spellings.
+const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+fn has_small_order(key: &[u8]) -> bool {
+    // The sign bit of x stands in the last byte.
+    let spelt = |at: usize| if at == 31 { key[at] & 0x7f } else { key[at] };
+    SMALL_ORDER.iter().any(|point| {
+        (0..32).all(|at| u8::from_str_radix(&point[2 * at..2 * at + 2], 16).is_ok_and(|byte| byte == spelt(at)))
+    })
 }
 
 fn print(bytes: &[u8; 32], prefix: u8) -> String {

@@ -6,6 +6,7 @@ use super::claims::{Common, cut};
 use super::json::{Fields, Json};
 use super::nkey::{AccountKey, OperatorKey};
 use super::rejection::Rejection;
+use super::rules;
 use super::token::Verified;
 
 /// What an operator's token says.
@@ -43,6 +44,17 @@ const OPERATOR: &[&str] = &[
     "version",
 ];
 
+/// The same in version 1.
+const OPERATOR_V1: &[&str] = &[
+    "signing_keys",
+    "account_server_url",
+    "operator_service_urls",
+    "system_account",
+    "tags",
+    "type",
+    "version",
+];
+
 pub(super) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorClaims, Rejection> {
     let wrong_key = |error: super::nkey::KeyError| Rejection::Subject(error.to_string());
     let operator: OperatorKey = common.subject.parse().map_err(wrong_key)?;
@@ -54,7 +66,12 @@ pub(super) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorClaims, R
         });
     }
     let top = Fields::of(json, "", &[])?;
-    let nats = top.fields("nats", OPERATOR)?;
+    let v1 = common.version == 1;
+    let nats = top.fields("nats", if v1 { OPERATOR_V1 } else { OPERATOR })?;
+    let issues = rules::operator(&nats, v1)?;
+    if !issues.is_empty() {
+        return Err(Rejection::Invalid { issues });
+    }
     let system_account = match nats.text("system_account")? {
         "" => None,
         text => Some(text.parse().map_err(wrong_key)?),
@@ -70,7 +87,8 @@ pub(super) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorClaims, R
             .into_iter()
             .map(|key| key.parse().map_err(wrong_key))
             .collect::<Result<_, _>>()?,
-        strict_signing_key_usage: nats.bool("strict_signing_key_usage")?,
+        // Nobody reads it in version 1.
+        strict_signing_key_usage: !v1 && nats.bool("strict_signing_key_usage")?,
         system_account,
         account_server_url: nats.text("account_server_url")?.to_owned(),
     })

@@ -76,7 +76,9 @@ pub enum Rejection {
         wanted: &'static str,
     },
     /// A field holds a value of another type.
-    #[error("the claims' field {field} must be {wanted}")]
+    #[error(
+        "the claims' field {field} must be {wanted}: write it so and sign again, or let nsc or a jwt v2 library encode it"
+    )]
     FieldType {
         /// Its path.
         field: String,
@@ -119,7 +121,7 @@ pub enum Rejection {
         issuer: String,
     },
     /// The subject is not a key of the right kind.
-    #[error("the subject is wrong: {0}")]
+    #[error("the subject is wrong: {0}; a JWT's `sub` is the public key of what it describes")]
     Subject(String),
     /// An account that signed itself.
     #[error(
@@ -187,7 +189,7 @@ pub enum Rejection {
     /// nats-server would refuse the content.
     #[error("{}", sentence(issues))]
     Invalid {
-        /// Every rule it breaks, the first ten of them.
+        /// Every rule it breaks, at most [`super::rules::MAX_ISSUES`] of them.
         issues: Vec<Issue>,
     },
 }

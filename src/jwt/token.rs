@@ -42,7 +42,9 @@ impl Token {
             return Err(Rejection::TooLarge { bytes: text.len() });
         }
         if text.windows(5).any(|window| window == b"-----") {
-            return Err(Rejection::Decorated);
+            // A creds file holds the user's private key under such a line.
+            let seed = text.windows(9).any(|window| window == b"SEED-----");
+            return Err(if seed { Rejection::Seed } else { Rejection::Decorated });
         }
         if looks_like_seed(text) {
             return Err(Rejection::Seed);
@@ -89,8 +91,8 @@ impl Token {
 }
 
 /// A seed is `S`, the letter of a kind, and base32; 58 characters (nkeys `strkey.go`).
-fn looks_like_seed(text: &[u8]) -> bool {
-    text.len() < 80
+pub(super) fn looks_like_seed(text: &[u8]) -> bool {
+    (50..80).contains(&text.len())
         && text.first() == Some(&b'S')
         && matches!(text.get(1), Some(b'O' | b'A' | b'U' | b'N' | b'C' | b'X'))
         && text

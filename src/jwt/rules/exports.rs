@@ -39,12 +39,12 @@ pub(super) fn check(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<Export
     };
     let mut services = Vec::new();
     let mut streams = Vec::new();
-    for json in list {
+    for (at, json) in list.iter().enumerate() {
         if *json == Json::Null {
             issues.add("export", || "an export is null: remove it".to_owned());
             continue;
         }
-        let export = Fields::of(json, &path, EXPORT)?;
+        let export = Fields::of(json, &format!("{path}[{at}]"), EXPORT)?;
         let exported = export.text("subject")?;
         all.wildcards |= subject::has_wildcards(exported);
         let traffic = Traffic::read(&export, "type")?;
@@ -59,10 +59,11 @@ pub(super) fn check(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<Export
     for (what, subjects) in [("service", services), ("stream", streams)] {
         match subject::overlap(&subjects) {
             subject::Overlap::None => {}
-            subject::Overlap::Found(one) => issues.add("export-overlap", || {
+            subject::Overlap::Found(one, other) => issues.add("export-overlap", || {
                 format!(
-                    "the {what} export {:?} is contained in another {what} export: keep one of them",
-                    cut(one)
+                    "the {what} export {:?} is contained in the {what} export {:?}: keep one of them",
+                    cut(one),
+                    cut(other)
                 )
             }),
             subject::Overlap::TooComplex => issues.add("export-overlap", || {
@@ -97,14 +98,17 @@ fn one(export: &Fields<'_, '_>, exported: &str, traffic: Traffic, issues: &mut I
         Traffic::Stream if !response.is_empty() => {
             issues.add("export", || {
                 format!(
-                    "the stream export {:?} has a response_type, which is for services",
+                    "the stream export {:?} has a response_type, which is for services: remove it",
                     name()
                 )
             });
         }
         Traffic::Stream if trace => {
             issues.add("export", || {
-                format!("the stream export {:?} has allow_trace, which is for services", name())
+                format!(
+                    "the stream export {:?} has allow_trace, which is for services: remove it",
+                    name()
+                )
             });
         }
         _ => {}
@@ -114,7 +118,7 @@ fn one(export: &Fields<'_, '_>, exported: &str, traffic: Traffic, issues: &mut I
     if threshold < 0 || (threshold > 0 && traffic != Traffic::Service) {
         issues.add("export", || {
             format!(
-                "the response_threshold of export {:?} must be positive, and is for services only",
+                "the response_threshold of export {:?} is negative, or not that of a service: remove it or set a positive one on a service",
                 name()
             )
         });
@@ -131,7 +135,10 @@ fn latency(export: &Fields<'_, '_>, exported: &str, traffic: Traffic, issues: &m
     let latency = export.fields("service_latency", &["sampling", "results"])?;
     if traffic != Traffic::Service {
         issues.add("latency", || {
-            format!("the export {:?} tracks latency, which is for services", cut(exported))
+            format!(
+                "the export {:?} tracks latency, which is for services: remove service_latency",
+                cut(exported)
+            )
         });
     }
     let sampling = match latency.get("sampling") {
@@ -172,7 +179,7 @@ fn position(export: &Fields<'_, '_>, exported: &str, issues: &mut Issues) -> Res
     if token.is_some_and(|token| token != Some("*") || !subject::has_wildcards(exported)) {
         issues.add("export", || {
             format!(
-                "account_token_position {position} of export {:?} must point at a '*' of it",
+                "account_token_position {position} of export {:?} points at no '*': give the position of one, from 1",
                 cut(exported)
             )
         });

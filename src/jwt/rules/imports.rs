@@ -77,12 +77,12 @@ pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -
     let list = nats.list("imports")?;
     let path = nats.path("imports");
     let mut services: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for json in list {
+    for (at, json) in list.iter().enumerate() {
         if *json == Json::Null {
             issues.add("import", || "an import is null: remove it".to_owned());
             continue;
         }
-        let import = Import::read(json, &path)?;
+        let import = Import::read(json, &format!("{path}[{at}]"))?;
         if import.traffic == Traffic::Service {
             services.entry(import.account).or_default().push(import.appears_at());
         }
@@ -93,8 +93,8 @@ pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -
         let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
         match subject::overlap(&subjects) {
             subject::Overlap::None => {}
-            subject::Overlap::Found(one) => issues.add("import-overlap", || {
-                format!("the service import {:?} from account {} overlaps another one: import one of them, or rename it locally", cut(one), cut(from))
+            subject::Overlap::Found(one, other) => issues.add("import-overlap", || {
+                format!("the service import {:?} from account {} overlaps the one at {:?}: import one of them, or give one another local_subject", cut(one), cut(from), cut(other))
             }),
             subject::Overlap::TooComplex => issues.add("import-overlap", || {
                 format!("the wildcards of the service imports from account {} cross each other too often to be checked: use fewer", cut(from))
@@ -112,12 +112,18 @@ fn shape(import: &Import<'_>, issues: &mut Issues) {
         }),
         Traffic::Service if import.allow_trace => {
             issues.add("import", || {
-                format!("the service import {:?} has allow_trace, which is for streams", name())
+                format!(
+                    "the service import {:?} has allow_trace, which is for streams: remove it",
+                    name()
+                )
             });
         }
         Traffic::Stream if import.share => {
             issues.add("import", || {
-                format!("the stream import {:?} has share, which is for services", name())
+                format!(
+                    "the stream import {:?} has share, which is for services: remove it",
+                    name()
+                )
             });
         }
         _ => {}
@@ -125,12 +131,15 @@ fn shape(import: &Import<'_>, issues: &mut Issues) {
     // The missing type has neither form.
     if import.traffic == Traffic::Missing && import.share {
         issues.add("import", || {
-            format!("the import {:?} has share, which is for services", name())
+            format!("the import {:?} has share, which is for services: remove it", name())
         });
     }
     if import.account.is_empty() {
         issues.add("import", || {
-            format!("the import {:?} names no account to import from", name())
+            format!(
+                "the import {:?} names no account to import from: add the exporting account's key",
+                name()
+            )
         });
     }
     subject::check(import.subject, "an import", issues);
@@ -156,7 +165,7 @@ fn renaming(import: &Import<'_>, issues: &mut Issues) {
     if full(local) != full(from) {
         issues.add("import-renaming", || {
             format!(
-                "{:?} and its local_subject {:?} must both end in '>' or neither",
+                "{:?} and its local_subject {:?} must both end in '>' or neither: change one of them",
                 cut(from),
                 cut(local)
             )
@@ -168,7 +177,7 @@ fn renaming(import: &Import<'_>, issues: &mut Issues) {
         match reference(token) {
             Some(at) if at > i64::try_from(stars).unwrap_or(i64::MAX) => issues.add("import-renaming", || {
                 format!(
-                    "the local_subject {:?} refers to ${at}, but {:?} has {stars} '*'",
+                    "the local_subject {:?} refers to ${at}, but {:?} has {stars} '*': number them from 1",
                     cut(local),
                     cut(from)
                 )
@@ -242,7 +251,7 @@ fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if activation.issuer != import.account && activation.issuer_account != import.account {
         issues.add("activation", || {
             format!(
-                "the activation token of import {:?} is not from account {}",
+                "the activation token of import {:?} is not from account {}: ask that account for one (nsc generate activation)",
                 name(),
                 cut(import.account)
             )
@@ -251,7 +260,7 @@ fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if activation.subject != account {
         issues.add("activation", || {
             format!(
-                "the activation token of import {:?} is for account {}, not for this one",
+                "the activation token of import {:?} is for account {}, not for this one: ask for one made for this account",
                 name(),
                 cut(&activation.subject)
             )
@@ -260,7 +269,7 @@ fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if activation.traffic != import.traffic || activation.traffic == Traffic::Missing {
         issues.add("activation", || {
             format!(
-                "the activation token of import {:?} is for the other type of import",
+                "the activation token of import {:?} is for another type of import: import what it allows, or ask for another token",
                 name()
             )
         });
@@ -269,7 +278,7 @@ fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if !activation.issuer_account.is_empty() && nkey::kind(&activation.issuer_account) != Some(KeyKind::Account) {
         issues.add("activation", || {
             format!(
-                "the activation token of import {:?} has an issuer_account that is no account key",
+                "the activation token of import {:?} has an issuer_account that is no account key: ask for another token",
                 name()
             )
         });
@@ -282,7 +291,7 @@ fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if !subject::is_contained(imported, &activation.import_subject) {
         issues.add("activation", || {
             format!(
-                "the activation token allows {:?}, which does not contain the import {:?}",
+                "the activation token allows {:?}, which does not contain the import {:?}: import less, or ask for a token that allows it",
                 cut(&activation.import_subject),
                 name()
             )

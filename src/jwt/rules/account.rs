@@ -1,0 +1,210 @@
+//! Rules of an account beside its imports and exports (jwt `account_claims.go`, `signingkeys.go`, `types.go`).
+
+use std::collections::BTreeMap;
+
+use super::super::account::{Account, permissions, revocations};
+use super::super::claims::cut;
+use super::super::json::{Fields, Json};
+use super::super::nkey::{self, KeyKind};
+use super::super::rejection::{Issue, Rejection};
+use super::url::Url;
+use super::{Issues, exports, imports, subject};
+
+/// Every rule that an account breaks (jwt `account_claims.go`).
+pub(in super::super) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, Rejection> {
+    let mut issues = Issues::default();
+    let nats = &account.nats;
+    let imports = imports::check(nats, account.subject, &mut issues)?;
+    let exports = exports::check(nats, &mut issues)?;
+    let limits = account.limits()?;
+    if limits.blank_tier {
+        issues.add("tiered-limits", || {
+            "a JetStream tier has no name: name it, such as R1 or R3".to_owned()
+        });
+    }
+    over("import", imports, limits.imports, &mut issues);
+    over("export", exports.count, limits.exports, &mut issues);
+    if limits.exports != -1 && !limits.wildcards && exports.wildcards {
+        issues.add("limits", || {
+            "an export has a wildcard, but limits.wildcards is not set: set it (`nsc edit account --wildcard-exports`) or export without".to_owned()
+        });
+    }
+    for signer in account.signing_keys()? {
+        if nkey::kind(signer.key) != Some(KeyKind::Account) {
+            issues.add("signing-key", || {
+                format!("the signing key {:?} is no account public key (A...): remove it, or make one with `nsc edit account --sk generate`", cut(signer.key))
+            });
+        }
+    }
+    revocations(nats)?;
+    if !account.v1 {
+        newer(nats, &mut issues)?;
+    }
+    Ok(issues.0)
+}
+
+/// -1 means unlimited; absent reads as 0, so that a token without limits may have neither.
+fn over(what: &str, count: usize, limit: i64, issues: &mut Issues) {
+    if limit != -1 && i64::try_from(count).unwrap_or(i64::MAX) > limit {
+        issues.add("limits", || {
+            format!("it has {count} {what}s, limits.{what}s allows {limit}: raise the limit (-1 for none), which absent means 0")
+        });
+    }
+}
+
+/// What only version 2 has.
+fn newer(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+    let (publish, subscribe) = permissions(&nats.fields("default_permissions", &["pub", "sub", "resp"])?)?;
+    for subject in publish {
+        subject::check_permission(subject, false, issues);
+    }
+    for subject in subscribe {
+        subject::check_permission(subject, true, issues);
+    }
+    mappings(nats, issues)?;
+    authorization(nats, issues)?;
+    trace(nats, issues)?;
+    info(nats, "the account", issues)?;
+    let traffic = nats.text("cluster_traffic")?;
+    if !matches!(traffic, "" | "system" | "owner") {
+        issues.add("cluster-traffic", || {
+            format!("cluster_traffic is {:?}: use \"system\" or \"owner\"", cut(traffic))
+        });
+    }
+    Ok(())
+}
+
+fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+    for (from, targets) in nats.map("mappings")? {
+        subject::check(from, "a mapping", issues);
+        let path = nats.path("mappings");
+        let wrong = || Rejection::FieldType {
+            field: path.clone(),
+            wanted: "lists of weighted mappings",
+        };
+        let targets = match targets {
+            Json::List(targets) => targets.as_slice(),
+            Json::Null => &[],
+            _ => return Err(wrong()),
+        };
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for target in targets {
+            let target = Fields::of(target, &path, &["subject", "weight", "cluster"])?;
+            subject::check(target.text("subject")?, "a mapping's target", issues);
+            // A byte in Go; 0 reads as 100.
+            let weight = u8::try_from(target.int("weight")?).map_err(|_| wrong())?;
+            let weight = if weight == 0 { 100 } else { weight };
+            if weight > 100 {
+                issues.add("mapping", || {
+                    format!("mapping {:?} has a weight of {weight}: use 1 to 100", cut(from))
+                });
+            }
+            *sums.entry(target.text("cluster")?).or_default() += u64::from(weight);
+        }
+        if sums.values().any(|sum| *sum > 100) {
+            issues.add("mapping", || {
+                format!(
+                    "the weights of mapping {:?} add up to more than 100 within one cluster: lower them (no weight counts as 100)",
+                    cut(from)
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+fn authorization(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+    let authorization = nats.fields("authorization", &["auth_users", "allowed_accounts", "xkey"])?;
+    let users = authorization.texts("auth_users")?;
+    let accounts = authorization.texts("allowed_accounts")?;
+    let xkey = authorization.text("xkey")?;
+    if !accounts.is_empty() && users.is_empty() {
+        issues.add("authorization", || {
+            "authorization allows accounts but names no auth_users: add the users of the auth callout".to_owned()
+        });
+    }
+    for user in users.iter().filter(|user| nkey::kind(user) != Some(KeyKind::User)) {
+        issues.add("authorization", || {
+            format!(
+                "the auth user {:?} is no user public key (U...): name the user by its key",
+                cut(user)
+            )
+        });
+    }
+    for account in &accounts {
+        if *account == "*" && accounts.len() > 1 {
+            issues.add("authorization", || {
+                "allowed_accounts holds \"*\" beside others: keep \"*\" alone or the list".to_owned()
+            });
+        } else if *account != "*" && nkey::kind(account) != Some(KeyKind::Account) {
+            issues.add("authorization", || {
+                format!(
+                    "the allowed account {:?} is no account public key (A...): name it by its key",
+                    cut(account)
+                )
+            });
+        }
+    }
+    if !xkey.is_empty() && nkey::kind(xkey) != Some(KeyKind::Curve) {
+        issues.add("authorization", || {
+            format!(
+                "the xkey {:?} is no public curve key (X...): make one with `nsc generate nkey --curve`",
+                cut(xkey)
+            )
+        });
+    }
+    Ok(())
+}
+
+fn trace(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+    if nats.get("trace").is_none() {
+        return Ok(());
+    }
+    let trace = nats.fields("trace", &["dest", "sampling"])?;
+    let destination = trace.text("dest")?;
+    subject::check(destination, "the trace destination", issues);
+    if subject::has_wildcards(destination) {
+        issues.add("trace", || {
+            format!(
+                "the trace destination {:?} has a wildcard: name one subject",
+                cut(destination)
+            )
+        });
+    }
+    let sampling = trace.int("sampling")?;
+    if !(0..=100).contains(&sampling) {
+        issues.add("trace", || format!("the trace sampling is {sampling}: use 1 to 100"));
+    }
+    Ok(())
+}
+
+/// The longest description or URL (jwt `types.go`, `MaxInfoLength`).
+const MAX_INFO_BYTES: usize = 8 * 1024;
+
+pub(super) fn info(fields: &Fields<'_, '_>, of: &str, issues: &mut Issues) -> Result<(), Rejection> {
+    if fields.text("description")?.len() > MAX_INFO_BYTES {
+        issues.add("info", || {
+            format!("the description of {of} is longer than {MAX_INFO_BYTES} bytes: shorten it")
+        });
+    }
+    let url = fields.text("info_url")?;
+    if url.len() > MAX_INFO_BYTES {
+        issues.add("info", || {
+            format!("the info URL of {of} is longer than {MAX_INFO_BYTES} bytes: shorten it")
+        });
+    }
+    let defect = match Url::parse(url) {
+        Ok(parsed) if parsed.scheme.is_empty() || parsed.host_name.is_empty() => "it lacks a scheme or a host",
+        Ok(_) => return Ok(()),
+        Err(defect) => defect,
+    };
+    if !url.is_empty() {
+        issues.add("info", || {
+            format!(
+                "the info URL {:?} of {of} is none: {defect}; write https://HOST/...",
+                cut(url)
+            )
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! What we accept and refuse, against the official library's verdict on the same tokens.
+//!
+//! `tests/vectors/generate` made the tokens and asked the library; `tests/vectors/generate/nsc.sh` made more with nsc.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use jwtmesh::jwt::{AccountClaims, OperatorClaims, Rejection, Token, TrustedKeys, Verified};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+/// Where we refuse what the official library accepts: the code of our refusal, the vector (`*` for all under that
+/// code) and why. Nowhere do we accept what it refuses.
+const STRICTER: &[(&str, &str, &str)] = &[
+    (
+        "duplicate-key",
+        "*",
+        "which of two values counts differs between readers (T29)",
+    ),
+    (
+        "odd-case",
+        "*",
+        "Go takes such a key for the field, other readers do not (T29)",
+    ),
+    ("header", "header-duplicate", "as duplicate-key, in the header"),
+    ("header", "header-odd-case", "as odd-case, in the header"),
+    (
+        "activation",
+        "activation-duplicate-key",
+        "as duplicate-key, in an activation token",
+    ),
+    (
+        "issued-in-future",
+        "*",
+        "stored, it would refuse every honest update until then (G2)",
+    ),
+    (
+        "base64",
+        "unused-bits-of-signature",
+        "one token shall have one spelling: Go ignores a last character's unused bits",
+    ),
+    (
+        "base64",
+        "newline-in-signature",
+        "one token shall have one spelling (T28): Go passes over line ends within a part",
+    ),
+    (
+        "base64",
+        "newline-in-claims-before-signing",
+        "one token shall have one spelling (T28): Go passes over line ends within a part",
+    ),
+    (
+        "json",
+        "json-too-deep",
+        "recursion is bounded; nothing that is read lies deeper than 8",
+    ),
+    (
+        "subject",
+        "subject-newline",
+        "nkeys passes over a line end within a key; as a name it is never asked for",
+    ),
+    (
+        "signing-key",
+        "signing-key-newline",
+        "nkeys passes over a line end within a key; compared as text it signs for nobody",
+    ),
+    (
+        "issuer-kind",
+        "operator-not-self-signed",
+        "an operator that another key signed proves nothing; the library leaves that to its caller",
+    ),
+];
+
+#[derive(Deserialize)]
+struct Verdicts {
+    now: i64,
+    operators: BTreeMap<String, String>,
+    vectors: Vec<Vector>,
+}
+
+#[derive(Deserialize)]
+struct Vector {
+    name: String,
+    file: String,
+    kind: String,
+    trust: Vec<String>,
+    go: String,
+    #[serde(default)]
+    go_error: String,
+    ours: String,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors")
+}
+
+/// The vectors of the library and those of nsc.
+fn all_verdicts() -> &'static [Verdicts; 2] {
+    static ALL: LazyLock<[Verdicts; 2]> = LazyLock::new(|| {
+        ["verdicts.json", "nsc/verdicts.json"].map(|file| {
+            let text = std::fs::read(folder().join(file)).expect(file);
+            serde_json::from_slice(&text).expect(file)
+        })
+    });
+    &ALL
+}
+
+/// The vectors of the library that are to be accepted, with their bytes.
+fn accepted() -> &'static [(&'static Vector, Vec<u8>)] {
+    static ACCEPTED: LazyLock<Vec<(&Vector, Vec<u8>)>> = LazyLock::new(|| {
+        let good = all_verdicts()[0]
+            .vectors
+            .iter()
+            .filter(|vector| vector.ours == "accept");
+        good.map(|vector| (vector, Verdicts::bytes(vector))).collect()
+    });
+    &ACCEPTED
+}
+
+fn operator(text: &str) -> Verified<OperatorClaims> {
+    Token::parse(text.as_bytes())
+        .and_then(Verified::<OperatorClaims>::verify)
+        .expect("an operator of the vectors")
+}
+
+impl Verdicts {
+    fn trusted(&self, names: &[String]) -> TrustedKeys {
+        TrustedKeys::new(names.iter().map(|name| operator(&self.operators[name])))
+    }
+
+    fn judge(&self, vector: &Vector, text: &[u8]) -> Result<(), Rejection> {
+        let token = Token::parse(text)?;
+        if vector.kind == "operator" {
+            return Verified::<OperatorClaims>::verify(token).map(drop);
+        }
+        let trusted = self.trusted(&vector.trust);
+        Verified::<AccountClaims>::verify(token, &trusted, self.now).map(drop)
+    }
+
+    fn bytes(vector: &Vector) -> Vec<u8> {
+        std::fs::read(folder().join(&vector.file)).expect(&vector.file)
+    }
+
+    fn named(&self, name: &str) -> (TrustedKeys, Token) {
+        let vector = self.vectors.iter().find(|vector| vector.name == name).expect(name);
+        let token = Token::parse(&Self::bytes(vector)).expect(name);
+        (self.trusted(&vector.trust), token)
+    }
+}
+
+fn is_listed(vector: &Vector) -> bool {
+    STRICTER
+        .iter()
+        .any(|(code, name, _)| *code == vector.ours && (*name == "*" || *name == vector.name))
+}
+
+#[test]
+fn g3_every_vector_gets_the_verdict_of_its_folder() {
+    let mut wrong = Vec::new();
+    for verdicts in all_verdicts() {
+        for vector in &verdicts.vectors {
+            let said = verdicts.judge(vector, &Verdicts::bytes(vector));
+            let code = said.as_ref().map_or_else(Rejection::code, |()| "accept");
+            if code != vector.ours {
+                wrong.push(format!(
+                    "{}: {code}, {said:?}; the library: {}",
+                    vector.file, vector.go_error
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn g3_the_official_library_agrees_or_the_difference_is_listed() {
+    let mut used = BTreeSet::new();
+    for verdicts in all_verdicts() {
+        for vector in &verdicts.vectors {
+            if (vector.go == "accept") == (vector.ours == "accept") {
+                continue;
+            }
+            assert_eq!(
+                vector.go, "accept",
+                "{} is accepted here only: {}",
+                vector.file, vector.go_error
+            );
+            assert!(
+                is_listed(vector),
+                "{} is refused here only, and not listed",
+                vector.file
+            );
+            used.insert(vector.ours.clone());
+        }
+    }
+    let listed: BTreeSet<String> = STRICTER.iter().map(|(code, _, _)| (*code).to_owned()).collect();
+    assert_eq!(listed, used, "a listed difference that no vector shows");
+}
+
+#[test]
+fn the_files_and_the_verdicts_are_the_same_set_and_large_enough() {
+    let mut stored = BTreeSet::new();
+    let (mut accepted, mut refused) = (0, 0);
+    for verdicts in all_verdicts() {
+        for vector in &verdicts.vectors {
+            let counter = if vector.ours == "accept" {
+                &mut accepted
+            } else {
+                &mut refused
+            };
+            *counter += 1;
+            let by_code = format!("reject/{}/", vector.ours);
+            let fits = if vector.ours == "accept" { "accept/" } else { &by_code };
+            assert!(vector.file.contains(fits), "{} is not under {fits}", vector.file);
+            stored.insert(folder().join(&vector.file));
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut open = vec![folder()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).expect("a folder of vectors") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "jwt") {
+                found.insert(path);
+            }
+        }
+    }
+    assert_eq!(found, stored);
+    assert!(
+        accepted >= 75 && refused >= 75,
+        "{accepted} to accept, {refused} to refuse"
+    );
+}
+
+#[test]
+fn every_refusal_says_what_to_do_and_never_shows_a_seed_or_a_token() {
+    for verdicts in all_verdicts() {
+        for vector in &verdicts.vectors {
+            let bytes = Verdicts::bytes(vector);
+            if let Err(rejection) = verdicts.judge(vector, &bytes) {
+                let sentence = rejection.to_string();
+                assert!(sentence.len() < 4_000, "{}: {} bytes", vector.file, sentence.len());
+                assert!(!sentence.contains('\n'), "{}: {sentence}", vector.file);
+                assert!(!sentence.contains("eyJ"), "{}: {sentence}", vector.file);
+                assert!(
+                    sentence.contains([':', ';', ',']),
+                    "{}: only a name: {sentence}",
+                    vector.file
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_accepted_reads_back_as_the_same_bytes_and_facts() {
+    let verdicts = &all_verdicts()[0];
+    let (trusted, token) = verdicts.named("revocations");
+    let verified = Verified::<AccountClaims>::verify(token.clone(), &trusted, verdicts.now).expect("a good token");
+    let claims = verified.claims();
+    assert_eq!(verified.token().as_str(), token.as_str());
+    assert_eq!(claims.operator, trusted.operators()[0].claims().operator);
+    assert_eq!(claims.issuer, claims.operator.to_string());
+    assert_eq!(claims.revocations["*"], 5);
+    assert_eq!(claims.revocations.len(), 3);
+    assert!(claims.issued_at.abs_diff(verdicts.now) < 300);
+}
+
+#[test]
+fn t28_a_trailing_newline_is_cut_off() {
+    let verdicts = &all_verdicts()[0];
+    for name in ["newline-at-the-end", "crlf-at-the-end"] {
+        let (trusted, token) = verdicts.named(name);
+        assert!(!token.as_str().ends_with(['\r', '\n']));
+        Verified::<AccountClaims>::verify(token, &trusted, verdicts.now).expect(name);
+    }
+}
+
+#[test]
+fn a_valid_token_with_any_bit_changed_anywhere_is_refused() {
+    let verdicts = &all_verdicts()[0];
+    let (trusted, token) = verdicts.named("signed-by-identity");
+    let text = token.as_str().as_bytes();
+    for at in 0..text.len() {
+        for bit in 0..8 {
+            let mut changed = text.to_vec();
+            changed[at] ^= 1 << bit;
+            // One change makes a line end of the last character, which is cut off like any other.
+            let said = Token::parse(&changed)
+                .and_then(|token| Verified::<AccountClaims>::verify(token, &trusted, verdicts.now));
+            assert!(said.is_err(), "bit {bit} of byte {at}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_valid_token_with_any_byte_replaced_is_refused(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let verdicts = &all_verdicts()[0];
+        let (vector, bytes) = which.get(accepted());
+        let mut bytes = bytes.clone();
+        while bytes.ends_with(b"\n") || bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+        let at = at.index(bytes.len());
+        prop_assume!(bytes[at] != byte);
+        // A version 1 signature covers the claims alone; of the header, only what it says counts.
+        prop_assume!(!(vector.name.starts_with("v1-") || vector.name == "operator-v1") || bytes[..at].contains(&b'.'));
+        bytes[at] = byte;
+        prop_assert!(verdicts.judge(vector, &bytes).is_err(), "{} with byte {} replaced by {}", vector.file, at, byte);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        let _ = Token::parse(&bytes);
+        let _ = jwtmesh::jwt::explain(&bytes, None, 0);
+    }
+
+    #[test]
+    fn no_encoded_claims_make_it_panic(header in any::<Vec<u8>>(), claims in any::<Vec<u8>>(), signature in any::<[u8; 32]>()) {
+        explain_claims(&header, &claims, &signature);
+    }
+
+    #[test]
+    fn no_bent_claims_make_it_panic(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), put in "[\\[\\]{}\",:0-9a-z*.>$\\\\ -]{0,6}") {
+        let (_, bytes) = which.get(accepted());
+        let chunk = bytes.split(|byte| *byte == b'.').nth(1).expect("three parts").to_vec();
+        let mut claims = data_encoding::BASE64URL_NOPAD.decode(&chunk).expect("base64url");
+        let at = at.index(claims.len());
+        let end = (at + put.len()).min(claims.len());
+        claims.splice(at..end, put.bytes());
+        explain_claims(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#, &claims, &[0; 64]);
+    }
+}
+
+/// Every check that `explain` makes is made, whatever the one before said.
+fn explain_claims(header: &[u8], claims: &[u8], signature: &[u8]) {
+    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let text = format!("{}.{}.{}", encode(header), encode(claims), encode(signature));
+    let explanation = jwtmesh::jwt::explain(text.as_bytes(), Some(&TrustedKeys::default()), 0);
+    assert!(!explanation.valid);
+    if let Ok(token) = Token::parse(text.as_bytes()) {
+        let _ = jwtmesh::jwt::render_decoded(&token);
+    }
+}
