@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
@@ -15,7 +14,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Request, Version};
-use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -30,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
+use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::Refusal;
 use super::request;
@@ -181,7 +180,8 @@ impl Port {
             .max_send_buf_size(HTTP2_SEND_BUFFER);
         Self {
             name,
-            router,
+            // A panic of ours ends the request, not the connection's other requests.
+            router: router.layer(CatchPanicLayer::custom(|_panic| Refusal::internal().plain())),
             limits,
             tracker,
             tls,
@@ -309,20 +309,15 @@ impl Port {
     }
 }
 
-/// One request to its answer. A panic of ours ends the request, not the connection's other requests.
+/// One request to its answer.
 async fn answer(
     mut router: Router,
     flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<axum::response::Response, Infallible> {
-    let answer = AssertUnwindSafe(router.call(request::cleaned(request)))
-        .catch_unwind()
-        .await;
+    let answer = router.call(request::cleaned(request)).await;
     drop(flight);
-    Ok(match answer {
-        Ok(Ok(answer)) => answer,
-        Err(_) => Refusal::internal().plain(),
-    })
+    answer
 }
 
 /// Runs hyper's tasks for HTTP/2 streams where every task of the node runs.

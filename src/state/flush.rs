@@ -2,14 +2,14 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 
 use super::State;
 use super::fault::Fault;
 use super::memtable::Applied;
 use super::tables::{
-    ACCOUNTS, AccountRow, META, META_EPOCH, META_MARK, META_MEMBERSHIP, OPERATORS, POSITIONS, ROWS, RowId, Small,
-    VERSIONS_KEPT,
+    ACCOUNTS, AccountRow, META, META_DURABLE, META_EPOCH, META_MARK, META_MEMBERSHIP, OPERATORS, POSITIONS, ROWS,
+    RowId, Small, VERSIONS_KEPT,
 };
 
 /// How far redb is.
@@ -104,25 +104,29 @@ impl State {
     }
 
     /// Makes everything flushed durable; gives the newest entry that is.
-    ///
-    /// Quick-repair makes the commit two-phase and lets a file be opened in milliseconds after a crash, where a
-    /// repair would read all of it.
     pub fn checkpoint(&self) -> Result<Option<u64>, Fault> {
         let mut progress = self.progress();
         if progress.unsynced_bytes > 0 {
-            let sync = |error: redb::Error| self.storage("make entries durable", error);
             let database = self.0.database.load();
-            let mut transaction = database.begin_write().map_err(|e| sync(e.into()))?;
-            transaction
-                .set_durability(Durability::Immediate)
-                .map_err(|e| sync(e.into()))?;
-            transaction.set_quick_repair(true);
-            transaction.commit().map_err(|e| sync(e.into()))?;
+            make_durable(&database, progress.flushed).map_err(|error| self.storage("make entries durable", error))?;
             progress.checkpointed = progress.flushed;
             progress.unsynced_bytes = 0;
         }
         Ok(progress.checkpointed)
     }
+}
+
+/// Makes everything that `database` holds, up to the entry `flushed`, durable.
+///
+/// Quick-repair makes the commit two-phase and lets a file be opened in milliseconds after a crash, where a repair
+/// would read all of it. It writes something of its own, since a commit of nothing need not reach the disk.
+pub(super) fn make_durable(database: &Database, flushed: Option<u64>) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_quick_repair(true);
+    let durable = flushed.unwrap_or(0).to_be_bytes();
+    transaction.open_table(META)?.insert(META_DURABLE, durable.as_slice())?;
+    Ok(transaction.commit()?)
 }
 
 fn put_entries(transaction: &WriteTransaction, batch: &[Applied]) -> Result<(), redb::Error> {

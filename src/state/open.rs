@@ -10,7 +10,7 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTabl
 
 use super::accounts::Weight;
 use super::fault::Fault;
-use super::flush::Progress;
+use super::flush::{Progress, make_durable};
 use super::memtable::Memtable;
 use super::tables::{
     ACCOUNTS, FORMAT, META, META_EPOCH, META_FORMAT, META_MARK, META_MEMBERSHIP, META_STORE, Mark, OPERATORS,
@@ -93,6 +93,13 @@ impl State {
             source: Box::new(error),
         })?;
         let small = read(&database, &options.store).map_err(damaged)?;
+        // What is found may have been written by a process that died before its sync: it is durable from here on.
+        let found = small.mark.as_ref().map(|mark| mark.index);
+        make_durable(&database, found).map_err(|error| Fault::Storage {
+            what: "make the state durable",
+            store: store.clone(),
+            source: Box::new(error),
+        })?;
 
         // quick_cache asks for an estimate of how many rows that is.
         let rows = usize::try_from(options.cache_bytes / 2048).unwrap_or(1024);

@@ -27,6 +27,7 @@ pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_STORE: &str = "store";
 pub(super) const META_MARK: &str = "applied";
 pub(super) const META_MEMBERSHIP: &str = "membership";
+pub(super) const META_DURABLE: &str = "durable";
 pub(super) const META_EPOCH: &str = "trust_epoch";
 
 /// The number of the format of all tables together.

@@ -102,11 +102,6 @@ impl CrashFile {
         self.inner().current.clone()
     }
 
-    /// Another file with these bytes, all of them synced.
-    pub(crate) fn with_bytes(bytes: Vec<u8>) -> Self {
-        Self::holding(bytes, SmallRng::seed_from_u64(0))
-    }
-
     fn change(&self, effect: impl FnOnce(&mut Inner)) -> io::Result<()> {
         let mut inner = self.inner();
         inner.calls += 1;
