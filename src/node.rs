@@ -224,8 +224,8 @@ struct Stores {
 impl Stores {
     fn open(folder: &Folder, fault: &FaultHandle) -> Result<Self> {
         let store = StoreId(folder.identity().store_bytes());
-        let state = State::open_file(&folder.state(), StateOptions::new(&store.to_string()))?;
-        let checkpoint = Arc::new(AtomicU64::new(state.checkpointed().unwrap_or(0)));
+        let state = State::open_file(&folder.state(), StateOptions::new(store.to_string()))?;
+        let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
         let disk = RealDisk::open(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
         let options = LogOptions {
             must_exist: folder.identity().formed,
@@ -235,7 +235,7 @@ impl Stores {
         let on_fault = Arc::new(move |log_fault| reported.report(log_fault));
         let (log, writer) = LogStore::open(Arc::new(disk), &options, checkpoint.clone(), on_fault)?;
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
-        let (flushing, flushed) = watch::channel(state.flushed().unwrap_or(0));
+        let (flushing, flushed) = watch::channel(state.flushed());
         let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint.clone(), fault.clone());
         let threads = vec![
             std::thread::Builder::new()

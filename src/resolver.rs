@@ -264,8 +264,8 @@ impl Resolver {
                     });
                 }
                 // Verified under a trust that no longer holds: once more under the new one.
-                Outcome::StaleTrust { .. } => {}
-                other @ (Outcome::NotTrusted | Outcome::Marked) => unreachable!("an account was answered {other:?}"),
+                Outcome::StaleTrust { .. } | Outcome::NotTrusted => {}
+                other @ Outcome::Marked => unreachable!("an account was answered {other:?}"),
             }
         }
         Err(SubmitError::Unavailable {
@@ -318,10 +318,7 @@ impl Resolver {
     /// What changed after the revision `after`, as current rows in the order of their revisions.
     pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, SubmitError> {
         // The newest changes are still in the memtable: they are told at once, without waiting for the disk.
-        if let Some(recent) = self
-            .noted(self.0.state.recent_changes(after, limit))
-            .map_err(SubmitError::Fault)?
-        {
+        if let Some(recent) = self.0.state.recent_changes(after, limit) {
             return Ok(recent);
         }
         self.scan(move |state| state.rows_since(after, limit)).await
@@ -334,7 +331,7 @@ impl Resolver {
     ) -> Result<T, SubmitError> {
         let state = self.0.state.clone();
         let scanned = tokio::task::spawn_blocking(move || {
-            let applied = state.applied().map(|mark| mark.index);
+            let applied = state.applied().map_or(0, |mark| mark.index);
             while state.flushed() < applied {
                 state.flush_step(SCAN_FLUSH_ROWS)?;
             }

@@ -72,7 +72,7 @@ impl Flusher {
 
     async fn steps(&mut self) -> Result<(), Fault> {
         loop {
-            let behind = self.state.pending_bytes() >= BEHIND_BYTES;
+            let behind = self.state.unflushed_bytes() >= BEHIND_BYTES;
             let more = self.step(if behind { ROWS_A_STEP_BEHIND } else { ROWS_A_STEP })?;
             if self.checkpoint_due() {
                 self.checkpoint()?;
@@ -85,7 +85,7 @@ impl Flusher {
                 }
                 continue;
             }
-            let idle = if self.state.unsynced_bytes() > 0 {
+            let idle = if self.state.checkpoint_due_bytes() > 0 {
                 CHECKPOINT_EVERY
             } else {
                 Duration::MAX
@@ -102,19 +102,18 @@ impl Flusher {
     /// One small transaction; whether more is waiting.
     fn step(&mut self, rows: usize) -> Result<bool, Fault> {
         let more = self.state.flush_step(rows)?;
-        self.flushed.send_replace(self.state.flushed().unwrap_or(0));
+        self.flushed.send_replace(self.state.flushed());
         Ok(more)
     }
 
     fn checkpoint_due(&self) -> bool {
-        let unsynced = self.state.unsynced_bytes();
+        let unsynced = self.state.checkpoint_due_bytes();
         unsynced >= CHECKPOINT_BYTES || (unsynced > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY)
     }
 
     fn checkpoint(&mut self) -> Result<(), Fault> {
-        if let Some(index) = self.state.checkpoint()? {
-            self.checkpoint.store(index, Ordering::Release);
-        }
+        let index = self.state.checkpoint()?;
+        self.checkpoint.store(index, Ordering::Release);
         self.last_checkpoint = Instant::now();
         Ok(())
     }

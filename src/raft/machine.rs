@@ -46,7 +46,7 @@ impl Current {
             last_log_id,
             last_membership: view
                 .membership()
-                .map(|bytes| decode(&bytes))
+                .map(|bytes| decode(bytes))
                 .transpose()?
                 .unwrap_or_default(),
             snapshot_id: last_log_id.map_or_else(|| "empty".to_owned(), |id: LogId| id.to_string()),
@@ -182,12 +182,15 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
         let ended = |fault: Fault| ended(&self.fault, chain(&fault));
         let applied = self.state.applied().map(|mark| mark.index);
-        while self.state.flushed() < applied {
+        let view = loop {
+            let view = self.state.snapshot().map_err(ended)?;
+            if view.mark().map(|mark| mark.index) >= applied {
+                break view;
+            }
             self.state.flush_step(SNAPSHOT_FLUSH_ROWS).map_err(ended)?;
             // Other tasks of this thread go first: nobody waits for a snapshot.
             tokio::task::yield_now().await;
-        }
-        let view = self.state.snapshot().map_err(ended)?;
+        };
         let current = Current::of(view).map_err(|reason| super::machine::ended(&self.fault, reason))?;
         let handle = current.handle();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);

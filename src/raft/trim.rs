@@ -34,7 +34,8 @@ pub(super) async fn run(
         };
         let upto = upto.min(checkpoint.load(Ordering::Acquire));
         let purged = core.metrics().borrow().purged.map(|id| id.index);
-        if purged >= Some(upto) {
+        // 0 also says that nothing is durable yet.
+        if upto == 0 || purged >= Some(upto) {
             continue;
         }
         // openraft purges only what a snapshot covers.

@@ -1,227 +1,258 @@
-//! Looking accounts up: memtable, cache, then one redb view. And the scans, which read one redb view alone.
+//! Account rows: what one is, which token may replace which (I2), looking one up, listing them, their history.
 
-use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableDatabase};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::State;
-use super::command::Revision;
+use super::command::{Outcome, PutAccount, Revision};
 use super::fault::Fault;
-use super::memtable::Memtable;
-use super::tables::{ACCOUNTS, AccountRow, ROWS, RowId};
+use super::memtable::Change;
+use super::operators::Trust;
+use super::snapshot::SnapshotView;
+use super::tables::{ACCOUNTS, ROWS, RowId, etag};
 use crate::jwt::AccountKey;
+use crate::jwt::OperatorKey;
 
-/// Current rows in the order of their revisions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes {
-    /// The rows. Whatever a row replaced is not among them.
-    pub rows: Vec<Arc<AccountRow>>,
-    /// Everything up to here is in `rows` or was returned before; what to ask from next.
-    pub position: Revision,
-    /// Whether there is more right now.
-    pub more: bool,
+/// The agreed token of an account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// The account.
+    pub account: AccountKey,
+    /// The operator whose key signed the token.
+    pub operator: OperatorKey,
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// `exp`, Unix seconds; 0 means never.
+    pub expires_at: i64,
+    /// The account's name.
+    pub name: String,
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// The token, canonical bytes.
+    pub token: Bytes,
+    /// Names these bytes: 22 characters of base64url, without quotes.
+    pub etag: String,
+    pub(super) slot: u32,
+    /// Where the versions before it stand, newest first.
+    pub(super) history: Vec<Past>,
 }
 
-/// What a row weighs in the cache: its bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Weight;
+/// Where an older version of an account stands, and how much room its token takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Past {
+    pub(super) id: RowId,
+    pub(super) bytes: u32,
+}
 
-impl quick_cache::Weighter<AccountKey, Arc<AccountRow>> for Weight {
-    fn weight(&self, _account: &AccountKey, row: &Arc<AccountRow>) -> u64 {
-        row.bytes() as u64
+impl AccountRow {
+    pub(super) fn id(&self) -> RowId {
+        RowId {
+            revision: self.revision,
+            slot: self.slot,
+        }
     }
+
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.token.len() + self.name.len() + self.history.len() * size_of::<Past>() + ROW_OVERHEAD_BYTES
+    }
+}
+
+impl std::fmt::Debug for AccountRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Tokens never reach a log line.
+        write!(
+            f,
+            "AccountRow({}, revision {}, iat {})",
+            self.account, self.revision, self.issued_at
+        )
+    }
+}
+
+/// One version of an account's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// The token's length.
+    pub bytes: usize,
+    /// The token's ETag.
+    pub etag: String,
+}
+
+/// Judges one submission against `present`, the account's row as of this place in the log. The whole of G2.
+pub(super) fn put(
+    change: &mut Change,
+    trust: &Trust,
+    trust_epoch: u64,
+    present: Option<Arc<AccountRow>>,
+    item: PutAccount,
+) -> Outcome {
+    if trust_epoch != trust.epoch {
+        return Outcome::StaleTrust {
+            trust_epoch: trust.epoch,
+        };
+    }
+    if trust.operator(item.operator).is_none() {
+        return Outcome::NotTrusted;
+    }
+    let mut history = Vec::new();
+    if let Some(present) = &present {
+        let revision = present.revision;
+        if present.token == item.token {
+            return Outcome::Unchanged { revision };
+        }
+        // Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8).
+        if item.issued_at < present.issued_at {
+            return Outcome::Superseded {
+                stored_issued_at: present.issued_at,
+                revision,
+            };
+        }
+        history = remember(present, &mut change.forgotten);
+    }
+    let slot = u32::try_from(change.rows.len()).expect("an entry is bounded far below 4 billion rows");
+    let revision = change.mark.index;
+    change.rows.push(Arc::new(AccountRow {
+        account: item.account,
+        operator: item.operator,
+        issued_at: item.issued_at,
+        expires_at: item.expires_at,
+        name: item.name,
+        revision,
+        etag: etag(&item.token),
+        token: item.token,
+        slot,
+        history,
+    }));
+    Outcome::Stored { revision }
+}
+
+/// The history of the row that replaces `present`; what it has no room for goes to `forgotten`.
+///
+/// Part of the row, hence of the agreed state: every node forgets the same versions with the same entry, no scan
+/// ever looks for garbage, and an entry removes at most as many rows as the accounts it replaces ever had.
+fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
+    let newest = Past {
+        id: present.id(),
+        bytes: u32::try_from(present.token.len()).unwrap_or(u32::MAX),
+    };
+    let mut total = 0u64;
+    let mut history = Vec::with_capacity(HISTORY_VERSIONS.min(present.history.len() + 1));
+    for past in std::iter::once(newest).chain(present.history.iter().copied()) {
+        total += u64::from(past.bytes);
+        if history.len() < HISTORY_VERSIONS && total <= HISTORY_BYTES {
+            history.push(past);
+        } else {
+            // Nothing older is kept either: the history has no holes.
+            total = u64::MAX / 2;
+            forgotten.push(past.id);
+        }
+    }
+    history
 }
 
 impl State {
-    pub(super) fn memtable(&self) -> RwLockReadGuard<'_, Memtable> {
-        self.0.applied.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn memtable_mut(&self) -> RwLockWriteGuard<'_, Memtable> {
-        self.0.applied.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn storage(&self, what: &'static str, error: impl Into<redb::Error>) -> Fault {
-        Fault::Storage {
-            what,
-            store: self.0.source.to_string(),
-            source: Box::new(error.into()),
-        }
-    }
-
-    pub(super) fn damaged(&self, defect: String) -> Fault {
-        Fault::Damaged {
-            store: self.0.source.to_string(),
-            defect,
-        }
-    }
-
-    /// The current row of `account`. Never waits for the disk to sync.
+    /// The agreed row of `account` as of what is applied here. Never waits for a disk write.
     pub fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        let generation = {
-            let memtable = self.memtable();
-            if let Some(row) = memtable.row(&account) {
+        let (store, generation) = {
+            let live = self.live();
+            if let Some(row) = live.memtable.account(account) {
                 return Ok(Some(row.clone()));
             }
-            memtable.generation
-        };
-        if let Some(row) = self.0.cache.get(&account) {
-            return Ok(Some(row));
-        }
-        let row = self.stored_account(account)?;
-        if let Some(row) = &row {
-            let memtable = self.memtable();
-            // A flush or an apply in between may have made this row an old one: then it must not be remembered.
-            if memtable.generation == generation && memtable.row(&account).is_none() {
-                self.0.cache.insert(account, row.clone());
+            if let Some(row) = self.inner.cache.get(&account) {
+                return Ok(Some(row));
             }
-        }
-        Ok(row)
-    }
-
-    fn stored_account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        let view = self.view()?;
-        let accounts = view
+            (live.store.clone(), live.generation)
+        };
+        let reading = store.read()?;
+        let accounts = reading
             .open_table(ACCOUNTS)
-            .map_err(|e| self.storage("read accounts", e))?;
-        let Some(ids) = accounts
+            .map_err(|error| store.fault("read", error))?;
+        let Some(id) = accounts
             .get(account.as_bytes())
-            .map_err(|e| self.storage("read an account", e))?
+            .map_err(|error| store.fault("read", error))?
         else {
             return Ok(None);
         };
-        self.current_row(&view, account, ids.value()).map(Some)
+        let id = RowId::from_key(id.value());
+        let rows = reading.open_table(ROWS).map_err(|error| store.fault("read", error))?;
+        let bytes = rows.get(id.key()).map_err(|error| store.fault("read", error))?;
+        let bytes = bytes.ok_or_else(|| store.damaged(format!("the row of {account} is missing")))?;
+        let row = Arc::new(store.decode_row(id, bytes.value())?);
+        // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
+        // Held across the insertion, so that a flush that ends after it finds and replaces the cached row.
+        let live = self.live();
+        if live.generation == generation {
+            self.inner.cache.insert(account, row.clone());
+        }
+        Ok(Some(row))
     }
 
-    /// The newest of the rows that `ids`, a value of [`ACCOUNTS`], names.
-    fn current_row(&self, view: &ReadTransaction, account: AccountKey, ids: &[u8]) -> Result<Arc<AccountRow>, Fault> {
-        let newest = RowId::read_all(ids).next();
-        let id = newest.ok_or_else(|| self.damaged(format!("account {account} has no rows")))?;
-        let rows = view.open_table(ROWS).map_err(|e| self.storage("read rows", e))?;
-        let row = rows.get(id.key()).map_err(|e| self.storage("read a row", e))?;
-        let row =
-            row.ok_or_else(|| self.damaged(format!("account {account} lacks its row {}.{}", id.revision, id.slot)))?;
-        let row = AccountRow::decode(id, row.value()).map_err(|defect| self.damaged(defect))?;
-        Ok(Arc::new(row))
-    }
-
-    pub(super) fn view(&self) -> Result<ReadTransaction, Fault> {
-        let database = self.0.database.load();
-        database.begin_read().map_err(|e| self.storage("begin to read", e))
-    }
-
-    /// Up to `limit` accounts after `after`, in the order of their keys' bytes: what redb holds, so let the flush
-    /// reach [`State::applied`] first.
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`. Reads what the flush has reached.
     pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
-        let view = self.view()?;
-        let accounts = view
-            .open_table(ACCOUNTS)
-            .map_err(|e| self.storage("read accounts", e))?;
-        let start = after
-            .as_ref()
-            .map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_bytes()));
-        let range = accounts
-            .range::<&[u8; 32]>((start, Bound::Unbounded))
-            .map_err(|e| self.storage("list accounts", e))?;
-        range
-            .take(limit)
-            .map(|entry| {
-                let (key, ids) = entry.map_err(|e| self.storage("list accounts", e))?;
-                self.current_row(&view, AccountKey::from_bytes(*key.value()), ids.value())
-            })
-            .collect()
+        self.snapshot()?.accounts(after, limit)
     }
 
-    /// What changed after `after`, if all of it is still in the memtable; absent if some of it is in redb only.
-    pub fn recent_changes(&self, after: Revision, limit: usize) -> Result<Option<Changes>, Fault> {
-        let memtable = self.memtable();
-        let flushed_past = memtable
-            .entries
-            .front()
-            .is_none_or(|oldest| oldest.index() > after.saturating_add(1));
-        if flushed_past {
-            return Ok(None);
-        }
-        let mut changes = Changes {
-            rows: Vec::new(),
-            position: after,
-            more: false,
-        };
-        for entry in memtable.entries.iter().filter(|entry| entry.index() > after) {
-            if changes.rows.len() >= limit {
-                changes.more = true;
-                break;
-            }
-            let newest =
-                |row: &&Arc<AccountRow>| memtable.row(&row.account).is_some_and(|newest| newest.id() == row.id());
-            changes.rows.extend(entry.rows.iter().filter(newest).cloned());
-            changes.position = entry.index();
-        }
-        Ok(Some(changes))
-    }
-
-    /// What changed after the revision `after`, about `limit` rows; the rows of one revision are never split. What
-    /// redb holds, so let the flush reach [`State::applied`] first.
-    pub fn rows_since(&self, after: Revision, limit: usize) -> Result<Changes, Fault> {
-        let view = self.view()?;
-        let accounts = view
-            .open_table(ACCOUNTS)
-            .map_err(|e| self.storage("read accounts", e))?;
-        let rows = view.open_table(ROWS).map_err(|e| self.storage("read rows", e))?;
-        let range = rows
-            .range((Bound::Excluded((after, u32::MAX)), Bound::Unbounded))
-            .map_err(|e| self.storage("read changes", e))?;
-        let mut changes = Changes {
-            rows: Vec::new(),
-            position: after,
-            more: false,
-        };
-        // Old versions are read over and not returned: they count too, so that a call's work is bounded.
-        for (seen, entry) in range.enumerate() {
-            let (key, bytes) = entry.map_err(|e| self.storage("read changes", e))?;
-            let (revision, slot) = key.value();
-            if seen >= limit && revision != changes.position {
-                changes.more = true;
-                return Ok(changes);
-            }
-            let id = RowId { revision, slot };
-            let row = AccountRow::decode(id, bytes.value()).map_err(|defect| self.damaged(defect))?;
-            let ids = accounts
-                .get(row.account.as_bytes())
-                .map_err(|e| self.storage("read an account", e))?;
-            if ids.is_some_and(|ids| RowId::read_all(ids.value()).next() == Some(id)) {
-                changes.rows.push(Arc::new(row));
-            }
-            changes.position = revision;
-        }
-        // Entries without rows count as told as well.
-        let flushed = super::open::read_mark(&view).map_err(|defect| self.damaged(defect))?;
-        changes.position = changes.position.max(flushed.map_or(0, |mark| mark.index));
-        Ok(changes)
-    }
-
-    /// The versions of `account` that are kept, newest first. What redb holds.
-    pub fn history(&self, account: AccountKey) -> Result<Vec<Arc<AccountRow>>, Fault> {
-        let view = self.view()?;
-        let accounts = view
-            .open_table(ACCOUNTS)
-            .map_err(|e| self.storage("read accounts", e))?;
-        let rows = view.open_table(ROWS).map_err(|e| self.storage("read rows", e))?;
-        let Some(ids) = accounts
-            .get(account.as_bytes())
-            .map_err(|e| self.storage("read an account", e))?
-        else {
-            return Ok(Vec::new());
-        };
-        RowId::read_all(ids.value())
-            .map(|id| {
-                let row = rows.get(id.key()).map_err(|e| self.storage("read a row", e))?;
-                let row = row
-                    .ok_or_else(|| self.damaged(format!("account {account} lacks row {}.{}", id.revision, id.slot)))?;
-                let row = AccountRow::decode(id, row.value()).map_err(|defect| self.damaged(defect))?;
-                Ok(Arc::new(row))
-            })
-            .collect()
+    /// The versions of `account` that are kept, newest first; empty if there is no such account. Reads what the
+    /// flush has reached.
+    pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
+        self.snapshot()?.history(account)
     }
 }
+
+impl SnapshotView {
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`.
+    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
+        let from = after.as_ref().map_or(Unbounded, |after| Excluded(after.as_bytes()));
+        let range = accounts
+            .range::<&[u8; 32]>((from, Unbounded))
+            .map_err(|error| self.fault(error))?;
+        let mut found = Vec::new();
+        for entry in range.take(limit) {
+            let (_, id) = entry.map_err(|error| self.fault(error))?;
+            found.push(Arc::new(self.row(&rows, RowId::from_key(id.value()))?));
+        }
+        Ok(found)
+    }
+
+    /// The versions of `account` that are kept, newest first; empty if there is no such account.
+    pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
+        let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
+        let Some(id) = accounts.get(account.as_bytes()).map_err(|error| self.fault(error))? else {
+            return Ok(Vec::new());
+        };
+        let current = self.row(&rows, RowId::from_key(id.value()))?;
+        let mut versions = vec![version(&current)];
+        for past in &current.history {
+            versions.push(version(&self.row(&rows, past.id)?));
+        }
+        Ok(versions)
+    }
+}
+
+fn version(row: &AccountRow) -> Version {
+    Version {
+        revision: row.revision,
+        issued_at: row.issued_at,
+        bytes: row.token.len(),
+        etag: row.etag.clone(),
+    }
+}
+
+/// How many replaced versions of an account are kept: enough to see what a week of nightly re-signing changed, few
+/// enough that a script that re-signs one account in a loop cannot fill the disk.
+const HISTORY_VERSIONS: usize = 15;
+
+/// How many bytes of replaced tokens are kept for an account: at the usual 1-4 KB all of the versions, of the largest
+/// allowed token (1 MiB) none, so that history never multiplies the room that big accounts take.
+const HISTORY_BYTES: u64 = 256 * 1024;
+
+/// What a row takes in memory beside token, name and history.
+const ROW_OVERHEAD_BYTES: usize = 320;

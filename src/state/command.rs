@@ -1,7 +1,8 @@
 //! Command and outcome: everything that can happen to the state, in one place, and its form in the log.
 //!
 //! A command carries what was extracted from a token when it was verified, so that applying it never parses,
-//! verifies or looks at a clock. The encoded form is `version, kind, body`; variants are only ever added.
+//! verifies or looks at a clock. The encoded form is `version, kind, body`; variants are only ever added, at the
+//! end, and an old one never changes its meaning: the log of an older node is read by a newer one.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,57 @@ pub enum Command {
         /// Every change up to this revision was answered by a server of that cluster.
         position: Revision,
     },
+}
+
+/// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
+const VERSION: u8 = 1;
+
+/// Why an entry's bytes are not a command that this program can apply. The node must stop: skipping an entry that
+/// others apply would make its state differ from theirs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownCommand {
+    /// Nothing at all.
+    #[error("the command is empty")]
+    Empty,
+    /// Written by a newer program.
+    #[error("the command has version {found}, this program knows version {VERSION}")]
+    Version {
+        /// Its first byte.
+        found: u8,
+    },
+    /// A kind that this program does not know, or a body that is not of its kind.
+    #[error("the command of kind {kind} cannot be read: {reason}")]
+    Kind {
+        /// Its second byte, 0 if there is none.
+        kind: u8,
+        /// What the decoder says.
+        reason: String,
+    },
+}
+
+impl Command {
+    /// The command as it stands in the log.
+    pub fn encode(&self) -> Bytes {
+        let encoded = postcard::to_extend(self, vec![VERSION]);
+        Bytes::from(encoded.expect("plain data into memory: postcard fails only on unsized sequences, we have none"))
+    }
+
+    /// The command that [`Self::encode`] gave `bytes` for.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UnknownCommand> {
+        let (version, rest) = bytes.split_first().ok_or(UnknownCommand::Empty)?;
+        if *version != VERSION {
+            return Err(UnknownCommand::Version { found: *version });
+        }
+        let unknown = |reason: String| UnknownCommand::Kind {
+            kind: rest.first().copied().unwrap_or(0),
+            reason,
+        };
+        match postcard::take_from_bytes(rest) {
+            Ok((command, [])) => Ok(command),
+            Ok((_, surplus)) => Err(unknown(format!("{} bytes follow its end", surplus.len()))),
+            Err(error) => Err(unknown(error.to_string())),
+        }
+    }
 }
 
 /// One account's token, verified, with the fields that applying it needs.
@@ -108,44 +160,9 @@ pub enum Outcome {
         /// The epoch that holds now.
         trust_epoch: u64,
     },
-    /// An operator that is not trusted by this mesh cannot be added this way.
+    /// An operator that is not trusted by this mesh cannot be added this way, and no account of one can be stored
+    /// (G3: judged again here, against the agreed operators).
     NotTrusted,
     /// A position was noted.
     Marked,
-}
-
-/// The number of the encoding below.
-const VERSION: u8 = 1;
-
-/// Why bytes from the log are no command that this version can apply. Never skipped: another node may know it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// Written by a newer version, or damaged.
-    #[error("the log holds a command of version {0}, this program applies {VERSION}: run a version that knows it")]
-    Version(u8),
-    /// Not the bytes that were proposed.
-    #[error("the log holds a command that cannot be read: {0}")]
-    Damaged(String),
-}
-
-impl Command {
-    /// The bytes for the log.
-    pub fn encode(&self) -> Bytes {
-        let bytes = vec![VERSION];
-        // Plain data in memory: postcard fails only where a type refuses to be serialized, and these do not.
-        postcard::to_extend(self, bytes)
-            .map(Bytes::from)
-            .expect("plain data encodes")
-    }
-
-    /// The command back from the log.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
-        match bytes.split_first() {
-            Some((&VERSION, body)) => {
-                postcard::from_bytes(body).map_err(|error| CommandError::Damaged(error.to_string()))
-            }
-            Some((version, _)) => Err(CommandError::Version(*version)),
-            None => Err(CommandError::Damaged("it is empty".to_owned())),
-        }
-    }
 }

@@ -1,36 +1,119 @@
-//! Why this node cannot go on with its state. Never an answer to a caller's mistake.
+//! Fault: why this node cannot go on. Never an answer to a caller's mistake (that is an `Outcome`).
 
 use std::error::Error;
+use std::sync::Arc;
 
-/// A failure of the disk under the state, or a state file that is not what was written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
+use super::command::UnknownCommand;
+use super::tables::FORMAT;
+
+/// This node cannot go on: its disk failed, its state file is not what it should be, or its log holds what it cannot
+/// apply. Says which file and operation and what to do; the cause is its `source`.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
-    /// redb, or the disk under it, refuses.
-    #[error("cannot {what} in {store}")]
+    /// The disk or the database refused an operation.
+    #[error("cannot {operation} the state file {file}: {advice}")]
     Storage {
-        /// The operation.
-        what: &'static str,
+        /// A verb: "open", "read", "write to", "commit to".
+        operation: &'static str,
         /// The file.
-        store: String,
-        /// The cause.
+        file: Arc<str>,
+        /// What the administrator can do.
+        advice: &'static str,
+        /// What the library or the system said.
         #[source]
-        source: Box<dyn Error + Send + Sync>,
+        cause: Arc<dyn Error + Send + Sync>,
     },
-    /// The content is not what this program wrote.
-    #[error("{store} is damaged: {defect}. Restore this node's data folder from a backup, or replace the node")]
+    /// Something in the file cannot be what was written.
+    #[error("the state file {file} is damaged ({what}): {DAMAGED_ADVICE}")]
     Damaged {
         /// The file.
-        store: String,
-        /// What is wrong with it.
-        defect: String,
+        file: Arc<str>,
+        /// What is wrong in it.
+        what: String,
     },
-    /// An entry that this version cannot apply.
-    #[error("entry {index} cannot be applied: {defect}")]
-    Unappliable {
-        /// The entry's log index.
+    /// The file is not one of ours.
+    #[error("{file} is a database, but not a state file of jwtmesh: {MOVE_ADVICE}")]
+    Foreign {
+        /// The file.
+        file: Arc<str>,
+    },
+    /// The file has another format number.
+    #[error(
+        "the state file {file} has format {found}, this program reads and writes format {FORMAT}: \
+         run the version of jwtmesh that wrote it"
+    )]
+    Format {
+        /// The file.
+        file: Arc<str>,
+        /// Its format number.
+        found: u32,
+    },
+    /// The file belongs to another store.
+    #[error(
+        "the state file {file} belongs to the store {found}, this folder's store is {expected}: \
+         put this store's own file back, or empty the folder and add the node anew"
+    )]
+    Store {
+        /// The file.
+        file: Arc<str>,
+        /// The store uuid in the file.
+        found: String,
+        /// The store uuid of the folder.
+        expected: String,
+    },
+    /// An entry of the log is of a kind that this program does not know.
+    #[error(
+        "cannot apply log entry {index}: run a version of jwtmesh at least as new as the one that wrote it \
+         (an entry is never skipped)"
+    )]
+    Entry {
+        /// Its index.
         index: u64,
-        /// Why not.
-        defect: String,
+        /// What is unknown about it.
+        #[source]
+        cause: UnknownCommand,
+    },
+    /// An entry or a snapshot came that is not newer than what is applied: a mistake of ours.
+    #[error("log index {index} was to be applied, but {applied} is applied already: report this as a bug of jwtmesh")]
+    Order {
+        /// What came.
+        index: u64,
+        /// What is applied.
+        applied: u64,
     },
 }
+
+impl Fault {
+    /// What a failed operation of the database is reported as.
+    pub(super) fn storage(operation: &'static str, file: &Arc<str>, cause: impl Into<redb::Error>) -> Self {
+        let cause = cause.into();
+        let advice = match &cause {
+            redb::Error::DatabaseAlreadyOpen => "another process has it open; stop that one first",
+            redb::Error::Corrupted(_) | redb::Error::RepairAborted => DAMAGED_ADVICE,
+            redb::Error::UpgradeRequired(_) => "a newer or much older program wrote it; run the version that did",
+            redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => DAMAGED_ADVICE,
+            _ => "see the cause; a full or failing disk is the usual one. Make room or replace it, then start the node",
+        };
+        Self::Storage {
+            operation,
+            file: file.clone(),
+            advice,
+            cause: Arc::new(cause),
+        }
+    }
+
+    /// What a failed operation of the file system is reported as.
+    pub(super) fn io(operation: &'static str, file: &Arc<str>, cause: std::io::Error) -> Self {
+        Self::Storage {
+            operation,
+            file: file.clone(),
+            advice: "see the cause; check the folder's rights and the disk's room, then start the node",
+            cause: Arc::new(cause),
+        }
+    }
+}
+
+const DAMAGED_ADVICE: &str = "move it away and restore a backup, or add the node anew so that its peers send it the state; \
+     nothing is repaired by guessing";
+
+const MOVE_ADVICE: &str = "name another data folder, or move the file away";

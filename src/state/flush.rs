@@ -1,198 +1,151 @@
-//! Moves applied entries into redb, whole and in order, and makes them durable. Each call is one bounded step.
+//! The way from the memtable into redb, as steps that somebody else drives: whole entries in order, then a checkpoint.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Durability, TableError};
 
-use super::State;
 use super::fault::Fault;
-use super::memtable::Applied;
-use super::tables::{
-    ACCOUNTS, AccountRow, META, META_DURABLE, META_EPOCH, META_MARK, META_MEMBERSHIP, OPERATORS, POSITIONS, ROWS,
-    RowId, Small, VERSIONS_KEPT,
-};
-
-/// How far redb is.
-#[derive(Debug)]
-pub(super) struct Progress {
-    /// The small tables as redb holds them.
-    pub(super) small: Small,
-    /// The newest entry redb holds.
-    pub(super) flushed: Option<u64>,
-    /// The newest entry that a power cut cannot take from it.
-    pub(super) checkpointed: Option<u64>,
-    /// Bytes flushed since.
-    pub(super) unsynced_bytes: u64,
-}
-
-impl Progress {
-    /// redb ends at `small`, and all of it is durable.
-    pub(super) fn durable(small: Small) -> Self {
-        let flushed = small.mark.as_ref().map(|mark| mark.index);
-        Self {
-            small,
-            flushed,
-            checkpointed: flushed,
-            unsynced_bytes: 0,
-        }
-    }
-}
+use super::memtable::Change;
+use super::tables::{ACCOUNTS, META, OPERATORS, POSITIONS, ROWS, RowId, Store, encode_operator, encode_row};
+use super::{Live, State};
 
 impl State {
-    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.0.flushing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The newest entry that redb holds.
-    pub fn flushed(&self) -> Option<u64> {
-        self.progress().flushed
-    }
-
-    /// The newest entry that is durable in redb: the log may forget up to here.
-    pub fn checkpointed(&self) -> Option<u64> {
-        self.progress().checkpointed
-    }
-
-    /// Bytes flushed since the last checkpoint: what a restart reads again from the log.
-    pub fn unsynced_bytes(&self) -> u64 {
-        self.progress().unsynced_bytes
-    }
-
-    /// Moves the oldest entries, about `rows` rows of them, into redb in one transaction. Says whether there are more.
-    ///
-    /// An entry is never split, so that redb always ends at an entry. Not durable by itself.
+    /// Moves the oldest entries, whole and in order, about `rows` rows, into redb; says whether more are waiting. Not
+    /// durable until the next [`Self::checkpoint`]: a crash before it leaves an older prefix of the log, never half an
+    /// entry. Readers and `apply` go on meanwhile.
     pub fn flush_step(&self, rows: usize) -> Result<bool, Fault> {
-        let mut progress = self.progress();
-        let mut batch: Vec<Applied> = Vec::new();
-        let mut taken = 0;
-        for entry in &self.memtable().entries {
-            if taken >= rows {
-                break;
+        let _flushing = super::lock(&self.inner.flushing);
+        let (store, changes, mut meta) = {
+            let live = self.live();
+            (
+                live.store.clone(),
+                live.memtable.oldest(rows),
+                live.flushed_meta.clone(),
+            )
+        };
+        if changes.is_empty() {
+            return Ok(false);
+        }
+        for change in &changes {
+            meta.applied = Some(change.mark.clone());
+            if let Some(membership) = &change.membership {
+                meta.membership = Some(membership.clone());
             }
-            taken += entry.rows.len().max(1);
-            batch.push(entry.clone());
+            if let Some(trust) = &change.trust {
+                meta.trust_epoch = trust.epoch;
+            }
         }
-        let Some(last) = batch.last() else { return Ok(false) };
-        let flushed = last.index();
-        assert!(progress.flushed < Some(flushed), "entry {flushed} is in redb already");
-        let bytes: usize = batch.iter().map(Applied::bytes).sum();
-        let write = |error: redb::Error| self.storage("write entries", error);
-        let database = self.0.database.load();
-        let mut transaction = database.begin_write().map_err(|e| write(e.into()))?;
-        transaction
-            .set_durability(Durability::None)
-            .map_err(|e| write(e.into()))?;
-        put_entries(&transaction, &batch).map_err(write)?;
-        transaction.commit().map_err(|e| write(e.into()))?;
+        let writing = store.write(Durability::None)?;
+        write_changes(&writing, &changes).map_err(|error| store.fault("write to", error))?;
+        store.write_meta(&writing, &meta)?;
+        store.commit(writing)?;
+        // Only now, with the rows readable in redb, may the memtable let go of them; until here a reader finds them
+        // there, and from the same moment on the cache has no older one.
+        let mut live = self.live_mut();
+        let moved = live.memtable.release(changes.len());
+        for row in moved {
+            // Replaced, not removed: who is written is often read next. Not admitted if it was not cached, so that a
+            // bulk load does not push out what is asked for.
+            let _absent = self.inner.cache.replace(row.account, row, true);
+        }
+        live.generation += 1;
+        live.flushed_bytes += changes.iter().map(|change| change.bytes() as u64).sum::<u64>();
+        live.flushed_meta = meta;
+        live.assert_order();
+        Ok(!live.memtable.is_empty())
+    }
 
-        let mut memtable = self.memtable_mut();
-        let current = memtable.drop_oldest(batch.len());
-        for row in current {
-            self.0.cache.insert(row.account, row);
-        }
-        progress.flushed = Some(flushed);
-        progress.small = last.small.clone();
-        progress.unsynced_bytes += bytes as u64;
-        let applied = memtable.small.mark.as_ref().map(|mark| mark.index);
+    /// Makes durable what is flushed; gives the index up to which the log may go. Readers and `apply` go on meanwhile.
+    pub fn checkpoint(&self) -> Result<u64, Fault> {
+        let _flushing = super::lock(&self.inner.flushing);
+        let (store, flushed, bytes) = {
+            let live = self.live();
+            (
+                live.store.clone(),
+                live.flushed_meta.applied.clone(),
+                live.flushed_bytes,
+            )
+        };
+        let index = flushed.map(|mark| mark.index);
+        store.checkpoint(index)?;
+        let mut live = self.live_mut();
+        live.checkpointed = index;
+        live.flushed_bytes -= bytes;
+        live.assert_order();
+        Ok(index.unwrap_or(0))
+    }
+
+    /// The log index that redb has reached, durable or not; 0 also while it holds nothing.
+    pub fn flushed(&self) -> u64 {
+        self.live().flushed_meta.applied.as_ref().map_or(0, |mark| mark.index)
+    }
+
+    /// The log index up to which everything is durable here; 0 also while nothing is.
+    pub fn checkpointed(&self) -> u64 {
+        self.live().checkpointed.unwrap_or(0)
+    }
+
+    /// How much has been flushed since the last checkpoint: replaying the log after a crash is about as much work.
+    pub fn checkpoint_due_bytes(&self) -> u64 {
+        self.live().flushed_bytes
+    }
+}
+
+impl Live {
+    /// The one ordering that everything rests on (I5), asserted wherever one of the three moves.
+    pub(super) fn assert_order(&self) {
+        let applied = self.memtable.applied.as_ref().map(|mark| mark.index);
+        let flushed = self.flushed_meta.applied.as_ref().map(|mark| mark.index);
         assert!(
-            progress.checkpointed <= progress.flushed && progress.flushed <= applied,
-            "checkpointed {:?}, flushed {:?}, applied {applied:?}",
-            progress.checkpointed,
-            progress.flushed
+            self.checkpointed <= flushed && flushed <= applied,
+            "checkpoint {:?} <= flushed {flushed:?} <= applied {applied:?}",
+            self.checkpointed,
         );
-        Ok(!memtable.entries.is_empty())
-    }
-
-    /// Makes everything flushed durable; gives the newest entry that is.
-    pub fn checkpoint(&self) -> Result<Option<u64>, Fault> {
-        let mut progress = self.progress();
-        if progress.unsynced_bytes > 0 {
-            let database = self.0.database.load();
-            make_durable(&database, progress.flushed).map_err(|error| self.storage("make entries durable", error))?;
-            progress.checkpointed = progress.flushed;
-            progress.unsynced_bytes = 0;
-        }
-        Ok(progress.checkpointed)
     }
 }
 
-/// Makes everything that `database` holds, up to the entry `flushed`, durable.
-///
-/// Quick-repair makes the commit two-phase and lets a file be opened in milliseconds after a crash, where a repair
-/// would read all of it. It writes something of its own, since a commit of nothing need not reach the disk.
-pub(super) fn make_durable(database: &Database, flushed: Option<u64>) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    transaction.set_quick_repair(true);
-    let durable = flushed.unwrap_or(0).to_be_bytes();
-    transaction.open_table(META)?.insert(META_DURABLE, durable.as_slice())?;
-    Ok(transaction.commit()?)
+impl Store {
+    /// A durable commit. It writes something of its own, because a commit of nothing need not reach the disk.
+    pub(super) fn checkpoint(&self, index: Option<u64>) -> Result<(), Fault> {
+        let writing = self.write(Durability::Immediate)?;
+        let mut meta = writing
+            .open_table(META)
+            .map_err(|error| self.fault("write to", error))?;
+        let value = index.unwrap_or(0).to_le_bytes();
+        meta.insert("checkpoint", value.as_slice())
+            .map_err(|error| self.fault("write to", error))?;
+        drop(meta);
+        self.commit(writing)
+    }
 }
 
-fn put_entries(transaction: &WriteTransaction, batch: &[Applied]) -> Result<(), redb::Error> {
-    let mut accounts = transaction.open_table(ACCOUNTS)?;
-    let mut rows = transaction.open_table(ROWS)?;
-    for row in batch.iter().flat_map(|entry| &entry.rows) {
-        put_row(&mut accounts, &mut rows, row)?;
-    }
-    if let Some(last) = batch.last() {
-        put_small(transaction, &last.small)?;
-    }
-    Ok(())
-}
-
-/// Writes a row as the current one of its account, and removes the version that is one too many.
-pub(super) fn put_row(
-    accounts: &mut Table<'_, &[u8; 32], &[u8]>,
-    rows: &mut Table<'_, (u64, u32), &[u8]>,
-    row: &AccountRow,
-) -> Result<(), redb::Error> {
-    let mut ids = Vec::with_capacity(VERSIONS_KEPT * RowId::BYTES);
-    row.id().write(&mut ids);
-    let mut dropped = Vec::new();
-    if let Some(known) = accounts.get(row.account.as_bytes())? {
-        for (at, id) in RowId::read_all(known.value()).enumerate() {
-            if at + 1 < VERSIONS_KEPT {
-                id.write(&mut ids);
-            } else {
-                dropped.push(id);
+fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> Result<(), TableError> {
+    let mut accounts = writing.open_table(ACCOUNTS)?;
+    let mut rows = writing.open_table(ROWS)?;
+    let mut operators = writing.open_table(OPERATORS)?;
+    let mut positions = writing.open_table(POSITIONS)?;
+    // Sorted, so that neighbours are removed from the same page; what came and went within this step is not written.
+    let mut forgotten: BTreeSet<RowId> = changes
+        .iter()
+        .flat_map(|change| change.forgotten.iter().copied())
+        .collect();
+    for change in changes {
+        for row in &change.rows {
+            accounts.insert(row.account.as_bytes(), row.id().key())?;
+            if !forgotten.remove(&row.id()) {
+                rows.insert(row.id().key(), encode_row(row).as_slice())?;
             }
         }
+        for row in &change.operators {
+            operators.insert(row.operator.as_bytes(), encode_operator(row).as_slice())?;
+        }
+        if let Some((nats_cluster, position)) = &change.position {
+            positions.insert(nats_cluster.as_str(), *position)?;
+        }
     }
-    for id in dropped {
+    for id in forgotten {
         rows.remove(id.key())?;
-    }
-    accounts.insert(row.account.as_bytes(), ids.as_slice())?;
-    rows.insert(row.id().key(), row.encode().as_slice())?;
-    Ok(())
-}
-
-/// Writes the small tables as they are after an entry.
-pub(super) fn put_small(transaction: &WriteTransaction, small: &Small) -> Result<(), redb::Error> {
-    let encoded = |value: &super::Mark| postcard::to_stdvec(value).expect("plain data encodes");
-    let mut meta = transaction.open_table(META)?;
-    if let Some(mark) = &small.mark {
-        meta.insert(META_MARK, encoded(mark).as_slice())?;
-    }
-    if let Some(membership) = &small.membership {
-        meta.insert(META_MEMBERSHIP, &membership[..])?;
-    }
-    meta.insert(META_EPOCH, small.trust.epoch.to_be_bytes().as_slice())?;
-    let mut operators = transaction.open_table(OPERATORS)?;
-    for row in &small.trust.operators {
-        let known = operators
-            .get(row.operator.as_bytes())?
-            .map(|bytes| bytes.value().to_vec());
-        let bytes = postcard::to_stdvec(row).expect("plain data encodes");
-        if known.as_deref() != Some(bytes.as_slice()) {
-            operators.insert(row.operator.as_bytes(), bytes.as_slice())?;
-        }
-    }
-    let mut positions = transaction.open_table(POSITIONS)?;
-    for (nats_cluster, position) in &small.positions {
-        if positions.get(nats_cluster.as_str())?.map(|known| known.value()) != Some(*position) {
-            positions.insert(nats_cluster.as_str(), position)?;
-        }
     }
     Ok(())
 }

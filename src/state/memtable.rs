@@ -1,84 +1,174 @@
-//! What is applied and not yet in redb, with the entries it came in.
+//! What is applied and not yet in redb: whole entries in log order, and the newest row of each account among them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::tables::{AccountRow, Small};
+use bytes::Bytes;
+
+use super::accounts::AccountRow;
+use super::changes::Changes;
+use super::command::Revision;
+use super::operators::{OperatorRow, Trust};
+use super::tables::{Mark, Meta, RowId};
 use crate::jwt::AccountKey;
 
-/// What an entry weighs beside its rows.
-const ENTRY_BYTES: usize = 200;
-
-/// One applied entry: the rows it wrote, and the small tables after it if it changed them.
-#[derive(Debug, Clone)]
-pub(super) struct Applied {
+/// What one log entry changed. Decided completely before any of it can be seen.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) mark: Mark,
+    pub(super) membership: Option<Bytes>,
     pub(super) rows: Vec<Arc<AccountRow>>,
-    pub(super) small: Small,
+    /// Rows that fall out of their account's history.
+    pub(super) forgotten: Vec<RowId>,
+    pub(super) operators: Vec<OperatorRow>,
+    /// The trust after this entry, if it changed it.
+    pub(super) trust: Option<Arc<Trust>>,
+    pub(super) position: Option<(String, Revision)>,
 }
 
-impl Applied {
-    pub(super) fn index(&self) -> u64 {
-        self.small.mark.as_ref().map_or(0, |mark| mark.index)
+impl Change {
+    /// A change that changes nothing but the mark.
+    pub(super) fn blank(mark: Mark) -> Self {
+        Self {
+            mark,
+            membership: None,
+            rows: Vec::new(),
+            forgotten: Vec::new(),
+            operators: Vec::new(),
+            trust: None,
+            position: None,
+        }
     }
 
+    /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        ENTRY_BYTES + self.rows.iter().map(|row| row.bytes()).sum::<usize>()
+        let rows: usize = self.rows.iter().map(|row| row.bytes()).sum();
+        let operators: usize = self.operators.iter().map(|row| row.token.len()).sum();
+        CHANGE_OVERHEAD_BYTES + rows + operators + self.membership.as_ref().map_or(0, Bytes::len)
     }
 }
 
-/// Applied, unflushed rows by account, and the entries they came in, oldest first.
-#[derive(Debug, Default)]
+/// The applied state that is small (all of it), and the rows that redb does not have yet.
+///
+/// Invariant: `changes` are in log order without a hole behind what redb holds, so that moving any number of the
+/// oldest leaves redb at the end of an entry; `newest` holds exactly the last row of each account in `changes`.
+#[derive(Debug)]
 pub(super) struct Memtable {
-    /// The newest unflushed row of each account. Only looked up, never iterated: its order is random.
-    rows: HashMap<AccountKey, Arc<AccountRow>>,
-    pub(super) entries: VecDeque<Applied>,
-    pub(super) bytes: usize,
-    /// The small tables after the newest entry.
-    pub(super) small: Small,
-    /// Counts flushes, so that a reader of redb notices one in between.
-    pub(super) generation: u64,
+    changes: VecDeque<Arc<Change>>,
+    newest: HashMap<AccountKey, Arc<AccountRow>>,
+    bytes: usize,
+    pub(super) applied: Option<Mark>,
+    pub(super) membership: Option<Bytes>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) positions: BTreeMap<String, Revision>,
 }
 
 impl Memtable {
-    /// An empty one over a redb that ends at `small`.
-    pub(super) fn new(small: Small) -> Self {
+    /// Empty, on top of what redb holds.
+    pub(super) fn new(meta: Meta, trust: Trust, positions: BTreeMap<String, Revision>) -> Self {
         Self {
-            small,
-            ..Self::default()
+            changes: VecDeque::new(),
+            newest: HashMap::new(),
+            bytes: 0,
+            applied: meta.applied,
+            membership: meta.membership,
+            trust: Arc::new(trust),
+            positions,
         }
     }
 
-    pub(super) fn row(&self, account: &AccountKey) -> Option<&Arc<AccountRow>> {
-        self.rows.get(account)
+    /// The newest row of `account`, if redb does not have it yet.
+    pub(super) fn account(&self, account: AccountKey) -> Option<&Arc<AccountRow>> {
+        self.newest.get(&account)
     }
 
-    pub(super) fn push(&mut self, entry: Applied) {
-        for row in &entry.rows {
-            self.rows.insert(row.account, row.clone());
+    /// Memory taken by what redb does not have yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes a decided change the present: rows, mark and all else together (I4).
+    pub(super) fn push(&mut self, change: Change) {
+        self.bytes += change.bytes();
+        for row in &change.rows {
+            self.newest.insert(row.account, row.clone());
         }
-        self.bytes += entry.bytes();
-        self.small = entry.small.clone();
-        self.entries.push_back(entry);
+        if let Some(membership) = &change.membership {
+            self.membership = Some(membership.clone());
+        }
+        if let Some(trust) = &change.trust {
+            self.trust = trust.clone();
+        }
+        if let Some((nats_cluster, position)) = &change.position {
+            self.positions.insert(nats_cluster.clone(), *position);
+        }
+        self.applied = Some(change.mark.clone());
+        self.changes.push_back(Arc::new(change));
     }
 
-    /// Lets go of the oldest `count` entries, which redb has now; gives the rows that were still the newest of
-    /// their account.
-    pub(super) fn drop_oldest(&mut self, count: usize) -> Vec<Arc<AccountRow>> {
-        let mut current = Vec::new();
-        for entry in self.entries.drain(..count) {
-            self.bytes -= entry.bytes();
-            for row in entry.rows {
+    /// What changed after `after`, about `limit` rows of whole entries, if redb is not needed for it.
+    pub(super) fn since(&self, after: Revision, limit: usize) -> Option<Changes> {
+        let oldest = self.changes.front()?.mark.index;
+        if oldest > after.saturating_add(1) {
+            return None;
+        }
+        let mut found = Changes {
+            rows: Vec::new(),
+            position: after,
+            more: false,
+        };
+        for change in self.changes.iter().filter(|change| change.mark.index > after) {
+            if found.rows.len() >= limit.max(1) {
+                found.more = true;
+                break;
+            }
+            let is_newest = |row: &&Arc<AccountRow>| {
+                self.newest
+                    .get(&row.account)
+                    .is_some_and(|newest| newest.id() == row.id())
+            };
+            found.rows.extend(change.rows.iter().filter(is_newest).cloned());
+            found.position = change.mark.index;
+        }
+        Some(found)
+    }
+
+    /// The oldest entries, whole, until they have `rows` rows.
+    pub(super) fn oldest(&self, rows: usize) -> Vec<Arc<Change>> {
+        let mut count = 0;
+        let enough = |change: &&Arc<Change>| {
+            let take = count < rows.max(1);
+            // An entry without rows costs a step about as much as a tenth of a row: nothing but the mark moves.
+            count += change.rows.len().max(1);
+            take
+        };
+        self.changes.iter().take_while(enough).cloned().collect()
+    }
+
+    /// Lets go of the oldest `count` entries, which redb holds now. Gives their rows that no newer one has replaced.
+    pub(super) fn release(&mut self, count: usize) -> Vec<Arc<AccountRow>> {
+        let mut last = Vec::new();
+        for change in self.changes.drain(..count) {
+            self.bytes -= change.bytes();
+            for row in &change.rows {
                 if self
-                    .rows
+                    .newest
                     .get(&row.account)
                     .is_some_and(|newest| newest.id() == row.id())
                 {
-                    self.rows.remove(&row.account);
-                    current.push(row);
+                    self.newest.remove(&row.account);
+                    last.push(row.clone());
                 }
             }
         }
-        self.generation += 1;
-        current
+        last
+    }
+
+    /// Whether nothing waits for redb.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
     }
 }
+
+/// What an entry takes beside its rows; counted so that a million blank entries are not free.
+const CHANGE_OVERHEAD_BYTES: usize = 256;

@@ -1,153 +1,314 @@
-//! A view of the state that stands still, and putting one in the place of everything.
+//! The state as of one moment, and taking over another one's.
 
-use std::fs::File;
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadTransaction, ReadableTable};
+use redb::WriteTransaction;
+use redb::{Durability, Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, Value};
 
-use super::State;
+use super::accounts::AccountRow;
+use super::command::Revision;
 use super::fault::Fault;
-use super::flush::{Progress, put_row, put_small};
-use super::open::{Source, begin, builder};
-use super::tables::{ACCOUNTS, AccountRow, Mark, ROWS, RowId, Small};
+use super::memtable::Memtable;
+use super::operators::Trust;
+use super::tables::{ACCOUNTS, Mark, Meta, OPERATORS, POSITIONS, ROWS, RowId, Store};
+use super::{Options, Origin, State};
 
-/// Rows that an installation copies in one transaction, so that its memory stays small.
-const INSTALL_ROWS: usize = 4096;
-
-/// What redb held at one moment. Costs nothing but the pages that it keeps from being used again.
+/// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb keeps
+/// every page it shows until it is dropped, so one that is held for long makes the file grow.
 #[derive(Clone)]
-pub struct SnapshotView {
-    view: Arc<ReadTransaction>,
-    small: Small,
+pub struct SnapshotView(Arc<View>);
+
+struct View {
+    reading: ReadTransaction,
+    meta: Meta,
+    accounts: u64,
+    // Dropped last: reading needs it open.
+    store: Arc<Store>,
 }
 
 impl std::fmt::Debug for SnapshotView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SnapshotView({:?})", self.small.mark)
+        write!(
+            f,
+            "SnapshotView(index {:?}, {} accounts)",
+            self.mark().map(|mark| mark.index),
+            self.len()
+        )
     }
 }
 
 impl SnapshotView {
-    /// The entry it ends at.
+    pub(super) fn of(store: Arc<Store>) -> Result<Self, Fault> {
+        let reading = store.read()?;
+        let meta = store.read_meta(&reading)?;
+        let accounts = reading
+            .open_table(ACCOUNTS)
+            .map_err(|error| store.fault("read", error))?;
+        let accounts = accounts.len().map_err(|error| store.fault("read", error))?;
+        Ok(Self(Arc::new(View {
+            reading,
+            meta,
+            accounts,
+            store,
+        })))
+    }
+
+    /// The last entry it includes.
     pub fn mark(&self) -> Option<&Mark> {
-        self.small.mark.as_ref()
+        self.0.meta.applied.as_ref()
     }
 
-    /// The members as of that entry.
-    pub fn membership(&self) -> Option<Bytes> {
-        self.small.membership.clone()
+    /// The membership as of then, as it was handed in.
+    pub fn membership(&self) -> Option<&Bytes> {
+        self.0.meta.membership.as_ref()
     }
 
-    /// Every row, old versions too, in the order of their revisions.
-    fn rows(
-        &self,
-        mut visit: impl FnMut(AccountRow) -> Result<(), redb::Error>,
-    ) -> Result<Result<(), String>, redb::Error> {
-        let rows = self.view.open_table(ROWS)?;
-        for entry in rows.iter()? {
-            let (key, bytes) = entry?;
-            let (revision, slot) = key.value();
-            match AccountRow::decode(RowId { revision, slot }, bytes.value()) {
-                Ok(row) => visit(row)?,
-                Err(defect) => return Ok(Err(defect)),
-            }
+    /// How many accounts it has.
+    pub fn len(&self) -> u64 {
+        self.0.accounts
+    }
+
+    /// Whether it has no account.
+    pub fn is_empty(&self) -> bool {
+        self.0.accounts == 0
+    }
+
+    /// Every row, the replaced ones that are kept for the history included, in the order of their revisions: of two
+    /// rows of one account the later one is the newer.
+    pub fn rows(&self) -> Result<impl Iterator<Item = Result<AccountRow, Fault>> + use<>, Fault> {
+        let view = self.clone();
+        let rows = self
+            .table(ROWS)?
+            .range::<(u64, u32)>(..)
+            .map_err(|error| self.fault(error))?;
+        Ok(rows.map(move |entry| {
+            let (id, value) = entry.map_err(|error| view.fault(error))?;
+            view.decode(RowId::from_key(id.value()), value.value())
+        }))
+    }
+
+    /// The trust as of then.
+    pub fn trust(&self) -> Result<Trust, Fault> {
+        let mut trust = Trust {
+            epoch: self.0.meta.trust_epoch,
+            operators: Vec::new(),
+        };
+        for entry in self
+            .table(OPERATORS)?
+            .range::<&[u8; 32]>(..)
+            .map_err(|error| self.fault(error))?
+        {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            trust
+                .operators
+                .push(self.0.store.decode_operator(key.value(), value.value())?);
         }
-        Ok(Ok(()))
+        Ok(trust)
+    }
+
+    /// The positions of all NATS clusters as of then.
+    pub fn positions(&self) -> Result<BTreeMap<String, Revision>, Fault> {
+        let table = self.table(POSITIONS)?;
+        let mut positions = BTreeMap::new();
+        for entry in table.range::<&str>(..).map_err(|error| self.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            positions.insert(key.value().to_owned(), value.value());
+        }
+        Ok(positions)
+    }
+
+    /// A hash over everything agreed in it, byte by byte: equal on all nodes at the same index (I3). The store's own
+    /// uuid and its checkpoints are not part of it.
+    pub fn digest(&self) -> Result<[u8; 32], Fault> {
+        let mut hash = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        let meta = &self.0.meta;
+        add(&meta.applied.as_ref().map_or(0, |mark| mark.index).to_le_bytes());
+        add(meta.applied.as_ref().map_or(&[], |mark| &mark.log_id));
+        add(meta.membership.as_deref().unwrap_or(&[]));
+        add(&meta.trust_epoch.to_le_bytes());
+        self.each(ACCOUNTS, &mut add)?;
+        self.each(ROWS, &mut add)?;
+        self.each(OPERATORS, &mut add)?;
+        self.each(POSITIONS, &mut add)?;
+        Ok(*hash.finalize().as_bytes())
+    }
+
+    fn each<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+        add: &mut impl FnMut(&[u8]),
+    ) -> Result<(), Fault> {
+        let table = self.table(table)?;
+        add(&table.len().map_err(|error| self.fault(error))?.to_le_bytes());
+        for entry in table.range::<K::SelfType<'_>>(..).map_err(|error| self.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            add(K::as_bytes(&key.value()).as_ref());
+            add(V::as_bytes(&value.value()).as_ref());
+        }
+        Ok(())
+    }
+
+    pub(super) fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    pub(super) fn table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<ReadOnlyTable<K, V>, Fault> {
+        self.0.reading.open_table(table).map_err(|error| self.fault(error))
+    }
+
+    pub(super) fn row(&self, rows: &ReadOnlyTable<(u64, u32), &'static [u8]>, id: RowId) -> Result<AccountRow, Fault> {
+        let value = rows.get(id.key()).map_err(|error| self.fault(error))?;
+        let missing = || format!("rows_v1 lacks revision {}, row {}", id.revision, id.slot);
+        let value = value.ok_or_else(|| self.0.store.damaged(missing()))?;
+        self.decode(id, value.value())
+    }
+
+    pub(super) fn decode(&self, id: RowId, bytes: &[u8]) -> Result<AccountRow, Fault> {
+        self.0.store.decode_row(id, bytes)
+    }
+
+    pub(super) fn fault(&self, cause: impl Into<redb::Error>) -> Fault {
+        self.0.store.fault("read", cause)
     }
 }
 
 impl State {
-    /// What redb holds now. To see everything that is applied, let the flush reach it first.
+    /// What redb holds now: every entry up to `flushed()`. Whoever wants a later one lets the flush reach it first.
     pub fn snapshot(&self) -> Result<SnapshotView, Fault> {
-        // Nobody may flush between reading where redb ends and opening the view.
-        let progress = self.progress();
-        Ok(SnapshotView {
-            small: progress.small.clone(),
-            view: Arc::new(self.view()?),
-        })
+        let store = self.live().store.clone();
+        SnapshotView::of(store)
     }
 
-    /// Replaces everything by what `snapshot` holds. After a crash in the middle the old content is there, or the new.
-    pub fn install(&self, snapshot: SnapshotView) -> Result<(), Fault> {
-        let _applying = self.0.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut progress = self.progress();
-        let write = |error: redb::Error| self.storage("install a snapshot", error);
-        let database = self.empty_beside()?;
-        begin(&database, &self.0.options.store).map_err(write)?;
-        copy(&snapshot, &database)
-            .map_err(write)?
-            .map_err(|defect| self.damaged(defect))?;
-        self.put_in_place().map_err(|error| write(redb::Error::Io(error)))?;
-        let mut memtable = self.memtable_mut();
-        self.0.database.store(Arc::new(database));
-        self.0.cache.clear();
-        let all = memtable.entries.len();
-        drop(memtable.drop_oldest(all));
-        memtable.small = snapshot.small.clone();
-        *progress = Progress::durable(snapshot.small);
-        Ok(())
+    /// [`SnapshotView::digest`] of what redb holds now.
+    pub fn digest(&self) -> Result<[u8; 32], Fault> {
+        self.snapshot()?.digest()
     }
 
-    fn empty_beside(&self) -> Result<Database, Fault> {
-        let builder = builder(&self.0.options);
-        let made = match &self.0.source {
-            Source::Backend => builder.create_with_backend(redb::backends::InMemoryBackend::new()),
-            Source::File(path) => {
-                let beside = path.with_extension("redb.new");
-                match std::fs::remove_file(&beside) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(self.storage("remove an unfinished snapshot", redb::Error::Io(error)));
-                    }
-                    _ => builder.create(&beside),
-                }
+    /// Becomes what `view` shows, durably. A crash at any moment leaves either the old state or the new one, whole.
+    /// Lookups are answered meanwhile, from the old state; `apply` waits.
+    pub fn install(&self, view: SnapshotView) -> Result<(), Fault> {
+        let _applying = super::lock(&self.inner.applying);
+        let _flushing = super::lock(&self.inner.flushing);
+        let (store, applied) = {
+            let live = self.live();
+            (
+                live.store.clone(),
+                live.memtable.applied.as_ref().map(|mark| mark.index),
+            )
+        };
+        let index = view.mark().map(|mark| mark.index);
+        if index < applied {
+            return Err(Fault::Order {
+                index: index.unwrap_or(0),
+                applied: applied.unwrap_or(0),
+            });
+        }
+        let store = match &self.inner.origin {
+            Origin::File(path) => Arc::new(build_beside(path, &self.inner.options, &view)?),
+            Origin::Backend => {
+                store.replace_with(&view)?;
+                store
             }
         };
-        made.map_err(|error| self.storage("make a new state", error))
+        let taken = SnapshotView::of(store.clone())?;
+        let memtable = Memtable::new(taken.meta().clone(), taken.trust()?, taken.positions()?);
+        let mut live = self.live_mut();
+        live.memtable = memtable;
+        live.store = store;
+        live.generation += 1;
+        live.flushed_meta = taken.meta().clone();
+        live.flushed_bytes = 0;
+        live.checkpointed = index;
+        self.inner.cache.clear();
+        live.assert_order();
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Everything of ours out, everything of `view` in, in one durable transaction.
+    fn replace_with(&self, view: &SnapshotView) -> Result<(), Fault> {
+        let writing = self.write(Durability::Immediate)?;
+        self.copy(&writing, view, ACCOUNTS)?;
+        self.copy(&writing, view, ROWS)?;
+        self.copy(&writing, view, OPERATORS)?;
+        self.copy(&writing, view, POSITIONS)?;
+        self.write_meta(&writing, view.meta())?;
+        self.commit(writing)
     }
 
-    /// The new file takes the old one's name; the folder is synced, or the name could be lost.
-    fn put_in_place(&self) -> std::io::Result<()> {
-        if let Source::File(path) = &self.0.source {
-            std::fs::rename(path.with_extension("redb.new"), path)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)?.sync_all()?;
-            }
+    /// In the order of the keys: ascending insertions fill their pages and touch no other.
+    fn copy<K: Key + 'static, V: Value + 'static>(
+        &self,
+        writing: &WriteTransaction,
+        view: &SnapshotView,
+        definition: TableDefinition<'static, K, V>,
+    ) -> Result<(), Fault> {
+        writing
+            .delete_table(definition)
+            .map_err(|error| self.fault("write to", error))?;
+        let mut table = writing
+            .open_table(definition)
+            .map_err(|error| self.fault("write to", error))?;
+        for entry in view
+            .table(definition)?
+            .range::<K::SelfType<'_>>(..)
+            .map_err(|error| view.fault(error))?
+        {
+            let (key, value) = entry.map_err(|error| view.fault(error))?;
+            table
+                .insert(key.value(), value.value())
+                .map_err(|error| self.fault("write to", error))?;
         }
         Ok(())
     }
 }
 
-fn copy(snapshot: &SnapshotView, into: &Database) -> Result<Result<(), String>, redb::Error> {
-    let mut waiting: Vec<AccountRow> = Vec::new();
-    let put = |rows: &mut Vec<AccountRow>| -> Result<(), redb::Error> {
-        let mut transaction = into.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        {
-            let mut accounts = transaction.open_table(ACCOUNTS)?;
-            let mut table = transaction.open_table(ROWS)?;
-            for row in rows.drain(..) {
-                put_row(&mut accounts, &mut table, &row)?;
-            }
+/// A new file that holds `view`, in the place of the one at `path`. The rename is the moment at which it counts.
+fn build_beside(path: &Path, options: &Options, view: &SnapshotView) -> Result<Store, Fault> {
+    remove_unfinished(path)?;
+    let beside = beside(path);
+    let mut store = Store::open_file(&beside, options)?;
+    store.replace_with(view)?;
+    store.file = path.display().to_string().into();
+    std::fs::rename(&beside, path).map_err(|error| Fault::io("replace", &store.file, error))?;
+    sync_folder(path)?;
+    Ok(store)
+}
+
+/// Removes what an installation that was cut off left behind.
+pub(super) fn remove_unfinished(path: &Path) -> Result<(), Fault> {
+    let beside = beside(path);
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::io("remove", &beside.display().to_string().into(), error))
         }
-        Ok(transaction.commit()?)
-    };
-    let copied = snapshot.rows(|row| {
-        waiting.push(row);
-        if waiting.len() >= INSTALL_ROWS {
-            put(&mut waiting)
-        } else {
-            Ok(())
-        }
-    })?;
-    if copied.is_err() {
-        return Ok(copied);
+        _ => Ok(()),
     }
-    put(&mut waiting)?;
-    let mut transaction = into.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    transaction.set_quick_repair(true);
-    put_small(&transaction, &snapshot.small)?;
-    transaction.commit()?;
-    Ok(Ok(()))
+}
+
+/// Makes a new or renamed file's name durable.
+pub(super) fn sync_folder(path: &Path) -> Result<(), Fault> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| Fault::io("sync the folder of", &path.display().to_string().into(), error))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }

@@ -1,6 +1,8 @@
 //! The two stores of a node, through their public doors: on real disks, and on disks that lose what was not synced.
 
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod damage;
@@ -11,8 +13,14 @@ mod driven;
 #[cfg(test)]
 mod log;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
+mod opening;
+#[cfg(test)]
 mod redb;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod state;
 #[cfg(test)]
 mod suite;

@@ -1,173 +1,166 @@
-//! A redb backend that forgets: it keeps what was synced, and of the rest whatever a power cut likes.
+//! A disk under redb that loses power: what was synced stays, of the rest any sectors do, in any order.
 
-use std::collections::BTreeMap;
-use std::io;
+#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
+
+use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use ::redb::StorageBackend;
+use rand::Rng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use redb::StorageBackend;
+use rand::seq::SliceRandom;
 
-use crate::disk::SECTOR;
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
 
-/// A file in memory. Clones are the same file.
-#[derive(Clone)]
-pub(crate) struct CrashFile(Arc<Mutex<Inner>>);
+/// A handle on a disk in memory; clones are the same disk.
+#[derive(Clone, Default)]
+pub(crate) struct CrashingDisk(Arc<Mutex<Platter>>);
 
-struct Inner {
-    /// What the program sees.
-    current: Vec<u8>,
-    /// What survives for certain.
+#[derive(Default)]
+struct Platter {
     synced: Vec<u8>,
-    /// Every version of each sector that was written since.
-    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
-    calls: u64,
-    die_at: Option<u64>,
-    dead: bool,
-    rng: SmallRng,
+    written: Vec<u8>,
+    /// Every write since the last sync, and the length it found.
+    unsynced: Vec<(usize, Vec<u8>)>,
+    /// Lengths that the file had since the last sync.
+    lengths: Vec<usize>,
+    off: bool,
+    /// Power goes off instead of the write or sync that this many others precede.
+    fuse: Option<u32>,
 }
 
-impl std::fmt::Debug for CrashFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CrashFile")
-    }
-}
-
-impl CrashFile {
-    /// An empty file.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self::holding(Vec::new(), SmallRng::seed_from_u64(seed))
+impl CrashingDisk {
+    /// Lets `steps` more writes and syncs happen; the power fails instead of the next one.
+    pub(crate) fn cut_after(&self, steps: u32) {
+        self.platter().fuse = Some(steps);
     }
 
-    fn holding(bytes: Vec<u8>, rng: SmallRng) -> Self {
-        Self(Arc::new(Mutex::new(Inner {
-            current: bytes.clone(),
+    /// Cuts the power, if it is still on, and gives the disk that the next life finds. A disk of its own, so that
+    /// nothing that is left of the old life can write into it.
+    pub(crate) fn power_cut(&self, random: &mut SmallRng) -> Self {
+        let mut platter = self.platter();
+        platter.off = true;
+        let mut found = platter.synced.clone();
+        let lengths = &platter.lengths;
+        if !lengths.is_empty() && random.gen_bool(0.7) {
+            found.resize(*lengths.choose(random).expect("not empty"), 0);
+        }
+        let mut sectors = Vec::new();
+        for (offset, data) in &platter.unsynced {
+            let mut at = 0;
+            while at < data.len() {
+                let end = (SECTOR - (offset + at) % SECTOR + at).min(data.len());
+                sectors.push((offset + at, &data[at..end]));
+                at = end;
+            }
+        }
+        let kept = *[0.0, 0.1, 0.5, 0.9, 1.0].choose(random).expect("not empty");
+        sectors.retain(|_| random.gen_bool(kept));
+        if random.gen_bool(0.5) {
+            sectors.shuffle(random);
+        }
+        for (offset, data) in sectors {
+            let end = offset + data.len();
+            if end <= found.len() {
+                found[offset..end].copy_from_slice(data);
+            }
+        }
+        Self::holding(found)
+    }
+
+    /// A disk with these bytes, synced.
+    pub(crate) fn holding(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Platter {
+            written: bytes.clone(),
             synced: bytes,
-            unsynced: BTreeMap::new(),
-            calls: 0,
-            die_at: None,
-            dead: false,
-            rng,
+            ..Platter::default()
         })))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().expect("nobody panics with it")
-    }
-
-    /// The `n`-th call that changes the file from now, counted from 1, and all calls after it fail.
-    pub(crate) fn die_at(&self, n: u64) {
-        let mut inner = self.inner();
-        inner.die_at = Some(inner.calls + n);
-    }
-
-    /// Whether it is dead, by [`Self::die_at`] or [`Self::kill`].
-    pub(crate) fn is_dead(&self) -> bool {
-        self.inner().dead
-    }
-
-    /// From now on every call fails: whoever still holds the file can no longer write a clean end into it.
-    pub(crate) fn kill(&self) {
-        self.inner().dead = true;
-    }
-
-    /// The file as it is after the power came back: synced bytes, and of each sector written since any version.
-    pub(crate) fn power_cut(&self) -> Self {
-        let mut inner = self.inner();
-        inner.dead = true;
-        let mut bytes = inner.synced.clone();
-        // The length may have reached the disk or not; where it did, what was never written is zero.
-        if inner.rng.gen_bool(0.5) {
-            bytes.resize(inner.current.len(), 0);
-        }
-        let unsynced = std::mem::take(&mut inner.unsynced);
-        for (sector, versions) in unsynced {
-            let kept = inner.rng.gen_range(0..=versions.len());
-            let Some(version) = kept.checked_sub(1).map(|at| &versions[at]) else {
-                continue;
-            };
-            let start = sector * SECTOR;
-            if start >= bytes.len() {
-                continue;
-            }
-            let end = (start + version.len()).min(bytes.len());
-            bytes[start..end].copy_from_slice(&version[..end - start]);
-        }
-        let seed = inner.rng.r#gen();
-        Self::holding(bytes, SmallRng::seed_from_u64(seed))
-    }
-
-    /// What the program sees.
+    /// What programs see.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.inner().current.clone()
+        self.platter().written.clone()
     }
 
-    fn change(&self, effect: impl FnOnce(&mut Inner)) -> io::Result<()> {
-        let mut inner = self.inner();
-        inner.calls += 1;
-        let last = inner.die_at == Some(inner.calls);
-        // The call at which the power goes may have had its effect.
-        if !inner.dead && (!last || inner.rng.gen_bool(0.5)) {
-            effect(&mut inner);
-        }
-        inner.dead |= last;
-        if inner.dead {
-            Err(io::Error::other("the power is out"))
+    /// Whether the power is off.
+    pub(crate) fn is_off(&self) -> bool {
+        self.platter().off
+    }
+
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    fn on(&self) -> Result<MutexGuard<'_, Platter>, Error> {
+        let platter = self.platter();
+        if platter.off {
+            Err(Error::other("the power is off"))
         } else {
-            Ok(())
+            Ok(platter)
         }
+    }
+
+    fn step(&self) -> Result<MutexGuard<'_, Platter>, Error> {
+        let mut platter = self.on()?;
+        match &mut platter.fuse {
+            Some(0) => {
+                platter.off = true;
+                return Err(Error::other("the power went off"));
+            }
+            Some(steps) => *steps -= 1,
+            None => {}
+        }
+        Ok(platter)
     }
 }
 
-impl Inner {
-    fn sync(&mut self) {
-        self.synced.resize(self.current.len(), 0);
-        for (sector, _) in std::mem::take(&mut self.unsynced) {
-            let start = (sector * SECTOR).min(self.current.len());
-            let end = (start + SECTOR).min(self.current.len());
-            self.synced[start..end].copy_from_slice(&self.current[start..end]);
-        }
-    }
-
-    fn write(&mut self, offset: usize, data: &[u8]) {
-        let end = offset + data.len();
-        if self.current.len() < end {
-            self.current.resize(end, 0);
-        }
-        self.current[offset..end].copy_from_slice(data);
-        for sector in offset / SECTOR..end.div_ceil(SECTOR) {
-            let start = sector * SECTOR;
-            let version = self.current[start..(start + SECTOR).min(self.current.len())].to_vec();
-            self.unsynced.entry(sector).or_default().push(version);
-        }
+impl std::fmt::Debug for CrashingDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CrashingDisk")
     }
 }
 
-impl StorageBackend for CrashFile {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.inner().current.len() as u64)
+impl StorageBackend for CrashingDisk {
+    fn len(&self) -> Result<u64, Error> {
+        Ok(self.on()?.written.len() as u64)
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let inner = self.inner();
-        if inner.dead {
-            return Err(io::Error::other("the power is out"));
-        }
-        let offset = usize::try_from(offset).expect("small files");
-        let bytes = inner.current.get(offset..offset + out.len());
-        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
+        let platter = self.on()?;
+        let from = usize::try_from(offset).unwrap();
+        let found = platter.written.get(from..from + out.len());
+        out.copy_from_slice(found.ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?);
         Ok(())
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(|inner| inner.current.resize(usize::try_from(len).expect("small files"), 0))
+    fn set_len(&self, len: u64) -> Result<(), Error> {
+        let mut platter = self.step()?;
+        let len = usize::try_from(len).unwrap();
+        platter.written.resize(len, 0);
+        platter.lengths.push(len);
+        Ok(())
     }
 
-    fn sync_data(&self) -> io::Result<()> {
-        self.change(Inner::sync)
+    fn sync_data(&self) -> Result<(), Error> {
+        let mut platter = self.step()?;
+        let platter = &mut *platter;
+        platter.synced.resize(platter.written.len(), 0);
+        for (offset, data) in platter.unsynced.drain(..) {
+            let end = (offset + data.len()).min(platter.written.len());
+            if offset < end {
+                platter.synced[offset..end].copy_from_slice(&platter.written[offset..end]);
+            }
+        }
+        platter.lengths.clear();
+        Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(|inner| inner.write(usize::try_from(offset).expect("small files"), data))
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let mut platter = self.step()?;
+        let from = usize::try_from(offset).unwrap();
+        platter.written[from..from + data.len()].copy_from_slice(data);
+        platter.unsynced.push((from, data.to_vec()));
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use jwtmesh::fault::FaultHandle;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
 use jwtmesh::raft::{Flusher, Member, NoPeers, Parts, ProposeError, Raft, Runtime, Settings};
-use jwtmesh::state::{Options, Outcome, PutAccount, State};
+use jwtmesh::state::{Command, Options, Outcome, PutAccount, PutOperator, State};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::disk::CrashDisk;
-use crate::redb::CrashFile;
+use crate::redb::CrashingDisk;
 
 const STORE: StoreId = StoreId([3; 16]);
 
@@ -42,7 +42,7 @@ struct Known {
 /// The two disks of a node between its lives, and what its clients know.
 struct World {
     log: CrashDisk,
-    state: CrashFile,
+    state: CrashingDisk,
     /// Whether a start ever came to its end: before that a node begins anew, as its identity file says.
     formed: bool,
     known: BTreeMap<u8, Known>,
@@ -62,7 +62,7 @@ impl World {
     fn new(seed: u64) -> Self {
         Self {
             log: CrashDisk::new(seed),
-            state: CrashFile::new(seed ^ 0x5eed),
+            state: CrashingDisk::default(),
             formed: false,
             known: BTreeMap::new(),
             random: SmallRng::seed_from_u64(seed),
@@ -75,7 +75,7 @@ impl World {
         let fault = FaultHandle::default();
         let tracker = TaskTracker::new();
         let state = State::open_backend(self.state.clone(), small()).map_err(|e| jwtmesh::fault::chain(&e))?;
-        let checkpoint = Arc::new(AtomicU64::new(state.checkpointed().unwrap_or(0)));
+        let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
         let log_options = LogOptions {
             segment_bytes: 64 * 1024,
             tail_bytes: 32 * 1024,
@@ -100,7 +100,7 @@ impl World {
             }
         });
         let revision = watch::Sender::new(state.applied().map_or(0, |mark| mark.index));
-        let flushing = watch::Sender::new(state.flushed().unwrap_or(0));
+        let flushing = watch::Sender::new(state.flushed());
         let flushed = flushing.subscribe();
         let flusher = Flusher::new(
             state.clone(),
@@ -128,6 +128,10 @@ impl World {
         };
         let started = Raft::start(settings, parts, &tracker, stop.clone()).await;
         let raft = started.map_err(|error| error.to_string())?;
+        if state.trust().epoch == 0 {
+            let first = raft.propose(&trust_one()).await;
+            first.map_err(|error| error.to_string())?;
+        }
         self.formed = true;
         Ok(Life {
             raft,
@@ -175,7 +179,7 @@ impl World {
         self.random.fill(&mut token[..]);
         let item = PutAccount {
             account: key(account),
-            operator: OperatorKey::from_bytes([9; 32]),
+            operator: operator(),
             issued_at,
             expires_at: 0,
             name: String::new(),
@@ -188,7 +192,7 @@ impl World {
     async fn upload(&mut self, life: &Life, uploads: usize) {
         for _ in 0..uploads.div_ceil(4) {
             let batch: Vec<_> = (0..self.random.gen_range(1..8)).map(|_| self.submission()).collect();
-            let sent = batch.iter().map(|(_, _, item)| life.raft.submit(0, item.clone()));
+            let sent = batch.iter().map(|(_, _, item)| life.raft.submit(1, item.clone()));
             let outcomes = futures::future::join_all(sent).await;
             let mut lost = false;
             for ((account, issued_at, item), outcome) in batch.into_iter().zip(outcomes) {
@@ -210,7 +214,7 @@ impl World {
                     Err(ProposeError::Busy) => {}
                 }
             }
-            if lost || self.state.is_dead() {
+            if lost || self.state.is_off() {
                 return;
             }
             tokio::time::sleep(Duration::from_micros(self.random.gen_range(0..20_000))).await;
@@ -219,19 +223,19 @@ impl World {
 
     /// One life: start, check, work until the power goes at some durable step or other, and let go of everything.
     async fn live(&mut self) {
-        let calls = self.random.gen_range(1..400);
+        let calls: u32 = self.random.gen_range(1..400);
         if self.random.gen_bool(0.5) {
-            self.log.die_at(calls)
+            self.log.die_at(calls.into())
         } else {
-            self.state.die_at(calls)
+            self.state.cut_after(calls)
         }
         if let Ok(life) = self.boot().await {
             self.check(&life);
             let uploads = self.random.gen_range(1..120);
             self.upload(&life, uploads).await;
             life.stop.cancel();
-            // Nothing may be written by what is still running: the power is out for both.
-            self.state.kill();
+            // The power goes now: what is still running, and what is dropped, must not write into the next life.
+            self.state = self.state.power_cut(&mut self.random);
             drop(life.raft);
             life.tracker.close();
         }
@@ -239,11 +243,11 @@ impl World {
 
     fn power_cut(&mut self) {
         self.log = self.log.power_cut();
-        self.state = self.state.power_cut();
+        self.state = self.state.power_cut(&mut self.random);
         if !self.formed {
             assert!(self.known.is_empty(), "acknowledged before it was formed");
             self.log = CrashDisk::new(self.random.r#gen());
-            self.state = CrashFile::new(self.random.r#gen());
+            self.state = CrashingDisk::default();
         }
     }
 }
@@ -252,9 +256,23 @@ impl World {
 fn small() -> Options {
     Options {
         memtable_bytes: 64 * 1024,
-        cache_bytes: 64 * 1024,
-        page_cache_bytes: 1024 * 1024,
+        row_cache_bytes: 64 * 1024,
+        cache_bytes: 1024 * 1024,
         ..Options::new("simulated")
+    }
+}
+
+fn operator() -> OperatorKey {
+    OperatorKey::from_bytes([9; 32])
+}
+
+fn trust_one() -> Command {
+    Command::PutOperators {
+        items: vec![PutOperator {
+            operator: operator(),
+            issued_at: 1,
+            token: Bytes::from_static(b"operator"),
+        }],
     }
 }
 

@@ -1,0 +1,236 @@
+//! The command line beside a running node: what an administrator types, and what scripts read.
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::support::mint::{Account, Operator, now};
+use crate::support::nats_server::NatsServer;
+use crate::support::nats_user::NatsUser;
+use crate::support::node::{Node, NodeTls, Options, jwtmesh};
+use crate::support::tls::Authority;
+use crate::support::tools::NEWEST;
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// The objects of a JSON listing, whether it is an array or has them under `items`.
+fn items(listing: &Value) -> &Vec<Value> {
+    listing
+        .as_array()
+        .or_else(|| listing["items"].as_array())
+        .unwrap_or_else(|| panic!("no listing: {listing}"))
+}
+
+fn start() -> (Operator, Account, Node) {
+    let operator = Operator::new("O");
+    let account = Account::new("payments");
+    let node = Node::of(&operator);
+    node.put(&account, &operator.account(&account));
+    (operator, account, node)
+}
+
+#[test]
+fn account_list_shows_every_account_for_people_and_for_scripts() {
+    let (operator, account, node) = start();
+    let listing = node.cli_json(&["account", "list"]);
+    let mut found: Vec<&str> = items(&listing)
+        .iter()
+        .map(|item| item["account"].as_str().unwrap())
+        .collect();
+    found.sort_unstable();
+    let mut wanted = [account.id(), operator.system.id()];
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    let payments = items(&listing).iter().find(|item| item["name"] == "payments").unwrap();
+    assert_eq!(payments["operator"], operator.key.public_key());
+    assert_eq!(payments["expires_at"], 0);
+
+    let table = node.cli(&["account", "list"]);
+    assert!(table.status.success());
+    assert!(
+        text(&table).contains(&account.id()) && text(&table).contains("payments"),
+        "{}",
+        text(&table)
+    );
+}
+
+#[test]
+fn account_list_goes_on_past_one_page() {
+    let (operator, _, node) = start();
+    for number in 0..300 {
+        let account = Account::new(&format!("account {number}"));
+        node.put(&account, &operator.account(&account));
+    }
+    assert_eq!(items(&node.cli_json(&["account", "list"])).len(), 302);
+}
+
+#[test]
+fn account_show_tells_of_one_account() {
+    let (_, account, node) = start();
+    let shown = node.cli_json(&["account", "show", &account.id()]);
+    assert_eq!(
+        (&shown["account"], &shown["name"]),
+        (&Value::from(account.id()), &Value::from("payments"))
+    );
+    let table = node.cli(&["account", "show", &account.id()]);
+    assert!(
+        table.status.success() && text(&table).contains("payments"),
+        "{}",
+        text(&table)
+    );
+
+    let unknown = node.cli(&["account", "show", &Account::new("unknown").id()]);
+    assert_eq!(unknown.status.code(), Some(3), "{}", text(&unknown));
+    assert_ne!(text(&unknown).trim(), "");
+}
+
+#[test]
+fn account_push_stores_and_account_pull_fetches_the_exact_bytes() {
+    let (operator, _, node) = start();
+    let account = Account::new("pushed");
+    let token = operator.account_at(&account, now() - 10);
+    let file = node.folder().join("pushed.jwt");
+    fs::write(&file, &token).unwrap();
+    let file = file.display().to_string();
+    let pushed = node.cli_json(&["account", "push", &file]);
+    assert!(pushed.to_string().contains("stored"), "{pushed}");
+    assert_eq!(node.get_account(&account.id()).text(), token);
+    let again = node.cli_json(&["account", "push", &file]);
+    assert!(again.to_string().contains("unchanged"), "{again}");
+
+    let pulled = node.cli(&["account", "pull", &account.id()]);
+    assert_eq!(String::from_utf8_lossy(&pulled.stdout).trim(), token);
+
+    fs::write(&file, operator.account_at(&account, now() - 100)).unwrap();
+    let older = node.cli(&["account", "push", &file]);
+    assert_eq!(older.status.code(), Some(4), "{}", text(&older));
+    assert!(text(&older).contains(&account.id()), "{}", text(&older));
+    assert_eq!(node.get_account(&account.id()).text(), token);
+}
+
+#[test]
+fn operator_show_tells_whom_the_mesh_trusts() {
+    let (operator, _, node) = start();
+    let shown = node.cli_json(&["operator", "show"]);
+    let first = &items(&shown)[0];
+    assert_eq!(first["operator"], operator.key.public_key());
+    assert_eq!(first["system_account"], operator.system.id());
+    assert_eq!(first["strict_signing_key_usage"], false);
+    let table = node.cli(&["operator", "show"]);
+    assert!(
+        table.status.success() && text(&table).contains(&operator.key.public_key()),
+        "{}",
+        text(&table)
+    );
+}
+
+/// The printed text is not only looked at: a nats-server runs on it.
+#[test]
+fn nats_config_prints_what_a_nats_server_starts_with() {
+    let (_, account, node) = start();
+    let printed = node.cli(&["nats", "config"]);
+    assert!(printed.status.success(), "{}", text(&printed));
+    let config = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(config.contains(&node.accounts_url()), "{config}");
+    assert!(config.contains("nsc edit operator"), "{config}");
+    let server = NatsServer::start(NEWEST, &config);
+    assert!(
+        NatsUser::connect(server.address(), &account.user()).is_ok(),
+        "{}",
+        server.log()
+    );
+}
+
+#[test]
+fn nats_config_over_tls_prints_what_a_nats_server_starts_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let client = authority.issue("client");
+    let tls = NodeTls {
+        identity: authority.issue("server"),
+        client_ca: Some(authority.cert()),
+        client_required: true,
+        client: authority.client(Some(&client), &[]),
+    };
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let options = Options {
+        tls: Some(tls),
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node.put(&account, &operator.account(&account));
+    let files = [authority.cert(), client.cert, client.key].map(|file| file.display().to_string());
+    let [ca, cert, key] = &files;
+    let printed = node.cli(&["nats", "config", "--ca", ca, "--client-cert", cert, "--client-key", key]);
+    assert!(printed.status.success(), "{}", text(&printed));
+    let config = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(
+        config.contains("SSL_CERT_FILE"),
+        "nsc needs it for a private authority: {config}"
+    );
+    let server = NatsServer::start(NEWEST, &config);
+    assert!(
+        NatsUser::connect(server.address(), &account.user()).is_ok(),
+        "{}",
+        server.log()
+    );
+
+    let json = node.cli_json(&["nats", "config", "--ca", ca]);
+    assert!(json.to_string().contains(&node.accounts_url()), "{json}");
+}
+
+#[test]
+fn verify_checks_every_stored_token() {
+    let (_, _, node) = start();
+    let report = node.cli_json(&["verify"]);
+    assert!(report.to_string().contains('2'), "{report}");
+    let printed = node.cli(&["verify"]);
+    assert!(
+        printed.status.success() && text(&printed).contains('2'),
+        "{}",
+        text(&printed)
+    );
+}
+
+#[test]
+fn inspect_explains_any_token_without_a_node() {
+    let operator = Operator::new("O");
+    let account = Account::new("payments");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    for (token, word) in [
+        (operator.account(&account), "payments"),
+        (operator.token(), "operator"),
+        (account.user().token, "user"),
+        (
+            operator.account_with(&account, |claims| claims["exp"] = (now() - 5).into()),
+            "expired",
+        ),
+        ("nonsense".to_owned(), "chunk"),
+    ] {
+        fs::write(&file, &token).unwrap();
+        let plain = jwtmesh().arg("inspect").arg(&file).output().unwrap();
+        assert!(text(&plain).contains(word), "{word}: {}", text(&plain));
+        let json = jwtmesh().arg("inspect").arg(&file).arg("--json").output().unwrap();
+        let explained: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert!(explained.is_object(), "{explained}");
+    }
+}
+
+#[test]
+fn without_a_running_node_the_command_line_says_so() {
+    let (_, _, mut node) = start();
+    node.kill();
+    let done = node.cli(&["account", "list"]);
+    assert_eq!(done.status.code(), Some(5), "{}", text(&done));
+    assert!(text(&done).contains("admin.sock"), "{}", text(&done));
+}

@@ -1,0 +1,411 @@
+//! What must not hurt: requests that are too big, too slow, too deep, malformed or too many.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64URL_NOPAD;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::support::http::{Answer, Connection};
+use crate::support::mint::{Account, Operator};
+use crate::support::node::Node;
+use crate::support::process::{eventually, within};
+
+/// How much a node may grow under all of this; a single 2 MiB body kept for each of the attempts would be ten times
+/// as much.
+const FLAT_KB: u64 = 64 * 1024;
+
+/// Long enough for any time-out of the node to strike.
+const TIME_OUT: Duration = Duration::from_secs(60);
+
+fn start() -> (Operator, Account, Node) {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let node = Node::of(&operator);
+    (operator, account, node)
+}
+
+#[track_caller]
+fn still_well(node: &Node) {
+    assert_eq!(node.get("/jwt/v1/accounts/").status, 200);
+}
+
+/// Sends `bytes` on a connection of their own; the answer, or nothing if the connection was just closed.
+fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let mut connection = Connection::plain(address).expect("a running node takes connections");
+    // The node may refuse and close before it has read all of it.
+    let _ = connection.send(bytes);
+    connection.answer(false).ok()
+}
+
+/// Whole requests, as bytes, and the answers they may get. ACCOUNT stands for an account key.
+const REQUESTS: &[(&str, &[u8], &[u16])] = &[
+    (
+        "an empty body",
+        b"POST /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+        &[400],
+    ),
+    (
+        "no length and no body",
+        b"POST /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400, 411],
+    ),
+    (
+        "only newlines",
+        b"POST /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n\r\n",
+        &[400],
+    ),
+    (
+        "NUL bytes",
+        b"POST /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n\0.\0.\0",
+        &[400],
+    ),
+    (
+        "a NUL in the path",
+        b"GET /jwt/v1/accounts/\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400],
+    ),
+    (
+        "an encoded NUL in the path",
+        b"GET /jwt/v1/accounts/A%00B HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400, 404],
+    ),
+    (
+        "dots in the path",
+        b"GET /jwt/v1/accounts/../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400, 404],
+    ),
+    (
+        "encoded dots",
+        b"GET /jwt/v1/accounts/%2e%2e%2f%2e%2e%2fetc HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400, 404],
+    ),
+    (
+        "posting to dots",
+        b"POST /jwt/v1/accounts/.. HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        &[400, 404, 405],
+    ),
+    (
+        "not a key",
+        b"GET /jwt/v1/accounts/hello HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[400, 404],
+    ),
+    (
+        "posting to not a key",
+        b"POST /jwt/v1/accounts/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        &[400],
+    ),
+    (
+        "DELETE",
+        b"DELETE /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[405],
+    ),
+    (
+        "PUT",
+        b"PUT /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        &[405],
+    ),
+    (
+        "POST to the probe",
+        b"POST /jwt/v1/accounts/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        &[405],
+    ),
+    (
+        "POST to the operator",
+        b"POST /jwt/v1/operator HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
+        &[405],
+    ),
+    (
+        "an invented method",
+        b"BREW /jwt/v1/accounts/ACCOUNT HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[405],
+    ),
+];
+
+#[test]
+fn malformed_requests_get_their_status_and_a_sentence() {
+    let (_, account, node) = start();
+    for (name, request, statuses) in REQUESTS {
+        let text = String::from_utf8_lossy(request).replace("ACCOUNT", &account.id());
+        let answer = raw(node.address(), text.as_bytes()).unwrap_or_else(|| panic!("{name}: closed without an answer"));
+        assert!(
+            statuses.contains(&answer.status),
+            "{name}: {} {}",
+            answer.status,
+            answer.text()
+        );
+        // What is no HTTP at all is refused by the HTTP library, which answers with a status alone.
+        if !request.contains(&0) || answer.status != 400 {
+            assert_ne!(answer.text().trim(), "", "{name}: no sentence");
+        }
+        if answer.status == 405 {
+            assert!(answer.header("allow").is_some(), "{name}: a 405 says what is allowed");
+        }
+        still_well(&node);
+    }
+}
+
+/// Nothing of HTTP: an error answer or a closed connection, and nobody else notices.
+#[test]
+fn what_is_no_http_is_answered_with_an_error_or_closed() {
+    let (_, account, node) = start();
+    let long = "x".repeat(300_000);
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    let many: String = (0..5000).map(|number| format!("x-{number}: y\r\n")).collect();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        (
+            "a TLS greeting",
+            vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 0, 13, 10, 13, 10],
+        ),
+        ("noise", b"\xff\xfe\xfd\r\n\r\n".to_vec()),
+        (
+            "a long path",
+            format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes(),
+        ),
+        (
+            "a long header",
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n").into_bytes(),
+        ),
+        (
+            "many headers",
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\n{many}\r\n").into_bytes(),
+        ),
+        (
+            "a negative length",
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n").into_bytes(),
+        ),
+        (
+            "two lengths",
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx").into_bytes(),
+        ),
+        (
+            "a chunk without end",
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzzzz\r\n").into_bytes(),
+        ),
+        (
+            "a length beyond all",
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n").into_bytes(),
+        ),
+    ];
+    for (name, bytes) in cases {
+        if let Some(answer) = raw(node.address(), &bytes) {
+            assert!(
+                (400..500).contains(&answer.status),
+                "{name}: {} {}",
+                answer.status,
+                answer.text()
+            );
+        }
+        still_well(&node);
+    }
+}
+
+#[test]
+fn the_content_type_of_an_upload_does_not_matter() {
+    let (operator, account, node) = start();
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    for kind in [
+        "application/jwt",
+        "application/json",
+        "text/html",
+        "image/png",
+        "nonsense",
+        "",
+    ] {
+        let token = operator.account(&account);
+        let answer = node
+            .connect()
+            .request("POST", &path, &[("Content-Type", kind)], token.as_bytes())
+            .unwrap();
+        assert_eq!((answer.status, answer.text()), (200, String::new()), "{kind:?}");
+        assert_eq!(node.get(&path).text(), token);
+    }
+}
+
+#[test]
+fn g12_a_body_over_the_limit_is_refused_and_memory_stays_flat() {
+    let (_, account, mut node) = start();
+    let body = vec![b'x'; 2 * 1024 * 1024];
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    let with_length = [
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .as_bytes(),
+        &body,
+    ]
+    .concat();
+    let chunked = [
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            body.len()
+        )
+        .as_bytes(),
+        &body,
+        b"\r\n0\r\n\r\n",
+    ]
+    .concat();
+    let attempt = || {
+        for bytes in [&with_length, &chunked] {
+            let answer = raw(node.address(), bytes);
+            // The refusal may overtake the body, and a closed connection may overtake the refusal.
+            if let Some(answer) = answer {
+                assert_eq!(answer.status, 413, "{}", answer.text());
+                assert_ne!(answer.text().trim(), "", "no sentence");
+            }
+        }
+    };
+    attempt();
+    // The sentence itself is seen by whoever says the length first and waits, as a careful client does.
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let answer = raw(node.address(), head.as_bytes()).expect("a refusal that can be read");
+    assert_eq!(answer.status, 413);
+    assert!(answer.text().contains("1048"), "it names the limit: {}", answer.text());
+
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..25).for_each(|_| attempt()));
+        }
+    });
+    still_well(&node);
+    let grown = node.program().resident_kb();
+    assert!(grown < 2 * FLAT_KB, "{grown} KB after 400 bodies of 2 MiB");
+}
+
+#[test]
+fn claims_of_any_depth_are_refused_without_harm() {
+    let (operator, account, node) = start();
+    for depth in [100, 10_000, 300_000] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let inner = if close == "}" { "1" } else { "" };
+            let deep = format!(
+                "{}{inner}{}",
+                open.repeat(depth.min(100_000)),
+                close.repeat(depth.min(100_000))
+            );
+            // The claims themselves, signed by the right operator; and the header.
+            let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+            let signed = format!("{header}.{}", BASE64URL_NOPAD.encode(deep.as_bytes()));
+            let signature = BASE64URL_NOPAD.encode(&operator.key.sign(signed.as_bytes()).unwrap());
+            let deep_header = format!("{}.e30.{signature}", BASE64URL_NOPAD.encode(deep.as_bytes()));
+            for token in [format!("{signed}.{signature}"), deep_header] {
+                let answer = node.post_account(&account.id(), &token);
+                assert_eq!(answer.status, 400, "depth {depth}: {}", answer.text());
+                assert!(
+                    answer.text().len() < 2000,
+                    "depth {depth}: the refusal repeats the token"
+                );
+            }
+        }
+    }
+    still_well(&node);
+}
+
+/// A client that never ends its request is cut off, whether it stops in the head or in the body, and even though it
+/// keeps sending something all the time.
+#[test]
+fn g12_slow_senders_are_cut_off() {
+    let (_, account, node) = start();
+    let id = account.id();
+    let starts = [
+        ("nothing at all", String::new()),
+        (
+            "slow headers",
+            "GET /jwt/v1/accounts/ HTTP/1.1\r\nHost: x\r\nX: ".to_owned(),
+        ),
+        (
+            "slow body",
+            format!("POST /jwt/v1/accounts/{id} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"),
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for (name, start) in &starts {
+            let address = node.address();
+            scope.spawn(move || {
+                let mut connection = Connection::plain(address).unwrap();
+                connection.send(start.as_bytes()).unwrap();
+                let silent = start.is_empty();
+                // One byte at a time, until the node has had enough: the pipe breaks or an answer is there.
+                let ended = within(TIME_OUT, || {
+                    std::thread::sleep(Duration::from_millis(100));
+                    let drip = if silent { Ok(()) } else { connection.send(b"x") };
+                    (drip.is_err() || has_ended(&mut connection)).then_some(())
+                });
+                assert!(ended.is_some(), "{name}: still connected after {TIME_OUT:?}");
+            });
+        }
+    });
+    still_well(&node);
+}
+
+/// Whether the server has said something (a refusal) or hung up.
+fn has_ended(connection: &mut Connection) -> bool {
+    connection.arrived(Duration::from_millis(1))
+}
+
+/// Ten thousand clients that connect and say nothing: the node serves others, holds little for them, and lets go of
+/// them.
+#[test]
+fn g12_ten_thousand_idle_connections_do_not_keep_others_out() {
+    const COUNT: usize = 10_000;
+    allow_open_files(COUNT as u64 + 1000);
+    let (operator, account, mut node) = start();
+    node.put(&account, &operator.account(&account));
+    let before = node.program().resident_kb();
+    let began = Instant::now();
+    let idle: Vec<TcpStream> = (0..COUNT)
+        .filter_map(|_| TcpStream::connect(node.address()).ok())
+        .collect();
+    assert!(
+        idle.len() > COUNT / 2,
+        "only {} connections were taken in {:?}",
+        idle.len(),
+        began.elapsed()
+    );
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    eventually("a lookup is answered beside them", || {
+        let mut connection = Connection::plain(node.address()).ok()?;
+        (connection.request("GET", &path, &[], b"").ok()?.status == 200).then_some(())
+    });
+    let grown = node.program().resident_kb().saturating_sub(before);
+    assert!(grown < 3 * FLAT_KB, "{grown} KB for {} idle connections", idle.len());
+    let all_closed = within(TIME_OUT, || idle.iter().all(hung_up).then_some(()));
+    let left = idle.iter().filter(|stream| !hung_up(stream)).count();
+    assert!(
+        all_closed.is_some(),
+        "{left} idle connections are still open after {TIME_OUT:?}"
+    );
+    still_well(&node);
+}
+
+fn hung_up(stream: &TcpStream) -> bool {
+    if stream.set_nonblocking(true).is_err() {
+        return true;
+    }
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Both ends of every connection are files of this process or of the node, which inherits the limit.
+fn allow_open_files(count: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < count) {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        setrlimit(Resource::Nofile, raised).expect("the limit may be raised to its own ceiling");
+        let ceiling = limit.maximum.unwrap_or(u64::MAX);
+        assert!(
+            ceiling >= count,
+            "this test needs {count} open files; `ulimit -Hn` allows {ceiling}"
+        );
+    }
+}

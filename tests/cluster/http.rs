@@ -1,0 +1,401 @@
+//! What the HTTP port answers: the cases that the archived account server was tested with, as far as they still make
+//! sense, and what every answer about a token carries.
+
+use serde_json::json;
+
+use crate::support::mint::{Account, Operator, claims, now, sign, sign_v1};
+use crate::support::node::{Node, NodeTls, Options};
+use crate::support::process::eventually;
+use crate::support::tls::Authority;
+
+/// A request without a body and what must come of it.
+struct Case {
+    method: &'static str,
+    path: &'static str,
+    status: u16,
+    /// What the body must contain.
+    says: &'static str,
+}
+
+const fn get(path: &'static str, status: u16, says: &'static str) -> Case {
+    Case {
+        method: "GET",
+        path,
+        status,
+        says,
+    }
+}
+
+/// In paths, KNOWN is an account that is stored and UNKNOWN one that is not.
+const CASES: &[Case] = &[
+    get("/jwt/v1/accounts", 200, ""),
+    get("/jwt/v1/accounts/", 200, ""),
+    get("/jwt/v1//accounts/", 200, ""),
+    get("/jwt/v1//accounts/KNOWN", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/accounts/KNOWN", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/accounts/KNOWN?check=true", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/accounts/KNOWN?text=true", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/accounts/KNOWN?decode=true", 200, "\"alg\": \"ed25519-nkey\""),
+    get("/jwt/v1/accounts/KNOWN?decode=TRUE", 200, "\"name\": \"known\""),
+    get("/jwt/v1/accounts/KNOWN?decode=false", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/accounts/UNKNOWN", 404, "no matching account JWT"),
+    get("/jwt/v1/accounts/UNKNOWN?decode=true", 404, "no matching account JWT"),
+    get("/jwt/v1/operator", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/operator?text=true", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/operator?decode=true", 200, "\"type\": \"operator\""),
+    get("/jwt/v2/operator", 200, "eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/help", 200, "/jwt/v1/accounts"),
+    get("/healthz", 200, ""),
+    get("/jwt/v1/pack", 200, "KNOWN|eyJ0eXAiOiJKV1Qi"),
+    get("/jwt/v1/pack?max=0", 200, ""),
+    get("/jwt/v1/pack?max=foo", 400, "foo"),
+    get("/jwt/v1/pack?max=-1", 400, "-1"),
+    get("/jwt/v1/biz", 404, ""),
+    get("/biz/v1/accounts/", 404, ""),
+    get("/", 404, ""),
+    get("/jwt/v1/activations/AAAA", 404, ""),
+    get("/v1/accounts", 404, ""),
+    Case {
+        method: "POST",
+        path: "/jwt/v1/activations",
+        status: 404,
+        says: "",
+    },
+];
+
+/// An operator and a node that holds one account of it called `known`, beside the system account.
+fn start(tls: Option<NodeTls>) -> (Operator, Account, Node) {
+    let operator = Operator::new("O");
+    let known = Account::new("known");
+    let options = Options {
+        tls,
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node.put(&known, &operator.account_at(&known, now() - 60));
+    (operator, known, node)
+}
+
+fn check_table(node: &Node, known: &Account) {
+    let unknown = Account::new("unknown");
+    let name = |text: &str| text.replace("UNKNOWN", &unknown.id()).replace("KNOWN", &known.id());
+    let mut connection = node.connect();
+    for case in CASES {
+        let path = name(case.path);
+        let answer = connection
+            .request(case.method, &path, &[], b"")
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(answer.status, case.status, "{} {path}: {}", case.method, answer.text());
+        assert!(
+            answer.text().contains(&name(case.says)),
+            "{} {path}: {}",
+            case.method,
+            answer.text()
+        );
+        if answer.status >= 400 {
+            assert_ne!(
+                answer.text().trim(),
+                "",
+                "{} {path}: a refusal says what is wrong",
+                case.method
+            );
+        }
+    }
+}
+
+#[test]
+fn every_path_answers_as_the_table_says() {
+    let (_, known, node) = start(None);
+    check_table(&node, &known);
+}
+
+#[test]
+fn every_path_answers_the_same_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let tls = NodeTls {
+        identity: authority.issue("server"),
+        client_ca: None,
+        client_required: false,
+        client: authority.client(None, &[]),
+    };
+    let (_, known, node) = start(Some(tls));
+    check_table(&node, &known);
+}
+
+/// nats-server ends at once when this is anything but 200.
+#[test]
+fn the_start_up_probe_is_empty_and_must_not_be_cached() {
+    let (_, _, node) = start(None);
+    for path in [
+        "/jwt/v1/accounts",
+        "/jwt/v1/accounts/",
+        "/jwt/v1//accounts/",
+        "/jwt/v1//accounts",
+    ] {
+        let answer = node.get(path);
+        assert_eq!((answer.status, answer.body.len()), (200, 0), "{path}");
+        assert!(
+            answer.header("cache-control").unwrap_or_default().contains("no-"),
+            "{path}: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn an_upload_comes_back_byte_for_byte_with_its_revision_and_age() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    assert_eq!(node.get(&path).status, 404);
+    let token = operator.account(&account);
+    let headers = [("Content-Type", "application/json")];
+    let stored = node
+        .connect()
+        .request("POST", &path, &headers, token.as_bytes())
+        .unwrap();
+    assert_eq!((stored.status, stored.body.len()), (200, 0));
+    let answer = node.get(&path);
+    assert_eq!(answer.header("content-type"), Some("application/jwt"));
+    assert_eq!(answer.text(), token);
+    assert!(
+        answer.revision() >= stored.revision() && stored.revision() > 0,
+        "{answer:?}"
+    );
+    let age = answer.header("jwtmesh-leader-age-ms").unwrap();
+    assert_eq!(age.parse::<u64>().unwrap(), 0, "the only node is its own leader");
+}
+
+#[test]
+fn a_trailing_newline_is_dropped_so_that_equal_tokens_are_equal() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    let stored = node.put(&account, &format!("{token}\r\n")).revision();
+    assert_eq!(node.get_account(&account.id()).text(), token);
+    assert_eq!(node.put(&account, &token).revision(), stored);
+    assert_eq!(node.put(&account, &format!("{token}\n")).revision(), stored);
+}
+
+#[test]
+fn a_token_of_version_one_is_taken_and_served_as_it_is() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("old");
+    let claims = json!({
+        "jti": "X", "iat": now(), "iss": operator.key.public_key(), "sub": account.id(), "name": "old",
+        "type": "account",
+        "nats": {"limits": {"subs": -1, "conn": -1, "leaf": -1, "imports": -1, "exports": -1, "data": -1,
+            "payload": -1, "wildcards": true}},
+    });
+    let token = sign_v1(&operator.key, &claims);
+    node.put(&account, &token);
+    assert_eq!(node.get_account(&account.id()).text(), token);
+    let decoded = node.get_account(&format!("{}?decode=true", account.id())).text();
+    assert!(decoded.contains("\"alg\": \"ed25519\""), "{decoded}");
+}
+
+#[test]
+fn a_token_under_another_accounts_path_is_refused_naming_both_keys() {
+    let (operator, known, node) = start(None);
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    let answer = node.post_account(&known.id(), &token);
+    assert_eq!(answer.status, 400);
+    assert!(
+        answer.text().contains(&known.id()) && answer.text().contains(&account.id()),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(node.post_account(&format!("{}x", account.id()), &token).status, 400);
+    assert_eq!(node.get_account(&account.id()).status, 404);
+}
+
+/// Each is refused with a sentence that holds the given word, and leaves nothing behind.
+#[test]
+fn g3_a_token_that_our_operator_did_not_sign_is_refused_and_not_stored() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    let stranger = Operator::new("stranger");
+    let claims_of =
+        |change: &dyn Fn(&mut serde_json::Value)| operator.account_claims(&account, |claims| change(claims));
+    let good = operator.account(&account);
+    let user = account.user();
+    let mut forged = good.clone().into_bytes();
+    let middle = good.find('.').unwrap() + 40;
+    forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
+    let cases: Vec<(&str, String, String)> = vec![
+        ("garbage", "this is not a token".to_owned(), String::new()),
+        ("three chunks of garbage", "a.b.c".to_owned(), String::new()),
+        (
+            "signed by the account itself",
+            sign(&account.key, &claims_of(&|c| c["iss"] = json!(account.id()))),
+            account.id(),
+        ),
+        (
+            "a foreign operator's",
+            stranger.account(&account),
+            stranger.key.public_key(),
+        ),
+        (
+            "signed by another than it says",
+            sign(&stranger.key, &claims_of(&|_| {})),
+            String::new(),
+        ),
+        ("a byte changed", String::from_utf8(forged).unwrap(), String::new()),
+        ("a user's", user.token, String::new()),
+        ("an operator's", operator.token(), String::new()),
+        (
+            "expired",
+            operator.account_with(&account, |c| c["exp"] = json!(now() - 10)),
+            "expired".to_owned(),
+        ),
+        (
+            "not valid yet",
+            operator.account_with(&account, |c| c["nbf"] = json!(now() + 3600)),
+            "valid".to_owned(),
+        ),
+        (
+            "issued in the future",
+            operator.account_at(&account, now() + 3600),
+            String::new(),
+        ),
+        (
+            "version 3",
+            operator.account_with(&account, |c| c["nats"]["version"] = json!(3)),
+            String::new(),
+        ),
+    ];
+    for (name, token, word) in cases {
+        let answer = node.post_account(&account.id(), &token);
+        assert_eq!(answer.status, 400, "{name}: {}", answer.text());
+        assert!(
+            answer.text().len() > 20 && answer.text().contains(&word),
+            "{name}: {}",
+            answer.text()
+        );
+        assert!(
+            !answer.text().contains(&good[..60]),
+            "{name}: the answer repeats the token"
+        );
+        assert_eq!(node.get_account(&account.id()).status, 404, "{name} was stored");
+    }
+    node.put(&account, &good);
+}
+
+#[test]
+fn an_expiring_token_is_served_until_asked_to_check() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    let token = operator.account_with(&account, |claims| claims["exp"] = json!(now() + 2));
+    node.put(&account, &token);
+    let checked = format!("{}?check=true", account.id());
+    eventually("it expired", || {
+        (node.get_account(&checked).status == 404).then_some(())
+    });
+    let answer = node.get_account(&account.id());
+    assert_eq!((answer.status, answer.text()), (200, token));
+}
+
+/// The tag is of the bytes: two tokens of one second may share their jti.
+#[test]
+fn the_etag_is_strong_and_changes_with_every_change_of_the_bytes() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    let same_id = |claims: &mut serde_json::Value| claims["jti"] = json!("SAME");
+    let issued_at = now();
+    let first = operator.account_with(&account, |claims| {
+        same_id(claims);
+        claims["iat"] = json!(issued_at);
+    });
+    let second = operator.account_with(&account, |claims| {
+        same_id(claims);
+        claims["iat"] = json!(issued_at);
+        claims["nats"]["limits"]["conn"] = json!(7);
+    });
+    node.put(&account, &first);
+    let tag = node.get_account(&account.id()).header("etag").unwrap().to_owned();
+    assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    let ask = |tag: &str| {
+        node.connect()
+            .request("GET", &path, &[("If-None-Match", tag)], b"")
+            .unwrap()
+    };
+    let unchanged = ask(&tag);
+    assert_eq!((unchanged.status, unchanged.header("etag")), (304, Some(tag.as_str())));
+    assert_eq!(ask(&format!("\"other\", {tag}")).status, 304);
+    assert_eq!(ask(&format!("W/{tag}")).status, 304);
+    assert_eq!(ask("*").status, 304);
+    assert_eq!(ask("\"other\"").status, 200);
+    node.put(&account, &second);
+    let changed = ask(&tag);
+    assert_eq!((changed.status, changed.text()), (200, second));
+    assert_ne!(changed.header("etag"), Some(tag.as_str()));
+}
+
+#[test]
+fn the_time_a_token_may_be_cached_is_never_absurd() {
+    let (operator, _, node) = start(None);
+    let account = Account::new("A");
+    for exp in [0, now() + 10, now() + 86_400 * 3650] {
+        node.put(
+            &account,
+            &operator.account_with(&account, |claims| claims["exp"] = json!(exp)),
+        );
+        let answer = node.get_account(&account.id());
+        let control = answer.header("cache-control").unwrap_or_default().to_owned();
+        let age = control.split("max-age=").nth(1).and_then(|rest| rest.split(',').next());
+        let age: i64 = age.map_or(0, |text| text.trim().parse().unwrap());
+        assert!(
+            (0..=86_400).contains(&age) && (exp == 0 || age <= exp - now() + 1),
+            "exp {exp}: {control}"
+        );
+    }
+}
+
+#[test]
+fn the_pack_lists_every_account_once_and_no_more_than_asked_for() {
+    let (operator, known, node) = start(None);
+    let accounts: Vec<Account> = (0..5)
+        .map(|number| Account::new(&format!("account {number}")))
+        .collect();
+    for account in &accounts {
+        node.put(account, &operator.account(account));
+    }
+    let pack = node.get("/jwt/v1/pack").text();
+    assert_eq!(
+        pack.lines().count(),
+        accounts.len() + 2,
+        "and the system account and the known one"
+    );
+    for line in pack.lines() {
+        let (id, token) = line.split_once('|').unwrap();
+        assert_eq!(node.get_account(id).text(), token);
+        assert_eq!(claims(token)["sub"], id);
+    }
+    assert!(pack.contains(&known.id()) && !pack.ends_with('\n'));
+    assert_eq!(node.get("/jwt/v1/pack?max=2").text().lines().count(), 2);
+}
+
+#[test]
+fn the_operators_token_is_served_byte_for_byte() {
+    let operator = Operator::new("O");
+    let token = operator.token();
+    let node = Node::plain(&token);
+    for path in ["/jwt/v1/operator", "/jwt/v2/operator"] {
+        let answer = node.get(path);
+        assert_eq!((answer.status, answer.text()), (200, token.clone()), "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/jwt"), "{path}");
+    }
+}
+
+#[test]
+fn a_connection_serves_many_requests() {
+    let (_, known, node) = start(None);
+    let mut connection = node.connect();
+    let path = format!("/jwt/v1/accounts/{}", known.id());
+    for _ in 0..100 {
+        assert_eq!(connection.request("GET", &path, &[], b"").unwrap().status, 200);
+    }
+}

@@ -1,0 +1,26 @@
+//! Real nodes, real nats-servers of several versions, the real nsc: what is promised, seen from outside.
+//!
+//! Every test starts what it needs on ports and folders of its own, and waits for conditions, never for time.
+//! The programs come from `tests/tools/fetch`.
+
+#[cfg(test)]
+mod support;
+
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod http;
+#[cfg(test)]
+mod lookup;
+#[cfg(test)]
+mod nsc;
+#[cfg(test)]
+mod propagation;
+#[cfg(test)]
+mod shutdown;

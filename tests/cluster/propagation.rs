@@ -1,0 +1,421 @@
+//! What is uploaded reaches the nats-servers that hold the account already: a revoked user is cut off.
+
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::mint::{Account, Operator, User, now};
+use crate::support::nats_server::{NatsServer, cluster, resolver_config};
+use crate::support::nats_user::NatsUser;
+use crate::support::node::{NatsLink, Node, Options};
+use crate::support::process::{PATIENCE, eventually, free_port};
+use crate::support::tls::Authority;
+use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
+
+/// An operator, a node that tells a NATS cluster of changes, and the cluster's servers.
+struct Mesh {
+    operator: Operator,
+    account: Account,
+    node: Node,
+    servers: Vec<NatsServer>,
+}
+
+impl Mesh {
+    /// A node, then a cluster of `size` servers that the node must find by itself.
+    #[track_caller]
+    fn start(version: &str, size: usize) -> Self {
+        let operator = Operator::new("O");
+        let account = Account::new("A");
+        let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
+        let options = Options {
+            nats: vec![NatsLink::plain(
+                ports
+                    .iter()
+                    .map(|(client, _)| format!("nats://127.0.0.1:{client}"))
+                    .collect(),
+                operator.system.propagating_user().creds(),
+            )],
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        node.put(&operator.system, &operator.system_token());
+        node.put(&account, &operator.account_at(&account, now() - 60));
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let names = &["n1", "n2", "n3"][..size];
+        let servers = cluster(version, names, &ports, &config);
+        let mesh = Self {
+            operator,
+            account,
+            node,
+            servers,
+        };
+        mesh.wait_for_routes();
+        mesh
+    }
+
+    /// Every server answers for itself, so a formed cluster of N gives N answers.
+    fn wait_for_routes(&self) {
+        let count = self.servers.len();
+        eventually("the servers found each other", || {
+            let mut system = self.system_user();
+            let answers = system.ask("$SYS.REQ.SERVER.PING.IDZ", b"", count, Duration::from_millis(300));
+            (answers.len() == count).then_some(())
+        });
+    }
+
+    #[track_caller]
+    fn system_user(&self) -> NatsUser {
+        NatsUser::connect(self.servers[0].address(), &self.operator.system.user()).expect("a system user gets in")
+    }
+
+    /// The account's token with these users revoked.
+    fn revoking(&self, users: &[&User], issued_at: i64) -> String {
+        self.operator.account_with(&self.account, |claims| {
+            claims["iat"] = json!(issued_at);
+            for user in users {
+                claims["nats"]["revocations"][user.id()] = json!(now());
+            }
+        })
+    }
+
+    /// One connection of `user` to each server.
+    #[track_caller]
+    fn connect_everywhere(&self, user: &User) -> Vec<NatsUser> {
+        let connect = |server: &NatsServer| {
+            NatsUser::connect(server.address(), user)
+                .unwrap_or_else(|error| panic!("{} refuses: {error}\n{}", server.name(), server.log()))
+        };
+        self.servers.iter().map(connect).collect()
+    }
+
+    #[track_caller]
+    fn refused_everywhere(&self, user: &User) {
+        for server in &self.servers {
+            let refused = NatsUser::connect(server.address(), user);
+            assert_eq!(
+                refused.err().as_deref(),
+                Some("Authorization Violation"),
+                "{}",
+                server.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_after_they_restart() {
+    for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
+        let mut mesh = Mesh::start(version, 3);
+        let (alice, bob) = (mesh.account.user(), mesh.account.user());
+        let of_alice = mesh.connect_everywhere(&alice);
+        let mut of_bob = mesh.connect_everywhere(&bob);
+
+        mesh.node.put(&mesh.account, &mesh.revoking(&[&alice], now()));
+        for (mut connection, server) in of_alice.into_iter().zip(&mesh.servers) {
+            let reason = connection.cut_off(PATIENCE);
+            assert_eq!(
+                reason.as_deref(),
+                Some("User Authentication Revoked"),
+                "{version} {}",
+                server.name()
+            );
+        }
+        mesh.refused_everywhere(&alice);
+        assert!(
+            of_bob.iter_mut().all(NatsUser::ping),
+            "{version}: another user was cut off too"
+        );
+
+        for at in 0..mesh.servers.len() {
+            mesh.servers[at].restart();
+        }
+        mesh.refused_everywhere(&alice);
+        mesh.connect_everywhere(&bob);
+    }
+}
+
+/// A server that the node cannot reach keeps the account as it was; it is told as soon as there is a way again.
+#[test]
+fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_told_after_it_is_back() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let port = free_port();
+    let gate = Gate::open(([127, 0, 0, 1], port).into());
+    let options = Options {
+        nats: vec![NatsLink::plain(
+            vec![format!("nats://{}", gate.address)],
+            operator.system.propagating_user().creds(),
+        )],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, port, &config);
+    eventually("the node connects through the gate", || gate.passing().then_some(()));
+
+    for round in 0..3 {
+        let alice = account.user();
+        let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
+        gate.shut();
+        let token = operator.account_with(&account, |claims| {
+            claims["iat"] = json!(now() - 30 + round);
+            claims["nats"]["revocations"][alice.id()] = json!(now());
+        });
+        node.put(&account, &token);
+        assert!(connection.ping(), "nobody could have told the server yet");
+        gate.reopen();
+        let reason = connection.cut_off(PATIENCE);
+        assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "round {round}");
+    }
+}
+
+/// The answer to the upload may be lost together with the node; the revocation is not.
+#[test]
+fn a_revocation_acknowledged_before_a_kill_is_told_after_the_restart() {
+    let mut mesh = Mesh::start(NEWEST, 1);
+    for _ in 0..5 {
+        let alice = mesh.account.user();
+        let mut connection = mesh.connect_everywhere(&alice).remove(0);
+        mesh.node.put(&mesh.account, &mesh.revoking(&[&alice], now()));
+        mesh.node.kill();
+        mesh.node.start_again();
+        let reason = connection.cut_off(PATIENCE);
+        assert_eq!(reason.as_deref(), Some("User Authentication Revoked"));
+    }
+}
+
+#[test]
+fn a_node_starts_and_serves_without_any_nats_server() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let options = Options {
+        nats: vec![NatsLink::plain(
+            vec![format!("nats://127.0.0.1:{}", free_port())],
+            operator.system.propagating_user().creds(),
+        )],
+        ..Options::default()
+    };
+    let mut node = Node::start(&operator.token(), options);
+    let token = operator.account(&account);
+    node.put(&account, &token);
+    assert_eq!(node.get_account(&account.id()).text(), token);
+    assert_eq!(node.terminate().code(), Some(0));
+}
+
+#[test]
+fn an_upload_reaches_servers_as_its_exact_bytes_and_the_same_bytes_again_do_not() {
+    let mesh = Mesh::start(NEWEST, 1);
+    // A server that has no use for an account yet is told again later; these two are in use.
+    let other = Account::new("other");
+    mesh.node.put(&other, &mesh.operator.account_at(&other, now() - 60));
+    let _users = [&mesh.account, &other].map(|account| NatsUser::connect(mesh.servers[0].address(), &account.user()));
+    let mut system = mesh.system_user();
+    system.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE");
+    // What the node tells a cluster that it has just found comes first.
+    let caught_up = "everything that may have passed it by was sent";
+    eventually("the node has caught up", || {
+        mesh.node.log().contains(caught_up).then_some(())
+    });
+    let first = mesh.operator.account_at(&mesh.account, now() - 30);
+    mesh.node.put(&mesh.account, &first);
+    eventually("the first upload is told", || {
+        (system.next(PATIENCE)?.payload == first.as_bytes()).then_some(())
+    });
+
+    let second = mesh.operator.account(&mesh.account);
+    let third = mesh.operator.account(&other);
+    let stored = mesh.node.put(&mesh.account, &second).revision();
+    assert_eq!(mesh.node.put(&mesh.account, &second).revision(), stored);
+    mesh.node.put(&other, &third);
+    // Accounts are independent of each other, so either may be told first.
+    let mut told: Vec<(String, String)> = (0..2)
+        .map(|_| {
+            let message = system.next(PATIENCE).unwrap();
+            (message.subject, String::from_utf8_lossy(&message.payload).into_owned())
+        })
+        .collect();
+    let mut wanted = [(&mesh.account, &second), (&other, &third)].map(|(account, token)| {
+        (
+            format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", account.id()),
+            token.clone(),
+        )
+    });
+    told.sort();
+    wanted.sort();
+    assert_eq!(told, wanted);
+
+    // `?notify` tells the servers again, whatever they hold.
+    let answer = mesh.node.get_account(&format!("{}?notify=true", mesh.account.id()));
+    assert_eq!((answer.status, answer.text()), (200, second.clone()));
+    assert_eq!(system.next(PATIENCE).unwrap().payload, second.as_bytes());
+}
+
+/// A server that starts before the system account is uploaded makes do, and so must a node whose creds it cannot yet
+/// know to be good: signed by a signing key of the system account.
+#[test]
+fn a_node_gets_in_as_soon_as_the_system_account_that_it_serves_itself_is_uploaded() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let signer = Account::new("a signing key");
+    let port = free_port();
+    let permissions = json!({
+        "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]}, "sub": {"allow": ["_INBOX.>"]},
+        "issuer_account": operator.system.id(),
+    });
+    let user = signer.user_with(permissions);
+    let options = Options {
+        nats: vec![NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, port, &config);
+    assert!(NatsUser::connect(server.address(), &user).is_err(), "{}", server.log());
+
+    let system = operator.account_with(&operator.system, |claims| {
+        claims["nats"]["signing_keys"] = json!([signer.id()]);
+    });
+    node.put(&operator.system, &system);
+    let alice = account.user();
+    let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
+    let token = operator.account_with(&account, |claims| {
+        claims["nats"]["revocations"][alice.id()] = json!(now());
+    });
+    node.put(&account, &token);
+    assert_eq!(
+        connection.cut_off(PATIENCE).as_deref(),
+        Some("User Authentication Revoked"),
+        "{}",
+        node.log()
+    );
+}
+
+#[test]
+fn a_nats_cluster_is_told_over_tls_with_a_private_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let identity = authority.issue("nats");
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let port = free_port();
+    let servers = vec![format!("tls://127.0.0.1:{port}")];
+    let options = Options {
+        nats: vec![NatsLink {
+            ca: Some(authority.cert()),
+            ..NatsLink::plain(servers, operator.system.propagating_user().creds())
+        }],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    // The test's own user may come without.
+    let config = format!(
+        "{}tls {{ cert_file: \"{}\", key_file: \"{}\" }}\nallow_non_tls: true\n",
+        resolver_config(&operator.token(), &node.accounts_url()),
+        identity.cert.display(),
+        identity.key.display()
+    );
+    let server = NatsServer::start_on_port(NEWEST, port, &config);
+    let alice = account.user();
+    let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
+    let token = operator.account_with(&account, |claims| {
+        claims["nats"]["revocations"][alice.id()] = json!(now());
+    });
+    node.put(&account, &token);
+    assert_eq!(
+        connection.cut_off(PATIENCE).as_deref(),
+        Some("User Authentication Revoked"),
+        "{}",
+        node.log()
+    );
+}
+
+#[test]
+fn a_lowered_limit_is_in_force_without_a_restart_of_anything() {
+    let mesh = Mesh::start(NEWEST, 1);
+    let user = mesh.account.user();
+    let mut connection = mesh.connect_everywhere(&user).remove(0);
+    let token = mesh
+        .operator
+        .account_with(&mesh.account, |claims| claims["nats"]["limits"]["conn"] = json!(1));
+    mesh.node.put(&mesh.account, &token);
+    let refused = eventually("the new limit is in force", || {
+        NatsUser::connect(mesh.servers[0].address(), &user).err()
+    });
+    assert!(
+        refused.contains("maximum account active connections exceeded"),
+        "{refused}"
+    );
+    assert!(connection.ping(), "the older connection stays");
+}
+
+/// A way to the NATS cluster that can be shut: what is connected through it is cut, and nothing new gets through.
+struct Gate {
+    address: SocketAddr,
+    shared: Arc<GateState>,
+}
+
+#[derive(Default)]
+struct GateState {
+    shut: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+impl Gate {
+    fn open(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(GateState::default());
+        let state = shared.clone();
+        // Ends with the test's process; the listener is its own.
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let Ok(far) = TcpStream::connect(target) else { continue };
+                if state.shut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let copies = [near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone()];
+                let [Ok(near_in), Ok(far_in), Ok(near_kept), Ok(far_kept)] = copies else {
+                    continue;
+                };
+                state
+                    .streams
+                    .lock()
+                    .expect("nobody panics with it")
+                    .extend([near_kept, far_kept]);
+                std::thread::spawn(move || pass(near_in, far));
+                std::thread::spawn(move || pass(far_in, near));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Whether something is connected through it.
+    fn passing(&self) -> bool {
+        !self.shared.streams.lock().expect("nobody panics with it").is_empty()
+    }
+
+    fn shut(&self) {
+        self.shared.shut.store(true, Ordering::SeqCst);
+        for stream in self.shared.streams.lock().expect("nobody panics with it").drain(..) {
+            // Gone already is as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn reopen(&self) {
+        self.shared.shut.store(false, Ordering::SeqCst);
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream) {
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Both);
+}

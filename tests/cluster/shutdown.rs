@@ -1,0 +1,291 @@
+//! How a node starts, stops and refuses to start.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::http::Connection;
+use crate::support::mint::{Account, Operator};
+use crate::support::node::{Node, NodeTls, Options, jwtmesh};
+use crate::support::process::{eventually, within};
+use crate::support::tls::Authority;
+
+/// Far less than a node waits for unfinished requests by itself.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// An upload of which only the first half has been sent.
+fn half_an_upload(node: &Node, account: &Account, token: &str) -> (Connection, Vec<u8>) {
+    let (first, rest) = token.split_at(token.len() / 2);
+    let mut connection = node.connect();
+    let head = format!(
+        "POST /jwt/v1/accounts/{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{first}",
+        account.id(),
+        token.len()
+    );
+    connection.send(head.as_bytes()).unwrap();
+    (connection, rest.as_bytes().to_vec())
+}
+
+#[test]
+fn sigterm_finishes_what_was_begun_takes_nothing_new_and_exits_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let operator = Operator::new("O");
+        let account = Account::new("A");
+        let mut node = Node::of(&operator);
+        let token = operator.account(&account);
+        let (mut connection, rest) = half_an_upload(&node, &account, &token);
+        // Whatever was sent on it before is taken in by now, as this answer came after it.
+        assert_eq!(node.get("/healthz").status, 200);
+
+        node.program().signal(signal);
+        eventually("nothing new is taken", || Connection::plain(node.address()).err());
+        connection.send(&rest).unwrap();
+        let answer = connection.answer(false).unwrap();
+        assert_eq!((answer.status, answer.text()), (200, String::new()));
+        assert_eq!(node.program().wait().code(), Some(0));
+
+        node.start_again();
+        assert_eq!(node.get_account(&account.id()).text(), token);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let mut node = Node::of(&operator);
+    let (connection, _) = half_an_upload(&node, &account, &operator.account(&account));
+    assert_eq!(node.get("/healthz").status, 200);
+    node.program().signal(Signal::TERM);
+    eventually("nothing new is taken", || Connection::plain(node.address()).err());
+    assert!(
+        node.program().ended().is_none(),
+        "it waits for the upload that was begun"
+    );
+    node.program().signal(Signal::TERM);
+    let ended = within(AT_ONCE, || node.program().ended());
+    assert!(ended.is_some(), "still there {AT_ONCE:?} after the second signal");
+    drop(connection);
+    node.start_again();
+    assert_eq!(node.get("/jwt/v1/accounts/").status, 200);
+}
+
+#[test]
+fn idle_connections_do_not_delay_the_end() {
+    let mut node = Node::of(&Operator::new("O"));
+    let mut used = node.connect();
+    assert_eq!(used.request("GET", "/healthz", &[], b"").unwrap().status, 200);
+    let _unused = node.connect();
+    node.program().signal(Signal::TERM);
+    let ended = within(AT_ONCE, || node.program().ended());
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn a_certificate_is_taken_up_when_its_files_change_and_on_sighup() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Authority::new(folder.path(), "first");
+    let identity = first.issue("server");
+    let tls = NodeTls {
+        identity: identity.clone(),
+        client_ca: None,
+        client_required: false,
+        client: first.client(None, &[]),
+    };
+    let options = Options {
+        tls: Some(tls),
+        ..Options::default()
+    };
+    let mut node = Node::start(&Operator::new("O").token(), options);
+    let mut kept = node.connect();
+    for (name, hang_up) in [("second", true), ("third", false)] {
+        let next = Authority::new(folder.path(), name);
+        // Issued elsewhere and moved over, as certificate tools do.
+        let new = next.issue(name);
+        fs::rename(&new.key, &identity.key).unwrap();
+        fs::rename(&new.cert, &identity.cert).unwrap();
+        if hang_up {
+            node.program().signal(Signal::HUP);
+        }
+        eventually(&format!("the {name} certificate is shown"), || {
+            Connection::tls(node.address(), next.client(None, &[])).ok()
+        });
+    }
+    fs::write(&identity.cert, "no certificate").unwrap();
+    node.program().signal(Signal::HUP);
+    eventually("the defect is in the log", || {
+        node.program()
+            .stderr()
+            .contains(&identity.cert.display().to_string())
+            .then_some(())
+    });
+    assert_eq!(kept.request("GET", "/healthz", &[], b"").unwrap().status, 200);
+}
+
+/// `jwtmesh serve` with this text as its configuration, run to its end.
+fn serve(folder: &Path, text: &str, args: &[&str]) -> Output {
+    let config = folder.join("cluster.toml");
+    fs::write(&config, text).unwrap();
+    jwtmesh()
+        .arg("serve")
+        .arg("--config")
+        .arg(config)
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+const GOOD: &str = r#"[cluster]
+name = "test"
+operators = ["operator.jwt"]
+
+[[node]]
+name = "one"
+data = "data"
+public = "127.0.0.1:0"
+"#;
+
+#[test]
+fn a_bad_configuration_exits_with_2_naming_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
+    let without_data = GOOD.replace("data = \"data\"\n", "");
+    let cases = [
+        ("an unknown key", GOOD.replace("data = ", "date = "), 7),
+        ("an unknown section", format!("{GOOD}\n[publik]\n"), 10),
+        ("no TOML", GOOD.replace("name = \"one\"", "name = one\""), 6),
+        ("a wrong type", GOOD.replace("\"test\"", "5"), 2),
+        ("no address", GOOD.replace("127.0.0.1:0", "everywhere"), 8),
+        (
+            "a missing operator file",
+            GOOD.replace("operator.jwt", "missing.jwt"),
+            3,
+        ),
+        ("no operator", GOOD.replace("\"operator.jwt\"", ""), 3),
+        ("a bad name", GOOD.replace("\"one\"", "\"One!\""), 6),
+        ("a missing key", without_data, 5),
+        (
+            "a missing certificate",
+            format!("{GOOD}\n[public]\ntls = {{ cert = \"x.pem\", key = \"x.key\" }}\n"),
+            11,
+        ),
+        (
+            "missing creds",
+            format!(
+                "{GOOD}\n[[nats]]\nname = \"fra\"\nservers = [\"nats://127.0.0.1:1\"]\ncreds = \"missing.creds\"\n"
+            ),
+            13,
+        ),
+    ];
+    for (name, text, line) in cases {
+        let done = serve(folder.path(), &text, &[]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{name}: {said}");
+        let found = said.contains(&format!("cluster.toml:{line}:")) || said.contains(&format!("line {line},"));
+        assert!(found, "{name}: does not name line {line}: {said}");
+        assert!(
+            !folder.path().join("data").exists(),
+            "{name}: something was opened before"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_exits_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
+    assert_eq!(serve(folder.path(), GOOD, &["--node", "two"]).status.code(), Some(2));
+    assert_eq!(serve(folder.path(), GOOD, &["--nonsense"]).status.code(), Some(2));
+    let missing = folder.path().join("missing.toml");
+    let done = jwtmesh().arg("serve").arg("--config").arg(missing).output().unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("missing.toml"));
+    assert_eq!(jwtmesh().output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_second_program_on_the_same_folder_ends_with_1_and_disturbs_nothing() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let node = Node::of(&operator);
+    let config = fs::read_to_string(node.folder().join("cluster.toml")).unwrap();
+    let text = config.replace(&node.address().to_string(), "127.0.0.1:0");
+    fs::write(node.folder().join("second.toml"), text).unwrap();
+    let done = jwtmesh()
+        .arg("serve")
+        .arg("--config")
+        .arg(node.folder().join("second.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("in use") && said.contains("/data"), "{said}");
+    node.put(&account, &operator.account(&account));
+}
+
+#[test]
+fn a_port_that_is_taken_ends_it_with_1_naming_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
+    let node = Node::of(&Operator::new("O"));
+    let taken = node.address().to_string();
+    let done = serve(folder.path(), &GOOD.replace("127.0.0.1:0", &taken), &[]);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains(&taken), "{said}");
+}
+
+#[test]
+fn the_ready_line_names_the_port_that_was_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
+    fs::write(folder.path().join("cluster.toml"), GOOD).unwrap();
+    let mut command = jwtmesh();
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(folder.path().join("cluster.toml"));
+    let mut program = crate::support::process::Program::start(command, folder.path(), "node");
+    let line = eventually("the ready line", || {
+        let out = program.stdout();
+        out.lines()
+            .find(|line| line.starts_with("jwtmesh ready: "))
+            .map(str::to_owned)
+    });
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words[2], "node=one", "{line}");
+    let address = words[3].strip_prefix("public=http://").unwrap().parse().unwrap();
+    let admin = words[4].strip_prefix("admin=").unwrap();
+    let answer = Connection::plain(address)
+        .unwrap()
+        .request("GET", "/jwt/v1/accounts/", &[], b"")
+        .unwrap();
+    assert_eq!(answer.status, 200);
+
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.path().join("data")), 0o700);
+    assert_eq!(mode(Path::new(admin)), 0o600);
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
+fn secrets_and_tokens_stay_out_of_the_log() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let mut node = Node::of(&operator);
+    let token = operator.account(&account);
+    node.put(&account, &token);
+    node.post_account(&account.id(), &format!("{token}x"));
+    node.get_account(&account.id());
+    assert_eq!(node.terminate().code(), Some(0));
+    let (_, claims) = token.split_once('.').unwrap();
+    for text in [node.program().stdout(), node.program().stderr()] {
+        assert!(!text.contains(&claims[..40]), "a token in the log: {text}");
+        assert!(!text.contains(&operator.key.seed().unwrap()));
+    }
+}

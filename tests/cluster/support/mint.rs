@@ -1,0 +1,201 @@
+//! Keys, tokens and creds, made here so that a test can make any it needs, also those no tool would.
+
+use data_encoding::BASE64URL_NOPAD;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// `claims` as a v2 token signed by `signer`.
+pub(crate) fn sign(signer: &KeyPair, claims: &Value) -> String {
+    let header = br#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
+    let signed = format!(
+        "{}.{}",
+        BASE64URL_NOPAD.encode(header),
+        BASE64URL_NOPAD.encode(claims.to_string().as_bytes())
+    );
+    let signature = signer.sign(signed.as_bytes()).expect("the key has its private half");
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+/// `claims` as a v1 token: the older header, and only the claims are signed.
+pub(crate) fn sign_v1(signer: &KeyPair, claims: &Value) -> String {
+    let header = BASE64URL_NOPAD.encode(br#"{"typ":"jwt","alg":"ed25519"}"#);
+    let body = BASE64URL_NOPAD.encode(claims.to_string().as_bytes());
+    let signature = signer.sign(body.as_bytes()).expect("the key has its private half");
+    format!("{header}.{body}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+/// The claims of a token, unchecked.
+pub(crate) fn claims(token: &str) -> Value {
+    let body = token.split('.').nth(1).expect("a token has three chunks");
+    let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).expect("claims are base64url");
+    serde_json::from_slice(&bytes).expect("claims are JSON")
+}
+
+/// Different for every token, as the libraries' are.
+fn token_id() -> String {
+    KeyPair::new_module().public_key()
+}
+
+/// An operator with its private key.
+pub(crate) struct Operator {
+    pub(crate) key: KeyPair,
+    pub(crate) name: String,
+    pub(crate) system: Account,
+}
+
+impl Operator {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            key: KeyPair::new_operator(),
+            name: name.to_owned(),
+            system: Account::new("SYS"),
+        }
+    }
+
+    /// The operator's own token.
+    pub(crate) fn token(&self) -> String {
+        self.token_with(|_| {})
+    }
+
+    /// The operator's own token, with its claims changed.
+    pub(crate) fn token_with(&self, change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = json!({
+            "jti": token_id(), "iat": now(), "iss": self.key.public_key(), "sub": self.key.public_key(),
+            "name": self.name,
+            "nats": {"type": "operator", "version": 2, "system_account": self.system.id()},
+        });
+        change(&mut claims);
+        sign(&self.key, &claims)
+    }
+
+    /// The token of `account`, issued now.
+    pub(crate) fn account(&self, account: &Account) -> String {
+        self.account_with(account, |_| {})
+    }
+
+    /// The token of `account`, issued at `issued_at`.
+    pub(crate) fn account_at(&self, account: &Account, issued_at: i64) -> String {
+        self.account_with(account, |claims| claims["iat"] = json!(issued_at))
+    }
+
+    /// The token of `account`, with its claims changed.
+    pub(crate) fn account_with(&self, account: &Account, change: impl FnOnce(&mut Value)) -> String {
+        sign(&self.key, &self.account_claims(account, change))
+    }
+
+    /// The claims of `account`, changed; for a signer other than this operator's identity key.
+    pub(crate) fn account_claims(&self, account: &Account, change: impl FnOnce(&mut Value)) -> Value {
+        let mut claims = json!({
+            "jti": token_id(), "iat": now(), "iss": self.key.public_key(), "sub": account.id(), "name": account.name,
+            "nats": {
+                "limits": {
+                    "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+                    "conn": -1, "leaf": -1,
+                },
+                "default_permissions": {"pub": {}, "sub": {}},
+                "authorization": {},
+                "type": "account",
+                "version": 2,
+            },
+        });
+        change(&mut claims);
+        claims
+    }
+
+    /// The token of the system account.
+    pub(crate) fn system_token(&self) -> String {
+        self.account(&self.system)
+    }
+}
+
+/// An account with its private key.
+pub(crate) struct Account {
+    pub(crate) key: KeyPair,
+    pub(crate) name: String,
+}
+
+impl Account {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            key: KeyPair::new_account(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The public key, the account's name on the wire.
+    pub(crate) fn id(&self) -> String {
+        self.key.public_key()
+    }
+
+    /// A user of this account who may do anything in it.
+    pub(crate) fn user(&self) -> User {
+        self.user_with(json!({"pub": {}, "sub": {}}))
+    }
+
+    /// A user of this account with these permissions.
+    pub(crate) fn user_with(&self, permissions: Value) -> User {
+        let key = KeyPair::new_user();
+        let mut nats = json!({"subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2});
+        if let (Some(nats), Some(permissions)) = (nats.as_object_mut(), permissions.as_object()) {
+            nats.extend(permissions.clone());
+        }
+        let token = sign(
+            &self.key,
+            &json!({
+                "jti": token_id(), "iat": now(), "iss": self.id(), "sub": key.public_key(), "name": "user", "nats": nats,
+            }),
+        );
+        User { key, token }
+    }
+
+    /// The user a node connects as: it may tell servers of changed accounts and hear their answers, nothing else.
+    pub(crate) fn propagating_user(&self) -> User {
+        self.user_with(json!({
+            "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]},
+            "sub": {"allow": ["_INBOX.>"]},
+        }))
+    }
+}
+
+/// A user: its token and private key.
+pub(crate) struct User {
+    pub(crate) key: KeyPair,
+    pub(crate) token: String,
+}
+
+impl User {
+    pub(crate) fn id(&self) -> String {
+        self.key.public_key()
+    }
+
+    /// From a creds file's text.
+    pub(crate) fn from_creds(text: &str) -> Self {
+        let line_after = |marker: &str| -> String {
+            let rest = text.split_once(marker).expect("creds hold a token and a seed").1;
+            rest.lines()
+                .nth(1)
+                .expect("creds hold a token and a seed")
+                .trim()
+                .to_owned()
+        };
+        Self {
+            key: KeyPair::from_seed(&line_after("BEGIN USER NKEY SEED")).expect("creds hold a seed"),
+            token: line_after("BEGIN NATS USER JWT"),
+        }
+    }
+
+    /// As a creds file's text.
+    pub(crate) fn creds(&self) -> String {
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+            self.token,
+            self.key.seed().expect("the key has its private half")
+        )
+    }
+}

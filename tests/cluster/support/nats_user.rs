@@ -1,0 +1,197 @@
+//! A NATS client that shows what a user meets: the server's own words on refusal, and the moment it is cut off.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+
+use super::mint::User;
+use super::process::PATIENCE;
+
+/// A message that arrived.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) subject: String,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// A connected user.
+#[derive(Debug)]
+pub(crate) struct NatsUser {
+    stream: TcpStream,
+    read: Vec<u8>,
+    inbox: Vec<Message>,
+    error: Option<String>,
+    subscriptions: u32,
+}
+
+/// What a server says between messages.
+enum Event {
+    Pong,
+    Message,
+    Other,
+}
+
+impl NatsUser {
+    /// Logs in; the server's `-ERR` text if it refuses.
+    pub(crate) fn connect(server: SocketAddr, user: &User) -> Result<Self, String> {
+        Self::log_in(server, user).map_err(|error| error.to_string())
+    }
+
+    fn log_in(server: SocketAddr, user: &User) -> io::Result<Self> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut client = Self {
+            stream,
+            read: Vec::new(),
+            inbox: Vec::new(),
+            error: None,
+            subscriptions: 0,
+        };
+        let greeting = client.line(PATIENCE)?;
+        let info: Value = serde_json::from_str(greeting.strip_prefix("INFO ").unwrap_or_default())?;
+        let nonce = info["nonce"].as_str().unwrap_or_default();
+        let signature = user.key.sign(nonce.as_bytes()).map_err(io::Error::other)?;
+        let login = json!({
+            "jwt": user.token, "sig": BASE64URL_NOPAD.encode(&signature), "verbose": false, "pedantic": false,
+            "lang": "test", "version": "0", "protocol": 1,
+        });
+        write!(client.stream, "CONNECT {login}\r\nPING\r\n")?;
+        while !matches!(client.event(PATIENCE)?, Event::Pong) {}
+        Ok(client)
+    }
+
+    /// Whether the connection answers.
+    pub(crate) fn ping(&mut self) -> bool {
+        let answered = |client: &mut Self| -> io::Result<()> {
+            client.stream.write_all(b"PING\r\n")?;
+            while !matches!(client.event(PATIENCE)?, Event::Pong) {}
+            Ok(())
+        };
+        answered(self).is_ok()
+    }
+
+    /// Waits until the server closes the connection; the reason it gave, or nothing if it did not close it in time.
+    pub(crate) fn cut_off(&mut self, patience: Duration) -> Option<String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.event(deadline.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(error) if is_timeout(&error) => return None,
+                Err(_) => return Some(self.error.clone().unwrap_or_default()),
+            }
+        }
+    }
+
+    /// Subscribes; in force on this server when this returns.
+    #[track_caller]
+    pub(crate) fn subscribe(&mut self, subject: &str) {
+        self.subscriptions += 1;
+        write!(self.stream, "SUB {subject} {}\r\n", self.subscriptions).expect("the server takes a subscription");
+        assert!(self.ping(), "subscribing to {subject}: {:?}", self.error);
+    }
+
+    /// Publishes; taken by the server when this returns.
+    #[track_caller]
+    pub(crate) fn publish(&mut self, subject: &str, payload: &[u8]) {
+        self.send(subject, "", payload);
+        assert!(self.ping(), "publishing to {subject}: {:?}", self.error);
+    }
+
+    #[track_caller]
+    fn send(&mut self, subject: &str, reply: &str, payload: &[u8]) {
+        let mut bytes = format!("PUB {subject} {reply} {}\r\n", payload.len()).into_bytes();
+        bytes.extend_from_slice(payload);
+        bytes.extend_from_slice(b"\r\n");
+        self.stream.write_all(&bytes).expect("the server takes a message");
+    }
+
+    /// The next message, if one arrives in time.
+    pub(crate) fn next(&mut self, patience: Duration) -> Option<Message> {
+        let deadline = Instant::now() + patience;
+        while self.inbox.is_empty() {
+            self.event(deadline.saturating_duration_since(Instant::now())).ok()?;
+        }
+        Some(self.inbox.remove(0))
+    }
+
+    /// Sends a request and gathers `count` answers, as JSON; fewer if that many do not come in time.
+    pub(crate) fn ask(&mut self, subject: &str, payload: &[u8], count: usize, patience: Duration) -> Vec<Value> {
+        let inbox = format!("_INBOX.test.{}", self.subscriptions);
+        self.subscribe(&inbox);
+        self.send(subject, &inbox, payload);
+        let mut answers = Vec::new();
+        while answers.len() < count {
+            let Some(message) = self.next(patience) else { break };
+            if message.subject == inbox {
+                answers.push(serde_json::from_slice(&message.payload).expect("servers answer in JSON"));
+            }
+        }
+        answers
+    }
+
+    fn event(&mut self, patience: Duration) -> io::Result<Event> {
+        let line = self.line(patience)?;
+        if let Some(text) = line.strip_prefix("-ERR ") {
+            let text = text.trim_matches('\'').to_owned();
+            self.error = Some(text.clone());
+            // What ends a connection is followed by the end of the stream; on a login it is the answer.
+            if text == "Authorization Violation" {
+                return Err(io::Error::other(text));
+            }
+        } else if line == "PING" {
+            self.stream.write_all(b"PONG\r\n")?;
+        } else if line == "PONG" {
+            return Ok(Event::Pong);
+        } else if let Some(head) = line.strip_prefix("MSG ") {
+            let words: Vec<&str> = head.split(' ').collect();
+            let length: usize = words.last().and_then(|word| word.parse().ok()).unwrap_or(0);
+            while self.read.len() < length + 2 {
+                self.more(PATIENCE)?;
+            }
+            let payload = self.read.drain(..length).collect();
+            self.read.drain(..2);
+            self.inbox.push(Message {
+                subject: words[0].to_owned(),
+                payload,
+            });
+            return Ok(Event::Message);
+        }
+        Ok(Event::Other)
+    }
+
+    fn line(&mut self, patience: Duration) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.read.windows(2).position(|window| window == b"\r\n") {
+                let line: Vec<u8> = self.read.drain(..end + 2).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            self.more(patience)?;
+        }
+    }
+
+    fn more(&mut self, patience: Duration) -> io::Result<()> {
+        if patience.is_zero() {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        self.stream.set_read_timeout(Some(patience))?;
+        let mut piece = [0; 16 * 1024];
+        match self.stream.read(&mut piece)? {
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                self.error.clone().unwrap_or_else(|| "closed without a word".to_owned()),
+            )),
+            count => {
+                self.read.extend_from_slice(&piece[..count]);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}

@@ -1,0 +1,283 @@
+//! One node: the real program with its real configuration, folder and ports.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use rustls::ClientConfig;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::http::{Answer, Connection};
+use super::mint::{Account, Operator};
+use super::process::{PATIENCE, Program, free_port, within};
+use super::tls::Identity;
+
+/// The program under test.
+pub(crate) fn jwtmesh() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_jwtmesh"))
+}
+
+/// How the public port is encrypted, and how a test speaks to it.
+pub(crate) struct NodeTls {
+    pub(crate) identity: Identity,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) client_required: bool,
+    pub(crate) client: Arc<ClientConfig>,
+}
+
+/// A NATS cluster that the node connects to.
+pub(crate) struct NatsLink {
+    pub(crate) name: String,
+    pub(crate) servers: Vec<String>,
+    pub(crate) creds: String,
+    /// Whom its servers' certificates are verified with.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl NatsLink {
+    /// To these servers without TLS, as the user whose creds these are.
+    pub(crate) fn plain(servers: Vec<String>, creds: String) -> Self {
+        Self {
+            name: "test".to_owned(),
+            servers,
+            creds,
+            ca: None,
+        }
+    }
+}
+
+/// What a node is started with.
+#[derive(Default)]
+pub(crate) struct Options {
+    /// Where it listens; a free port when 0. Needed in advance by an operator token that names the URL.
+    pub(crate) port: u16,
+    pub(crate) tls: Option<NodeTls>,
+    pub(crate) nats: Vec<NatsLink>,
+}
+
+/// A node and its folder.
+pub(crate) struct Node {
+    port: u16,
+    tls: Option<NodeTls>,
+    // Before its folder, so that its last words can still be read.
+    program: Program,
+    folder: TempDir,
+    starts: u32,
+}
+
+impl Node {
+    /// A node on plain HTTP that trusts `operator_token` and knows of no NATS cluster.
+    #[track_caller]
+    pub(crate) fn plain(operator_token: &str) -> Self {
+        Self::start(operator_token, Options::default())
+    }
+
+    /// A node on plain HTTP that trusts `operator` and holds its system account.
+    #[track_caller]
+    pub(crate) fn of(operator: &Operator) -> Self {
+        let node = Self::plain(&operator.token());
+        node.put(&operator.system, &operator.system_token());
+        node
+    }
+
+    /// Starts a node and waits until it says that it is ready.
+    #[track_caller]
+    pub(crate) fn start(operator_token: &str, options: Options) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("jwtmesh-")
+            .tempdir()
+            .expect("a temporary folder");
+        let port = if options.port == 0 { free_port() } else { options.port };
+        fs::write(folder.path().join("operator.jwt"), operator_token).expect("the test's own folder is writable");
+        let mut text = String::from("[cluster]\nname = \"test\"\noperators = [\"operator.jwt\"]\n\n");
+        if let Some(tls) = &options.tls {
+            let (cert, key) = (tls.identity.cert.display(), tls.identity.key.display());
+            write!(text, "[public]\ntls = {{ cert = \"{cert}\", key = \"{key}\"").expect("text grows");
+            if let Some(ca) = &tls.client_ca {
+                write!(text, ", client_ca = \"{}\"", ca.display()).expect("text grows");
+            }
+            if tls.client_required {
+                text.push_str(", client_required = true");
+            }
+            text.push_str(" }\n\n");
+        }
+        write!(
+            text,
+            "[[node]]\nname = \"one\"\ndata = \"data\"\npublic = \"127.0.0.1:{port}\"\n"
+        )
+        .expect("text grows");
+        for link in &options.nats {
+            let creds = format!("{}.creds", link.name);
+            fs::write(folder.path().join(&creds), &link.creds).expect("the test's own folder is writable");
+            write!(
+                text,
+                "\n[[nats]]\nname = \"{}\"\nservers = {:?}\ncreds = \"{creds}\"\n",
+                link.name, link.servers
+            )
+            .expect("text grows");
+            if let Some(ca) = &link.ca {
+                writeln!(text, "ca = \"{}\"", ca.display()).expect("text grows");
+            }
+        }
+        fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
+        let program = launch(folder.path(), 1);
+        let mut node = Self {
+            folder,
+            port,
+            tls: options.tls,
+            program,
+            starts: 1,
+        };
+        node.wait_until_ready();
+        node
+    }
+
+    #[track_caller]
+    fn wait_until_ready(&mut self) {
+        let ready = within(PATIENCE, || {
+            if self
+                .program
+                .stdout()
+                .lines()
+                .any(|line| line.starts_with("jwtmesh ready: "))
+            {
+                return Some(true);
+            }
+            self.program.ended().map(|_| false)
+        });
+        assert_eq!(
+            ready,
+            Some(true),
+            "the node did not get ready:\n{}",
+            self.program.stderr()
+        );
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// SIGKILL while others still hold the node; it is gone for them at once, and for us with the next start.
+    pub(crate) fn kill_only(&self) {
+        self.program.signal(Signal::KILL);
+    }
+
+    /// SIGTERM, and how the program ended.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.program.signal(Signal::TERM);
+        self.program.wait()
+    }
+
+    /// Starts the same node again, on the same port and data, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        // Gone before the next one asks for its port and folder.
+        self.program.kill();
+        self.starts += 1;
+        self.program = launch(self.folder.path(), self.starts);
+        self.wait_until_ready();
+    }
+
+    pub(crate) fn program(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
+    /// What it has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.program.stderr()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Where `/jwt/v1` begins; what an operator's `account_server_url` says.
+    pub(crate) fn base(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}/jwt/v1", self.port)
+    }
+
+    /// What nats-server's `URL(...)` is given.
+    pub(crate) fn accounts_url(&self) -> String {
+        format!("{}/accounts/", self.base())
+    }
+
+    /// A new connection to the public port.
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Connection {
+        let connected = match &self.tls {
+            None => Connection::plain(self.address()),
+            Some(tls) => Connection::tls(self.address(), tls.client.clone()).map(|(connection, _)| connection),
+        };
+        connected.expect("a running node takes connections")
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        let answer = self.connect().request("GET", path, &[], b"");
+        answer.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, body: &[u8]) -> Answer {
+        let answer = self
+            .connect()
+            .request("POST", path, &[("Content-Type", "application/jwt")], body);
+        answer.unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn get_account(&self, account: &str) -> Answer {
+        self.get(&format!("/jwt/v1/accounts/{account}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn post_account(&self, account: &str, token: &str) -> Answer {
+        self.post(&format!("/jwt/v1/accounts/{account}"), token.as_bytes())
+    }
+
+    /// Uploads a token that must be taken; the answer.
+    #[track_caller]
+    pub(crate) fn put(&self, account: &Account, token: &str) -> Answer {
+        let answer = self.post_account(&account.id(), token);
+        assert_eq!((answer.status, answer.text()), (200, String::new()));
+        answer
+    }
+
+    /// `jwtmesh ARGS... --config <this node's>`, run to its end.
+    pub(crate) fn cli(&self, args: &[&str]) -> Output {
+        let config = self.folder.path().join("cluster.toml");
+        let done = jwtmesh().args(args).arg("--config").arg(config).output();
+        done.expect("the program can be started")
+    }
+
+    /// The JSON that `jwtmesh ARGS... --json` prints; the command must succeed.
+    #[track_caller]
+    pub(crate) fn cli_json(&self, args: &[&str]) -> Value {
+        let done = self.cli(&[args, &["--json"]].concat());
+        let text = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success(),
+            "{args:?}: {text}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?} --json: {error}: {text}"))
+    }
+}
+
+fn launch(folder: &Path, start: u32) -> Program {
+    let mut command = jwtmesh();
+    command.arg("serve").arg("--config").arg(folder.join("cluster.toml"));
+    Program::start(command, folder, &format!("node-{start}"))
+}

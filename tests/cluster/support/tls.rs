@@ -1,0 +1,89 @@
+//! A certificate authority and TLS clients that trust it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A certificate authority whose files lie in a folder.
+pub(crate) struct Authority {
+    folder: PathBuf,
+    name: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate's files.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Authority {
+    /// A new authority; its certificate is `NAME-ca.pem` in `folder`.
+    pub(crate) fn new(folder: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names, nothing to refuse");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = KeyPair::generate().expect("the system gives randomness");
+        let cert = params.self_signed(&key).expect("our own parameters are sound");
+        let authority = Self {
+            folder: folder.to_owned(),
+            name: name.to_owned(),
+            issuer: Issuer::new(params, key),
+        };
+        fs::write(authority.cert(), cert.pem()).expect("the test's own folder is writable");
+        authority
+    }
+
+    /// The file with the authority's certificate.
+    pub(crate) fn cert(&self) -> PathBuf {
+        self.folder.join(format!("{}-ca.pem", self.name))
+    }
+
+    /// A certificate for 127.0.0.1 and localhost, good for servers and clients, in files called `name`.
+    pub(crate) fn issue(&self, name: &str) -> Identity {
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut params = CertificateParams::new(names).expect("both are names");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("the system gives randomness");
+        let cert = params
+            .signed_by(&key, &self.issuer)
+            .expect("our own parameters are sound");
+        let identity = Identity {
+            cert: self.folder.join(format!("{name}.pem")),
+            key: self.folder.join(format!("{name}.key")),
+        };
+        fs::write(&identity.key, key.serialize_pem()).expect("the test's own folder is writable");
+        fs::write(&identity.cert, cert.pem()).expect("the test's own folder is writable");
+        identity
+    }
+
+    /// A client that trusts this authority, shows `identity` if it has one, and offers `protocols` by ALPN.
+    pub(crate) fn client(&self, identity: Option<&Identity>, protocols: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        let cert = CertificateDer::from_pem_file(self.cert()).expect("our own file is PEM");
+        roots.add(cert).expect("our own certificate is sound");
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider speaks them")
+            .with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let cert = CertificateDer::from_pem_file(&identity.cert).expect("our own file is PEM");
+                let key = PrivateKeyDer::from_pem_file(&identity.key).expect("our own file is PEM");
+                builder
+                    .with_client_auth_cert(vec![cert], key)
+                    .expect("certificate and key belong together")
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}

@@ -1,0 +1,434 @@
+//! The agreed state: what replaces what, what is told, what is refused.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::redb::backends::InMemoryBackend;
+use bytes::Bytes;
+use jwtmesh::jwt::OperatorKey;
+use jwtmesh::state::{Command, Effect, Fault, Options, Outcome, PutAccount, PutOperator, State};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::model::{Model, account, apply, flush, item, mark, options, put, random_command};
+use crate::model::{token_of, trust_operator, trusting};
+
+#[test]
+fn g2_an_older_token_never_replaces_a_newer_one_wherever_that_one_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let open = || State::open_file(&path, options()).expect("opens");
+    let state = open();
+    apply(&state, 1, &trust_operator(1));
+    apply(&state, 2, &put(1, vec![item(1, 100, "newer")]));
+    let superseded = [Outcome::Superseded {
+        stored_issued_at: 100,
+        revision: 2,
+    }];
+    let older = put(1, vec![item(1, 99, "older")]);
+    assert_eq!(apply(&state, 3, &older), superseded, "in the memtable");
+    flush(&state);
+    assert_eq!(apply(&state, 4, &older), superseded, "in redb");
+    assert_eq!(token_of(&state, 1).as_deref(), Some("newer"));
+    assert_eq!(apply(&state, 5, &older), superseded, "in the cache");
+    flush(&state);
+    state.checkpoint().expect("durable");
+    drop(state);
+    let state = open();
+    assert_eq!(apply(&state, 6, &older), superseded, "after opening again");
+    assert_eq!(token_of(&state, 1).as_deref(), Some("newer"));
+}
+
+#[test]
+fn g2_the_same_bytes_again_are_unchanged_and_make_no_revision() {
+    let state = trusting();
+    let same = put(1, vec![item(1, 100, "token")]);
+    assert_eq!(apply(&state, 2, &same), [Outcome::Stored { revision: 2 }]);
+    assert_eq!(
+        apply(&state, 3, &same),
+        [Outcome::Unchanged { revision: 2 }],
+        "in the memtable"
+    );
+    flush(&state);
+    assert_eq!(apply(&state, 4, &same), [Outcome::Unchanged { revision: 2 }], "in redb");
+    flush(&state);
+    assert_eq!(state.account(account(1)).unwrap().unwrap().revision, 2);
+    assert_eq!(state.history(account(1)).unwrap().len(), 1);
+    assert_eq!(state.rows_since(2, 10).unwrap().rows, []);
+}
+
+#[test]
+fn g2_of_two_tokens_of_one_second_the_later_entry_wins() {
+    let state = trusting();
+    apply(&state, 2, &put(1, vec![item(1, 100, "first")]));
+    let first = state.account(account(1)).unwrap().unwrap();
+    assert_eq!(
+        apply(&state, 3, &put(1, vec![item(1, 100, "second")])),
+        [Outcome::Stored { revision: 3 }]
+    );
+    let second = state.account(account(1)).unwrap().unwrap();
+    assert_eq!(&second.token[..], b"second");
+    assert_ne!(first.etag, second.etag, "the etag names the bytes, not the second");
+}
+
+#[test]
+fn g2_a_later_item_of_one_entry_sees_the_earlier_ones() {
+    let state = trusting();
+    let items = vec![
+        item(1, 5, "a"),
+        item(1, 4, "b"),
+        item(1, 5, "a"),
+        item(1, 5, "c"),
+        item(2, 1, "d"),
+    ];
+    let stored = Outcome::Stored { revision: 2 };
+    let superseded = Outcome::Superseded {
+        stored_issued_at: 5,
+        revision: 2,
+    };
+    let unchanged = Outcome::Unchanged { revision: 2 };
+    let outcomes = apply(&state, 2, &put(1, items));
+    assert_eq!(
+        outcomes,
+        [stored.clone(), superseded, unchanged, stored.clone(), stored]
+    );
+    assert_eq!(token_of(&state, 1).as_deref(), Some("c"));
+    flush(&state);
+    assert_eq!(token_of(&state, 1).as_deref(), Some("c"));
+    let changes = state.rows_since(1, 1).unwrap();
+    let tokens: Vec<_> = changes.rows.iter().map(|row| row.token.clone()).collect();
+    assert_eq!(
+        tokens,
+        ["c", "d"],
+        "one revision is never split, and holds each account once"
+    );
+}
+
+#[test]
+fn g3_an_account_is_judged_by_the_trust_that_holds_when_it_is_applied() {
+    let state = State::open_backend(InMemoryBackend::new(), options()).unwrap();
+    assert_eq!(
+        apply(&state, 1, &put(0, vec![item(1, 1, "x")])),
+        [Outcome::NotTrusted],
+        "no operator is agreed yet"
+    );
+    apply(&state, 2, &trust_operator(1));
+    assert_eq!(
+        apply(&state, 3, &put(0, vec![item(1, 1, "x")])),
+        [Outcome::StaleTrust { trust_epoch: 1 }]
+    );
+    assert_eq!(
+        apply(&state, 4, &put(1, vec![item(1, 1, "x")])),
+        [Outcome::Stored { revision: 4 }]
+    );
+    let foreign = PutAccount {
+        operator: OperatorKey::from_bytes([7; 32]),
+        ..item(2, 1, "y")
+    };
+    assert_eq!(apply(&state, 5, &put(1, vec![foreign])), [Outcome::NotTrusted]);
+    assert_eq!(token_of(&state, 2), None);
+}
+
+#[test]
+fn g3_only_the_first_command_brings_operators_and_later_ones_renew_them() {
+    let state = State::open_backend(InMemoryBackend::new(), options()).unwrap();
+    let operator = |n: u8, issued_at: i64, token: &'static str| PutOperator {
+        operator: OperatorKey::from_bytes([n; 32]),
+        issued_at,
+        token: Bytes::from_static(token.as_bytes()),
+    };
+    let stored = |revision| Outcome::Stored { revision };
+    let both = Command::PutOperators {
+        items: vec![operator(9, 5, "nine"), operator(3, 5, "three")],
+    };
+    assert_eq!(apply(&state, 1, &both), [stored(1), stored(1)]);
+    assert_eq!(state.trust().epoch, 2);
+    let mixed = vec![
+        operator(4, 9, "four"),
+        operator(9, 4, "old"),
+        operator(3, 5, "three"),
+        operator(3, 5, "other"),
+    ];
+    let outcomes = apply(&state, 2, &Command::PutOperators { items: mixed });
+    let superseded = Outcome::Superseded {
+        stored_issued_at: 5,
+        revision: 1,
+    };
+    assert_eq!(
+        outcomes,
+        [
+            Outcome::NotTrusted,
+            superseded,
+            Outcome::Unchanged { revision: 1 },
+            stored(2)
+        ]
+    );
+    flush(&state);
+    let kept = state.snapshot().unwrap().trust().unwrap();
+    assert_eq!(kept, *state.trust(), "redb and memory agree");
+    assert_eq!(kept.epoch, 3);
+    let tokens: Vec<_> = kept.operators.iter().map(|row| row.token.clone()).collect();
+    assert_eq!(tokens, ["other", "nine"], "in the order of their keys");
+}
+
+#[test]
+fn g12_a_full_memtable_says_so_until_it_is_flushed() {
+    let state = State::open_backend(
+        InMemoryBackend::new(),
+        Options {
+            memtable_bytes: 100_000,
+            ..options()
+        },
+    )
+    .unwrap();
+    apply(&state, 1, &trust_operator(1));
+    let mut index = 1;
+    while !state.is_full() {
+        index += 1;
+        assert!(index < 200, "100 kB hold less than 200 tokens of 1 kB");
+        apply(
+            &state,
+            index,
+            &put(1, vec![item((index % 250) as u8, 1, &"x".repeat(1000))]),
+        );
+    }
+    assert!(index > 50, "100 kB hold more than 50 tokens of 1 kB");
+    assert!(state.flush_step(8).unwrap(), "more is waiting");
+    assert_eq!(state.flushed(), 8, "eight entries, the operator's among them");
+    assert!(!state.is_full());
+    flush(&state);
+    assert_eq!(state.unflushed_bytes(), 0);
+    // Blank entries are not free either.
+    while !state.is_full() {
+        index += 1;
+        assert!(index < 1000);
+        state.apply(mark(index), Effect::Blank).unwrap();
+    }
+}
+
+#[test]
+fn g12_the_history_of_an_account_is_bounded_by_versions_and_by_bytes() {
+    let state = trusting();
+    for index in 2..60 {
+        apply(
+            &state,
+            index,
+            &put(1, vec![item(1, index.cast_signed(), &format!("token {index}"))]),
+        );
+        if index % 7 == 0 {
+            flush(&state);
+        }
+    }
+    flush(&state);
+    let revisions: Vec<_> = state
+        .history(account(1))
+        .unwrap()
+        .iter()
+        .map(|version| version.revision)
+        .collect();
+    assert_eq!(revisions, (44..60).rev().collect::<Vec<_>>());
+    assert_eq!(
+        state.snapshot().unwrap().rows().unwrap().count(),
+        16,
+        "nothing forgotten stays in the file"
+    );
+    // The next token finds 200 kB behind it; the one after it 400 kB, and forgets all.
+    apply(&state, 60, &put(1, vec![item(1, 60, &"x".repeat(200_000))]));
+    apply(&state, 61, &put(1, vec![item(1, 61, &"y".repeat(200_000))]));
+    apply(&state, 62, &put(1, vec![item(1, 62, "z")]));
+    flush(&state);
+    let revisions: Vec<_> = state
+        .history(account(1))
+        .unwrap()
+        .iter()
+        .map(|version| version.revision)
+        .collect();
+    assert_eq!(revisions, [62, 61]);
+    assert_eq!(state.snapshot().unwrap().rows().unwrap().count(), 2);
+}
+
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_row_is_not_lost_while_a_flush_runs_and_its_account_is_applied_again() {
+    let state = &trusting();
+    let done = &AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(Ordering::Acquire) || state.unflushed_bytes() > 0 {
+                state.flush_step(3).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            threads.spawn(|| {
+                let mut seen = [0; 4];
+                while !done.load(Ordering::Acquire) {
+                    for n in 0..4 {
+                        let revision = state.account(account(n)).unwrap().map_or(0, |row| row.revision);
+                        assert!(revision >= seen[usize::from(n)], "account {n} went backwards");
+                        seen[usize::from(n)] = revision;
+                    }
+                }
+            });
+        }
+        // Also when an assertion below fails, or the other threads would go on for ever.
+        let _end = Ending(done);
+        for index in 2..=4001_u64 {
+            let n = (index % 4) as u8;
+            apply(
+                state,
+                index,
+                &put(1, vec![item(n, index.cast_signed(), &format!("token {index}"))]),
+            );
+            assert_eq!(
+                state.account(account(n)).unwrap().unwrap().revision,
+                index,
+                "what was applied is seen"
+            );
+        }
+    });
+    for n in 0..4 {
+        assert_eq!(
+            token_of(state, n).unwrap(),
+            format!("token {}", 3998 + (u64::from(n) + 2) % 4)
+        );
+    }
+    assert_eq!(state.unflushed_bytes(), 0);
+}
+
+#[test]
+fn the_same_commands_make_the_same_bytes_however_they_are_flushed() {
+    let random = &mut SmallRng::seed_from_u64(7);
+    let mut model = Model::default();
+    let mut log = vec![trust_operator(1)];
+    model.apply(1, &log[0]);
+    for index in 2..400 {
+        let command = random_command(random, model.epoch);
+        model.apply(index, &command);
+        log.push(command);
+    }
+    let digests = [1, 5, 400].map(|rows| {
+        let state = State::open_backend(
+            InMemoryBackend::new(),
+            Options {
+                store: rows.to_string(),
+                ..options()
+            },
+        );
+        let state = state.unwrap();
+        for (at, command) in log.iter().enumerate() {
+            apply(&state, at as u64 + 1, command);
+            if at % rows == 0 {
+                state.flush_step(rows).unwrap();
+                state.checkpoint().unwrap();
+            }
+        }
+        flush(&state);
+        model.expect_flushed(&state);
+        state.digest().unwrap()
+    });
+    assert_eq!(digests[0], digests[1]);
+    assert_eq!(digests[0], digests[2]);
+    let other = trusting();
+    flush(&other);
+    assert_ne!(digests[0], other.digest().unwrap());
+}
+
+#[test]
+fn changes_are_told_completely_and_in_order_however_small_the_steps() {
+    let random = &mut SmallRng::seed_from_u64(11);
+    let mut model = Model::default();
+    let state = State::open_backend(InMemoryBackend::new(), options()).unwrap();
+    for index in 1..300 {
+        let command = if index == 1 {
+            trust_operator(1)
+        } else {
+            random_command(random, model.epoch)
+        };
+        model.apply(index, &command);
+        apply(&state, index, &command);
+        if index % 40 != 0 {
+            continue;
+        }
+        flush(&state);
+        for limit in [1, 2, 5, 1000] {
+            let (mut position, mut told) = (0, BTreeMap::new());
+            loop {
+                let changes = state.rows_since(position, limit).unwrap();
+                assert!(changes.position > position || !changes.more, "each step gets on");
+                for row in changes.rows {
+                    assert!(position < row.revision && row.revision <= changes.position);
+                    assert!(
+                        told.insert(row.account, row.token.clone()).is_none(),
+                        "an account is told once"
+                    );
+                }
+                position = changes.position;
+                if !changes.more {
+                    break;
+                }
+            }
+            assert_eq!(position, index);
+            let stored = model
+                .accounts
+                .iter()
+                .filter_map(|(key, rows)| Some((*key, rows.last()?.1.clone())));
+            assert_eq!(told, stored.collect());
+        }
+        let all = state.accounts(None, 1000).unwrap();
+        let some = state.accounts(Some(all[2].account), 3).unwrap();
+        assert_eq!(some[..], all[3..6]);
+    }
+}
+
+#[test]
+fn an_unknown_command_stops_the_node_and_is_never_skipped() {
+    let state = trusting();
+    let sound = put(1, vec![item(1, 1, "x")]).encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = sound.to_vec();
+        bytes[at] = byte;
+        bytes
+    };
+    let surplus = [&sound[..], &[0]].concat();
+    for bytes in [
+        vec![],
+        vec![1],
+        with(0, 2),
+        with(1, 9),
+        sound[..sound.len() - 1].to_vec(),
+        surplus,
+    ] {
+        let fault = state
+            .apply(mark(2), Effect::Command(&bytes))
+            .expect_err("no such command");
+        assert!(matches!(fault, Fault::Entry { index: 2, .. }), "{fault:?}");
+        assert_eq!(state.applied(), Some(mark(1)), "nothing moved");
+    }
+    state.apply(mark(2), Effect::Command(&sound)).expect("the sound one");
+    let fault = state.apply(mark(2), Effect::Blank).expect_err("applied already");
+    assert!(matches!(fault, Fault::Order { index: 2, applied: 2 }));
+}
+
+#[test]
+fn commands_keep_their_bytes() {
+    // What is in a log stays readable: a change of these bytes needs a new version.
+    let mark = Command::MarkPropagated {
+        nats_cluster: "east".to_owned(),
+        position: 300,
+    };
+    assert_eq!(&mark.encode()[..], b"\x01\x02\x04east\xac\x02");
+    let operators = trust_operator(1).encode();
+    assert_eq!(operators[..3], [1, 1, 1]);
+    assert_eq!(operators[3..35], [200; 32]);
+    assert_eq!(operators[35..], *b"\x02\x0aoperator 1");
+    for command in [mark, trust_operator(7), put(3, vec![item(1, -5, "x"), item(2, 9, "y")])] {
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+}
