@@ -1,6 +1,6 @@
 //! What must not hurt: requests that are too big, too slow, too deep, malformed or too many.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -374,12 +374,20 @@ fn g12_ten_thousand_idle_connections_do_not_keep_others_out() {
     });
     let grown = node.program().resident_kb().saturating_sub(before);
     assert!(grown < 3 * FLAT_KB, "{grown} KB for {} idle connections", idle.len());
-    let all_closed = within(TIME_OUT, || idle.iter().all(hung_up).then_some(()));
-    let left = idle.iter().filter(|stream| !hung_up(stream)).count();
+    let open = || idle.iter().filter(|stream| !hung_up(stream)).count();
+    // When connections come faster than they are accepted, the kernel may drop the last packet of a handshake: the
+    // client then takes for open what the server never had, until it sends something.
+    within(TIME_OUT, || (open() <= COUNT / 1000).then_some(()));
+    let left = open();
     assert!(
-        all_closed.is_some(),
+        left <= COUNT / 1000,
         "{left} idle connections are still open after {TIME_OUT:?}"
     );
+    for mut stream in idle.iter().filter(|stream| !hung_up(stream)) {
+        // An error is an end, too.
+        let _ = stream.write(b"G");
+    }
+    eventually("the last of them is closed", || (open() == 0).then_some(()));
     still_well(&node);
 }
 

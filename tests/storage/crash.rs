@@ -1,7 +1,5 @@
 //! The agreed state on a disk that loses power or is slow.
 
-#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
-
 use std::io::Error;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;

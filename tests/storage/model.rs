@@ -1,7 +1,5 @@
 //! What the state should be, written as plainly as can be; and what the tests of it are made of.
 
-#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
-
 use std::collections::BTreeMap;
 
 use ::redb::backends::InMemoryBackend;

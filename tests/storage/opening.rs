@@ -1,7 +1,5 @@
 //! Opening, refusing and replacing the state file.
 
-#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
-
 use std::path::Path;
 
 use ::redb::backends::InMemoryBackend;

@@ -1,7 +1,5 @@
 //! A disk under redb that loses power: what was synced stays, of the rest any sectors do, in any order.
 
-#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
-
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
