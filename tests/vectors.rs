@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use jwtmesh::jwt::{AccountClaims, OperatorClaims, Rejection, Token, TrustedKeys, Verified};
+use jwtmesh::jwt::{
+    AccountClaims, AccountKey, MAX_TOKEN_BYTES, OperatorClaims, Rejection, Token, TrustedKeys, Verified, explain,
+    render_decoded,
+};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -296,6 +299,158 @@ fn a_valid_token_with_any_bit_changed_anywhere_is_refused() {
     }
 }
 
+#[test]
+fn what_is_no_token_is_told_apart_and_a_seed_is_never_repeated() {
+    let code = |text: &str| Token::parse(text.as_bytes()).err().map(|rejection| rejection.code());
+    // Of the length and alphabet of seeds, but none: their checksums are wrong.
+    for seed in ["SA", "SO", "SU"].map(|start| format!("{start}{}", "A".repeat(56))) {
+        for text in [seed.clone(), format!("{seed}\n"), seed.replace('A', "B")] {
+            assert!(matches!(code(&text), Some("seed" | "chunks")), "{text}");
+        }
+        let rejection = Token::parse(seed.as_bytes()).expect_err("a seed is no token");
+        assert_eq!(rejection.code(), "seed");
+        assert!(rejection.to_string().contains("exposed"), "{rejection}");
+        assert!(!rejection.to_string().contains("AAAA"), "{rejection}");
+        let error = seed.parse::<AccountKey>().expect_err("a seed is no public key");
+        assert!(!error.to_string().contains("AAAA"), "{error}");
+    }
+    let (_, token) = all_verdicts()[0].named("signed-by-identity");
+    let seed = "-----BEGIN USER NKEY SEED-----\nSUAAA\n------END USER NKEY SEED------\n";
+    let decorated = format!(
+        "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n",
+        token.as_str()
+    );
+    assert_eq!(code(&decorated), Some("decorated"));
+    assert_eq!(
+        code(&format!("{decorated}\n{seed}")),
+        Some("seed"),
+        "creds hold the user's private key"
+    );
+    for text in [
+        token.as_str(),
+        &decorated,
+        &format!("{decorated}\n{seed}"),
+        &format!("\r\n {} \n\n", token.as_str()),
+    ] {
+        let read = Token::from_file_text(text).expect("the token in the file");
+        assert_eq!(read, token);
+    }
+}
+
+#[test]
+fn t39_the_longest_token_is_a_little_shorter_than_nats_carries() {
+    let of = |bytes: usize| format!("a.{}.c", "b".repeat(bytes - 4));
+    assert!(Token::parse(of(MAX_TOKEN_BYTES).as_bytes()).is_ok());
+    assert!(Token::parse(format!("{}\r\n", of(MAX_TOKEN_BYTES)).as_bytes()).is_ok());
+    let refused = Token::parse(of(MAX_TOKEN_BYTES + 1).as_bytes()).expect_err("one byte more");
+    assert_eq!(refused.code(), "too-large");
+    assert_eq!(MAX_TOKEN_BYTES, 1_048_576 - 57);
+}
+
+#[test]
+fn times_are_judged_to_the_second() {
+    let verdicts = &all_verdicts()[0];
+    let (trusted, token) = verdicts.named("exp-far");
+    let verify = |now| Verified::<AccountClaims>::verify(token.clone(), &trusted, now);
+    let claims = verify(verdicts.now).expect("a good token").claims().clone();
+    assert!(
+        verify(claims.expires_at).is_ok(),
+        "the second of its expiry is its last"
+    );
+    let refused = verify(claims.expires_at + 1).expect_err("expired");
+    assert_eq!(refused.code(), "expired");
+    assert!(
+        refused.to_string().contains(&claims.expires_at.to_string()),
+        "{refused}"
+    );
+    assert!(verify(claims.issued_at - 300).is_ok(), "clocks differ by minutes");
+    assert_eq!(
+        verify(claims.issued_at - 301).expect_err("too far ahead").code(),
+        "issued-in-future"
+    );
+}
+
+#[test]
+fn a_refusal_names_the_keys_concerned() {
+    let verdicts = &all_verdicts()[0];
+    for (name, operator) in [
+        ("strict-signed-by-identity", "strict"),
+        ("other-operator", "plain"),
+        ("self-signed", "plain"),
+    ] {
+        let (trusted, token) = verdicts.named(name);
+        let claims = trusted.operators()[0].claims();
+        let sentence = Verified::<AccountClaims>::verify(token, &trusted, verdicts.now)
+            .expect_err(name)
+            .to_string();
+        let key = match operator {
+            "strict" => claims.signing_keys.first().expect("it has one").to_string(),
+            _ => claims.operator.to_string(),
+        };
+        assert!(sentence.contains(&key), "{name}: {sentence}");
+    }
+}
+
+#[test]
+fn an_explanation_names_every_defect_at_once() {
+    let verdicts = &all_verdicts()[0];
+    let trusted = verdicts.trusted(&["plain".to_owned()]);
+    for (vector, bytes) in accepted().iter().filter(|(vector, _)| vector.kind == "account") {
+        let explanation = explain(bytes, Some(&verdicts.trusted(&vector.trust)), verdicts.now);
+        assert!(explanation.valid, "{}: {:?}", vector.file, explanation.problems);
+        assert_eq!(
+            (explanation.kind.as_str(), explanation.signature_valid),
+            ("account", Some(true)),
+            "{}",
+            vector.file
+        );
+        assert!(explanation.operator.is_some(), "{}", vector.file);
+    }
+    for vector in verdicts
+        .vectors
+        .iter()
+        .filter(|vector| vector.kind == "account" && vector.ours != "accept")
+    {
+        let explanation = explain(
+            &Verdicts::bytes(vector),
+            Some(&verdicts.trusted(&vector.trust)),
+            verdicts.now,
+        );
+        let named = explanation.problems.iter().any(|problem| problem.code == vector.ours);
+        // A file may be decorated, and may be any kind of JWT.
+        let is_other = matches!(vector.ours.as_str(), "decorated" | "kind" | "base64");
+        assert!(named || is_other, "{}: {:?}", vector.file, explanation.problems);
+    }
+    // Foreign and expired: both are told.
+    let (_, foreign) = verdicts.named("other-operator");
+    let codes = |now| {
+        let problems = explain(foreign.as_str().as_bytes(), Some(&trusted), now).problems;
+        problems.iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(verdicts.now), ["untrusted"]);
+    assert_eq!(codes(0), ["issued-in-future", "untrusted"]);
+}
+
+#[test]
+fn a_decoded_token_is_shown_as_nats_account_server_shows_it() {
+    let verdicts = &all_verdicts()[0];
+    let (_, token) = verdicts.named("activation-expired");
+    let text = render_decoded(&token);
+    let (header, rest) = text.split_once("\n\r\n").expect("header, blank line");
+    assert_eq!(header, "{\n    \"typ\": \"JWT\",\n    \"alg\": \"ed25519-nkey\"\n}");
+    let (claims, signature) = rest.split_once("\n\r\n").expect("claims, blank line, signature");
+    assert_eq!(signature, token.as_str().rsplit('.').next().expect("a signature"));
+    assert!(
+        claims.contains("\"exp\": 1 (1970-01-01),"),
+        "the activation token is opened: {claims}"
+    );
+    assert!(claims.starts_with("{\n    \"iat\": "), "sorted: {claims}");
+    assert!(!claims.contains("eyJ"), "{claims}");
+    // What cannot be read is shown as nothing, not as a failure.
+    let nonsense = Token::parse(b"AAAA.AAAA.AAAA").expect("three parts");
+    let _ = render_decoded(&nonsense);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -318,7 +473,7 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
         let _ = Token::parse(&bytes);
-        let _ = jwtmesh::jwt::explain(&bytes, None, 0);
+        let _ = explain(&bytes, None, 0);
     }
 
     #[test]
@@ -342,9 +497,9 @@ proptest! {
 fn explain_claims(header: &[u8], claims: &[u8], signature: &[u8]) {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     let text = format!("{}.{}.{}", encode(header), encode(claims), encode(signature));
-    let explanation = jwtmesh::jwt::explain(text.as_bytes(), Some(&TrustedKeys::default()), 0);
+    let explanation = explain(text.as_bytes(), Some(&TrustedKeys::default()), 0);
     assert!(!explanation.valid);
     if let Ok(token) = Token::parse(text.as_bytes()) {
-        let _ = jwtmesh::jwt::render_decoded(&token);
+        let _ = render_decoded(&token);
     }
 }

@@ -345,3 +345,30 @@ fn permission_lists<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<PermissionLists<'
     };
     Ok((read("pub")?, read("sub")?, fields.fields("resp", RESPONSE)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_revoked_up_to_and_including_the_second() {
+        let claims = |revocations: &[(&str, i64)]| AccountClaims {
+            account: AccountKey::from_bytes([1; 32]),
+            operator: OperatorKey::from_bytes([2; 32]),
+            issuer: String::new(),
+            name: String::new(),
+            issued_at: 0,
+            expires_at: 0,
+            not_before: 0,
+            id: String::new(),
+            revocations: revocations.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect(),
+            signing_keys: Vec::new(),
+        };
+        let one = claims(&[("U1", 100)]);
+        assert!(one.is_revoked("U1", 99) && one.is_revoked("U1", 100));
+        assert!(!one.is_revoked("U1", 101) && !one.is_revoked("U2", 1));
+        let all = claims(&[("U1", 100), ("*", 200)]);
+        assert!(all.is_revoked("U1", 150) && all.is_revoked("U2", 200));
+        assert!(!all.is_revoked("U1", 201));
+    }
+}

@@ -189,7 +189,7 @@ pub enum Rejection {
     /// nats-server would refuse the content.
     #[error("{}", sentence(issues))]
     Invalid {
-        /// Every rule it breaks, at most [`super::rules::MAX_ISSUES`] of them.
+        /// Every rule it breaks, the first ten of them.
         issues: Vec<Issue>,
     },
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the vectors that come from the real nsc, in a store of its own that is deleted at the end with every key.
 #
-#   NSC=/path/to/nsc ./nsc.sh      (nsc 2.15.0; see the README for how it is built)
+#   NSC=/path/to/nsc ./nsc.sh      (nsc 2.15.0)
 #
 # Writes ../nsc/accept/*.jwt, ../nsc/reject/<code>/*.jwt and ../nsc/verdicts.json, the verdicts by the official library.
 set -euo pipefail
