@@ -123,9 +123,7 @@ impl State {
     /// Opens the state file at `path`, or makes it. Refuses a file that is damaged, of another format or of another
     /// store. After a crash it holds what the last checkpoint made durable, or a later entry's end.
     pub fn open_file(path: &Path, options: Options) -> Result<Self, Fault> {
-        snapshot::remove_unfinished(path)?;
-        let store = Store::open_file(path, &options)?;
-        snapshot::sync_folder(path)?;
+        let store = snapshot::open_or_make(path, &options)?;
         Self::open(store, Origin::File(path.to_owned()), options)
     }
 

@@ -274,20 +274,36 @@ impl Store {
     }
 }
 
-/// A new file that holds `view`, in the place of the one at `path`. The rename is the moment at which it counts.
+/// A new file that holds `view`, in the place of the one at `path`.
 fn build_beside(path: &Path, options: &Options, view: &SnapshotView) -> Result<Store, Fault> {
     remove_unfinished(path)?;
-    let beside = beside(path);
-    let mut store = Store::open_file(&beside, options)?;
+    let store = Store::open_file(&beside(path), options)?;
     store.replace_with(view)?;
+    put_in_place(path, store)
+}
+
+/// The file at `path`. A new one is made beside it first: a power cut while redb writes the first bytes of a file
+/// leaves one that it refuses for ever after, and a node must start whenever the power comes back.
+pub(super) fn open_or_make(path: &Path, options: &Options) -> Result<Store, Fault> {
+    remove_unfinished(path)?;
+    if path.exists() {
+        let store = Store::open_file(path, options)?;
+        sync_folder(path)?;
+        return Ok(store);
+    }
+    put_in_place(path, Store::open_file(&beside(path), options)?)
+}
+
+/// Gives the durable file beside `path` its name. The rename is the moment at which it counts.
+fn put_in_place(path: &Path, mut store: Store) -> Result<Store, Fault> {
     store.file = path.display().to_string().into();
-    std::fs::rename(&beside, path).map_err(|error| Fault::io("replace", &store.file, error))?;
+    std::fs::rename(beside(path), path).map_err(|error| Fault::io("replace", &store.file, error))?;
     sync_folder(path)?;
     Ok(store)
 }
 
-/// Removes what an installation that was cut off left behind.
-pub(super) fn remove_unfinished(path: &Path) -> Result<(), Fault> {
+/// Removes what a creation or an installation that was cut off left behind.
+fn remove_unfinished(path: &Path) -> Result<(), Fault> {
     let beside = beside(path);
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -298,7 +314,7 @@ pub(super) fn remove_unfinished(path: &Path) -> Result<(), Fault> {
 }
 
 /// Makes a new or renamed file's name durable.
-pub(super) fn sync_folder(path: &Path) -> Result<(), Fault> {
+fn sync_folder(path: &Path) -> Result<(), Fault> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

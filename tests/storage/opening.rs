@@ -183,6 +183,27 @@ fn an_installed_snapshot_is_the_state_at_once_and_after_opening_again() {
 }
 
 #[test]
+fn what_a_cut_off_creation_left_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    // As redb leaves it when the power fails before its first sync.
+    std::fs::write(folder.path().join("state.redb.new"), [0; 4096]).unwrap();
+    let state = filled(&path);
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "one file, under its own name"
+    );
+    let fault = State::open_file(&path, options()).expect_err("it is open");
+    assert!(fault.to_string().contains("state.redb:"), "{fault}");
+    drop(state);
+    assert_eq!(
+        token_of(&State::open_file(&path, options()).unwrap(), 3).as_deref(),
+        Some("newer")
+    );
+}
+
+#[test]
 fn what_a_cut_off_installation_left_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");

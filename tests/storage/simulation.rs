@@ -316,9 +316,10 @@ fn with_seed<T>(seed: u64, run: impl FnOnce() -> T) -> T {
 }
 
 #[test]
-fn g1_nothing_acknowledged_is_lost_in_20000_power_cuts_and_nothing_goes_backwards() {
+fn g1_nothing_acknowledged_is_lost_in_power_cuts_of_a_whole_node_and_nothing_goes_backwards() {
     const LIVES: usize = 50;
-    const CUTS: u64 = 20_000;
+    // Log and state alone take 20,000 each (`crashes.rs`, `crash.rs`); what they do together shows in fewer.
+    const CUTS: u64 = 4_000;
     let only: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seeds = only.map_or(0..CUTS / LIVES as u64, |seed| seed..seed + 1);
     let survivors = |seed| {
@@ -330,7 +331,7 @@ fn g1_nothing_acknowledged_is_lost_in_20000_power_cuts_and_nothing_goes_backward
     };
     let acknowledged: usize = seeds.map(|seed| with_seed(seed, || survivors(seed))).sum();
     assert!(
-        only.is_some() || acknowledged > 1_000,
+        only.is_some() || acknowledged > 500,
         "only {acknowledged} accounts survived: the simulation does nothing"
     );
 }
