@@ -1,8 +1,11 @@
 //! How this node says that it cannot go on: the first reason ends the process, every later one is dropped.
 
 use std::fmt::Display;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 /// Reports a fault of this node, from any thread. Clones report to the same place.
@@ -36,6 +39,23 @@ impl FaultHandle {
     }
 }
 
+impl FaultHandle {
+    /// Runs `task`, whose panic is a fault of this node: whoever waits for it would wait for ever.
+    pub async fn guard<T>(self, name: &'static str, task: impl Future<Output = T>) -> Option<T> {
+        let ended = AssertUnwindSafe(task).catch_unwind().await;
+        ended
+            .inspect_err(|_| self.report(format!("{name} has panicked; this is a defect of the program")))
+            .ok()
+    }
+
+    /// The same for what runs on a thread of its own.
+    pub fn guard_thread(self, name: &'static str, work: impl FnOnce()) {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.report(format!("{name} has panicked; this is a defect of the program"));
+        }
+    }
+}
+
 /// The sentence of an error and of everything that caused it.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -50,4 +70,26 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_node_and_one_that_returns_does_not() {
+        let fault = FaultHandle::default();
+        assert_eq!(fault.clone().guard("a sound task", async { 7 }).await, Some(7));
+        assert!(!fault.is_reported());
+        fault
+            .clone()
+            .guard("a broken task", async { assert!(fault.is_reported(), "not yet") })
+            .await;
+        assert!(fault.reported().await.contains("a broken task has panicked"));
+        let fault = FaultHandle::default();
+        fault
+            .clone()
+            .guard_thread("a broken thread", || assert!(fault.is_reported(), "not yet"));
+        assert!(fault.is_reported());
+    }
 }

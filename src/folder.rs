@@ -110,7 +110,14 @@ impl Folder {
         let mut folders = DirBuilder::new();
         // Tokens are no secrets, but the socket inside is a way to administer.
         folders.recursive(true).mode(0o700);
+        let is_new = !path.exists();
         folders.create(path).map_err(io("make the data folder", path))?;
+        if let Some(parent) = path.parent().filter(|parent| is_new && !parent.as_os_str().is_empty()) {
+            // A folder whose name is lost in a power cut takes everything in it along.
+            File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(io("sync", parent))?;
+        }
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)

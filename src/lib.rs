@@ -34,7 +34,7 @@
 //!   accounts changed since its position, with their *current* tokens; `nats/propagate.rs` says what to send next;
 //!   `nats/subjects.rs` gives it its subject. Nothing but a position is ever remembered.
 //! - **A start.** `cli/serve.rs` reads the configuration; [`node::Node::start`] takes the data folder, opens both
-//!   stores, lets Raft catch up with its own log, and only then opens the ports.
+//!   stores, lets Raft catch up with its own log, and only then answers.
 //!
 //! # Invariants
 //!

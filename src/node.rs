@@ -66,8 +66,8 @@ impl Node {
     pub async fn start(config: Config, clock: Clock) -> Result<Self> {
         let operators = read_operators(&config.operators)?;
         let tls = config.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let public = Public::bind(config.public, tls.clone()).await?;
         let mut folder = Folder::take(&config.data, &config.cluster, &config.node)?;
+        let public = Public::bind(config.public, tls.clone()).await?;
         let fault = FaultHandle::default();
         let mut stores = Stores::open(&folder, &fault)?;
         let agreeing = TaskTracker::new();
@@ -237,10 +237,11 @@ impl Stores {
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
         let (flushing, flushed) = watch::channel(state.flushed());
         let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint.clone(), fault.clone());
+        let guard = fault.clone();
         let threads = vec![
             std::thread::Builder::new()
                 .name("log-writer".to_owned())
-                .spawn(move || writer.run_blocking())
+                .spawn(move || guard.guard_thread("the log's writer", || writer.run_blocking()))
                 .context("cannot start the thread that writes the log")?,
             flusher
                 .spawn_thread()

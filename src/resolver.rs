@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::clock::Clock;
 use crate::fault::FaultHandle;
@@ -36,6 +36,9 @@ use crate::state::State;
 /// Verifying a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
 /// everyone else.
 const INLINE_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
+const LARGE_VERIFICATIONS: usize = 2;
 
 /// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
 const TRUST_RETRIES: usize = 3;
@@ -151,6 +154,7 @@ struct Inner {
     revision: watch::Receiver<Revision>,
     ready: AtomicBool,
     republish: broadcast::Sender<AccountKey>,
+    verifying: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -172,6 +176,7 @@ impl Resolver {
             revision,
             ready: AtomicBool::new(true),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
+            verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
         }))
     }
 
@@ -282,10 +287,21 @@ impl Resolver {
         if small {
             return Ok(verify()?);
         }
-        match tokio::task::spawn_blocking(verify).await {
-            Ok(verdict) => Ok(verdict?),
-            Err(_shutting_down) => Err(ProposeError::OutcomeUnknown.into()),
-        }
+        // The semaphore is never closed.
+        let Ok(slot) = self.0.verifying.clone().acquire_owned().await else {
+            return Err(SubmitError::Busy);
+        };
+        let verified = tokio::task::spawn_blocking(move || {
+            // Held by the work, not by the caller, who may hang up.
+            let _slot = slot;
+            verify()
+        });
+        verified
+            .await
+            .map_err(|_shutting_down| SubmitError::Unavailable {
+                reason: "this node is shutting down".to_owned(),
+            })?
+            .map_err(SubmitError::Rejected)
     }
 
     /// What is known without asking the log: the same bytes are current, or newer ones are.
@@ -386,10 +402,27 @@ impl Resolver {
                 .operators
                 .iter()
                 .find(|row| row.operator == offered.claims().operator);
-            row.is_none_or(|row| row.issued_at <= offered.claims().issued_at && row.token != *offered.token().bytes())
+            match row {
+                None => agreed.operators.is_empty(),
+                Some(row) => row.issued_at <= offered.claims().issued_at && row.token != *offered.token().bytes(),
+            }
         });
         if !news {
-            return Ok(vec![Outcome::Unchanged { revision: 0 }; operators.len()]);
+            let judged = operators.iter().map(|offered| {
+                let row = agreed
+                    .operators
+                    .iter()
+                    .find(|row| row.operator == offered.claims().operator);
+                match row {
+                    Some(row) if row.issued_at > offered.claims().issued_at => Outcome::Superseded {
+                        stored_issued_at: row.issued_at,
+                        revision: row.revision,
+                    },
+                    Some(row) => Outcome::Unchanged { revision: row.revision },
+                    None => Outcome::NotTrusted,
+                }
+            });
+            return Ok(judged.collect());
         }
         let items = operators.iter().map(|offered| PutOperator {
             operator: offered.claims().operator,

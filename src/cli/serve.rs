@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 
-/// How long a node may take to finish what it has begun. Below systemd's and Kubernetes' patience (90 and 30 s), so
-/// that it is never killed for being graceful.
+/// How long a node may take to finish what it has begun. The stores close after that,
+/// which the systemd unit gives a minute for.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 /// The log of a node at work; openraft tells of every message at its own `info`.

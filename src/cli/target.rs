@@ -7,12 +7,10 @@ use clap::Args;
 use super::{Exit, Failure};
 use crate::client::AdminClient;
 use crate::config::{Config, ConfigError};
+use crate::folder;
 
 /// The file looked for where neither an option nor the environment names one.
 const DEFAULT_CONFIG: &str = "cluster.toml";
-
-/// The socket of a node, inside its data folder.
-const SOCKET: &str = "admin.sock";
 
 /// Options of every command that asks a node.
 #[derive(Debug, Args)]
@@ -54,7 +52,7 @@ impl Target {
         })?;
         // Parsed only: whoever asks a node need not be able to read its keys.
         let config = Config::parse(path, &text, self.node.as_deref())?;
-        Ok(config.data.join(SOCKET))
+        Ok(folder::admin_socket(&config.data))
     }
 }
 

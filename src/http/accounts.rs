@@ -122,7 +122,8 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
 
 /// Notes a refused submission. Not louder: anyone can cause as many as he likes.
 pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
-    let account = request::last_segment(uri);
+    // Only what is a key: whatever else stands in the path may be a seed or a whole token.
+    let account = account(uri).map_or_else(|_| "-".to_owned(), |key| key.to_string());
     tracing::debug!(
         account,
         status = refusal.status().as_u16(),

@@ -24,8 +24,8 @@ use crate::resolver::Resolver;
 
 /// The most lines of one answer, and how many without `max`: nats-account-server's `maxreplicationpack`.
 const MAX_LINES: usize = 10_000;
-/// Rows read in one step, about 100 KB; 64 of the largest tokens are 64 MiB.
-const PAGE_ROWS: usize = 64;
+/// Rows read in one step, about 25 KB; 16 of the largest tokens are 16 MiB.
+const PAGE_ROWS: usize = 16;
 /// After each step a rest of this many times what the step took: one pack takes at most a fifth of a processor, two
 /// leave lookups on the smallest machine what they need.
 const REST_FACTOR: u32 = 4;

@@ -80,7 +80,13 @@ struct Parser<'a> {
     at: usize,
     /// How often a byte was looked at, which must stay a few times the length (G12); the tests hold it to that.
     looks: Cell<usize>,
+    /// Values read so far.
+    values: usize,
 }
+
+/// Values in one set of claims. An honest token of the largest size has some 40,000; each takes up to 150 bytes of
+/// memory for as little as two bytes of text.
+const MAX_VALUES: usize = 100_000;
 
 impl<'a> Parser<'a> {
     fn new(text: &'a str) -> Self {
@@ -88,6 +94,7 @@ impl<'a> Parser<'a> {
             text,
             at: 0,
             looks: Cell::new(0),
+            values: 0,
         }
     }
 
@@ -118,6 +125,10 @@ impl<'a> Parser<'a> {
             return Err(Rejection::Json(format!(
                 "values lie in each other more than {MAX_DEPTH} deep"
             )));
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err(Rejection::Json(format!("they hold more than {MAX_VALUES} values")));
         }
         self.blanks();
         match self.peek() {

@@ -98,6 +98,9 @@ pub(super) struct Propagation {
     history: VecDeque<(u64, u64)>,
     /// Where to start again at the next connection.
     rewind: Option<u64>,
+    /// When to go back once more, and how far: what a lost connection had in the system's buffers may still arrive
+    /// after the next one has sent something newer, and would undo it.
+    rewind_again: Option<(u64, u64)>,
     asked: VecDeque<(u64, AccountKey, u64)>,
 }
 
@@ -128,6 +131,7 @@ impl Propagation {
             news: false,
             history: VecDeque::new(),
             rewind: None,
+            rewind_again: None,
             asked: VecDeque::new(),
         }
     }
@@ -181,6 +185,8 @@ impl Propagation {
         let before = self.history.front().map_or(self.told, |(_, told)| *told);
         let from = before.min(self.marked);
         self.rewind = Some(self.rewind.map_or(from, |earlier| earlier.min(from)));
+        let again = self.rewind_again.map_or(from, |(_, earlier)| earlier.min(from));
+        self.rewind_again = Some((now + REWIND_MS, again));
     }
 
     /// Whether `account` is one of many, or a repetition: of interest to a debugger only.
@@ -200,18 +206,17 @@ impl Propagation {
 
     /// Somebody asks for `account`, now at `revision`, to be sent again. `false`: too many are waiting.
     pub(super) fn ask(&mut self, account: AccountKey, revision: u64, now: u64) -> bool {
-        if !self.pending.contains_key(&account) && self.pending.len() >= REMEMBERED + REMEMBERED_RESERVE {
+        let known = self.pending.contains_key(&account);
+        if !known && (self.pending.len() >= REMEMBERED || self.unanswered.len() >= IN_FLIGHT / 2) {
             return false;
         }
         if self.asked.len() == ASKED_REMEMBERED {
             self.asked.pop_front();
         }
         self.asked.push_back((now, account, revision));
-        self.list(account, revision, Lane::Fresh, now);
-        let listening = |p: &Pending| p.phase != Phase::Sent;
-        if self.pending.get(&account).is_some_and(listening) {
-            self.queue(account, now);
-        }
+        // Behind every change: anybody may ask, and a revocation must not wait for it. One that is under way, or
+        // whose answers are still coming in, is not sent again.
+        self.list(account, revision, Lane::CatchUp, now);
         true
     }
 
@@ -318,6 +323,17 @@ impl Propagation {
         }
         if let Some(read) = self.read_fresh(now) {
             return read;
+        }
+        if let Some((at, from)) = self.rewind_again {
+            if at > now {
+                wake = Some(wake.map_or(at, |wake| wake.min(at)));
+            } else if self.catch_up.is_none() {
+                self.rewind_again = None;
+                self.catch_up = (from < self.read).then_some(CatchUp {
+                    read: from,
+                    goal: self.read,
+                });
+            }
         }
         while let Some((due, account)) = self.agenda.first().copied() {
             if due > now {

@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::{ProposeError, Proposer};
+use crate::fault::FaultHandle;
 use crate::state::Command;
 use crate::state::Outcome;
 use crate::state::PutAccount;
@@ -42,15 +43,16 @@ pub(super) struct Batcher {
 
 impl Batcher {
     /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
-    pub(super) fn start(proposer: Proposer, tracker: &TaskTracker) -> Self {
+    pub(super) fn start(proposer: Proposer, tracker: &TaskTracker, fault: FaultHandle) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let batches = Batches {
             waiting,
             next: None,
             proposer,
             tracker: tracker.clone(),
+            fault: fault.clone(),
         };
-        tracker.spawn(batches.run());
+        tracker.spawn(fault.guard("the batcher", batches.run()));
         Self { queue }
     }
 
@@ -66,7 +68,12 @@ impl Batcher {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => ProposeError::ended(),
         })?;
-        decided.await.unwrap_or(Err(ProposeError::OutcomeUnknown))
+        // The caller stops waiting, the entry does not: its lane stays taken, so that a disk that hangs fills the
+        // queue and not the memory.
+        match tokio::time::timeout(super::PROPOSE_TIMEOUT, decided).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
     }
 }
 
@@ -76,6 +83,7 @@ struct Batches {
     next: Option<Waiting>,
     proposer: Proposer,
     tracker: TaskTracker,
+    fault: FaultHandle,
 }
 
 impl Batches {
@@ -94,7 +102,8 @@ impl Batches {
                 return;
             };
             let batch = self.collect(first);
-            self.tracker.spawn(propose(self.proposer.clone(), batch, lane));
+            let proposal = propose(self.proposer.clone(), batch, lane);
+            self.tracker.spawn(self.fault.clone().guard("a proposal", proposal));
         }
     }
 

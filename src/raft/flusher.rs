@@ -129,7 +129,9 @@ impl Flusher {
         std::thread::Builder::new().name("flush".to_owned()).spawn(move || {
             // Refused in some sandboxes; then it competes, and is still paced.
             let _ = rustix::process::nice(NICE);
-            runtime.block_on(self.run());
+            self.fault
+                .clone()
+                .guard_thread("the flush", || runtime.block_on(self.run()));
         })
     }
 }

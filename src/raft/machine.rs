@@ -18,9 +18,6 @@ use crate::state::Mark;
 use crate::state::SnapshotView;
 use crate::state::State;
 
-/// Rows a snapshot moves into redb at once while it waits for the flush to catch up.
-const SNAPSHOT_FLUSH_ROWS: usize = 256;
-
 /// The state as openraft sees it.
 pub struct Machine {
     state: State,
@@ -29,13 +26,15 @@ pub struct Machine {
     /// Everything up to this revision can be read.
     revision: Arc<watch::Sender<u64>>,
     fault: FaultHandle,
-    current: Arc<Mutex<Option<Current>>>,
+    current: Arc<Mutex<Option<Meta>>>,
 }
 
-/// The newest snapshot: openraft must never find none after it has purged (it ends the leader then).
-#[derive(Clone)]
+type Meta = SnapshotMeta<u64, Member>;
+
+/// A view of redb as a snapshot. Made anew each time it is asked for: one that is held keeps redb from using pages
+/// again, and its file grows.
 struct Current {
-    meta: SnapshotMeta<u64, Member>,
+    meta: Meta,
     view: SnapshotView,
 }
 
@@ -54,10 +53,10 @@ impl Current {
         Ok(Self { meta, view })
     }
 
-    fn handle(&self) -> Snapshot<Types> {
+    fn handle(self) -> Snapshot<Types> {
         Snapshot {
-            meta: self.meta.clone(),
-            snapshot: Box::new(self.view.clone()),
+            meta: self.meta,
+            snapshot: Box::new(self.view),
         }
     }
 }
@@ -139,6 +138,7 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         Builder {
             state: self.state.clone(),
+            flushed: self.flushed.clone(),
             fault: self.fault.clone(),
             current: self.current.clone(),
         }
@@ -161,21 +161,28 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|fault| self.ended(chain(&fault)))?;
         self.revision
             .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current.meta);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(current.as_ref().map(Current::handle))
+        let made = self.current.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !made {
+            return Ok(None);
+        }
+        // At least as new as the one that was made: redb only moves on.
+        let view = self.state.snapshot().map_err(|fault| self.ended(chain(&fault)))?;
+        let current = Current::of(view).map_err(|reason| self.ended(reason))?;
+        Ok(Some(current.handle()))
     }
 }
 
 /// Builds a snapshot: lets the flush catch up with what is applied now, then holds a view of redb. No bytes move.
 pub struct Builder {
     state: State,
+    flushed: watch::Receiver<u64>,
     fault: FaultHandle,
-    current: Arc<Mutex<Option<Current>>>,
+    current: Arc<Mutex<Option<Meta>>>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -187,14 +194,15 @@ impl RaftSnapshotBuilder<Types> for Builder {
             if view.mark().map(|mark| mark.index) >= applied {
                 break view;
             }
-            self.state.flush_step(SNAPSHOT_FLUSH_ROWS).map_err(ended)?;
-            // Other tasks of this thread go first: nobody waits for a snapshot.
-            tokio::task::yield_now().await;
+            drop(view);
+            // Nobody waits for a snapshot: the flush comes along in its own time.
+            if self.flushed.changed().await.is_err() {
+                return Err(super::machine::ended(&self.fault, "the flush has ended"));
+            }
         };
         let current = Current::of(view).map_err(|reason| super::machine::ended(&self.fault, reason))?;
-        let handle = current.handle();
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
-        Ok(handle)
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current.meta.clone());
+        Ok(current.handle())
     }
 }
 

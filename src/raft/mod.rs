@@ -66,7 +66,8 @@ pub struct Raft {
 impl Raft {
     /// Proposes a command of its own and waits until it is applied here.
     pub async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
-        self.proposer.propose(command).await
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.proposer.propose(command)).await;
+        proposed.unwrap_or(Err(ProposeError::OutcomeUnknown))
     }
 
     /// Proposes one account, together with whatever else is submitted now, and waits until it is applied here.
@@ -109,20 +110,18 @@ impl std::fmt::Debug for Proposer {
 impl Proposer {
     async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
         let payload = Payload(command.encode());
-        let written = tokio::time::timeout(PROPOSE_TIMEOUT, self.core.client_write(payload)).await;
-        match written {
-            Err(_elapsed) => Err(ProposeError::OutcomeUnknown),
-            Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::Unavailable {
+        match self.core.client_write(payload).await {
+            Ok(response) => Ok(response.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::Unavailable {
                 reason: "no leader is known".to_owned(),
             }),
-            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(ProposeError::Unavailable {
                     reason: error.to_string(),
                 })
             }
             // The core has ended in the middle of it: the entry may be on disk.
-            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::OutcomeUnknown),
+            Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
         }
     }
 }

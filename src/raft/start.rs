@@ -119,8 +119,13 @@ impl Raft {
         let core = openraft::Raft::new(settings.node_id, config, parts.network, parts.log, machine)
             .await
             .map_err(core_error)?;
-        tracker.spawn(watch_core(core.clone(), parts.fault, stop.clone()));
-        tracker.spawn(trim::run(core.clone(), log, parts.checkpoint, stop));
+        let fault = parts.fault;
+        tracker.spawn(fault.clone().guard(
+            "the watch over Raft",
+            watch_core(core.clone(), fault.clone(), stop.clone()),
+        ));
+        let trimming = trim::run(core.clone(), log, parts.checkpoint, stop);
+        tracker.spawn(fault.clone().guard("the trimming of the log", trimming));
         if !core.is_initialized().await.map_err(core_error)? {
             let members = BTreeMap::from([(settings.node_id, settings.member)]);
             core.initialize(members).await.map_err(core_error)?;
@@ -128,7 +133,7 @@ impl Raft {
         lead(&core).await?;
         let proposer = Proposer { core };
         Ok(Self {
-            batcher: Batcher::start(proposer.clone(), tracker),
+            batcher: Batcher::start(proposer.clone(), tracker, fault),
             proposer,
             revision: revision_seen,
         })

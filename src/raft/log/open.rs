@@ -29,7 +29,9 @@ pub(super) struct Opened {
 }
 
 /// Opens the log, or begins a new one.
-pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opened, LogFault> {
+///
+/// `durable` is the index up to which the state holds everything: a log that ends before it has lost its newest part.
+pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Result<Opened, LogFault> {
     let found = survey(disk, options)?;
     let Some(first) = found.first().map(|segment| segment.header.position) else {
         return begin(disk, options);
@@ -50,6 +52,13 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opened, Lo
     let (Some(last), Some(end)) = (found.last(), end) else {
         unreachable!("there is a first segment");
     };
+    let held = replay.memory.last.map_or(0, |id| id.index);
+    if held < durable && durable != u64::MAX {
+        let what = format!(
+            "the log ends at entry {held}, but the state holds entries up to {durable}: newer files are missing"
+        );
+        return Err(LogFault::damaged(&disk.path(""), 0, what));
+    }
     let scar = last.judge_end(options, &end, replay.position.group)?;
     replay.check_beginning(&found[0])?;
     last.settle(&end, &scar, replay.last_group)?;

@@ -89,7 +89,7 @@ impl LogStore {
         checkpoint: Arc<AtomicU64>,
         on_fault: OnFault,
     ) -> Result<(Self, LogWriter), LogFault> {
-        let opened = open::open(&disk, options)?;
+        let opened = open::open(&disk, options, checkpoint.load(Ordering::Acquire))?;
         let (queue, taken) = mpsc::channel(QUEUE);
         let writer = writer::writer(opened, Arc::clone(&disk), options, Arc::clone(&on_fault), taken)?;
         let memory = Arc::clone(&writer.memory);
