@@ -211,7 +211,8 @@ impl World {
     pub(super) fn settle(&mut self) {
         self.verdict = UPDATED;
         self.connect();
-        for _ in 0..90 {
+        // Longer than it takes to go back once more after a lost connection.
+        for _ in 0..240 {
             self.answer_all();
             self.mark(true);
             self.pass(1_000);

@@ -1,9 +1,11 @@
 //! Damage and torn ends: the one is refused with file and offset, the other is cut.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use jwtmesh::raft::Vote;
-use jwtmesh::raft::log::{LogFault, Options, StoreId};
+use jwtmesh::raft::log::{LogFault, LogStore, Options, StoreId};
 
 use crate::disk::{CrashDisk, SECTOR};
 use crate::driven::{Contents, Log, blank, id, membership, normal, options};
@@ -93,6 +95,23 @@ fn what_was_written_is_there_after_a_restart() {
     assert_eq!((after.purged, after.vote), (Some(id(1, 1)), Some(Vote::new(3, 1))));
     assert_eq!(log.read_committed(), Some(id(1, 4)));
     assert!(log.faults.lock().unwrap().is_empty());
+}
+
+#[test]
+fn g1_a_log_that_ends_before_what_the_state_holds_refuses_to_start_and_is_left_as_it_is() {
+    let Sample { disk, files, .. } = sample(|log| assert!(log.append(vec![membership(3, 8)])));
+    let bytes = |disk: &CrashDisk| files.iter().map(|file| disk.bytes(file)).collect::<Vec<_>>();
+    let open = |durable: u64| {
+        let disk = disk.killed();
+        let checkpoint = Arc::new(AtomicU64::new(durable));
+        let opened = LogStore::open(Arc::new(disk.clone()), &options(8 * 1024), checkpoint, Arc::new(|_| {}));
+        (opened.map(drop), bytes(&disk))
+    };
+    assert!(open(8).0.is_ok());
+    let (refused, after) = open(9);
+    let said = refused.expect_err("entry 9 is durable in the state").to_string();
+    assert!(said.contains("ends at entry 8") && said.contains("up to 9"), "{said}");
+    assert_eq!(after, bytes(&disk.killed()));
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! Uploads with a real fsync at 1, 64 and 256 clients, beside a one-node etcd that puts the same bytes.
+//!
+//! `cargo bench --bench submit [-- --rounds 3 --seconds 6 --clients 64 --together 8]`; needs Debian's package
+//! etcd-server. Each of our clients has a connection of its own; of etcd's, `--together` share one, because its client
+//! library multiplexes and etcd is faster for it.
+
+use std::time::Duration;
+
+use support::arguments::argument;
+use support::etcd::{Etcd, puts};
+use support::mint::Operator;
+use support::node::{Node, Settings};
+use support::process::{Program, clean_up_when_interrupted, settle, work_folder};
+use support::rounds::{Pairs, percentile};
+use support::table::{Aim, Table};
+use support::upload::{Requests, Uploaded, upload};
+
+#[expect(dead_code, reason = "each bench uses its own part of what they share")]
+mod support;
+
+/// How many clients, and what to reach: at least this share of etcd's rate.
+const CLIENTS: [(usize, Aim); 3] = [(1, Aim::AtLeast(1.3)), (64, Aim::AtLeast(1.4)), (256, Aim::Shown)];
+
+fn main() {
+    clean_up_when_interrupted();
+    let rounds: usize = argument("rounds", 3);
+    let seconds: usize = argument("seconds", 6);
+    let only: usize = argument("clients", 0);
+    let together: usize = argument("together", 8);
+    // Both data folders lie in this one, so both sync the same disk.
+    let folder = work_folder("submit");
+    let etcd = Etcd::start(folder.path());
+    let operator = Operator::new();
+    let node = Node::start(folder.path(), &operator, &Settings::default());
+    for (clients, aim) in CLIENTS.into_iter().filter(|(clients, _)| only == 0 || only == *clients) {
+        let measured: Vec<(Measured, Measured)> = (0..rounds)
+            .map(|_| round(&operator, &node, &etcd, (clients, together), seconds))
+            .collect();
+        print(clients, aim, &measured);
+    }
+}
+
+/// What one round did, and what it cost.
+struct Measured {
+    uploaded: Uploaded,
+    /// Of the server, including what it did after the last answer.
+    processor_seconds: f64,
+}
+
+fn round(
+    operator: &Operator,
+    node: &Node,
+    etcd: &Etcd,
+    (clients, together): (usize, usize),
+    seconds: usize,
+) -> (Measured, Measured) {
+    // More than either server takes in a round: every token is used once, as a second upload would be no change.
+    let most = seconds * if clients == 1 { 6_000 } else { 30_000 };
+    let accounts = operator.accounts(most);
+    let (posts, puts) = (Requests::posts(&accounts), puts(&accounts));
+    drop(accounts);
+    let time = Duration::from_secs(seconds as u64);
+    settle(&[&node.program, &etcd.program]);
+    let ours = measure(&node.program, || upload(node.address, clients, &posts, time));
+    settle(&[&node.program, &etcd.program]);
+    let theirs = measure(&etcd.program, || etcd.put(clients, together, &puts, time));
+    (ours, theirs)
+}
+
+fn measure(server: &Program, load: impl FnOnce() -> Uploaded) -> Measured {
+    let before = server.processor_seconds();
+    let uploaded = load();
+    settle(&[server]);
+    Measured {
+        uploaded,
+        processor_seconds: server.processor_seconds() - before,
+    }
+}
+
+fn print(clients: usize, aim: Aim, rounds: &[(Measured, Measured)]) {
+    let table = Table::begin(&format!("Uploads of 1.5 KB, {clients} clients, one node"), "etcd");
+    let latency = |share: f64| move |measured: &Measured| percentile(&measured.uploaded.latencies, share);
+    let cost = |measured: &Measured| measured.processor_seconds * 1e6 / measured.uploaded.count as f64;
+    table.compare("acknowledged a second", &Pairs::of(rounds, |m| m.uploaded.rate()), aim);
+    table.compare("p50, ms", &Pairs::of(rounds, latency(0.5)), Aim::Shown);
+    table.compare("p99, ms", &Pairs::of(rounds, latency(0.99)), Aim::AtMost(1.0));
+    table.compare("p99.9, ms", &Pairs::of(rounds, latency(0.999)), Aim::Shown);
+    table.compare("server CPU, us an upload", &Pairs::of(rounds, cost), Aim::Shown);
+}
