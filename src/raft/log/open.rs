@@ -52,7 +52,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
     let (Some(last), Some(end)) = (found.last(), end) else {
         unreachable!("there is a first segment");
     };
-    let held = replay.memory.last.map_or(0, |id| id.index);
+    let held = replay.position.next.map_or(0, |next| next.saturating_sub(1));
     if held < durable && durable != u64::MAX {
         let what = format!(
             "the log ends at entry {held}, but the state holds entries up to {durable}: newer files are missing"
