@@ -96,6 +96,9 @@ impl Node {
         if let Some(tls) = &tls {
             serving.spawn(tls.clone().watch(stop_serving.clone()));
         }
+        if config.nats.is_empty() {
+            tracing::warn!("no [[nats]] in cluster.toml: running nats-servers will not hear of changes, only new ones");
+        }
         NatsClusters::start(
             &config.node,
             &config.nats,

@@ -18,7 +18,7 @@ use crate::node::Node;
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 /// The log of a node at work; openraft tells of every message at its own `info`.
-const DEFAULT_LOG: &str = "info,openraft=warn,async_nats=off";
+const DEFAULT_LOG: &str = "info,openraft=error,async_nats=off";
 
 /// Runs a node. When it is ready it prints one line on stdout:
 /// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.

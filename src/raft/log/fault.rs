@@ -59,6 +59,20 @@ pub enum LogFault {
         /// Its format number.
         format: u32,
     },
+    /// The newest files are gone, and what was acknowledged in them.
+    #[error(
+        "the log in {} ends at entry {held}, but the state holds entries up to {durable}: the newest log files are \
+         missing. Nothing was changed. Restore the whole data folder from a backup; without one, begin with an empty \
+         folder and push every account again (nsc push --all)", folder.display()
+    )]
+    Short {
+        /// The folder.
+        folder: PathBuf,
+        /// Where the log ends.
+        held: u64,
+        /// How far the state is durable.
+        durable: u64,
+    },
     /// No log where there must be one.
     #[error(
         "the log folder {} holds no log, but this node's store had one: without it the node could vote twice in one \

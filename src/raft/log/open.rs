@@ -54,10 +54,11 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
     };
     let held = replay.position.next.map_or(0, |next| next.saturating_sub(1));
     if held < durable && durable != u64::MAX {
-        let what = format!(
-            "the log ends at entry {held}, but the state holds entries up to {durable}: newer files are missing"
-        );
-        return Err(LogFault::damaged(&disk.path(""), 0, what));
+        return Err(LogFault::Short {
+            folder: disk.path(""),
+            held,
+            durable,
+        });
     }
     let scar = last.judge_end(options, &end, replay.position.group)?;
     replay.check_beginning(&found[0])?;
