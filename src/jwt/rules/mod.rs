@@ -1,6 +1,6 @@
 //! The rules that the jwt library treats as blocking, so that nats-server would refuse what breaks one.
 //!
-//! Each has a code and a sentence. Reading and judging go together: a field of the wrong type is a [`Rejection`].
+//! Each has a code and a sentence. Reading and judging go together: a field of the wrong type is a `Rejection`.
 
 mod account;
 mod exports;
