@@ -39,7 +39,9 @@ const LADDER: &[(&str, &[&str])] = &[
     // `main` is a page over `cli`; `cli` may take the words of every room, but drives only `client` and `node`.
     (
         "cli",
-        &["jwt", "node", "client", "clock", "fault", "config", "tls", "api"],
+        &[
+            "jwt", "node", "client", "folder", "clock", "fault", "config", "tls", "api",
+        ],
     ),
     ("main", &["cli"]),
     ("lib", &[]),
