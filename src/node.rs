@@ -1,5 +1,6 @@
 //! Puts the rooms together, starts and stops them. Whoever wants to know what runs reads this from top to bottom.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,6 +28,7 @@ use crate::raft::NoPeers;
 use crate::raft::Parts;
 use crate::raft::Raft;
 use crate::raft::Settings;
+use crate::raft::Space;
 use crate::raft::log::LogStore;
 use crate::raft::log::Options as LogOptions;
 use crate::raft::log::RealDisk;
@@ -82,19 +84,22 @@ impl Node {
         let serving = TaskTracker::new();
         let stop_serving = CancellationToken::new();
         let public_url = public.url();
-        let admin = Admin::bind(&folder.admin_socket())?;
-        let admin_path = admin.path().to_owned();
-        admin.serve(
-            config.cluster.clone(),
-            config.node.clone(),
-            public_url.clone(),
-            resolver.clone(),
-            &serving,
-            stop_serving.clone(),
-        );
-        public.serve(resolver.clone(), clock, &serving, stop_serving.clone());
+        let admin_path = folder.admin_socket();
+        if let Some(admin) = bind_admin(&admin_path)? {
+            admin.serve(
+                config.cluster.clone(),
+                config.node.clone(),
+                public_url.clone(),
+                resolver.clone(),
+                &fault,
+                &serving,
+                stop_serving.clone(),
+            );
+        }
+        public.serve(resolver.clone(), clock, &fault, &serving, stop_serving.clone());
         if let Some(tls) = &tls {
-            serving.spawn(tls.clone().watch(stop_serving.clone()));
+            let watch = tls.clone().watch(stop_serving.clone());
+            serving.spawn(fault.clone().guard("the watch over the certificates", watch));
         }
         if config.nats.is_empty() {
             tracing::warn!("no [[nats]] in cluster.toml: running nats-servers will not hear of changes, only new ones");
@@ -183,6 +188,17 @@ impl Node {
     }
 }
 
+/// The admin socket; none where the disk has no room even for that: lookups need it least.
+fn bind_admin(path: &Path) -> Result<Option<Admin>> {
+    match Admin::bind(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            tracing::error!("{error}; the node serves without it until it is started again");
+            Ok(None)
+        }
+        bound => Ok(Some(bound?)),
+    }
+}
+
 /// Starts agreement over the stores; returns when everything ever acknowledged here can be read.
 async fn agree(
     config: &Config,
@@ -209,6 +225,7 @@ async fn agree(
         network: NoPeers,
         flushed: stores.flushed,
         revision: stores.revision,
+        space: stores.space,
         fault: fault.clone(),
     };
     Ok(Raft::start(settings, parts, tracker, stop.clone()).await?)
@@ -221,6 +238,7 @@ struct Stores {
     state: State,
     flushed: watch::Receiver<u64>,
     revision: watch::Sender<u64>,
+    space: Space,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -230,16 +248,25 @@ impl Stores {
         let state = State::open_file(&folder.state(), StateOptions::new(store.to_string()))?;
         let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
         let disk = RealDisk::open(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
+        let disk = Arc::new(disk);
+        let space = Space::of(disk.clone());
         let options = LogOptions {
             must_exist: folder.identity().formed,
             ..LogOptions::new(store)
         };
         let reported = fault.clone();
         let on_fault = Arc::new(move |log_fault| reported.report(log_fault));
-        let (log, writer) = LogStore::open(Arc::new(disk), &options, checkpoint.clone(), on_fault)?;
+        let (log, writer) = LogStore::open(disk, &options, checkpoint.clone(), on_fault)?;
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
         let (flushing, flushed) = watch::channel(state.flushed());
-        let flusher = Flusher::new(state.clone(), applied, flushing, checkpoint.clone(), fault.clone());
+        let flusher = Flusher::new(
+            state.clone(),
+            applied,
+            flushing,
+            checkpoint.clone(),
+            space.clone(),
+            fault.clone(),
+        );
         let guard = fault.clone();
         let threads = vec![
             std::thread::Builder::new()
@@ -256,6 +283,7 @@ impl Stores {
             state,
             flushed,
             revision,
+            space,
             threads,
         })
     }

@@ -43,6 +43,10 @@ const LARGE_VERIFICATIONS: usize = 2;
 /// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
 const TRUST_RETRIES: usize = 3;
 
+/// Lookups that read the disk on a thread that answers everyone, at the least. All others, and every one while a disk
+/// hangs under these, wait on threads of their own.
+const INLINE_READS: usize = 1;
+
 /// Rows that a scan moves into redb at once when it waits for the flush.
 const SCAN_FLUSH_ROWS: usize = 256;
 
@@ -94,11 +98,7 @@ pub enum SubmitError {
         token: AccountKey,
     },
     /// A newer one is stored (G2).
-    #[error(
-        "account {account} has a newer JWT, issued at {}; this one was issued at {}: pull the account, repeat the change on \
-         that version and push again",
-        time(*stored_issued_at), time(*submitted_issued_at)
-    )]
+    #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at))]
     Superseded {
         /// The account.
         account: AccountKey,
@@ -122,6 +122,22 @@ pub enum SubmitError {
     /// This node is ending.
     #[error("this node cannot go on")]
     Fault(#[source] Fault),
+}
+
+fn superseded(account: AccountKey, stored: i64, submitted: i64) -> String {
+    let newer = if stored == submitted {
+        format!(
+            "was issued another JWT in the same second, {}, which replaced this one",
+            time(stored)
+        )
+    } else {
+        format!(
+            "has a newer JWT, issued at {}; this one was issued at {}",
+            time(stored),
+            time(submitted)
+        )
+    };
+    format!("account {account} {newer}: pull the account, repeat the change on that version and push again")
 }
 
 fn time(seconds: i64) -> String {
@@ -155,6 +171,9 @@ struct Inner {
     ready: AtomicBool,
     republish: broadcast::Sender<AccountKey>,
     verifying: Arc<Semaphore>,
+    reading: Semaphore,
+    /// A damaged row was reported: once, as anybody may ask for it again and again.
+    damage_told: AtomicBool,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -177,6 +196,9 @@ impl Resolver {
             ready: AtomicBool::new(true),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
+            // One thread fewer than answer: that one goes on from memory while the others hang in a read.
+            reading: Semaphore::new(threads().saturating_sub(1).max(INLINE_READS)),
+            damage_told: AtomicBool::new(false),
         }))
     }
 
@@ -185,9 +207,32 @@ impl Resolver {
         result.inspect_err(|fault| self.0.fault.report(chain(fault)))
     }
 
-    /// The current token of `account`, from this node's own state. Waits for nobody.
-    pub fn lookup(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        self.noted(self.0.state.account(account))
+    /// The current token of `account`, from this node's own state. Waits for nobody but the disk.
+    ///
+    /// A damaged row is a fault of this one answer and does not end the node: the others are sound.
+    pub async fn lookup(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        if let Some(row) = self.0.state.account_at_hand(account) {
+            return Ok(Some(row));
+        }
+        let found = match self.0.reading.try_acquire() {
+            Ok(_place) => self.0.state.account(account),
+            Err(_) => {
+                let state = self.0.state.clone();
+                match tokio::task::spawn_blocking(move || state.account(account)).await {
+                    Ok(found) => found,
+                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                }
+            }
+        };
+        match found {
+            Err(fault @ Fault::Damaged { .. }) => {
+                if !self.0.damage_told.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%account, "{}; `jwtmesh verify` looks at every account", chain(&fault));
+                }
+                Err(fault)
+            }
+            found => self.noted(found),
+        }
     }
 
     /// How far and how old this node's view is.
@@ -230,7 +275,8 @@ impl Resolver {
 
     /// Offers the token in `body`; `expected` is the account it was submitted under, where the way names one.
     ///
-    /// Success means that it is on disk and readable here (G1).
+    /// Success means that it is on disk and readable here (G1). Bytes that were current already are sent to the NATS
+    /// clusters once more: pushing again is how people and scripts make a server catch up that missed something (T22).
     pub async fn submit(&self, expected: Option<AccountKey>, body: Bytes) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_RETRIES {
             let trust = self.trust();
@@ -242,7 +288,8 @@ impl Resolver {
                     token: claims.account,
                 });
             }
-            if let Some(known) = self.known(&verified)? {
+            if let Some(known) = self.known(&verified).await? {
+                self.republish(claims.account);
                 return Ok(known);
             }
             let item = PutAccount {
@@ -256,6 +303,7 @@ impl Resolver {
             match self.0.raft.submit(trust.epoch, item).await? {
                 Outcome::Stored { revision } => return Ok(Submitted { stored: true, revision }),
                 Outcome::Unchanged { revision } => {
+                    self.republish(claims.account);
                     return Ok(Submitted {
                         stored: false,
                         revision,
@@ -305,9 +353,9 @@ impl Resolver {
     }
 
     /// What is known without asking the log: the same bytes are current, or newer ones are.
-    fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
+    async fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
-        let Some(row) = self.lookup(claims.account).map_err(SubmitError::Fault)? else {
+        let Some(row) = self.lookup(claims.account).await.map_err(SubmitError::Fault)? else {
             return Ok(None);
         };
         if row.token == *verified.token().bytes() {
@@ -345,16 +393,23 @@ impl Resolver {
         &self,
         read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, SubmitError> {
-        let state = self.0.state.clone();
+        let (state, raft) = (self.0.state.clone(), self.0.raft.clone());
         let scanned = tokio::task::spawn_blocking(move || {
             let applied = state.applied().map_or(0, |mark| mark.index);
             while state.flushed() < applied {
+                if !raft.may_flush() {
+                    return Ok(None);
+                }
                 state.flush_step(SCAN_FLUSH_ROWS)?;
             }
-            read(&state)
+            read(&state).map(Some)
         });
         match scanned.await {
-            Ok(result) => self.noted(result).map_err(SubmitError::Fault),
+            Ok(Ok(Some(found))) => Ok(found),
+            Ok(Ok(None)) => Err(SubmitError::Unavailable {
+                reason: "the disk of this node is full; make room there".to_owned(),
+            }),
+            Ok(Err(fault)) => self.noted(Err(fault)).map_err(SubmitError::Fault),
             Err(_shutting_down) => Err(SubmitError::Unavailable {
                 reason: "this node is shutting down".to_owned(),
             }),
@@ -432,6 +487,11 @@ impl Resolver {
         let command = Command::PutOperators { items: items.collect() };
         Ok(self.0.raft.propose(&command).await?)
     }
+}
+
+/// How many threads answer requests.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn as_ms(age: Duration) -> u64 {

@@ -71,7 +71,7 @@ const HOMES: &[(&str, &[&str])] = &[
         &[
             "raft/log/disk.rs",
             "raft/flusher.rs",
-            "http/listener.rs",
+            "http/listener/limits.rs",
             "http/admin.rs",
         ],
     ),

@@ -35,19 +35,19 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(200);
 /// `GET`: in the order of nats-account-server.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    match find(&state, &parts) {
+    match find(&state, &parts).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.plain(),
     }
 }
 
-fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
+async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     let uri = &request.uri;
     if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
         return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
     }
     let account = account(uri)?;
-    let Some(row) = state.resolver.lookup(account).map_err(|_| Refusal::internal())? else {
+    let Some(row) = state.resolver.lookup(account).await.map_err(|_| Refusal::internal())? else {
         // A member that has not caught up knows of no absence.
         return Err(if state.resolver.view().ready {
             Refusal::missing(
@@ -63,8 +63,7 @@ fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
             return Ok(state.text(row.token.clone()));
         }
         if request::is_on(uri, "decode") {
-            let token = Token::parse(&row.token).map_err(|_| Refusal::internal())?;
-            return Ok(state.text(render_decoded(&token)));
+            return Ok(state.text(decoded(state, row.token.clone()).await?));
         }
         let now = state.clock.now();
         if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
@@ -82,6 +81,23 @@ fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
         state.resolver.republish(account);
     }
     Ok(tagged(state.jwt(row.token.clone()), &row))
+}
+
+/// What a token says, for people. The large ones not on the threads that answer everyone else.
+async fn decoded(state: &Shared, token: Bytes) -> Result<String, Refusal> {
+    let is_small = token.len() <= SMALL_KIB * 1024;
+    let print = move || Token::parse(&token).map(|token| render_decoded(&token));
+    let printed = if is_small {
+        print()
+    } else {
+        let Ok(_place) = state.decodings.try_acquire() else {
+            return Err(Refusal::busy("other large tokens are being decoded; try again"));
+        };
+        tokio::task::spawn_blocking(print)
+            .await
+            .map_err(|_| Refusal::internal())?
+    };
+    printed.map_err(|_| Refusal::internal())
 }
 
 fn tagged(mut answer: Response, row: &AccountRow) -> Response {
@@ -133,18 +149,82 @@ pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
     refusal
 }
 
+/// The memory for bodies that are being read. Two pools, so that a few slow senders of large bodies do not keep the usual
+/// token of 2 KB out: the first 16 KiB of each body are of the one, all behind them is of the other.
+#[derive(Clone)]
+pub(super) struct Uploads {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+/// What every body may take of the first pool.
+const SMALL_KIB: usize = 16;
+/// The first pool: two thousand bodies, or sixteen thousand usual ones.
+const ALL_SMALL_KIB: usize = 32 * 1024;
+/// The second: sixty-four of the largest.
+const ALL_LARGE_KIB: usize = 64 * 1024;
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self::new(ALL_SMALL_KIB, ALL_LARGE_KIB)
+    }
+}
+
+impl Uploads {
+    fn new(small_kib: usize, large_kib: usize) -> Self {
+        Self {
+            small: Arc::new(Semaphore::new(small_kib)),
+            large: Arc::new(Semaphore::new(large_kib)),
+        }
+    }
+}
+
+/// What one body was granted.
+#[derive(Debug, Default)]
+struct Granted {
+    small: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
+}
+
+impl Granted {
+    /// Grants memory for `length` bytes in all; false where there is none left.
+    fn grow(&mut self, uploads: &Uploads, length: usize) -> bool {
+        let kib = length.div_ceil(1024);
+        grow(&mut self.small, &uploads.small, kib.min(SMALL_KIB))
+            && grow(&mut self.large, &uploads.large, kib.saturating_sub(SMALL_KIB))
+    }
+}
+
+fn grow(granted: &mut Option<OwnedSemaphorePermit>, pool: &Arc<Semaphore>, kib: usize) -> bool {
+    let lacking = kib - granted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    if lacking == 0 {
+        return true;
+    }
+    let Ok(more) = pool
+        .clone()
+        .try_acquire_many_owned(u32::try_from(lacking).unwrap_or(u32::MAX))
+    else {
+        return false;
+    };
+    match granted {
+        Some(granted) => granted.merge(more),
+        None => *granted = Some(more),
+    }
+    true
+}
+
 /// A body that was read, and the memory it was granted.
 #[derive(Debug)]
 pub(super) struct Upload {
     pub(super) bytes: Bytes,
-    _granted: Option<OwnedSemaphorePermit>,
+    _granted: Granted,
 }
 
-/// Reads a token's body: no longer than a token, no slower than `time`, no more at once than `uploads` has KiB.
+/// Reads a token's body: no longer than a token, no slower than `time`, no more at once than `uploads` has room for.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
-    uploads: &Arc<Semaphore>,
+    uploads: &Uploads,
     time: Duration,
 ) -> Result<Upload, Refusal> {
     let declared = headers
@@ -165,8 +245,8 @@ pub(super) async fn read(
     outcome
 }
 
-async fn collect(body: &mut Body, uploads: &Arc<Semaphore>) -> Result<Upload, Refusal> {
-    let mut granted: Option<OwnedSemaphorePermit> = None;
+async fn collect(body: &mut Body, uploads: &Uploads) -> Result<Upload, Refusal> {
+    let mut granted = Granted::default();
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(part) = frame
@@ -180,16 +260,8 @@ async fn collect(body: &mut Body, uploads: &Arc<Semaphore>) -> Result<Upload, Re
             return Err(Refusal::too_large(MAX_TOKEN_BYTES));
         }
         // Granted as it arrives: a declared length costs its sender nothing.
-        let lacking = length.div_ceil(1024) - granted.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        if lacking > 0 {
-            let more = uploads
-                .clone()
-                .try_acquire_many_owned(u32::try_from(lacking).unwrap_or(u32::MAX));
-            let more = more.map_err(|_| Refusal::busy("too many uploads at once on this node; try again"))?;
-            match &mut granted {
-                Some(granted) => granted.merge(more),
-                None => granted = Some(more),
-            }
+        if !granted.grow(uploads, length) {
+            return Err(Refusal::busy("too many uploads at once on this node; try again"));
         }
         bytes.extend_from_slice(&part);
     }
@@ -224,11 +296,11 @@ async fn discard(mut body: Body) {
 mod tests {
     use super::*;
 
-    fn uploads(kib: usize) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(kib))
+    fn uploads(kib: usize) -> Uploads {
+        Uploads::new(kib, kib)
     }
 
-    async fn outcome(body: Body, uploads: &Arc<Semaphore>) -> Result<Upload, Refusal> {
+    async fn outcome(body: Body, uploads: &Uploads) -> Result<Upload, Refusal> {
         read(&HeaderMap::new(), body, uploads, Duration::from_secs(60)).await
     }
 
@@ -270,7 +342,25 @@ mod tests {
         outcome(Body::from("x".repeat(2 * 1024)), &small)
             .await
             .expect("fits again");
-        assert_eq!(small.available_permits(), 3);
+        assert_eq!(small.small.available_permits(), 3);
+    }
+
+    #[tokio::test]
+    async fn g12_slow_senders_of_large_bodies_leave_the_usual_ones_their_room() {
+        let pools = Uploads::new(64, 64);
+        let large = outcome(Body::from("x".repeat((SMALL_KIB + 60) * 1024)), &pools)
+            .await
+            .expect("fits");
+        let refusal = outcome(Body::from("x".repeat((SMALL_KIB + 8) * 1024)), &pools).await;
+        assert_eq!(refusal.expect_err("no room for a second large one").status(), 429);
+        outcome(Body::from("x".repeat(SMALL_KIB * 1024)), &pools)
+            .await
+            .expect("a usual one fits beside it");
+        drop(large);
+        assert_eq!(
+            (pools.small.available_permits(), pools.large.available_permits()),
+            (64, 64)
+        );
     }
 
     #[tokio::test]

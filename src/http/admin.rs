@@ -12,15 +12,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accounts::{account, read, refused};
+use super::accounts::{Uploads, account, read, refused};
 use super::error::Refusal;
 use super::listener::{Limits, Port};
 use super::request;
 use crate::api;
+use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
@@ -29,8 +29,6 @@ use crate::resolver::Resolver;
 
 /// Commands at once: a person has a few terminals, a script a few workers.
 const CONNECTIONS: usize = 256;
-/// Upload bytes held at once, in KiB: as many of the largest as commands, to a quarter.
-const UPLOAD_KIB: usize = 64 * 1024;
 /// Accounts in one page of a listing, where the caller does not say, and at most.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
@@ -76,17 +74,17 @@ impl Admin {
         &self.path
     }
 
-    /// Serves on `tracker` until `stop`, then removes the socket.
+    /// Serves on `tracker` until `stop`, then removes the socket. A port that ends otherwise is a fault of the node.
     pub fn serve(
         self,
         cluster: String,
         node: String,
         public_url: String,
         resolver: Resolver,
+        fault: &FaultHandle,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) {
-        let uploads = Arc::new(Semaphore::new(UPLOAD_KIB));
         let limits = self.limits;
         let router = router(AdminState {
             cluster,
@@ -94,13 +92,14 @@ impl Admin {
             public_url,
             resolver,
             limits,
-            uploads,
+            uploads: Uploads::default(),
         });
         let port = Port::new("admin", router, limits, None, tracker.clone());
-        drop(tracker.spawn(async move {
+        let serving = async move {
             port.run(self.listener, stop).await;
             remove(&self.path, self.inode);
-        }));
+        };
+        drop(tracker.spawn(fault.clone().guard("the admin socket", serving)));
     }
 }
 
@@ -162,7 +161,7 @@ struct AdminState {
     public_url: String,
     resolver: Resolver,
     limits: Limits,
-    uploads: Arc<Semaphore>,
+    uploads: Uploads,
 }
 
 type Shared = Arc<AdminState>;
@@ -259,12 +258,12 @@ fn shown(row: &AccountRow, with_token: bool) -> api::Account {
 }
 
 async fn show(State(state): State<Shared>, uri: Uri) -> Response {
-    answer(find(&state, &uri))
+    answer(find(&state, &uri).await)
 }
 
-fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
+async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = account(uri)?;
-    match state.resolver.lookup(account) {
+    match state.resolver.lookup(account).await {
         Ok(Some(row)) => Ok(shown(&row, true)),
         Ok(None) => Err(Refusal::missing(
             "unknown-account",

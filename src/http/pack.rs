@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -64,18 +64,15 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
     };
     // The first step before the answer begins: what fails here can still be said.
     let (first, rest) = pages.paced().await;
-    let first = first?;
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(AHEAD);
+    let first = first?.unwrap_or_default();
+    let (sender, receiver) = mpsc::channel::<Part>(AHEAD);
     drop(state.tracker.spawn(async move {
-        let (mut page, mut rest) = (Ok(first), rest);
-        loop {
-            let (part, is_last) = match page {
-                Ok(Some(part)) => (Ok(part), false),
-                Ok(None) => break,
-                // The answer has begun: breaking it off tells the client that it is not whole.
-                Err(_) => (Err(io::Error::other("the pack could not be read to its end")), true),
-            };
-            if !matches!(timeout(STALL, sender.send(part)).await, Ok(Ok(()))) || is_last {
+        let (mut page, mut rest) = (Ok(Some(first)), rest);
+        // What ends without a last part is broken off: a row that cannot be read, a client that takes nothing.
+        while let Ok(lines) = page {
+            let part = lines.map_or(Part::End, Part::Lines);
+            let is_end = matches!(part, Part::End);
+            if !matches!(timeout(STALL, sender.send(part)).await, Ok(Ok(()))) || is_end {
                 break;
             }
             sleep(rest).await;
@@ -83,8 +80,29 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
         }
         drop(place);
     }));
-    let parts = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
-    Ok(state.text(Bytes::new()).map(|_| Body::from_stream(parts.boxed())))
+    Ok(state
+        .text(Bytes::new())
+        .map(|_| Body::from_stream(whole(receiver).boxed())))
+}
+
+/// The body: it ends well only behind [`Part::End`].
+fn whole(receiver: mpsc::Receiver<Part>) -> impl Stream<Item = io::Result<Bytes>> {
+    futures::stream::unfold(Some(receiver), async |receiver| {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Part::Lines(lines)) => Some((Ok(lines), Some(receiver))),
+            Some(Part::End) => None,
+            // The answer has begun: breaking it off is all that tells the client that it is not whole.
+            None => Some((Err(io::Error::other("the pack was not read to its end")), None)),
+        }
+    })
+}
+
+/// What the reader of the store hands to the answer.
+enum Part {
+    Lines(Bytes),
+    /// All of it was handed over.
+    End,
 }
 
 /// How many lines `?max=` asks for.
@@ -156,6 +174,25 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A copy that was cut short and looked complete would lose accounts silently.
+    #[tokio::test]
+    async fn a_pack_that_is_given_up_breaks_off_and_a_whole_one_ends() {
+        for (parts, ends_well) in [
+            (vec![Part::Lines(Bytes::from_static(b"A")), Part::End], true),
+            (vec![Part::Lines(Bytes::from_static(b"A"))], false),
+        ] {
+            let (sender, receiver) = mpsc::channel(AHEAD);
+            for part in parts {
+                sender.try_send(part).expect("room");
+            }
+            drop(sender);
+            let mut items: Vec<_> = whole(receiver).collect().await;
+            assert_eq!(items.remove(0).expect("lines"), "A");
+            assert_eq!(items.is_empty(), ends_well);
+            assert!(items.iter().all(Result::is_err));
+        }
+    }
 
     #[test]
     fn g12_no_max_goes_past_the_limit() {

@@ -16,10 +16,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accounts::Uploads;
 use super::error::Refusal;
 use super::listener::{BACKLOG, Limits, Port};
 use super::{accounts, health, operator, pack};
 use crate::clock::Clock;
+use crate::fault::FaultHandle;
 use crate::resolver::Resolver;
 use crate::tls::ReloadableTls;
 
@@ -31,8 +33,8 @@ pub struct Public {
     limits: Limits,
 }
 
-/// Upload bytes held at once, in KiB: sixty-four of the largest, forty thousand of the usual. Past it, 429.
-const UPLOAD_KIB: usize = 64 * 1024;
+/// Large tokens that are printed for people at once, which takes as long as verifying them. Past it, 429.
+const DECODINGS: usize = 2;
 /// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
 const PACKS: usize = 2;
 
@@ -71,20 +73,31 @@ impl Public {
     }
 
     /// Serves on `tracker` until `stop`, and then until the requests in flight are answered, or their time is over.
-    pub fn serve(self, resolver: Resolver, clock: Clock, tracker: &TaskTracker, stop: CancellationToken) {
+    /// A port that ends otherwise is a fault of the node.
+    pub fn serve(
+        self,
+        resolver: Resolver,
+        clock: Clock,
+        fault: &FaultHandle,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
+    ) {
         let state = PublicState {
             resolver,
             clock,
             limits: self.limits,
             tracker: tracker.clone(),
-            uploads: Arc::new(Semaphore::new(UPLOAD_KIB)),
+            uploads: Uploads::default(),
             packs: Arc::new(Semaphore::new(PACKS)),
+            decodings: Semaphore::new(DECODINGS),
         };
         if let Some(tls) = self.tls.clone() {
-            drop(tracker.spawn(warn_of_expiry(tls, state.clock.clone(), stop.clone())));
+            let watch = warn_of_expiry(tls, state.clock.clone(), stop.clone());
+            drop(tracker.spawn(fault.clone().guard("the watch over the certificate's end", watch)));
         }
         let port = Port::new("public", router(state), self.limits, self.tls, tracker.clone());
-        drop(tracker.spawn(port.run(self.listener, stop)));
+        let serving = port.run(self.listener, stop);
+        drop(tracker.spawn(fault.clone().guard("the public port", serving)));
     }
 }
 
@@ -131,8 +144,9 @@ pub(super) struct PublicState {
     pub(super) clock: Clock,
     pub(super) limits: Limits,
     pub(super) tracker: TaskTracker,
-    pub(super) uploads: Arc<Semaphore>,
+    pub(super) uploads: Uploads,
     pub(super) packs: Arc<Semaphore>,
+    pub(super) decodings: Semaphore,
 }
 
 /// What handlers are given.

@@ -4,6 +4,7 @@ use data_encoding::DecodeKind;
 
 use super::json::{Fields, Json, text_of};
 use super::nkey::{self, AccountKey, KeyKind};
+use super::operator::TrustedKeys;
 use super::rejection::Rejection;
 use super::token::{Token, looks_like_seed};
 
@@ -144,8 +145,14 @@ impl<'t> Opened<'t> {
         Json::parse(&self.claims)
     }
 
-    /// Checks that these are claims of `kind`, signed by the issuer they name, who may sign such.
-    pub(super) fn verify(&self, json: &Json<'_>, kind: Kind) -> Result<Common, Rejection> {
+    /// Checks that these are claims of `kind`, signed by the issuer they name, who may sign such. Whether he is one of
+    /// the `trusted` is another question; their keys are merely at hand.
+    pub(super) fn verify(
+        &self,
+        json: &Json<'_>,
+        kind: Kind,
+        trusted: Option<&TrustedKeys>,
+    ) -> Result<Common, Rejection> {
         let common = Common::read(json)?;
         if common.kind != kind.name() {
             let found = match common.kind.as_str() {
@@ -164,7 +171,7 @@ impl<'t> Opened<'t> {
         let Some(issuer_kind) = nkey::kind(&common.issuer) else {
             return Err(Rejection::IssuerNotKey(cut(&common.issuer)));
         };
-        if !self.is_signed_by_issuer(&common) {
+        if !self.is_signed_by_issuer(&common, trusted) {
             return Err(Rejection::Signature { issuer: common.issuer });
         }
         if !kind.may_issue(issuer_kind) {
@@ -185,12 +192,15 @@ impl<'t> Opened<'t> {
 impl Opened<'_> {
     /// Whether the issuer's signature fits. What is signed goes by the claims' version, not by the header's algorithm
     /// (jwt `decoder.go`); what is no known version is a version 1 there.
-    pub(super) fn is_signed_by_issuer(&self, common: &Common) -> bool {
+    pub(super) fn is_signed_by_issuer(&self, common: &Common, trusted: Option<&TrustedKeys>) -> bool {
         let signed = match common.version {
             2 => self.token.rsplit_once('.').map_or("", |(signed, _)| signed),
             _ => self.claims_chunk,
         };
-        nkey::verify(&common.issuer, signed.as_bytes(), &self.signature)
+        match trusted.and_then(|trusted| trusted.issuer(&common.issuer)) {
+            Some(issuer) => issuer.verify(signed.as_bytes(), &self.signature),
+            None => nkey::verify(&common.issuer, signed.as_bytes(), &self.signature),
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Explanation {
         self.expires = when(common.expires_at);
         self.valid_from = when(common.not_before);
         if nkey::kind(&common.issuer).is_some() {
-            self.signature_valid = Some(opened.is_signed_by_issuer(&common));
+            self.signature_valid = Some(opened.is_signed_by_issuer(&common, trusted));
         }
         let kind = match common.kind.as_str() {
             "account" => Kind::Account,
@@ -105,7 +105,7 @@ impl Explanation {
             _ => return self.other(&opened, &common, now),
         };
         // Each check by itself, so that all that is wrong is named at once.
-        if let Err(rejection) = opened.verify(&json, kind) {
+        if let Err(rejection) = opened.verify(&json, kind, trusted) {
             self.note(rejection);
         }
         if let Err(rejection) = common.check_times(now) {
@@ -134,7 +134,7 @@ impl Explanation {
 
     /// A user's token, or some other kind: signature and times.
     fn other(&mut self, opened: &Opened<'_>, common: &Common, now: i64) -> Result<(), Rejection> {
-        if !opened.is_signed_by_issuer(common) {
+        if !opened.is_signed_by_issuer(common, None) {
             self.note(Rejection::Signature {
                 issuer: cut(&common.issuer),
             });

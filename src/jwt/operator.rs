@@ -1,10 +1,10 @@
 //! Operators, and the question whom an account's token may be signed by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::claims::{Common, cut};
 use super::json::{Fields, Json};
-use super::nkey::{AccountKey, OperatorKey};
+use super::nkey::{AccountKey, Issuer, OperatorKey};
 use super::rejection::Rejection;
 use super::rules;
 use super::token::Verified;
@@ -95,17 +95,32 @@ pub(super) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorClaims, R
 }
 
 /// Who may issue accounts. Built only from verified operators, so that nobody forgets strictness.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct TrustedKeys {
     operators: Vec<Verified<OperatorClaims>>,
+    /// Every key that may sign here, by its text.
+    issuers: BTreeMap<String, Issuer>,
 }
 
 impl TrustedKeys {
     /// The keys of `operators`.
     pub fn new(operators: impl IntoIterator<Item = Verified<OperatorClaims>>) -> Self {
-        Self {
-            operators: operators.into_iter().collect(),
-        }
+        let operators: Vec<Verified<OperatorClaims>> = operators.into_iter().collect();
+        let keys = operators.iter().flat_map(|operator| {
+            let claims = operator.claims();
+            claims.signing_keys.iter().chain([&claims.operator])
+        });
+        let issuers = keys.filter_map(|key| {
+            let text = key.to_string();
+            Issuer::parse(&text).map(|issuer| (text, issuer))
+        });
+        let issuers = issuers.collect();
+        Self { operators, issuers }
+    }
+
+    /// The key `text`, if it may sign for one of the operators: the usual issuer, taken apart already.
+    pub(super) fn issuer(&self, text: &str) -> Option<&Issuer> {
+        self.issuers.get(text)
     }
 
     /// The operators, in the order given.

@@ -219,7 +219,7 @@ impl Teller {
                 biased;
                 () = stop.cancelled() => return None,
                 done = &mut work => return Some(done),
-                asked = self.republished.recv() => self.asked(asked),
+                asked = self.republished.recv() => self.asked(asked).await,
                 marked = marked(&mut self.marking) => self.marked(marked),
             }
         }
@@ -274,7 +274,7 @@ impl Teller {
                     }
                 }
                 Woken::Revision => self.look(),
-                Woken::Asked(asked) => self.asked(asked),
+                Woken::Asked(asked) => self.asked(asked).await,
                 Woken::Marked(done) => self.marked(done),
                 Woken::Time => {}
             }
@@ -328,7 +328,7 @@ impl Teller {
 
     async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
         // Now and not earlier: what is sent last must be what is current (T7).
-        let row = match self.resolver.lookup(account) {
+        let row = match self.resolver.lookup(account).await {
             Ok(Some(row)) => row,
             Ok(None) => {
                 self.propagation.gone(account);
@@ -452,7 +452,7 @@ impl Teller {
         }
     }
 
-    fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
+    async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
         let cluster = &self.cluster.name;
         let account = match asked {
             Ok(account) => account,
@@ -462,7 +462,7 @@ impl Teller {
             }
             Err(RecvError::Closed) => return,
         };
-        let Ok(Some(row)) = self.resolver.lookup(account) else {
+        let Ok(Some(row)) = self.resolver.lookup(account).await else {
             return;
         };
         if !self.propagation.ask(account, row.revision, self.now()) {

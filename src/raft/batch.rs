@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -28,17 +29,24 @@ const IN_FLIGHT: usize = 2;
 /// to come back (429), so that a slow disk shows at the door and not in memory.
 const QUEUE: usize = 4096;
 
+/// And how much of it, in KiB: sixty-four of the largest tokens. Those whose senders gave up count until they are
+/// dropped, so a disk that hangs never makes a heap of them.
+const QUEUE_KIB: usize = 64 * 1024;
+
 /// One account on its way to the log, verified under `trust_epoch`.
 struct Waiting {
     trust_epoch: u64,
     item: PutAccount,
     verdict: oneshot::Sender<Result<Outcome, ProposeError>>,
+    /// Its part of the queue's memory.
+    _place: OwnedSemaphorePermit,
 }
 
 /// The door to the batches.
 #[derive(Debug, Clone)]
 pub(super) struct Batcher {
     queue: mpsc::Sender<Waiting>,
+    places: Arc<Semaphore>,
 }
 
 impl Batcher {
@@ -49,27 +57,31 @@ impl Batcher {
             waiting,
             next: None,
             proposer,
-            tracker: tracker.clone(),
-            fault: fault.clone(),
         };
         tracker.spawn(fault.guard("the batcher", batches.run()));
-        Self { queue }
+        Self {
+            queue,
+            places: Arc::new(Semaphore::new(QUEUE_KIB)),
+        }
     }
 
     /// Proposes one account and waits for its verdict.
     pub(super) async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
         let (verdict, decided) = oneshot::channel();
+        let size = u32::try_from(item.token.len().div_ceil(1024)).unwrap_or(u32::MAX);
+        let place = self.places.clone().try_acquire_many_owned(size);
         let waiting = Waiting {
             trust_epoch,
             item,
             verdict,
+            _place: place.map_err(|_| ProposeError::Busy)?,
         };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => ProposeError::ended(),
         })?;
-        // The caller stops waiting, the entry does not: its lane stays taken, so that a disk that hangs fills the
-        // queue and not the memory.
+        // The caller stops waiting, the entry does not: it stays in flight, so that a disk that hangs fills the queue
+        // and not the memory.
         match tokio::time::timeout(super::PROPOSE_TIMEOUT, decided).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
@@ -82,28 +94,36 @@ struct Batches {
     /// Taken from the queue, but belongs into the next entry.
     next: Option<Waiting>,
     proposer: Proposer,
-    tracker: TaskTracker,
-    fault: FaultHandle,
 }
 
 impl Batches {
+    /// Ends when the last handle is dropped and everything in flight is decided.
     async fn run(mut self) {
-        let lanes = Arc::new(Semaphore::new(IN_FLIGHT));
-        loop {
-            let first = match self.next.take() {
-                Some(first) => first,
-                None => match self.waiting.recv().await {
-                    Some(first) => first,
-                    None => return,
+        // Driven here and not on tasks of their own: each hop from task to task is a part of every upload's latency.
+        let mut in_flight = FuturesUnordered::new();
+        let mut open = true;
+        while open || !in_flight.is_empty() {
+            tokio::select! {
+                first = self.first(), if open && in_flight.len() < IN_FLIGHT => match first {
+                    Some(first) => in_flight.push(propose(self.proposer.clone(), self.collect(first))),
+                    None => open = false,
                 },
-            };
-            // The semaphore is never closed.
-            let Ok(lane) = lanes.clone().acquire_owned().await else {
-                return;
-            };
-            let batch = self.collect(first);
-            let proposal = propose(self.proposer.clone(), batch, lane);
-            self.tracker.spawn(self.fault.clone().guard("a proposal", proposal));
+                Some(()) = in_flight.next() => {}
+            }
+        }
+    }
+
+    /// What the next entry begins with. Nothing is proposed whose sender has given up already: he was told that it is
+    /// not known what became of it, and behind a slow disk there would be no end of such.
+    async fn first(&mut self) -> Option<Waiting> {
+        if let Some(first) = self.next.take() {
+            return Some(first);
+        }
+        loop {
+            let first = self.waiting.recv().await?;
+            if !first.verdict.is_closed() {
+                return Some(first);
+            }
         }
     }
 
@@ -113,6 +133,9 @@ impl Batches {
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH_ITEMS {
             let Ok(waiting) = self.waiting.try_recv() else { break };
+            if waiting.verdict.is_closed() {
+                continue;
+            }
             bytes += waiting.item.token.len();
             if bytes > MAX_BATCH_BYTES || waiting.trust_epoch != batch[0].trust_epoch {
                 self.next = Some(waiting);
@@ -124,7 +147,7 @@ impl Batches {
     }
 }
 
-async fn propose(proposer: Proposer, batch: Vec<Waiting>, _lane: OwnedSemaphorePermit) {
+async fn propose(proposer: Proposer, batch: Vec<Waiting>) {
     let trust_epoch = batch[0].trust_epoch;
     let mut items = Vec::with_capacity(batch.len());
     let mut verdicts = Vec::with_capacity(batch.len());

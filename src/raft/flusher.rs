@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::fault::FaultHandle;
 use crate::fault::chain;
+use crate::raft::Space;
 use crate::state::Fault;
 use crate::state::State;
 
@@ -32,6 +33,9 @@ const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
 /// A checkpoint at the latest after this long, if anything was flushed since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 
+/// How soon a full disk is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Moves what was applied into redb until the revision channel closes, then once more, durably.
 pub struct Flusher {
     state: State,
@@ -39,6 +43,7 @@ pub struct Flusher {
     flushed: watch::Sender<u64>,
     /// The index up to which the log may forget: only a durable checkpoint moves it.
     checkpoint: Arc<AtomicU64>,
+    space: Space,
     fault: FaultHandle,
     last_checkpoint: Instant,
 }
@@ -51,6 +56,7 @@ impl Flusher {
         applied: watch::Receiver<u64>,
         flushed: watch::Sender<u64>,
         checkpoint: Arc<AtomicU64>,
+        space: Space,
         fault: FaultHandle,
     ) -> Self {
         Self {
@@ -58,6 +64,7 @@ impl Flusher {
             applied,
             flushed,
             checkpoint,
+            space,
             fault,
             last_checkpoint: Instant::now(),
         }
@@ -71,32 +78,57 @@ impl Flusher {
     }
 
     async fn steps(&mut self) -> Result<(), Fault> {
-        loop {
+        while self.room().await {
             let behind = self.state.unflushed_bytes() >= BEHIND_BYTES;
             let more = self.step(if behind { ROWS_A_STEP_BEHIND } else { ROWS_A_STEP })?;
             if self.checkpoint_due() {
                 self.checkpoint()?;
             }
-            if more {
-                if behind {
-                    tokio::task::yield_now().await;
-                } else {
-                    tokio::time::sleep(PACE).await;
-                }
-                continue;
+            if !more && !self.wait().await {
+                break;
             }
-            let idle = if self.state.checkpoint_due_bytes() > 0 {
-                CHECKPOINT_EVERY
+            // Also before the first step after a rest: what comes in meanwhile goes along in one transaction, and an
+            // upload that is alone does not wake this loop each time.
+            if behind {
+                tokio::task::yield_now().await;
             } else {
-                Duration::MAX
-            };
-            match tokio::time::timeout(idle, self.applied.changed()).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(_closed)) => break,
+                tokio::time::sleep(PACE).await;
             }
+        }
+        if self.space.is_used_up() {
+            tracing::warn!(
+                "the disk is full: what was not flushed stays in the log, and is applied again at the next start"
+            );
+            return Ok(());
         }
         while self.step(ROWS_A_STEP_BEHIND)? {}
         self.checkpoint()
+    }
+
+    /// Waits while the disk is full: a write that it refuses would end the node, and lookups with it. `false` when
+    /// nothing more will come.
+    async fn room(&mut self) -> bool {
+        while self.space.is_used_up() {
+            if self.applied.has_changed().is_err() {
+                return false;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            self.space.look();
+        }
+        true
+    }
+
+    /// Waits until something was applied or a checkpoint is due; `false` when nothing more will be.
+    async fn wait(&mut self) -> bool {
+        let idle = if self.state.checkpoint_due_bytes() > 0 {
+            CHECKPOINT_EVERY
+        } else {
+            Duration::MAX
+        };
+        !matches!(
+            tokio::time::timeout(idle, self.applied.changed()).await,
+            Ok(Err(_closed))
+        )
     }
 
     /// One small transaction; whether more is waiting.
@@ -112,6 +144,11 @@ impl Flusher {
     }
 
     fn checkpoint(&mut self) -> Result<(), Fault> {
+        // A checkpoint is what writes most; the next look would come after it.
+        self.space.look();
+        if self.space.is_used_up() {
+            return Ok(());
+        }
         let index = self.state.checkpoint()?;
         self.checkpoint.store(index, Ordering::Release);
         self.last_checkpoint = Instant::now();
@@ -119,8 +156,9 @@ impl Flusher {
     }
 }
 
-/// The lowest priority: a flush must not take the processor from an upload.
-const NICE: i32 = 19;
+/// A low priority: a flush must not take the processor from an upload. Not the lowest: it holds a lock for moments that
+/// lookups wait for, and at 19 a busy neighbour could stretch such a moment to a tenth of a second.
+const NICE: i32 = 10;
 
 impl Flusher {
     /// Runs on a thread of its own until `applied` closes.

@@ -3,6 +3,7 @@
 //! Decides nothing. It waits where the memtable is full, so that a slow disk slows uploads and never grows memory.
 
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -129,7 +130,11 @@ impl RaftStateMachine<Types> for Machine {
         let mut replies = Vec::new();
         for entry in entries {
             self.room().await?;
-            replies.push(self.apply_one(&entry).map_err(|fault| self.ended(chain(&fault)))?);
+            // openraft would not notice that the task which applies is gone before it has something else for it.
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(&entry)));
+            let applied = applied
+                .map_err(|_panic| self.ended("applying an entry has panicked; this is a defect of the program"))?;
+            replies.push(applied.map_err(|fault| self.ended(chain(&fault)))?);
             self.revision.send_replace(entry.log_id.index);
         }
         Ok(replies)

@@ -5,6 +5,7 @@ mod flusher;
 pub mod log;
 mod machine;
 mod network;
+mod space;
 mod start;
 mod trim;
 mod types;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 pub use flusher::Flusher;
 pub use machine::Machine;
 pub use network::NoPeers;
+pub use space::Space;
 pub use start::{Parts, Settings};
 pub use types::{Entry, LogId, Member, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote};
 
@@ -61,11 +63,13 @@ pub struct Raft {
     proposer: Proposer,
     batcher: batch::Batcher,
     revision: watch::Receiver<Revision>,
+    space: Space,
 }
 
 impl Raft {
     /// Proposes a command of its own and waits until it is applied here.
     pub async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
+        self.check_space()?;
         let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.proposer.propose(command)).await;
         proposed.unwrap_or(Err(ProposeError::OutcomeUnknown))
     }
@@ -73,7 +77,22 @@ impl Raft {
     /// Proposes one account, together with whatever else is submitted now, and waits until it is applied here.
     /// `trust_epoch` is the trust under which it was verified.
     pub async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
+        self.check_space()?;
         self.batcher.submit(trust_epoch, item).await
+    }
+
+    fn check_space(&self) -> Result<(), ProposeError> {
+        if self.space.is_low() {
+            return Err(ProposeError::Unavailable {
+                reason: "the disk of this node is nearly full; make room there (lookups go on)".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether what is applied may be moved into redb now.
+    pub fn may_flush(&self) -> bool {
+        !self.space.is_used_up()
     }
 
     /// The newest revision that can be read here; changes with every applied entry.

@@ -14,7 +14,7 @@ use super::batch::Batcher;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::types::{Member, Types};
-use super::{Proposer, Raft, trim};
+use super::{Proposer, Raft, Space, trim};
 use crate::config::Timing;
 use crate::fault::FaultHandle;
 use crate::state::Revision;
@@ -48,6 +48,8 @@ pub struct Parts<N> {
     pub network: N,
     /// Told by the flusher after each step.
     pub flushed: watch::Receiver<u64>,
+    /// How full the disk is.
+    pub space: Space,
     /// Tells everyone above how far the state is.
     pub revision: watch::Sender<Revision>,
     /// Ends the node.
@@ -124,7 +126,7 @@ impl Raft {
             "the watch over Raft",
             watch_core(core.clone(), fault.clone(), stop.clone()),
         ));
-        let trimming = trim::run(core.clone(), log, parts.checkpoint, stop);
+        let trimming = trim::run(core.clone(), log, parts.checkpoint, parts.space.clone(), stop);
         tracker.spawn(fault.clone().guard("the trimming of the log", trimming));
         if !core.is_initialized().await.map_err(core_error)? {
             let members = BTreeMap::from([(settings.node_id, settings.member)]);
@@ -136,6 +138,7 @@ impl Raft {
             batcher: Batcher::start(proposer.clone(), tracker, fault),
             proposer,
             revision: revision_seen,
+            space: parts.space,
         })
     }
 }
@@ -171,6 +174,10 @@ async fn watch_core(core: openraft::Raft<Types>, fault: FaultHandle, stop: Cance
             return;
         }
         if metrics.changed().await.is_err() {
+            // A core that returns says why first; one that panicked says nothing any more.
+            if !stop.is_cancelled() {
+                fault.report("Raft has panicked; this is a defect of the program");
+            }
             return;
         }
     }

@@ -1,4 +1,5 @@
-//! Keeps the log short: what the state holds durably, and no peer is likely to ask for, is let go of.
+//! Looks after the log every few seconds: lets go of what the state holds durably and no peer is likely to ask for,
+//! looks how full the disk is, and says when a sync hangs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,11 +8,15 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::Space;
 use super::log::LogStore;
 use super::types::Types;
 
 /// Segments that stay: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
 const KEEP_SEGMENTS: usize = 4;
+
+/// The same in a mesh of one node, where nobody has to catch up: what stays is read at every start.
+const KEEP_SEGMENTS_ALONE: usize = 1;
 
 /// How often it looks. A segment takes seconds to fill even at the highest rate.
 const EVERY: Duration = Duration::from_secs(5);
@@ -24,12 +29,25 @@ pub(super) async fn run(
     core: openraft::Raft<Types>,
     log: LogStore,
     checkpoint: Arc<AtomicU64>,
+    space: Space,
     stop: CancellationToken,
 ) {
+    let mut hanging = None;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let Some(upto) = log.last_before_newest(KEEP_SEGMENTS) else {
+        space.look();
+        let waits = log.waits_for_sync();
+        if waits.is_some() && waits == hanging {
+            tracing::warn!(
+                "the disk has not synced the log for {} s; uploads wait for it",
+                EVERY.as_secs()
+            );
+        }
+        hanging = waits;
+        let alone = core.metrics().borrow().membership_config.nodes().count() < 2;
+        let keep = if alone { KEEP_SEGMENTS_ALONE } else { KEEP_SEGMENTS };
+        let Some(upto) = log.last_before_newest(keep) else {
             continue;
         };
         let upto = upto.min(checkpoint.load(Ordering::Acquire));

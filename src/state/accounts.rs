@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::memtable::Change;
 use super::operators::Trust;
 use super::snapshot::SnapshotView;
-use super::tables::{ACCOUNTS, ROWS, RowId, etag};
+use super::tables::{ACCOUNTS, ETAG_BYTES, ROWS, RowId, digest, etag};
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorKey;
 
@@ -37,6 +37,8 @@ pub struct AccountRow {
     pub(super) slot: u32,
     /// Where the versions before it stand, newest first.
     pub(super) history: Vec<Past>,
+    /// The ETags of the versions of the same `iat` that it replaced, newest first.
+    pub(super) replaced: Vec<[u8; ETAG_BYTES]>,
 }
 
 /// Where an older version of an account stands, and how much room its token takes.
@@ -56,7 +58,11 @@ impl AccountRow {
 
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.token.len() + self.name.len() + self.history.len() * size_of::<Past>() + ROW_OVERHEAD_BYTES
+        self.token.len()
+            + self.name.len()
+            + self.history.len() * size_of::<Past>()
+            + self.replaced.len() * ETAG_BYTES
+            + ROW_OVERHEAD_BYTES
     }
 }
 
@@ -100,18 +106,27 @@ pub(super) fn put(
     if trust.operator(item.operator).is_none() {
         return Outcome::NotTrusted;
     }
-    let mut history = Vec::new();
+    let (mut history, mut replaced) = (Vec::new(), Vec::new());
     if let Some(present) = &present {
         let revision = present.revision;
         if present.token == item.token {
             return Outcome::Unchanged { revision };
         }
-        // Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8).
-        if item.issued_at < present.issued_at {
+        // Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8). But what was
+        // replaced stays so: anybody can fetch a token, keep it and send it again, and must not undo a revocation by it.
+        let same_second = item.issued_at == present.issued_at;
+        if item.issued_at < present.issued_at || (same_second && present.replaced.contains(&digest(&item.token))) {
             return Outcome::Superseded {
                 stored_issued_at: present.issued_at,
                 revision,
             };
+        }
+        if same_second {
+            let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
+            replaced = std::iter::once(&digest(&present.token))
+                .chain(before)
+                .copied()
+                .collect();
         }
         history = remember(present, &mut change.forgotten);
     }
@@ -128,6 +143,7 @@ pub(super) fn put(
         token: item.token,
         slot,
         history,
+        replaced,
     }));
     Outcome::Stored { revision }
 }
@@ -157,9 +173,17 @@ fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
 }
 
 impl State {
-    /// The agreed row of `account` as of what is applied here. Never waits for a disk write.
+    /// The agreed row of `account` as of what is applied here, if no file need be read for it. Absent says nothing: ask
+    /// [`Self::account`], off the threads that answer everyone else if its disk may hang.
+    pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
+        let live = self.live();
+        let unflushed = live.memtable.account(account).cloned();
+        unflushed.or_else(|| self.inner.cache.get(&account))
+    }
+
+    /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
     pub fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        let (store, generation) = {
+        let lookups = {
             let live = self.live();
             if let Some(row) = live.memtable.account(account) {
                 return Ok(Some(row.clone()));
@@ -167,27 +191,16 @@ impl State {
             if let Some(row) = self.inner.cache.get(&account) {
                 return Ok(Some(row));
             }
-            (live.store.clone(), live.generation)
+            live.lookups.clone()
         };
-        let reading = store.read()?;
-        let accounts = reading
-            .open_table(ACCOUNTS)
-            .map_err(|error| store.fault("read", error))?;
-        let Some(id) = accounts
-            .get(account.as_bytes())
-            .map_err(|error| store.fault("read", error))?
-        else {
+        let Some(row) = lookups.row(account)? else {
             return Ok(None);
         };
-        let id = RowId::from_key(id.value());
-        let rows = reading.open_table(ROWS).map_err(|error| store.fault("read", error))?;
-        let bytes = rows.get(id.key()).map_err(|error| store.fault("read", error))?;
-        let bytes = bytes.ok_or_else(|| store.damaged(format!("the row of {account} is missing")))?;
-        let row = Arc::new(store.decode_row(id, bytes.value())?);
+        let row = Arc::new(row);
         // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
         // Held across the insertion, so that a flush that ends after it finds and replaces the cached row.
         let live = self.live();
-        if live.generation == generation {
+        if Arc::ptr_eq(&live.lookups, &lookups) {
             self.inner.cache.insert(account, row.clone());
         }
         Ok(Some(row))
@@ -253,6 +266,10 @@ const HISTORY_VERSIONS: usize = 15;
 /// How many bytes of replaced tokens are kept for an account: at the usual 1-4 KB all of the versions, of the largest
 /// allowed token (1 MiB) none, so that history never multiplies the room that big accounts take.
 const HISTORY_BYTES: u64 = 256 * 1024;
+
+/// How many replaced versions of one second are known again. nsc and scripts sign a few in a second; who holds the key
+/// and signs more only makes his own oldest ones acceptable once more.
+const REPLACED_VERSIONS: usize = 64;
 
 /// What a row takes in memory beside token, name and history.
 const ROW_OVERHEAD_BYTES: usize = 320;

@@ -7,7 +7,7 @@ use redb::{Durability, TableError};
 
 use super::fault::Fault;
 use super::memtable::Change;
-use super::tables::{ACCOUNTS, META, OPERATORS, POSITIONS, ROWS, RowId, Store, encode_operator, encode_row};
+use super::tables::{ACCOUNTS, Lookups, META, OPERATORS, POSITIONS, ROWS, RowId, Store, encode_operator, encode_row};
 use super::{Live, State};
 
 impl State {
@@ -40,6 +40,7 @@ impl State {
         write_changes(&writing, &changes).map_err(|error| store.fault("write to", error))?;
         store.write_meta(&writing, &meta)?;
         store.commit(writing)?;
+        let lookups = Arc::new(Lookups::of(store)?);
         // Only now, with the rows readable in redb, may the memtable let go of them; until here a reader finds them
         // there, and from the same moment on the cache has no older one.
         let mut live = self.live_mut();
@@ -49,7 +50,7 @@ impl State {
             // bulk load does not push out what is asked for.
             let _absent = self.inner.cache.replace(row.account, row, true);
         }
-        live.generation += 1;
+        live.lookups = lookups;
         live.flushed_bytes += changes.iter().map(|change| change.bytes() as u64).sum::<u64>();
         live.flushed_meta = meta;
         live.assert_order();

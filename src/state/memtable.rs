@@ -133,13 +133,14 @@ impl Memtable {
         Some(found)
     }
 
-    /// The oldest entries, whole, until they have `rows` rows.
+    /// The oldest entries, whole, until they have `rows` rows or [`STEP_BYTES`].
     pub(super) fn oldest(&self, rows: usize) -> Vec<Arc<Change>> {
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         let enough = |change: &&Arc<Change>| {
-            let take = count < rows.max(1);
+            let take = count < rows.max(1) && bytes < STEP_BYTES;
             // An entry without rows costs a step about as much as a tenth of a row: nothing but the mark moves.
             count += change.rows.len().max(1);
+            bytes += change.bytes();
             take
         };
         self.changes.iter().take_while(enough).cloned().collect()
@@ -169,6 +170,10 @@ impl Memtable {
         self.changes.is_empty()
     }
 }
+
+/// Of tokens of the largest size a step takes a few, so that whoever waits for room in the memtable waits for megabytes and
+/// not for all of it: on a slow disk that would take longer than a proposal may.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
 
 /// What an entry takes beside its rows; counted so that a million blank entries are not free.
 const CHANGE_OVERHEAD_BYTES: usize = 256;

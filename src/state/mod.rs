@@ -32,7 +32,7 @@ pub use tables::Mark;
 
 use crate::jwt::AccountKey;
 use memtable::{Change, Memtable};
-use tables::{Meta, Store};
+use tables::{Lookups, Meta, Store};
 
 /// The agreed state, as far as it is applied on this node. Clones are handles on the same one.
 ///
@@ -69,8 +69,8 @@ enum Origin {
 struct Live {
     memtable: Memtable,
     store: Arc<Store>,
-    /// Grows whenever rows go to redb or redb is replaced, so that nobody caches what was read before.
-    generation: u64,
+    /// redb as of the last flush: another one whenever rows go to redb or redb is replaced.
+    lookups: Arc<Lookups>,
     flushed_meta: Meta,
     /// Flushed since the last checkpoint.
     flushed_bytes: u64,
@@ -145,8 +145,8 @@ impl State {
         let cache = Cache::with_weighter(options.row_cache_bytes / 2048, options.row_cache_bytes as u64, Weight);
         let live = Live {
             memtable,
+            lookups: Arc::new(Lookups::of(store.clone())?),
             store,
-            generation: 0,
             flushed_meta,
             flushed_bytes: 0,
             checkpointed,

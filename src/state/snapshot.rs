@@ -13,7 +13,7 @@ use super::command::Revision;
 use super::fault::Fault;
 use super::memtable::Memtable;
 use super::operators::Trust;
-use super::tables::{ACCOUNTS, Mark, Meta, OPERATORS, POSITIONS, ROWS, RowId, Store};
+use super::tables::{ACCOUNTS, Lookups, Mark, Meta, OPERATORS, POSITIONS, ROWS, RowId, Store};
 use super::{Options, Origin, State};
 
 /// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb keeps
@@ -222,10 +222,11 @@ impl State {
         };
         let taken = SnapshotView::of(store.clone())?;
         let memtable = Memtable::new(taken.meta().clone(), taken.trust()?, taken.positions()?);
+        let lookups = Arc::new(Lookups::of(store.clone())?);
         let mut live = self.live_mut();
         live.memtable = memtable;
+        live.lookups = lookups;
         live.store = store;
-        live.generation += 1;
         live.flushed_meta = taken.meta().clone();
         live.flushed_bytes = 0;
         live.checkpointed = index;

@@ -15,7 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Options;
@@ -89,14 +91,20 @@ struct StoredOperator {
 }
 
 /// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
-const ETAG_BYTES: usize = 16;
+pub(super) const ETAG_BYTES: usize = 16;
 
 /// The first byte of every value that we encode.
 const VALUE_VERSION: u8 = 1;
 
 /// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat` (T8).
 pub(super) fn etag(token: &[u8]) -> String {
-    data_encoding::BASE64URL_NOPAD.encode(&blake3::hash(token).as_bytes()[..ETAG_BYTES])
+    data_encoding::BASE64URL_NOPAD.encode(&digest(token))
+}
+
+pub(super) fn digest(token: &[u8]) -> [u8; ETAG_BYTES] {
+    let mut digest = [0; ETAG_BYTES];
+    digest.copy_from_slice(&blake3::hash(token).as_bytes()[..ETAG_BYTES]);
+    digest
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -105,8 +113,13 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    decode_first(bytes).map(|(value, _)| value)
+}
+
+/// A value, and what stands behind it.
+fn decode_first<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), String> {
     match bytes.split_first() {
-        Some((&VALUE_VERSION, body)) => postcard::from_bytes(body).map_err(|error| error.to_string()),
+        Some((&VALUE_VERSION, body)) => postcard::take_from_bytes(body).map_err(|error| error.to_string()),
         Some((version, _)) => Err(format!("it has version {version}, not {VALUE_VERSION}")),
         None => Err("it is empty".to_owned()),
     }
@@ -117,7 +130,7 @@ pub(super) fn encode_row(row: &AccountRow) -> Vec<u8> {
     let mut etag = [0; ETAG_BYTES];
     let decoded = data_encoding::BASE64URL_NOPAD.decode(row.etag.as_bytes());
     etag.copy_from_slice(&decoded.expect("an etag is made by `etag` alone"));
-    encode(&StoredRow {
+    let mut encoded = encode(&StoredRow {
         account: row.account,
         operator: row.operator,
         issued_at: row.issued_at,
@@ -126,7 +139,10 @@ pub(super) fn encode_row(row: &AccountRow) -> Vec<u8> {
         etag,
         history: row.history.clone(),
         token: row.token.clone(),
-    })
+    });
+    // Behind the row, where there is nothing in nearly all of them, and where older files have nothing.
+    encoded.extend(row.replaced.iter().flatten());
+    encoded
 }
 
 pub(super) fn encode_operator(row: &OperatorRow) -> Vec<u8> {
@@ -273,8 +289,15 @@ impl Store {
 
     /// The row that stands at `id`.
     pub(super) fn decode_row(&self, id: RowId, bytes: &[u8]) -> Result<AccountRow, Fault> {
-        let row: StoredRow = decode(bytes)
-            .map_err(|what| self.damaged(format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot)))?;
+        let damaged = |what: &str| self.damaged(format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot));
+        let (row, behind): (StoredRow, &[u8]) = decode_first(bytes).map_err(|what| damaged(&what))?;
+        let (replaced, []) = behind.as_chunks::<ETAG_BYTES>() else {
+            return Err(damaged("its list of replaced versions is cut off"));
+        };
+        // redb looks at its checksums when it repairs a file, not when it reads one.
+        if row.etag != digest(&row.token) {
+            return Err(damaged("its token is not the one that was stored"));
+        }
         Ok(AccountRow {
             account: row.account,
             operator: row.operator,
@@ -286,6 +309,7 @@ impl Store {
             etag: data_encoding::BASE64URL_NOPAD.encode(&row.etag),
             slot: id.slot,
             history: row.history,
+            replaced: replaced.to_vec(),
         })
     }
 
@@ -310,6 +334,43 @@ impl Store {
             file: self.file.clone(),
             what: what.into(),
         }
+    }
+}
+
+/// redb as of one commit, with the two tables that a lookup needs already open: opening them costs as much as the
+/// lookup itself. Kept only until the next commit, since redb keeps every page that it shows.
+pub(super) struct Lookups {
+    accounts: ReadOnlyTable<&'static [u8; 32], (u64, u32)>,
+    rows: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    // Dropped last: the tables need it open.
+    store: Arc<Store>,
+}
+
+impl Lookups {
+    pub(super) fn of(store: Arc<Store>) -> Result<Self, Fault> {
+        let reading = store.read()?;
+        let fault = |error| store.fault("read", error);
+        Ok(Self {
+            accounts: reading.open_table(ACCOUNTS).map_err(fault)?,
+            rows: reading.open_table(ROWS).map_err(fault)?,
+            store,
+        })
+    }
+
+    /// The current row of `account`.
+    pub(super) fn row(&self, account: AccountKey) -> Result<Option<AccountRow>, Fault> {
+        let fault = |error| self.store.fault("read", error);
+        let Some(id) = self.accounts.get(account.as_bytes()).map_err(fault)? else {
+            return Ok(None);
+        };
+        let id = RowId::from_key(id.value());
+        let bytes = self.rows.get(id.key()).map_err(fault)?;
+        let bytes = bytes.ok_or_else(|| self.store.damaged(format!("the row of {account} is missing")))?;
+        let row = self.store.decode_row(id, bytes.value())?;
+        if row.account != account {
+            return Err(self.store.damaged(format!("the row of {account} is {}'s", row.account)));
+        }
+        Ok(Some(row))
     }
 }
 

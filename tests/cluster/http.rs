@@ -1,11 +1,14 @@
 //! What the HTTP port answers: the cases that the archived account server was tested with, as far as they still make
 //! sense, and what every answer about a token carries.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
 use serde_json::json;
 
 use crate::support::mint::{Account, Operator, claims, now, sign, sign_v1};
 use crate::support::node::{Node, NodeTls, Options};
-use crate::support::process::eventually;
+use crate::support::process::{PATIENCE, eventually};
 use crate::support::tls::Authority;
 
 /// A request without a body and what must come of it.
@@ -388,6 +391,33 @@ fn the_operators_token_is_served_byte_for_byte() {
         assert_eq!((answer.status, answer.text()), (200, token.clone()), "{path}");
         assert_eq!(answer.header("content-type"), Some("application/jwt"), "{path}");
     }
+}
+
+/// As `nc -N` does: it closes its side behind the request, and waits for the answer.
+#[test]
+fn a_client_that_has_finished_sending_is_answered() {
+    let (operator, known, node) = start(None);
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    let requests = [
+        format!("GET /jwt/v1/accounts/{} HTTP/1.1\r\nHost: x\r\n\r\n", known.id()),
+        format!(
+            "POST /jwt/v1/accounts/{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{token}",
+            account.id(),
+            token.len()
+        ),
+    ];
+    for request in requests {
+        let mut socket = TcpStream::connect(node.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        socket.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{request}: {answer:?}");
+    }
+    assert_eq!(node.get_account(&account.id()).text(), token);
 }
 
 #[test]

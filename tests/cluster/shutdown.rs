@@ -1,6 +1,7 @@
 //! How a node starts, stops and refuses to start.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
@@ -83,6 +84,35 @@ fn idle_connections_do_not_delay_the_end() {
     node.program().signal(Signal::TERM);
     let ended = within(AT_ONCE, || node.program().ended());
     assert_eq!(ended.and_then(|status| status.code()), Some(0));
+}
+
+/// Whoever has not even begun a handshake has asked for nothing.
+#[test]
+fn a_silent_client_on_the_tls_port_does_not_delay_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority");
+    let tls = NodeTls {
+        identity: authority.issue("node"),
+        client_ca: None,
+        client_required: false,
+        client: authority.client(None, &[]),
+    };
+    let options = Options {
+        tls: Some(tls),
+        ..Options::default()
+    };
+    let mut node = Node::start(&Operator::new("O").token(), options);
+    let silent = TcpStream::connect(node.address()).unwrap();
+    // An answer on a later connection: the silent one has been accepted by now.
+    assert_eq!(node.get("/healthz").status, 200);
+    node.program().signal(Signal::TERM);
+    let ended = within(AT_ONCE, || node.program().ended());
+    assert_eq!(
+        ended.and_then(|status| status.code()),
+        Some(0),
+        "it does not wait for a handshake"
+    );
+    drop(silent);
 }
 
 #[test]

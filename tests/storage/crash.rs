@@ -201,7 +201,8 @@ impl ::redb::StorageBackend for GatedDisk {
     }
 }
 
-/// With two accounts in redb, no page cache (every look reads the disk) and nothing held yet.
+/// With two accounts and so many others in redb that each table has more pages than its root, which stays in memory; no
+/// page cache, so that every look reads the disk; and nothing held yet.
 fn gated() -> (State, Gate) {
     let gate = Gate::default();
     let options = Options {
@@ -210,7 +211,9 @@ fn gated() -> (State, Gate) {
     };
     let state = State::open_backend(GatedDisk(InMemoryBackend::new(), gate.clone()), options).unwrap();
     apply(&state, 1, &trust_operator(1));
-    apply(&state, 2, &put(1, vec![item(1, 1, "flushed"), item(2, 1, "also")]));
+    let others = (20..=255).map(|n| item(n, 1, &"other ".repeat(80)));
+    let items = [item(1, 1, "flushed"), item(2, 1, "also")].into_iter().chain(others);
+    apply(&state, 2, &put(1, items.collect()));
     flush(&state);
     (state, gate)
 }

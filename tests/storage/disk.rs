@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use jwtmesh::raft::log::{Disk, DiskFile};
+use jwtmesh::raft::log::{Disk, DiskFile, Room};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -27,6 +27,7 @@ struct Inner {
     die_at: Option<u64>,
     fail_sync_at: Option<u64>,
     dead: bool,
+    room: Option<Room>,
     rng: SmallRng,
 }
 
@@ -52,6 +53,7 @@ impl CrashDisk {
             die_at: None,
             fail_sync_at: None,
             dead: false,
+            room: None,
             rng: SmallRng::seed_from_u64(seed),
         })))
     }
@@ -83,6 +85,11 @@ impl CrashDisk {
     /// Calls so far.
     pub(crate) fn calls(&self) -> u64 {
         self.inner().calls
+    }
+
+    /// How much room the disk says it has; it holds what it is given all the same.
+    pub(crate) fn say_room(&self, free: u64, total: u64) {
+        self.inner().room = Some(Room { free, total });
     }
 
     /// Syncs of files so far.
@@ -302,6 +309,10 @@ impl Disk for CrashDisk {
             inner.synced_names = inner.names.clone();
             Ok(())
         })
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        self.inner().room.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -135,7 +135,18 @@ impl Model {
             return Outcome::NotTrusted;
         }
         let versions = self.accounts.entry(item.account).or_default();
-        let outcome = judge(versions.last(), item.issued_at, &item.token, revision);
+        let replaced = versions.split_last().is_some_and(|(_, before)| {
+            before
+                .iter()
+                .any(|(at, token, _)| (*at, token) == (item.issued_at, &item.token))
+        });
+        let outcome = match judge(versions.last(), item.issued_at, &item.token, revision) {
+            Outcome::Stored { .. } if replaced => Outcome::Superseded {
+                stored_issued_at: item.issued_at,
+                revision: versions.last().map_or(0, |(_, _, there)| *there),
+            },
+            outcome => outcome,
+        };
         if matches!(outcome, Outcome::Stored { .. }) {
             versions.push((item.issued_at, item.token.clone(), revision));
         }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use ::redb::backends::InMemoryBackend;
-use ::redb::{Database, TableDefinition};
+use ::redb::{Database, ReadableTable, TableDefinition};
 use bytes::Bytes;
 use jwtmesh::state::{Effect, Fault, Options, State};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::model::{Model, apply, flush, item, mark, options, put, random_command, token_of, trust_operator};
+use crate::model::{Model, account, apply, flush, item, mark, options, put, random_command, token_of, trust_operator};
 use crate::redb::CrashingDisk;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta_v1");
@@ -39,6 +39,35 @@ fn refusal(path: &Path, options: Options) -> String {
     let text = fault.to_string();
     assert!(text.contains(&path.display().to_string()), "names the file: {text}");
     text
+}
+
+#[test]
+fn a_row_that_is_not_as_it_was_stored_is_not_served() {
+    const ROWS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("rows_v1");
+    const ACCOUNTS: TableDefinition<&[u8; 32], (u64, u32)> = TableDefinition::new("accounts_v1");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    drop(filled(&path));
+    let database = Database::open(&path).unwrap();
+    let writing = database.begin_write().unwrap();
+    {
+        // The last byte of a row is one of its token's; and account 1 is led to the row of account 2.
+        let mut rows = writing.open_table(ROWS).unwrap();
+        let mut bytes = rows.get((3, 0)).unwrap().unwrap().value().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        rows.insert((3, 0), bytes.as_slice()).unwrap();
+        let mut accounts = writing.open_table(ACCOUNTS).unwrap();
+        accounts.insert(account(1).as_bytes(), (3, 2)).unwrap();
+    }
+    writing.commit().unwrap();
+    drop(database);
+    let state = State::open_file(&path, options()).unwrap();
+    for (n, defect) in [(0, "not the one that was stored"), (1, "the row of")] {
+        let fault = state.account(account(n)).expect_err("it is not served");
+        assert!(matches!(fault, Fault::Damaged { .. }), "{fault}");
+        assert!(fault.to_string().contains(defect), "{fault}");
+    }
+    assert!(state.account(account(2)).unwrap().is_some(), "the others are sound");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use jwtmesh::config::Timing;
 use jwtmesh::fault::FaultHandle;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
-use jwtmesh::raft::{Flusher, Member, NoPeers, Parts, ProposeError, Raft, Runtime, Settings};
+use jwtmesh::raft::{Flusher, Member, NoPeers, Parts, ProposeError, Raft, Runtime, Settings, Space};
 use jwtmesh::state::{Command, Options, Outcome, PutAccount, PutOperator, State};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -102,11 +102,13 @@ impl World {
         let revision = watch::Sender::new(state.applied().map_or(0, |mark| mark.index));
         let flushing = watch::Sender::new(state.flushed());
         let flushed = flushing.subscribe();
+        let space = Space::of(Arc::new(self.log.clone()));
         let flusher = Flusher::new(
             state.clone(),
             revision.subscribe(),
             flushing,
             checkpoint.clone(),
+            space.clone(),
             fault.clone(),
         );
         tracker.spawn(flusher.run());
@@ -124,6 +126,7 @@ impl World {
             network: NoPeers,
             flushed,
             revision,
+            space,
             fault: fault.clone(),
         };
         let started = Raft::start(settings, parts, &tracker, stop.clone()).await;
@@ -334,6 +337,62 @@ fn g1_nothing_acknowledged_is_lost_in_power_cuts_of_a_whole_node_and_nothing_goe
         only.is_some() || acknowledged > 500,
         "only {acknowledged} accounts survived: the simulation does nothing"
     );
+}
+
+#[test]
+fn g12_a_node_on_a_full_disk_refuses_uploads_serves_lookups_and_goes_on_when_there_is_room() {
+    const MIB: u64 = 1024 * 1024;
+    simulate(5, async {
+        let mut world = World::new(5);
+        let life = world.boot().await.expect("a start");
+        world.upload(&life, 20).await;
+        let (account, acknowledged) = world
+            .known
+            .iter()
+            .find_map(|(account, known)| Some((*account, known.acknowledged.clone()?)))
+            .expect("something was stored");
+        let stored = || {
+            life.state
+                .account(key(account))
+                .unwrap()
+                .map(|row| (row.issued_at, row.token.clone()))
+        };
+
+        world.log.say_room(0, 1_000 * MIB);
+        let refused = async {
+            loop {
+                let (_, _, item) = world.submission();
+                if let Err(ProposeError::Unavailable { reason }) = life.raft.submit(1, item).await {
+                    return reason;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let reason = tokio::time::timeout(Duration::from_secs(60), refused).await;
+        assert!(reason.expect("refused").contains("nearly full"));
+        let applied = life.state.applied().expect("something is applied").index;
+        let before = world.state.bytes();
+        // Several looks, and more than a checkpoint's time.
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert!(
+            world.state.bytes() == before,
+            "nothing is written to a disk without room"
+        );
+        assert!(stored() >= Some(acknowledged.clone()), "lookups go on");
+
+        world.log.say_room(900 * MIB, 1_000 * MIB);
+        let flushed = async {
+            while life.state.checkpointed() < applied {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), flushed)
+            .await
+            .expect("what was held back reaches the disk");
+        let (_, _, item) = world.submission();
+        assert!(life.raft.submit(1, item).await.is_ok(), "uploads are taken again");
+        life.raft.shutdown().await;
+    });
 }
 
 #[test]

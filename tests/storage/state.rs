@@ -72,6 +72,35 @@ fn g2_of_two_tokens_of_one_second_the_later_entry_wins() {
 }
 
 #[test]
+fn g2_a_token_that_was_replaced_within_its_second_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let state = State::open_file(&path, options()).expect("opens");
+    apply(&state, 1, &trust_operator(1));
+    for (at, text) in ["unrevoked", "revoked", "revoked twice"].into_iter().enumerate() {
+        let index = 2 + at as u64;
+        let outcomes = apply(&state, index, &put(1, vec![item(1, 100, text)]));
+        assert_eq!(outcomes, [Outcome::Stored { revision: index }]);
+    }
+    let again = put(1, vec![item(1, 100, "unrevoked"), item(1, 100, "revoked")]);
+    let superseded = Outcome::Superseded {
+        stored_issued_at: 100,
+        revision: 4,
+    };
+    let both = [superseded.clone(), superseded];
+    assert_eq!(apply(&state, 5, &again), both, "in the memtable");
+    flush(&state);
+    state.checkpoint().expect("durable");
+    drop(state);
+    let state = State::open_file(&path, options()).expect("opens");
+    assert_eq!(apply(&state, 6, &again), both, "after opening again");
+    assert_eq!(token_of(&state, 1).as_deref(), Some("revoked twice"));
+    // The next second is another matter: whoever signs the old content anew means it.
+    let outcomes = apply(&state, 7, &put(1, vec![item(1, 101, "unrevoked")]));
+    assert_eq!(outcomes, [Outcome::Stored { revision: 7 }]);
+}
+
+#[test]
 fn g2_a_later_item_of_one_entry_sees_the_earlier_ones() {
     let state = trusting();
     let items = vec![

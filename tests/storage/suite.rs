@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 
 use jwtmesh::fault::FaultHandle;
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, RealDisk, StoreId};
-use jwtmesh::raft::{Flusher, Machine, StorageError, Types};
+use jwtmesh::raft::{Flusher, Machine, Space, StorageError, Types};
 use jwtmesh::state::{Options, State};
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
@@ -20,8 +20,9 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
         let reported = fault.clone();
         // The suite purges where it likes; what that may cost the state is tested elsewhere.
         let checkpoint = Arc::new(AtomicU64::new(u64::MAX));
+        let disk = Arc::new(RealDisk::open(&folder.path().join("log")).expect("a folder"));
         let (log, writer) = LogStore::open(
-            Arc::new(RealDisk::open(&folder.path().join("log")).expect("a folder")),
+            disk.clone(),
             &LogOptions {
                 segment_bytes: 1 << 20,
                 ..LogOptions::new(StoreId([7; 16]))
@@ -40,6 +41,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
             revision.subscribe(),
             flushed,
             Arc::default(),
+            Space::of(disk),
             fault.clone(),
         );
         flusher.spawn_thread().expect("a thread");

@@ -211,7 +211,7 @@ impl Activation {
         let token = Token::parse(text.as_bytes())?;
         let opened = Opened::open(&token)?;
         let json = opened.json()?;
-        let common = opened.verify(&json, Kind::Activation)?;
+        let common = opened.verify(&json, Kind::Activation, None)?;
         let top = Fields::of(&json, "", &[])?;
         let nats = top.fields(
             "nats",

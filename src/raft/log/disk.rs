@@ -1,4 +1,4 @@
-//! The eight calls the log makes of a disk, and the real one. Tests have another, which forgets what was not synced.
+//! The calls the log makes of a disk, and the real one. Tests have another, which forgets what was not synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -20,8 +20,19 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Returns when every creation and removal so far is durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// How much room is left.
+    fn room(&self) -> io::Result<Room>;
     /// What to call a file when talking to an administrator. No call of the disk.
     fn path(&self, name: &str) -> PathBuf;
+}
+
+/// How much a disk holds, and how much of that this program may still fill; in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Free.
+    pub free: u64,
+    /// Free and taken.
+    pub total: u64,
 }
 
 /// A file of a [`Disk`].
@@ -96,6 +107,14 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.handle.sync_all()
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let found = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(Room {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {

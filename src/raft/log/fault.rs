@@ -73,6 +73,20 @@ pub enum LogFault {
         /// How far the state is durable.
         durable: u64,
     },
+    /// A state from an older backup than the log.
+    #[error(
+        "the log in {} begins behind entry {purged}, but the state holds entries up to {durable} only: the state is \
+         older than the log. Nothing was changed. A data folder is restored as a whole: log and state from the same \
+         backup", folder.display()
+    )]
+    Ahead {
+        /// The folder.
+        folder: PathBuf,
+        /// The last entry that the log let go of.
+        purged: u64,
+        /// How far the state is durable.
+        durable: u64,
+    },
     /// No log where there must be one.
     #[error(
         "the log folder {} holds no log, but this node's store had one: without it the node could vote twice in one \
@@ -93,6 +107,12 @@ impl LogFault {
             operation,
             source: Arc::new(source),
         }
+    }
+
+    /// Whether the disk is merely full: the one refusal that may end by itself.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
     /// Names a place that is not as it was written.

@@ -162,6 +162,11 @@ impl Memory {
         }
     }
 
+    /// The number of the oldest append that is not durable yet.
+    pub(super) fn waits_for_sync(&self) -> Option<u64> {
+        (self.synced < self.appended).then_some(self.synced + 1)
+    }
+
     fn drop_front(&mut self) {
         self.tail_weight -= self.tail.pop_front().map_or(0, |tailed| tailed.weight);
     }

@@ -14,7 +14,7 @@ mod segment;
 mod store;
 mod writer;
 
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, Room};
 pub use fault::{LogFault, OnFault};
 pub use prepare::Prepare;
 pub use segment::StoreId;

@@ -60,6 +60,14 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
             durable,
         });
     }
+    let purged = replay.position.purged.map_or(0, |purged| purged.index);
+    if purged > durable {
+        return Err(LogFault::Ahead {
+            folder: disk.path(""),
+            purged,
+            durable,
+        });
+    }
     let scar = last.judge_end(options, &end, replay.position.group)?;
     replay.check_beginning(&found[0])?;
     last.settle(&end, &scar, replay.last_group)?;

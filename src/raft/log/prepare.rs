@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::raft::log::disk::{Disk, DiskFile};
 use crate::raft::log::fault::{LogFault, OnFault};
@@ -59,15 +60,7 @@ impl Preparer {
         let folder = worker.disk.path("");
         let thread = thread::Builder::new()
             .name("log-prepare".to_owned())
-            .spawn(move || {
-                for job in taken {
-                    match job {
-                        // Without a receiver the writer is gone, and this thread is about to be.
-                        Job::Prepare(number) => drop(done.send(worker.prepare(number))),
-                        Job::Remove(number) => worker.remove(number),
-                    }
-                }
-            })
+            .spawn(move || worker.serve(&taken, &done))
             .map_err(LogFault::io(&folder, "given a thread"))?;
         Ok(Self::Thread {
             jobs: Some(jobs),
@@ -118,7 +111,44 @@ fn send(jobs: Option<&mpsc::Sender<Job>>, job: Job) {
     let _ = jobs.map(|jobs| jobs.send(job));
 }
 
+/// How long to wait before a segment that had no room is tried again: a disk that is full now may have room long before
+/// the segment is needed.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
 impl Worker {
+    /// Does what it is asked for until nobody can ask any more.
+    fn serve(&self, jobs: &mpsc::Receiver<Job>, done: &mpsc::Sender<Result<Prepared, LogFault>>) {
+        let mut again = None;
+        loop {
+            let job = match again {
+                None => jobs.recv().ok(),
+                Some(number) => match jobs.recv_timeout(RETRY_AFTER) {
+                    Ok(job) => Some(job),
+                    Err(mpsc::RecvTimeoutError::Timeout) => Some(Job::Prepare(number)),
+                    Err(mpsc::RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            match job {
+                None => return,
+                Some(Job::Remove(number)) => self.remove(number),
+                Some(Job::Prepare(number)) => match self.prepare(number) {
+                    // Nothing was ever written to the file, so nothing is lost by making it once more.
+                    Err(fault) if fault.is_lack_of_room() => {
+                        if again.is_none() {
+                            tracing::warn!("{fault}; the log's next segment is tried again until there is room");
+                        }
+                        again = Some(number);
+                    }
+                    prepared => {
+                        again = None;
+                        // Without a receiver the writer is gone, and this thread is about to be.
+                        drop(done.send(prepared));
+                    }
+                },
+            }
+        }
+    }
+
     /// Makes segment `number` ready. What a crash left of an earlier attempt, or one that was never used, is taken
     /// over: opening the log has made sure that no group was ever written to it.
     pub(super) fn prepare(&self, number: u32) -> Result<Prepared, LogFault> {

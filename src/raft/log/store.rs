@@ -110,6 +110,11 @@ impl LogStore {
         lock(&self.memory).last_before_newest(keep)
     }
 
+    /// The oldest append that is not durable yet, if there is one.
+    pub fn waits_for_sync(&self) -> Option<u64> {
+        lock(&self.memory).waits_for_sync()
+    }
+
     async fn send(&self, command: WriteCommand) -> Result<(), StorageError> {
         self.queue
             .send(command)

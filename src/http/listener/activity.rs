@@ -1,0 +1,164 @@
+//! What a connection has been doing: whether bytes move, whether a head is late.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use axum::http::{Request, Version};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What a connection has been doing, noted without a clock: its task looks every `Limits::head`.
+#[derive(Default)]
+pub(super) struct Activity {
+    // A byte went in or out since the last look.
+    moved: AtomicBool,
+    // A request's head has been complete.
+    greeted: AtomicBool,
+    // HTTP/2 has bytes of its own between requests; what arrives is not the beginning of a head.
+    http2: AtomicBool,
+    in_flight: AtomicU32,
+    head: AtomicU8,
+}
+
+/// `Activity::head`: no request has begun, one has, one has and was seen at the last look already.
+const NONE: u8 = 0;
+const BEGUN: u8 = 1;
+const SEEN: u8 = 2;
+
+impl Activity {
+    pub(super) fn request(this: &Arc<Self>, request: &Request<Incoming>) -> InFlight {
+        this.greeted.store(true, Relaxed);
+        this.http2.store(request.version() == Version::HTTP_2, Relaxed);
+        this.head.store(NONE, Relaxed);
+        this.in_flight.fetch_add(1, Relaxed);
+        InFlight(this.clone())
+    }
+
+    fn read(&self) {
+        self.moved.store(true, Relaxed);
+        if self.head.load(Relaxed) == NONE && self.in_flight.load(Relaxed) == 0 && !self.http2.load(Relaxed) {
+            self.head.store(BEGUN, Relaxed);
+        }
+    }
+
+    fn written(&self) {
+        self.moved.store(true, Relaxed);
+    }
+
+    /// Whether anything moved since this was last asked. A request being worked on counts: it has limits of its own.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved.swap(false, Relaxed) || self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Whether a head that should be complete is not.
+    pub(super) fn is_late(&self) -> bool {
+        if self.in_flight.load(Relaxed) > 0 {
+            return false;
+        }
+        let head = self.head.load(Relaxed);
+        if head == BEGUN {
+            self.head.store(SEEN, Relaxed);
+        }
+        head == SEEN || !self.greeted.load(Relaxed)
+    }
+}
+
+/// Counts a request until its answer's head is ready, or it is dropped.
+pub(super) struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection that notes when bytes move.
+pub(super) struct Watched<IO> {
+    pub(super) io: IO,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.activity.read();
+        }
+        outcome
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Watched<IO> {
+    fn noted(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(outcome, Poll::Ready(Ok(1..))) {
+            self.activity.written();
+        }
+        outcome
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.noted(outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.noted(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_speaks_http2_is_not_late_for_a_head() {
+        let http2 = Activity {
+            greeted: true.into(),
+            http2: true.into(),
+            ..Activity::default()
+        };
+        for _ in 0..3 {
+            http2.read();
+            assert!(!http2.is_late(), "HTTP/2 frames between requests are no head");
+        }
+    }
+
+    #[test]
+    fn a_request_being_worked_on_is_neither_late_nor_silent() {
+        let activity = Activity {
+            in_flight: 1.into(),
+            ..Activity::default()
+        };
+        activity.read();
+        for _ in 0..3 {
+            assert!(activity.has_moved() && !activity.is_late());
+        }
+        drop(InFlight(Arc::new(Activity {
+            in_flight: 1.into(),
+            ..Activity::default()
+        })));
+    }
+}

@@ -1,0 +1,90 @@
+//! What one port takes on.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What one port takes on. Past each limit a client gets an answer or a closed connection, never an open wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; one more is closed as soon as it is accepted.
+    pub connections: usize,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// How long the head of a request may take, and how long a new connection may stay silent.
+    pub head: Duration,
+    /// How long a connection may stay silent after its first request; counted in steps of `head`.
+    pub idle: Duration,
+    /// How long the body of an upload may take.
+    pub body: Duration,
+    /// How long requests in flight may take once the port is told to stop.
+    pub drain: Duration,
+}
+
+/// A nats-server opens one connection for each fetch of a storm (two stay open): 1,000 servers with 20 clients
+/// each reconnecting at once. At about 3 KiB for a silent connection this is 60 MiB.
+const CONNECTIONS: usize = 20_000;
+/// Open files left to the log, the store, the peers and NATS.
+const RESERVED_FILES: usize = 256;
+/// A far nats-server gives a whole fetch 1.9 s; 10 s is for people on bad lines and no more.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// As for the handshake. Silent connections in any number are gone after this.
+const HEAD: Duration = Duration::from_secs(10);
+/// nats-server and nsc close their idle connections after 30 and 90 s. Closing after nats-server does keeps its next
+/// fetch from racing our close.
+const IDLE: Duration = Duration::from_secs(60);
+/// 1 MiB at 100 KiB/s.
+const BODY: Duration = Duration::from_secs(10);
+/// Longer than any answer takes, shorter than the 30 s after which Kubernetes kills.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS,
+            handshake: HANDSHAKE,
+            head: HEAD,
+            idle: IDLE,
+            body: BODY,
+            drain: DRAIN,
+        }
+    }
+}
+
+impl Limits {
+    /// The defaults, with no more connections than this process may have files. The soft limit is raised to the hard
+    /// one first, as Go programs do: it is low only for programs that use `select`.
+    pub fn of_this_process() -> Self {
+        let found = getrlimit(Resource::Nofile);
+        let wanted = Rlimit {
+            current: found.maximum,
+            maximum: found.maximum,
+        };
+        let files = if setrlimit(Resource::Nofile, wanted).is_ok() {
+            found.maximum
+        } else {
+            found.current
+        };
+        let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        // Where the system allows very few files, half of them.
+        let connections = CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 2));
+        Self {
+            connections,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g12_the_limit_of_connections_leaves_files_for_the_rest() {
+        let limits = Limits::of_this_process();
+        let files = getrlimit(Resource::Nofile)
+            .current
+            .map_or(usize::MAX, |files| files as usize);
+        assert!(limits.connections > 0 && limits.connections < files && limits.connections <= CONNECTIONS);
+    }
+}
