@@ -166,7 +166,7 @@ pub fn run() -> ExitCode {
             // What was already printed stands before the reason.
             let _ = out.flush();
             if !failure.said.is_empty() {
-                eprintln!("jwtmesh: {}", failure.said);
+                output::to_stderr(&format!("jwtmesh: {}", failure.said));
             }
             failure.exit.into()
         }
