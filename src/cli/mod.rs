@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client::ClientError;
 use crate::config::ConfigError;
+use crate::node::StartError;
 
 mod accounts;
 mod demo;
@@ -124,6 +125,16 @@ impl From<ClientError> for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Configuration(_) => Exit::Usage,
+            StartError::Failed(_) => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 
