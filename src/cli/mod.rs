@@ -27,6 +27,7 @@ Exit codes:
   3  not found
   4  a token was refused (rejected or superseded)
   5  no node answers
+Where several things were asked for and ended differently, the highest of their codes.
 `serve` ended by a second signal: 128 + the signal's number";
 
 /// A full-mesh account resolver for NATS: account JWTs agreed by Raft, served to nats-server, pushed on change.
@@ -58,10 +59,11 @@ enum Command {
     Inspect(inspect::Inspect),
 }
 
-/// How the program ends. The numbers are an interface: scripts compare them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the program ends, in the order of the numbers. These are an interface: scripts compare them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum Exit {
     /// All is done.
+    #[default]
     Done,
     /// A fault, or something that was asked for failed.
     Failed,
