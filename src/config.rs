@@ -71,7 +71,7 @@ pub struct NatsCluster {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file itself cannot be read.
-    #[error("cannot read {}: {source}. Give the configuration with --config FILE", path.display())]
+    #[error("cannot read {}: {source}. {}", path.display(), way_out(source, "Give the configuration with --config FILE"))]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -229,7 +229,7 @@ impl Reader<'_> {
     fn config(&self, wanted: Option<&str>) -> Result<Config, ConfigError> {
         let text: ConfigText = toml::from_str(self.text).map_err(|error| ConfigError::Grammar {
             path: self.path.to_owned(),
-            detail: error.to_string().trim_end().to_owned(),
+            detail: without_userinfo(error.to_string().trim_end()),
         })?;
         self.name(&text.cluster.name, "the mesh")?;
         let node = self.node(&text.node, wanted)?;
@@ -244,18 +244,13 @@ impl Reader<'_> {
         for written in text.cluster.operators.get_ref() {
             operators.push(self.file(written, name, "the operator JWT")?);
         }
-        let public = match node.public.get_ref().parse() {
-            Ok(address) => address,
-            Err(_) => {
-                return self.wrong(
-                    node.public.span(),
-                    format!(
-                        "public = {:?} is no address: write IP:PORT, such as 0.0.0.0:9090 or [::]:9090",
-                        node.public.get_ref()
-                    ),
-                );
-            }
+        let no_address = |_| {
+            let written = without_userinfo(node.public.get_ref());
+            let defect =
+                format!("public = {written:?} is no address: write IP:PORT, such as 0.0.0.0:9090 or [::]:9090");
+            self.wrong(node.public.span(), defect)
         };
+        let public = node.public.get_ref().parse().or_else(no_address)?;
         Ok(Config {
             cluster: text.cluster.name.get_ref().clone(),
             operators,
@@ -287,7 +282,10 @@ impl Reader<'_> {
         }
         self.wrong(
             name.span(),
-            format!("{text:?} cannot name {of}: use 1 to 63 of a-z, 0-9 and -, neither first nor last a -"),
+            format!(
+                "{:?} cannot name {of}: use 1 to 63 of a-z, 0-9 and -, neither first nor last a -",
+                without_userinfo(text)
+            ),
         )
     }
 
@@ -332,19 +330,20 @@ impl Reader<'_> {
 
     fn file(&self, written: &Spanned<String>, node: &str, what: &str) -> Result<PathBuf, ConfigError> {
         let path = self.resolve(written.get_ref(), node);
-        if self.look
-            && let Err(error) = std::fs::File::open(&path)
-        {
-            return self.wrong(
-                written.span(),
-                format!(
-                    "cannot read {what} {}: {error}. Relative paths start at the folder of {}",
-                    path.display(),
-                    self.path.display()
-                ),
-            );
+        if !self.look {
+            return Ok(path);
         }
-        Ok(path)
+        let shown = path.display();
+        let defect = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+            // It opens like a file, and fails only where it is read: with the sentence of whoever reads it.
+            Ok(found) if found.is_dir() => format!("{what} {shown} is a folder: name the file in it"),
+            Ok(_) => return Ok(path),
+            Err(error) => {
+                let start = format!("Relative paths start at the folder of {}", self.path.display());
+                format!("cannot read {what} {shown}: {error}. {}", way_out(&error, &start))
+            }
+        };
+        self.wrong(written.span(), defect)
     }
 
     fn public_tls(&self, tls: &PublicTlsText, node: &str) -> Result<PublicTls, ConfigError> {
@@ -420,6 +419,13 @@ impl Reader<'_> {
 
     fn nats_url(&self, server: &Spanned<String>) -> Result<(), ConfigError> {
         let url = server.get_ref();
+        // First, as every other sentence shows the URL. It also keeps passwords out of whatever names a server later.
+        if url.contains('@') {
+            return self.wrong(
+                server.span(),
+                "a server URL must not carry a user or password: put the system-account user into the creds file",
+            );
+        }
         let Some((scheme, rest)) = url.split_once("://") else {
             return self.wrong(
                 server.span(),
@@ -432,15 +438,33 @@ impl Reader<'_> {
                 format!("{url:?}: write nats://HOST:4222 or tls://HOST:4222"),
             );
         }
-        if rest.contains('@') {
-            // Also keeps passwords out of the file and of every log line that names a server.
-            return self.wrong(
-                server.span(),
-                "a server URL must not carry a user or password: put the system-account user into the creds file",
-            );
-        }
         Ok(())
     }
+}
+
+/// What to do about a file that cannot be read: `otherwise`, unless it is there and closed.
+fn way_out(error: &std::io::Error, otherwise: &str) -> String {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "Make it readable for the user that runs jwtmesh".to_owned()
+    } else {
+        otherwise.to_owned()
+    }
+}
+
+/// `text` for people, without what a URL in it may carry before its `@`: the parser's sentences quote whole lines of
+/// the file, and a line with a mistake may be one with a password.
+fn without_userinfo(text: &str) -> String {
+    let line = |line: &str| {
+        let Some((before, after)) = line.rsplit_once('@') else {
+            return line.to_owned();
+        };
+        // A password may hold anything, so everything goes from where the value begins; where that cannot be said
+        // for certain, as nothing is quoted, the whole line.
+        let value = before.find(['"', '\'', '=']).map(|at| before.split_at(at + 1).0);
+        let key = value.filter(|key| !key.replace(": ", "").contains(':'));
+        format!("{}***@{after}", key.unwrap_or_default())
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -489,6 +513,7 @@ mod tests {
                 ":11: a server URL must not carry",
             ),
             (nats("").replace("nats://h", "ws://h"), ":11: \"ws://h:4222\""),
+            (nats("").replace("nats://h", "h"), ":11: \"h:4222\" is no server URL"),
             (
                 SMALL.replace(
                     "[[node]]",
@@ -502,6 +527,58 @@ mod tests {
         }
     }
 
+    /// Each of these lines is wrong in its own way, and each is one that somebody may write.
+    #[test]
+    fn no_sentence_shows_what_stands_before_the_at_of_a_url() {
+        for line in [
+            "servers = [\"nats://sys:secret@h:4222\"]",
+            "servers = [\"wss://sys:secret@h:443\"]",
+            "servers = [\"sys:secret@h:4222\"]",
+            "servers = [\"nats://sys:a\\\"secret@b@h:4222\"]",
+            "servers = \"nats://sys:secret@h:4222\"",
+            "servers = [nats://sys:secret@h:4222]",
+            "server = ['nats://sys:secret@h:4222']",
+            "nats://sys:a=secret@h:4222",
+            "name = \"nats://sys:secret@h:4222\"",
+        ] {
+            let name = if line.starts_with("name") {
+                ""
+            } else {
+                "name = \"fra\"\n"
+            };
+            let error = parse(&format!("{SMALL}[[nats]]\n{name}creds = \"c\"\n{line}\n")).expect_err(line);
+            assert!(!error.contains("secret"), "{line}: {error}");
+        }
+        let error = parse(&SMALL.replace("127.0.0.1:0", "sys:secret@127.0.0.1:0")).expect_err("no address");
+        assert!(
+            !error.contains("secret") && error.contains("***@127.0.0.1:0"),
+            "{error}"
+        );
+        let error = parse(&format!("{SMALL}colour = 1\n")).expect_err("no such key");
+        assert!(
+            error.contains("colour = 1"),
+            "where nothing is hidden the line is shown: {error}"
+        );
+    }
+
+    #[test]
+    fn a_closed_file_and_a_folder_are_told_from_a_missing_file() {
+        let closed = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(way_out(&closed, "x"), "Make it readable for the user that runs jwtmesh");
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(way_out(&missing, "x"), "x");
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.toml");
+        std::fs::write(&path, SMALL).unwrap();
+        std::fs::create_dir(folder.path().join("o.jwt")).unwrap();
+        let error = Config::load(&path, None).expect_err("a folder").to_string();
+        assert!(
+            error.contains("cluster.toml:3: the operator JWT") && error.contains("is a folder: name the file in it"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_the_line_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -509,7 +586,7 @@ mod tests {
         std::fs::write(&path, SMALL).unwrap();
         let error = Config::load(&path, None).expect_err("o.jwt is missing").to_string();
         assert!(
-            error.contains("cluster.toml:3: cannot read the operator JWT"),
+            error.contains("cluster.toml:3: cannot read the operator JWT") && error.contains("Relative paths start at"),
             "{error}"
         );
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fault::FaultHandle;
+use crate::fault::chain;
 use crate::folder::Folder;
+use crate::folder::FolderError;
 use crate::http::Admin;
 use crate::http::Public;
 use crate::jwt::OperatorClaims;
@@ -29,6 +31,8 @@ use crate::raft::Parts;
 use crate::raft::Raft;
 use crate::raft::Settings;
 use crate::raft::Space;
+use crate::raft::log::Disk;
+use crate::raft::log::LogFault;
 use crate::raft::log::LogStore;
 use crate::raft::log::Options as LogOptions;
 use crate::raft::log::RealDisk;
@@ -62,22 +66,75 @@ pub struct Node {
     _folder: Folder,
 }
 
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What the configuration names holds something else than it should: starting again would only repeat it.
+    #[error("{0:#}")]
+    Configuration(anyhow::Error),
+    /// Everything else.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+
+impl From<FolderError> for StartError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Foreign { .. } => Self::Configuration(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
 impl Node {
     /// Starts the node that `config` describes; returns when it serves and everything it ever acknowledged can be
-    /// read.
-    pub async fn start(config: Config, clock: Clock) -> Result<Self> {
-        let operators = read_operators(&config.operators)?;
-        let tls = config.tls.as_ref().map(ReloadableTls::load).transpose()?;
-        let mut folder = Folder::take(&config.data, &config.cluster, &config.node)?;
-        let public = Public::bind(config.public, tls.clone()).await?;
+    /// read. Dropped before that, it has served nobody and acknowledged nothing.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
+        Self::start_on(config, clock, |folder| {
+            Ok(Arc::new(RealDisk::open(folder)?) as Arc<dyn Disk>)
+        })
+        .await
+    }
+
+    /// The same with the log on another disk than the real one.
+    async fn start_on(config: Config, clock: Clock, disk: impl OpenDisk) -> Result<Self, StartError> {
+        let found = blocking(move || {
+            let files = read_files(&config).map_err(StartError::Configuration)?;
+            let folder = Folder::take(&config.data, &config.cluster, &config.node)?;
+            Ok::<_, StartError>((config, files, folder))
+        });
+        let (config, (operators, tls), folder) = found.await.map_err(StartError::Failed)??;
         let fault = FaultHandle::default();
-        let mut stores = Stores::open(&folder, &fault)?;
+        let begun = Self::begin(config, clock, operators, tls, folder, fault.clone(), disk).await;
+        match begun {
+            // Whatever fails after a fault fails because of it, and says less.
+            Err(_) if fault.is_reported() => Err(StartError::Failed(anyhow!(fault.reported().await))),
+            begun => begun.map_err(StartError::Failed),
+        }
+    }
+
+    async fn begin(
+        config: Config,
+        clock: Clock,
+        operators: Vec<Verified<OperatorClaims>>,
+        tls: Option<ReloadableTls>,
+        folder: Folder,
+        fault: FaultHandle,
+        disk: impl OpenDisk,
+    ) -> Result<Self> {
+        let public = Public::bind(config.public, tls.clone()).await?;
+        let reported = fault.clone();
+        let opened = blocking(move || {
+            let stores = Stores::open(&folder, &reported, disk)?;
+            anyhow::Ok((folder, stores))
+        });
+        let (mut folder, mut stores) = opened.await??;
         let agreeing = TaskTracker::new();
         let stop_agreeing = CancellationToken::new();
         let state = stores.state.clone();
         let threads = std::mem::take(&mut stores.threads);
         let raft = agree(&config, &folder, stores, &fault, &agreeing, &stop_agreeing).await?;
-        folder.set_formed()?;
+        let folder = blocking(move || folder.set_formed().map(|()| folder)).await??;
         let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
         trust_first(&resolver, &operators).await?;
 
@@ -157,6 +214,10 @@ impl Node {
 
     /// Finishes the requests under way, at most for `grace`, then leaves everything on disk.
     pub async fn shutdown(self, grace: Duration) -> Result<()> {
+        self.shutdown_within(grace, CLOSE_TIMEOUT).await
+    }
+
+    async fn shutdown_within(self, grace: Duration, close: Duration) -> Result<()> {
         self.resolver.retire();
         self.stop_serving.cancel();
         self.serving.close();
@@ -167,22 +228,24 @@ impl Node {
             );
         }
         self.stop_agreeing.cancel();
-        self.raft.shutdown().await;
-        drop((self.raft, self.resolver));
-        self.agreeing.close();
-        let threads = self.threads;
-        let closed = async {
-            self.agreeing.wait().await;
-            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await
+        let (raft, resolver, agreeing, threads) = (self.raft, self.resolver, self.agreeing, self.threads);
+        let closed = async move {
+            // Waits for the log's writer, and so for the disk, as everything here does.
+            raft.shutdown().await;
+            drop((raft, resolver));
+            agreeing.close();
+            agreeing.wait().await;
+            blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await
         };
-        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            bail!(
-                "the stores did not close within {} s; nothing acknowledged is lost",
-                CLOSE_TIMEOUT.as_secs()
-            );
-        }
+        let closed = tokio::time::timeout(close, closed).await;
         if self.fault.is_reported() {
             bail!(self.fault.reported().await);
+        }
+        if closed.is_err() {
+            bail!(
+                "the stores did not close within {} s; nothing acknowledged is lost",
+                close.as_secs()
+            );
         }
         Ok(())
     }
@@ -197,6 +260,14 @@ fn bind_admin(path: &Path) -> Result<Option<Admin>> {
         }
         bound => Ok(Some(bound?)),
     }
+}
+
+/// Runs what may wait for a disk away from the async workers: whoever waits for it can be dropped meanwhile, and hears
+/// of signals.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("a thread has panicked; this is a defect of the program")
 }
 
 /// Starts agreement over the stores; returns when everything ever acknowledged here can be read.
@@ -242,20 +313,24 @@ struct Stores {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Opens the folder of the log.
+trait OpenDisk: FnOnce(&Path) -> std::io::Result<Arc<dyn Disk>> + Send + 'static {}
+
+impl<F: FnOnce(&Path) -> std::io::Result<Arc<dyn Disk>> + Send + 'static> OpenDisk for F {}
+
 impl Stores {
-    fn open(folder: &Folder, fault: &FaultHandle) -> Result<Self> {
+    fn open(folder: &Folder, fault: &FaultHandle, disk: impl OpenDisk) -> Result<Self> {
         let store = StoreId(folder.identity().store_bytes());
         let state = State::open_file(&folder.state(), StateOptions::new(store.to_string()))?;
         let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
-        let disk = RealDisk::open(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
-        let disk = Arc::new(disk);
+        let disk = disk(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
         let space = Space::of(disk.clone());
         let options = LogOptions {
             must_exist: folder.identity().formed,
             ..LogOptions::new(store)
         };
         let reported = fault.clone();
-        let on_fault = Arc::new(move |log_fault| reported.report(log_fault));
+        let on_fault = Arc::new(move |log_fault: LogFault| reported.report(chain(&log_fault)));
         let (log, writer) = LogStore::open(disk, &options, checkpoint.clone(), on_fault)?;
         let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
         let (flushing, flushed) = watch::channel(state.flushed());
@@ -289,6 +364,12 @@ impl Stores {
     }
 }
 
+/// What the configuration names and a start needs. Small files, each read once.
+fn read_files(config: &Config) -> Result<(Vec<Verified<OperatorClaims>>, Option<ReloadableTls>)> {
+    let tls = config.tls.as_ref().map(ReloadableTls::load).transpose()?;
+    Ok((read_operators(&config.operators)?, tls))
+}
+
 fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>> {
     let read = |path: &PathBuf| -> Result<_> {
         let text = std::fs::read_to_string(path)
@@ -317,4 +398,188 @@ async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+    use crate::raft::log::DiskFile;
+    use crate::raft::log::Room;
+    use crate::state::Command;
+
+    /// Longer than anything here takes; what takes longer would take for ever.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The real disk, but for its syncs.
+    #[derive(Clone, Default)]
+    struct SickDisk(Arc<(Mutex<Health>, Condvar)>);
+
+    #[derive(Default)]
+    struct Health {
+        /// Syncs that still succeed; all of them if none is said.
+        good: Option<u32>,
+        /// Whether syncs wait, and how many do.
+        hangs: bool,
+        hanging: u32,
+    }
+
+    impl SickDisk {
+        fn change<T>(&self, change: impl FnOnce(&mut Health) -> T) -> T {
+            let changed = change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
+            changed
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            let (health, changed) = &*self.0;
+            let mut health = health.lock().unwrap();
+            health.hanging += 1;
+            changed.notify_all();
+            let mut health = changed.wait_while(health, |health| health.hangs).unwrap();
+            health.hanging -= 1;
+            match &mut health.good {
+                Some(0) => Err(io::Error::other("the disk is gone")),
+                Some(good) => {
+                    *good -= 1;
+                    Ok(())
+                }
+                None => Ok(()),
+            }
+        }
+
+        /// Returns when somebody waits for a sync that hangs.
+        fn wait_until_it_hangs(&self) {
+            let (health, changed) = &*self.0;
+            let waited = changed.wait_timeout_while(health.lock().unwrap(), PATIENCE, |health| health.hanging == 0);
+            assert!(!waited.unwrap().1.timed_out(), "nobody syncs");
+        }
+
+        fn open(&self) -> impl OpenDisk {
+            let health = self.clone();
+            move |folder: &Path| {
+                let real = RealDisk::open(folder)?;
+                Ok(Arc::new(SickFolder { real, health }) as Arc<dyn Disk>)
+            }
+        }
+    }
+
+    struct SickFolder {
+        real: RealDisk,
+        health: SickDisk,
+    }
+
+    impl Disk for SickFolder {
+        fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+            let real = self.real.open(name, create)?;
+            let health = self.health.clone();
+            Ok(Arc::new(SickFile { real, health }))
+        }
+
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.real.list()
+        }
+
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.real.remove(name)
+        }
+
+        fn sync_dir(&self) -> io::Result<()> {
+            self.real.sync_dir()
+        }
+
+        fn room(&self) -> io::Result<Room> {
+            self.real.room()
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.real.path(name)
+        }
+    }
+
+    struct SickFile {
+        real: Arc<dyn DiskFile>,
+        health: SickDisk,
+    }
+
+    impl DiskFile for SickFile {
+        fn preallocate(&self, _: u64, _: u64) -> io::Result<()> {
+            // Only for speed, and it would cost the test much of that.
+            Ok(())
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+            self.real.write_at(offset, bytes)
+        }
+
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+            self.real.read_at(offset, into)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.health.sync()
+        }
+    }
+
+    fn config(folder: &Path) -> Config {
+        let token = include_str!("../tests/vectors/accept/operator-plain.jwt");
+        std::fs::write(folder.join("operator.jwt"), token).unwrap();
+        let text = "[cluster]\nname = \"m\"\noperators = [\"operator.jwt\"]\n\n[[node]]\nname = \"n1\"\ndata = \"data\"\npublic = \"127.0.0.1:0\"\n";
+        Config::parse(&folder.join("cluster.toml"), text, None).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_start_that_a_sick_disk_ends_names_the_disk_and_not_what_came_of_it() {
+        for good in 0.. {
+            let temp = tempfile::tempdir().unwrap();
+            let disk = SickDisk::default();
+            disk.change(|health| health.good = Some(good));
+            let started = Node::start_on(config(temp.path()), Clock::system(), disk.open()).await;
+            match started {
+                Err(error) => assert!(
+                    error.to_string().contains("the disk is gone"),
+                    "after {good} syncs: {error}"
+                ),
+                Ok(_) => {
+                    assert!(good > 2, "a start without a sync kept nothing");
+                    break;
+                }
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_shutdown_does_not_wait_for_ever_for_a_disk_that_hangs() {
+        let temp = tempfile::tempdir().unwrap();
+        let disk = SickDisk::default();
+        let node = Node::start_on(config(temp.path()), Clock::system(), disk.open())
+            .await
+            .unwrap();
+        disk.change(|health| health.hangs = true);
+        let raft = node.raft.clone();
+        let tracker = TaskTracker::new();
+        let proposed = tracker.spawn(async move {
+            let mark = Command::MarkPropagated {
+                nats_cluster: "x".to_owned(),
+                position: 1,
+            };
+            raft.propose(&mark).await
+        });
+        let hanging = disk.clone();
+        tokio::task::spawn_blocking(move || hanging.wait_until_it_hangs())
+            .await
+            .unwrap();
+        let limit = Duration::from_millis(100);
+        let ended = tokio::time::timeout(PATIENCE, node.shutdown_within(limit, limit)).await;
+        // The threads that wait for it would keep the test from ending.
+        disk.change(|health| health.hangs = false);
+        proposed.abort();
+        let error = ended
+            .expect("it is bounded")
+            .expect_err("nothing was closed")
+            .to_string();
+        assert!(error.contains("did not close"), "{error}");
+    }
 }

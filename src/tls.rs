@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The largest certificate or key file read: a chain is a few KiB, a bundle of every public authority 250 KiB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The tag of a certificate's version (DER: context-specific 0).
+const VERSION: u8 = 0xa0;
+
 /// Why a port's TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -205,6 +208,7 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         Some(path) => client_verifier(path, files.client_required)?,
         None => WebPkiClientVerifier::no_client_auth(),
     };
+    let own = chain[0].clone();
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| damaged("certificate", &files.cert, &error))?
@@ -215,6 +219,7 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
                 cert: files.cert.clone(),
                 key: files.key.clone(),
             },
+            rustls::Error::InvalidCertificate(defect) => bad_certificate(&own, &files.cert, &defect),
             other => damaged("private key", &files.key, &other),
         })?;
     // nats-server offers h2 without `resolver_tls` and no ALPN at all with it; both are served, and a client that
@@ -226,6 +231,17 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         config: Arc::new(config),
         not_after,
     })
+}
+
+/// Why rustls does not take the port's own certificate; it only says so when it looks whether the key goes with it.
+fn bad_certificate(certificate: &[u8], path: &Path, defect: &rustls::CertificateError) -> TlsError {
+    if version(certificate) == Some(1) {
+        // `openssl x509 -req` makes these unless it is told of extensions, and nothing shows it.
+        let reason = "it is of X.509 version 1, which has no names a client could verify; issue it with extensions, of \
+                      which subjectAltName is needed (openssl x509 -req ... -extfile FILE)";
+        return damaged("certificate", path, &reason);
+    }
+    damaged("certificate", path, defect)
 }
 
 fn client_verifier(path: &Path, required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
@@ -297,11 +313,22 @@ fn damaged(what: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> T
     }
 }
 
+/// Which version of X.509 a certificate is of (RFC 5280, 4.1): the optional first part of its first part, one less.
+fn version(certificate: &[u8]) -> Option<u8> {
+    let (_, certificate, _) = element(certificate)?;
+    let (_, signed, _) = element(certificate)?;
+    let (tag, version, _) = element(signed)?;
+    if tag != VERSION {
+        return Some(1);
+    }
+    let (_, number, _) = element(version)?;
+    number.first()?.checked_add(1)
+}
+
 /// The end of a certificate's validity (RFC 5280, 4.1): the sixth part of its first part, where the optional version
 /// counts as one.
 fn not_after(certificate: &[u8]) -> Option<i64> {
     const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
     let (_, certificate, _) = element(certificate)?;
     let (_, mut rest, _) = element(certificate)?;
     if rest.first() == Some(&VERSION) {
@@ -458,6 +485,54 @@ mod tests {
         let sentence = ReloadableTls::load(&missing).expect_err("not there").to_string();
         assert!(
             sentence.starts_with("cannot read the certificate /nowhere/cert.pem: No such file"),
+            "{sentence}"
+        );
+    }
+
+    /// A DER element of up to 64 KiB.
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).expect("a small one").to_be_bytes();
+        [&[tag, 0x82], &length[..], content].concat()
+    }
+
+    /// The same certificate as `openssl x509 -req` writes it without -extfile: neither version nor extensions. Its
+    /// signature is no longer right, which whoever shows a certificate does not look at.
+    fn of_version_1(certificate: &[u8]) -> Vec<u8> {
+        const EXTENSIONS: u8 = 0xa3;
+        let (_, certificate, _) = element(certificate).expect("DER");
+        let (_, mut rest, signature) = element(certificate).expect("DER");
+        let mut signed = Vec::new();
+        while let Some((tag, content, after)) = element(rest) {
+            if !matches!(tag, VERSION | EXTENSIONS) {
+                signed.extend(der(tag, content));
+            }
+            rest = after;
+        }
+        der(0x30, &[&der(0x30, &signed), signature].concat())
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_is_blamed_itself_and_not_its_key() {
+        let good = pair(2031);
+        let whole = CertificateDer::from_pem_slice(good.cert.as_bytes()).expect("a certificate");
+        assert_eq!(version(&whole), Some(3));
+        let old = of_version_1(&whole);
+        let pem = format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            data_encoding::BASE64.encode(&old)
+        );
+        let folder = Folder::with(&Pair {
+            cert: pem,
+            key: good.key,
+        });
+        let sentence = ReloadableTls::load(&folder.files()).expect_err("version 1").to_string();
+        let cert = folder.files().cert;
+        let start = format!(
+            "the certificate {} cannot be used: it is of X.509 version 1",
+            cert.display()
+        );
+        assert!(
+            sentence.starts_with(&start) && sentence.contains("subjectAltName") && !sentence.contains("key.pem"),
             "{sentence}"
         );
     }

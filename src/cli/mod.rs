@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client::ClientError;
 use crate::config::ConfigError;
+use crate::node::StartError;
 
 mod accounts;
 mod demo;
@@ -26,6 +27,7 @@ Exit codes:
   3  not found
   4  a token was refused (rejected or superseded)
   5  no node answers
+Where several things were asked for and ended differently, the highest of their codes.
 `serve` ended by a second signal: 128 + the signal's number";
 
 /// A full-mesh account resolver for NATS: account JWTs agreed by Raft, served to nats-server, pushed on change.
@@ -57,10 +59,11 @@ enum Command {
     Inspect(inspect::Inspect),
 }
 
-/// How the program ends. The numbers are an interface: scripts compare them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the program ends, in the order of the numbers. These are an interface: scripts compare them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 enum Exit {
     /// All is done.
+    #[default]
     Done,
     /// A fault, or something that was asked for failed.
     Failed,
@@ -127,6 +130,16 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Configuration(_) => Exit::Usage,
+            StartError::Failed(_) => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::new(Exit::Failed, format!("{error:#}"))
@@ -166,7 +179,7 @@ pub fn run() -> ExitCode {
             // What was already printed stands before the reason.
             let _ = out.flush();
             if !failure.said.is_empty() {
-                eprintln!("jwtmesh: {}", failure.said);
+                output::to_stderr(&format!("jwtmesh: {}", failure.said));
             }
             failure.exit.into()
         }

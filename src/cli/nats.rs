@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::output::{json, plain};
+use super::output::{json, plain, to_stderr};
 use super::target::Target;
 use super::{Exit, Failure};
 use crate::api::{Operator, Operators};
@@ -71,7 +71,7 @@ impl NatsCommand {
         }
         let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
         for warning in &pointing.warnings {
-            eprintln!("jwtmesh: warning: {warning}");
+            to_stderr(&format!("jwtmesh: warning: {warning}"));
         }
         if command.json {
             json(out, &pointing)?;
@@ -116,6 +116,13 @@ pub(super) struct BaseUrl(String);
 impl BaseUrl {
     /// Accepts the address alone and every form in which people have it: with `/jwt/v1`, with `/accounts/`.
     pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        if text.contains('@') {
+            // First, and without the URL: every other sentence shows it, and so do the lines for nats-server.
+            return Err(Failure::new(
+                Exit::Usage,
+                "the URL has a user or password, which jwtmesh has no use for: leave out everything up to the @",
+            ));
+        }
         let wrong = |why: &str| Err(Failure::new(Exit::Usage, format!("the URL {text:?} {why}")));
         if text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\' | '(' | ')')) {
             return wrong("has a character that would end it inside nats-server's configuration");
@@ -360,6 +367,10 @@ mod tests {
             "https://h/\n",
         ] {
             assert_eq!(BaseUrl::parse(text).expect_err(text).exit, Exit::Usage);
+        }
+        for text in ["https://sys:secret@h:9090", "sys:secret@h", "https://sys:secret@h/?a"] {
+            let failure = BaseUrl::parse(text).expect_err(text);
+            assert!(!failure.said.contains("secret"), "{}", failure.said);
         }
     }
 

@@ -68,6 +68,11 @@ impl JsonArray {
     }
 }
 
+/// One line on stderr, if anybody is left to read it: `eprintln!` would panic where nobody is.
+pub(super) fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// A count on stderr while something long runs, for a person who waits; nothing at all for a program.
 pub(super) struct Progress {
     what: &'static str,
@@ -84,14 +89,14 @@ impl Progress {
     pub(super) fn at(&mut self, count: u64) {
         if std::io::stderr().is_terminal() {
             self.shown = true;
-            eprint!("\r{}: {count}", self.what);
+            let _ = write!(std::io::stderr(), "\r{}: {count}", self.what);
         }
     }
 
     /// Takes the count away again.
     pub(super) fn end(self) {
         if self.shown {
-            eprint!("\r{:width$}\r", "", width = self.what.len() + 24);
+            let _ = write!(std::io::stderr(), "\r{:width$}\r", "", width = self.what.len() + 24);
         }
     }
 }

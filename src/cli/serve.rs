@@ -17,8 +17,10 @@ use crate::node::Node;
 /// which the systemd unit gives a minute for.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
-/// The log of a node at work; openraft tells of every message at its own `info`.
-const DEFAULT_LOG: &str = "info,openraft=error,async_nats=off";
+/// The log of a node at work. Of the libraries only openraft, about what it cannot go on with: the others warn of
+/// whatever a client sends them, once for every packet (h2 of stray PINGs, rustls of odd names), so that anybody could
+/// fill the log; what they cannot do is an error of ours, told once.
+const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 
 /// Runs a node. When it is ready it prints one line on stdout:
 /// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.
@@ -35,7 +37,7 @@ pub(super) struct Serve {
     /// How log lines look
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// What is logged, such as `debug` or `info,jwtmesh::nats=debug`
+    /// What is logged, such as `off,jwtmesh=debug`; a level alone is that of every library too
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
     log: String,
 }
@@ -77,6 +79,9 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
     })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that cannot be written is no reason to end (`serve 2>&1 | tee`, and tee is gone): reporting that on
+        // the same stderr would be a panic of whoever logged.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log
@@ -94,6 +99,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     let node = tokio::select! {
         node = Node::start(config, Clock::system()) => node?,
         signal = ending.signal() => {
+            // What still waits for a disk ends with the process: as after a power cut, nothing acknowledged is lost.
             tracing::info!(signal, "ended before the start was complete");
             return Ok(Exit::Done);
         }

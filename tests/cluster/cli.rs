@@ -115,6 +115,107 @@ fn account_push_stores_and_account_pull_fetches_the_exact_bytes() {
     assert_eq!(node.get_account(&account.id()).text(), token);
 }
 
+/// What `jwtmesh ARGS... --json` printed, and how it ended.
+fn verdicts(node: &Node, args: &[&str]) -> (Vec<Value>, Option<i32>) {
+    let done = node.cli(&[args, &["--json"]].concat());
+    let printed: Value = serde_json::from_slice(&done.stdout)
+        .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", String::from_utf8_lossy(&done.stdout)));
+    (items(&printed).clone(), done.status.code())
+}
+
+fn words<'v>(verdicts: &'v [Value], field: &str) -> Vec<&'v str> {
+    verdicts
+        .iter()
+        .map(|verdict| verdict[field].as_str().unwrap_or("-"))
+        .collect()
+}
+
+#[test]
+fn account_push_gives_every_file_its_verdict_whatever_became_of_those_before_it() {
+    let (operator, _, node) = start();
+    let [first, last, stale] = ["first", "last", "stale"].map(Account::new);
+    node.put(&stale, &operator.account_at(&stale, now() - 10));
+    let file = |name: &str, token: &str| {
+        let path = node.folder().join(name);
+        fs::write(&path, token).unwrap();
+        path.display().to_string()
+    };
+    let good = file("a.jwt", &operator.account(&first));
+    let also = file("b.jwt", &operator.account(&last));
+    let older = file("older.jwt", &operator.account_at(&stale, now() - 100));
+    let missing = node.folder().join("missing.jwt").display().to_string();
+    let empty = node.folder().join("empty").display().to_string();
+    fs::create_dir(&empty).unwrap();
+    // Opens, and cannot be read, not even by root.
+    let unreadable = "/proc/self/mem";
+
+    let (found, code) = verdicts(
+        &node,
+        &["account", "push", &good, &missing, &older, unreadable, &empty, &also],
+    );
+    assert_eq!(
+        words(&found, "outcome"),
+        ["stored", "failed", "refused", "failed", "failed", "stored"]
+    );
+    assert_eq!(
+        words(&found, "code"),
+        ["-", "not-found", "superseded", "unreadable", "not-found", "-"]
+    );
+    assert_eq!(code, Some(4));
+    assert_eq!(node.get_account(&last.id()).status, 200);
+
+    for (files, wanted) in [
+        (vec![&*missing, &good], 3),
+        (vec![unreadable, &good], 1),
+        (vec![unreadable, &missing, &good], 3),
+        (vec![&*good, &also], 0),
+    ] {
+        let args = [&["account", "push"], &files[..]].concat();
+        assert_eq!(verdicts(&node, &args).1, Some(wanted), "{files:?}");
+    }
+    let printed = node.cli(&["account", "push", &missing, &good]);
+    assert_eq!(printed.status.code(), Some(3));
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert_eq!(printed.lines().last(), Some("1 failed, 1 unchanged"), "{printed}");
+    assert!(printed.contains(&missing), "{printed}");
+}
+
+#[test]
+fn account_pull_gives_every_account_its_verdict_and_keeps_them_out_of_the_tokens() {
+    let (operator, account, mut node) = start();
+    let (known, unknown, system) = (account.id(), Account::new("unknown").id(), operator.system.id());
+    let (found, code) = verdicts(&node, &["account", "pull", &known, &unknown, &system]);
+    assert_eq!(words(&found, "outcome"), ["pulled", "failed", "pulled"]);
+    assert_eq!(words(&found, "account"), [&*known, &unknown, &system]);
+    assert_eq!(code, Some(3));
+    let token = node.get_account(&known).text();
+    assert_eq!(found[0]["token"], token.as_str());
+
+    let printed = node.cli(&["account", "pull", &known, &unknown, &system]);
+    assert_eq!(printed.status.code(), Some(3));
+    let tokens = format!("{token}\n{}\n", node.get_account(&system).text());
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), tokens);
+    let said = String::from_utf8_lossy(&printed.stderr).into_owned();
+    assert!(said.contains(&unknown), "{said}");
+    assert_eq!(said.lines().last(), Some("1 failed, 2 pulled"), "{said}");
+
+    // A folder where the file should be: that one cannot be written, the other can.
+    let dir = node.folder().join("out");
+    fs::create_dir_all(dir.join(format!("{known}.jwt"))).unwrap();
+    let path = dir.display().to_string();
+    let (found, code) = verdicts(&node, &["account", "pull", "--dir", &path, &known, &system]);
+    assert_eq!(words(&found, "outcome"), ["failed", "pulled"]);
+    assert_eq!(words(&found, "code"), ["unwritable", "-"]);
+    assert_eq!(code, Some(1));
+    let (all, code) = verdicts(&node, &["account", "pull", "-A"]);
+    assert_eq!((all.len(), code), (2, Some(0)));
+
+    node.kill();
+    let (found, code) = verdicts(&node, &["account", "pull", &known, &system]);
+    assert_eq!(words(&found, "code"), ["no-answer", "not-asked"]);
+    assert_eq!(code, Some(5));
+}
+
 #[test]
 fn operator_show_tells_whom_the_mesh_trusts() {
     let (operator, _, node) = start();

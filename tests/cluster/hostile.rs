@@ -1,6 +1,6 @@
 //! What must not hurt: requests that are too big, too slow, too deep, malformed or too many.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -122,6 +122,42 @@ const REQUESTS: &[(&str, &[u8], &[u16])] = &[
         &[405],
     ),
 ];
+
+/// One HTTP/2 frame on stream 0 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("a small one");
+    [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
+}
+
+/// Libraries warn of what a client sends, once for each packet. Whoever wants to see it says --log.
+#[test]
+fn a_client_cannot_fill_the_log_with_what_libraries_warn_of() {
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let (_, _, node) = start();
+    let before = node.log();
+    let mut stream = TcpStream::connect(node.address()).unwrap();
+    stream.set_read_timeout(Some(TIME_OUT)).unwrap();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(SETTINGS, 0, b""));
+    for _ in 0..100 {
+        sent.extend(frame(PING, ACK, b"stray!!!"));
+    }
+    // Its answer comes after all of these were read.
+    sent.extend(frame(PING, 0, b"the last"));
+    stream.write_all(&sent).unwrap();
+    let answer = frame(PING, ACK, b"the last");
+    let mut read: Vec<u8> = Vec::new();
+    while !read.windows(answer.len()).any(|window| window == answer) {
+        let mut piece = [0; 1024];
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "it hung up after {read:?}");
+        read.extend(&piece[..length]);
+    }
+    assert_eq!(node.log(), before);
+    still_well(&node);
+}
 
 #[test]
 fn malformed_requests_get_their_status_and_a_sentence() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::support::http::Connection;
 use crate::support::mint::{Account, Operator};
 use crate::support::node::{Node, NodeTls, Options, jwtmesh};
-use crate::support::process::{eventually, within};
+use crate::support::process::{Program, broken_pipe, eventually, within};
 use crate::support::tls::Authority;
 
 /// Far less than a node waits for unfinished requests by itself.
@@ -224,6 +224,118 @@ fn a_bad_configuration_exits_with_2_naming_the_line() {
     }
 }
 
+/// systemd does not start it again after 2: a restart would find the same files.
+#[test]
+fn configured_files_with_the_wrong_content_exit_with_2_and_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let operator = Operator::new("O");
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("operator.jwt", &operator.token());
+    write("account.jwt", &operator.account(&Account::new("A")));
+    write("operator.txt", "no token at all");
+    let authority = Authority::new(folder.path(), "test");
+    authority.issue("one");
+    authority.issue("other");
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    let tls = |cert: &str, key: &str| format!("{GOOD}\n[public]\ntls = {{ cert = {cert:?}, key = {key:?} }}\n");
+    let nats = |creds: &str| {
+        format!("{GOOD}\n[[nats]]\nname = \"fra\"\nservers = [\"nats://127.0.0.1:1\"]\ncreds = {creds:?}\n")
+    };
+    for (text, named) in [
+        (
+            GOOD.replace("operator.jwt", "account.jwt"),
+            "account.jwt is no operator JWT",
+        ),
+        (
+            GOOD.replace("operator.jwt", "operator.txt"),
+            "operator.txt is no operator JWT",
+        ),
+        (GOOD.replace("operator.jwt", "sub"), "sub is a folder"),
+        (tls("one.pem", "other.key"), "other.key does not belong to"),
+        (tls("one.key", "one.key"), "one.key holds no CERTIFICATE"),
+        (tls("sub", "one.key"), "sub is a folder"),
+        (nats("sub"), "sub is a folder"),
+    ] {
+        let done = serve(folder.path(), &text, &[]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{named}: {said}");
+        assert!(said.contains(named), "{named}: {said}");
+        assert!(
+            !folder.path().join("data").exists(),
+            "{named}: something was opened before"
+        );
+    }
+
+    let mut node = Node::of(&operator);
+    node.terminate();
+    let config = fs::read_to_string(node.folder().join("cluster.toml")).unwrap();
+    let done = serve(node.folder(), &config.replace("\"one\"", "\"two\""), &[]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(2), "another node's store: {said}");
+}
+
+#[test]
+fn a_signal_ends_a_start_that_waits_for_the_disk() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut node = Node::of(&Operator::new("O"));
+        node.terminate();
+        let log = node.folder().join("data/log");
+        fs::rename(&log, node.folder().join("log")).unwrap();
+        // Opening it waits for somebody to write into it, as opening a folder on a disk that hangs waits for ever.
+        let made = Command::new("mkfifo").arg(&log).status().unwrap();
+        assert!(made.success());
+        let mut command = jwtmesh();
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(node.folder().join("cluster.toml"));
+        let mut program = Program::start(command, node.folder(), "stuck");
+        // The stores are opened after the port is.
+        eventually("the port is taken", || Connection::plain(node.address()).ok());
+        program.signal(signal);
+        let ended = within(AT_ONCE, || program.ended());
+        assert_eq!(ended.and_then(|status| status.code()), Some(0), "{}", program.stderr());
+        assert!(program.stderr().contains("ended before the start was complete"));
+
+        fs::remove_file(&log).unwrap();
+        fs::rename(node.folder().join("log"), &log).unwrap();
+        node.start_again();
+        assert_eq!(node.get("/jwt/v1/accounts/").status, 200);
+    }
+}
+
+#[test]
+fn a_node_whose_stderr_nobody_reads_any_more_goes_on_serving() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let mut node = Node::of(&operator);
+    node.terminate();
+    let mut command = jwtmesh();
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(node.folder().join("cluster.toml"));
+    let mut program = Program::start_unheard(command, node.folder(), "unheard");
+    let until_ready = || program.stdout().contains("jwtmesh ready: ").then_some(());
+    eventually("it is ready", until_ready);
+    // It logs this, and after the next answer it has done so.
+    program.signal(Signal::HUP);
+    node.put(&account, &operator.account(&account));
+    assert_eq!(node.get_account(&account.id()).status, 200);
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+
+    let mut refused = jwtmesh();
+    refused
+        .args(["serve", "--config", "/nowhere/cluster.toml"])
+        .stderr(broken_pipe());
+    assert_eq!(
+        refused.status().unwrap().code(),
+        Some(2),
+        "the reason cannot be told, the code can"
+    );
+}
+
 #[test]
 fn what_cannot_be_meant_exits_with_2() {
     let folder = tempfile::tempdir().unwrap();
@@ -279,7 +391,7 @@ fn the_ready_line_names_the_port_that_was_chosen() {
         .arg("serve")
         .arg("--config")
         .arg(folder.path().join("cluster.toml"));
-    let mut program = crate::support::process::Program::start(command, folder.path(), "node");
+    let mut program = Program::start(command, folder.path(), "node");
     let line = eventually("the ready line", || {
         let out = program.stdout();
         out.lines()

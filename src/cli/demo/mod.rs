@@ -19,7 +19,7 @@ mod show;
 mod story;
 
 /// async-nats reports what the show provokes: a client that is cut off and refused.
-const DEFAULT_LOG: &str = "error,async_nats=off";
+const DEFAULT_LOG: &str = "off,jwtmesh=error,openraft=error";
 
 /// Makes an operator, accounts, creds, certificates and a cluster.toml in a folder, and runs a node on it.
 ///

@@ -28,7 +28,10 @@ pub(super) async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failu
     let folder = Folder::open(&demo.dir)?;
     let keys = prepare(&folder, &clock, &mut told)?;
     let config = Config::load(&folder.path("cluster.toml"), None)?;
-    let node = Node::start(config, clock.clone()).await?;
+    let node = tokio::select! {
+        node = Node::start(config, clock.clone()) => node?,
+        _ = ending.signal() => return Ok(Exit::Done),
+    };
     told.line(
         "node",
         &format!(

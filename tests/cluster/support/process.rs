@@ -52,6 +52,12 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// Writing to it fails.
+pub(crate) fn broken_pipe() -> std::io::PipeWriter {
+    let (_, writer) = std::io::pipe().expect("the system has pipes");
+    writer
+}
+
 /// A running program. Its output goes to files; it is killed when this is dropped.
 pub(crate) struct Program {
     child: Child,
@@ -62,13 +68,23 @@ pub(crate) struct Program {
 
 impl Program {
     /// Starts `command`, with its output in `folder` under `name`.
-    pub(crate) fn start(mut command: Command, folder: &Path, name: &str) -> Self {
+    pub(crate) fn start(command: Command, folder: &Path, name: &str) -> Self {
+        let err = File::create(folder.join(format!("{name}.err"))).expect("the test's own folder is writable");
+        Self::start_with(command, folder, name, err)
+    }
+
+    /// The same with a stderr that nobody reads any more, as that of `... 2>&1 | tee` when tee is gone.
+    pub(crate) fn start_unheard(command: Command, folder: &Path, name: &str) -> Self {
+        Self::start_with(command, folder, name, broken_pipe())
+    }
+
+    fn start_with(mut command: Command, folder: &Path, name: &str, stderr: impl Into<Stdio>) -> Self {
         let out = folder.join(format!("{name}.out"));
         let err = folder.join(format!("{name}.err"));
         let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&out).expect("the test's own folder is writable"))
-            .stderr(File::create(&err).expect("the test's own folder is writable"))
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self {

@@ -1,0 +1,262 @@
+//! `account pull`: writes accounts' tokens to stdout or to files, and tells what became of each.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Pages, Tally};
+use crate::api::Account;
+use crate::cli::output::{JsonArray, Progress, plain, to_stderr};
+use crate::cli::target::Target;
+use crate::cli::{Exit, Failure};
+use crate::client::{AdminClient, ClientError};
+use crate::jwt::AccountKey;
+
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, args = ["accounts", "all"])]
+pub(in crate::cli) struct Pull {
+    /// The accounts' public keys
+    #[arg(value_name = "ACCOUNT")]
+    accounts: Vec<AccountKey>,
+    /// Every account
+    #[arg(short = 'A', long, conflicts_with = "accounts")]
+    all: bool,
+    /// Write each token to DIR/ACCOUNT.jwt instead of stdout
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+    /// Print a JSON array instead of the tokens
+    #[arg(long)]
+    json: bool,
+}
+
+/// An account that was pulled to stdout.
+#[derive(Serialize)]
+struct Whole<'a> {
+    outcome: &'static str,
+    #[serde(flatten)]
+    account: &'a Account,
+}
+
+/// An account that was pulled to a file.
+#[derive(Serialize)]
+struct Filed<'a> {
+    outcome: &'static str,
+    account: &'a str,
+    file: &'a Path,
+}
+
+/// An account that was not pulled.
+#[derive(Debug, Serialize)]
+struct Missed {
+    outcome: &'static str,
+    account: String,
+    code: String,
+    detail: String,
+    #[serde(skip)]
+    exit: Exit,
+}
+
+const PULLED: &str = "pulled";
+
+impl Missed {
+    fn new(account: impl ToString, exit: Exit, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            outcome: "failed",
+            account: account.to_string(),
+            code: code.to_owned(),
+            detail: detail.into(),
+            exit,
+        }
+    }
+}
+
+impl Pull {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let client = self.target.client()?;
+        if let Some(dir) = &self.dir {
+            std::fs::create_dir_all(dir).map_err(|error| Failure::new(Exit::Failed, unwritable(dir, &error)))?;
+        }
+        let mut array = JsonArray::default();
+        let mut tally = Tally::default();
+        if self.all {
+            self.every(&client, out, &mut array, &mut tally).await?;
+        } else {
+            for key in &self.accounts {
+                match ask(&client, *key, &mut tally).await {
+                    Ok(account) => self.keep(out, &account, &mut array, &mut tally)?,
+                    Err(missed) => self.miss(out, &missed, &mut array, &mut tally)?,
+                }
+            }
+        }
+        if self.json {
+            array.end(out)?;
+        } else if self.all || self.accounts.len() > 1 {
+            // Beside the tokens, which are for whoever reads stdout.
+            out.flush()?;
+            to_stderr(&tally.line());
+        }
+        tally.end()
+    }
+
+    async fn every(
+        &self,
+        client: &AdminClient,
+        out: &mut impl Write,
+        array: &mut JsonArray,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let mut pages = Pages::new(client, true);
+        let mut progress = Progress::of(PULLED);
+        let mut count = 0;
+        loop {
+            let page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(error) => {
+                    tally.give_up(error.into());
+                    break;
+                }
+            };
+            for account in &page {
+                self.keep(out, account, array, tally)?;
+            }
+            count += page.len() as u64;
+            progress.at(count);
+        }
+        progress.end();
+        Ok(())
+    }
+
+    /// Prints the account, or writes its file.
+    fn keep(
+        &self,
+        out: &mut impl Write,
+        account: &Account,
+        array: &mut JsonArray,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let token = account.token.as_deref().unwrap_or_default();
+        let outcome = PULLED;
+        match &self.dir {
+            None if self.json => array.item(out, &Whole { outcome, account })?,
+            None => writeln!(out, "{token}")?,
+            Some(dir) => match write_token(dir, &account.account, token) {
+                Ok(file) if self.json => {
+                    let (account, file) = (account.account.as_str(), file.as_path());
+                    array.item(out, &Filed { outcome, account, file })?;
+                }
+                Ok(file) => writeln!(out, "{}", file.display())?,
+                Err(missed) => return self.miss(out, &missed, array, tally),
+            },
+        }
+        tally.add(outcome, Exit::Done);
+        Ok(())
+    }
+
+    /// Tells of an account that is not there. Tokens and names of files have stdout for themselves.
+    fn miss(
+        &self,
+        out: &mut impl Write,
+        missed: &Missed,
+        array: &mut JsonArray,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        tally.add(missed.outcome, missed.exit);
+        if self.json {
+            array.item(out, missed)?;
+        } else {
+            let Missed {
+                outcome,
+                account,
+                code,
+                detail,
+                ..
+            } = missed;
+            to_stderr(&format!("{outcome:<9}  {account:<56}  {code}: {}", plain(detail)));
+        }
+        Ok(())
+    }
+}
+
+async fn ask(client: &AdminClient, key: AccountKey, tally: &mut Tally) -> Result<Account, Missed> {
+    if let Some(gone) = &tally.gone {
+        let detail = "not asked for, as the node no longer answers";
+        return Err(Missed::new(key, gone.exit, "not-asked", detail));
+    }
+    client.account(key).await.map_err(|error| {
+        let failure = match error {
+            ClientError::Problem(problem) => {
+                let exit = Failure::from(ClientError::Problem(problem.clone())).exit;
+                return Missed::new(key, exit, &problem.code, problem.detail);
+            }
+            error => Failure::from(error),
+        };
+        let missed = Missed::new(key, failure.exit, "no-answer", failure.said.clone());
+        tally.give_up(failure);
+        missed
+    })
+}
+
+fn write_token(dir: &Path, account: &str, token: &str) -> Result<PathBuf, Missed> {
+    let failed = |code: &str, detail: String| Missed::new(plain(account), Exit::Failed, code, detail);
+    // Only what is a key becomes a file's name, whoever answers on the socket.
+    let key: AccountKey = account
+        .parse()
+        .map_err(|error| failed("damaged", format!("the node's listing is damaged: {error}")))?;
+    let file = dir.join(format!("{key}.jwt"));
+    match write_whole(&file, token.as_bytes()) {
+        Ok(()) => Ok(file),
+        Err(error) => Err(failed("unwritable", unwritable(&file, &error))),
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> String {
+    format!("cannot write {}: {error}", path.display())
+}
+
+/// The old file or the whole new one: nats-account-server left empty files behind when it was interrupted here.
+fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(file.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let beside = file.with_file_name(name);
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&beside)
+        .and_then(|mut open| {
+            open.write_all(bytes)?;
+            open.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&beside, file));
+    if written.is_err() {
+        // Best effort: the error that matters is the first one.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("A.jwt");
+        for text in ["long text", "short"] {
+            write_whole(&file, text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let nowhere = folder.path().join("none/A.jwt");
+        assert!(write_whole(&nowhere, b"x").is_err());
+    }
+}
