@@ -1,6 +1,5 @@
 //! The task that keeps one NATS cluster told: it wakes, looks at what is true now, and does one bounded piece of work.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
@@ -16,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Incoming};
-use super::pending::{Lane, Step, Summary};
+use super::notices::Notices;
+use super::pending::{Lane, Step};
 use super::propagate::Propagation;
-use super::subjects::{self, Reply, Verdict};
+use super::subjects::{self, Reply};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
 use crate::resolver::Resolver;
@@ -43,14 +43,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After a read that failed.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// How often catching up says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-
 /// Servers learnt from other servers that are tried when none of the configured ones answers.
 const LEARNT_SERVERS: usize = 32;
-
-/// Different reasons for which one outage is logged. They are few; a server that makes up new ones is not listened to.
-const REASONS: usize = 16;
 
 /// The NATS clusters that this node tells of changes.
 #[derive(Debug)]
@@ -92,8 +86,7 @@ impl NatsClusters {
                 started: Instant::now(),
                 marking: None,
                 learnt: Vec::new(),
-                said: HashSet::new(),
-                progress_at: Instant::now(),
+                notices: Notices::new(&cluster.name),
             };
             tracker.spawn(teller.run(stop.clone()));
             status
@@ -124,9 +117,7 @@ struct Teller {
     started: Instant,
     marking: Option<Marking>,
     learnt: Vec<String>,
-    /// What was said about this connection, or this outage, so that it is said once.
-    said: HashSet<String>,
-    progress_at: Instant,
+    notices: Notices,
 }
 
 /// Why a connection is no longer used.
@@ -150,18 +141,17 @@ enum Woken {
 impl Teller {
     async fn run(mut self, stop: CancellationToken) {
         while let Some(mut connection) = self.connect(&stop).await {
-            self.said.clear();
+            self.notices.forget();
             self.look();
             self.propagation.connected(self.now());
             if let Some((from, to)) = self.propagation.catching_up() {
-                tracing::info!(nats_cluster = %self.cluster.name, from, to, "telling it what may have passed it by");
-                self.progress_at = Instant::now();
+                self.notices.catching_up(from, to);
             }
             self.status.connected.store(true, Ordering::Relaxed);
             let end = self.serve(&mut connection, &stop).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
-            self.said.clear();
+            self.notices.forget();
             if matches!(end, End::Stopped) {
                 // A server that no longer reads does not hold up the shutdown.
                 let _ = timeout(LAST_WORDS, connection.close()).await;
@@ -197,13 +187,7 @@ impl Teller {
                         self.greet(&connection, &url);
                         return Some(connection);
                     }
-                    Err(reason) => self.say_once(&reason, |cluster, reason| {
-                        tracing::warn!(
-                            nats_cluster = cluster,
-                            reason,
-                            "not connected to this NATS cluster; trying on"
-                        );
-                    }),
+                    Err(reason) => self.notices.not_connected(&reason),
                 }
             }
             self.meanwhile(stop, tokio::time::sleep(backoff)).await?;
@@ -227,13 +211,7 @@ impl Teller {
 
     fn greet(&mut self, connection: &Connection, url: &str) {
         let server = connection.server(url);
-        tracing::info!(
-            nats_cluster = %self.cluster.name,
-            url,
-            server = %server.name,
-            version = %server.version,
-            "connected to NATS cluster"
-        );
+        self.notices.connected(url, &server);
         self.learnt = server.others;
         self.learnt.retain(|other| !self.cluster.servers.contains(other));
         self.learnt.truncate(LEARNT_SERVERS);
@@ -246,7 +224,7 @@ impl Teller {
             let wake = match self.work(connection).await {
                 Ok(wake) => wake,
                 Err(reason) => {
-                    self.lost(&reason);
+                    self.notices.lost(&reason);
                     return End::Lost;
                 }
             };
@@ -287,13 +265,12 @@ impl Teller {
         for _ in 0..REPLIES {
             match incoming {
                 Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
-                Incoming::Nobody => self.nobody(),
-                Incoming::Complaint(words) => self.complaint(&words),
-                Incoming::LameDuck => {
-                    tracing::info!(nats_cluster = %self.cluster.name, "the server we are connected to is going away");
-                }
+                // What was published reached nobody; it is sent again when its answer is overdue.
+                Incoming::Nobody => self.notices.nobody(),
+                Incoming::Complaint(words) => self.notices.complaint(&words),
+                Incoming::LameDuck => self.notices.going_away(),
                 Incoming::End => {
-                    self.lost("the server ended the connection");
+                    self.notices.lost("the server ended the connection");
                     return Some(End::Lost);
                 }
             }
@@ -315,7 +292,7 @@ impl Teller {
                         return Ok(Some(Instant::now() + READ_AGAIN));
                     }
                 }
-                Step::Told(summary) => self.told(&summary),
+                Step::Told(summary) => self.notices.told(&summary),
                 Step::Mark(position) => self.mark(position),
                 Step::Wait(until) => {
                     self.status.position.store(self.propagation.told(), Ordering::Relaxed);
@@ -338,18 +315,7 @@ impl Teller {
         };
         let limit = connection.max_payload();
         if row.token.len() > limit {
-            tracing::error!(
-                nats_cluster = %self.cluster.name,
-                %account,
-                revision = row.revision,
-                token_bytes = row.token.len(),
-                max_payload_bytes = limit,
-                "this account's JWT has {} bytes, and the NATS server takes messages of {limit}: it cannot be told of this \
-                 change. Raise max_payload above {} on all its servers, or make the JWT smaller (old revocations, \
-                 imports), and push it again; servers that restart fetch it over HTTP",
-                row.token.len(),
-                row.token.len()
-            );
+            self.notices.too_large(account, row.revision, row.token.len(), limit);
             self.propagation.too_large(account);
             return Ok(());
         }
@@ -367,55 +333,14 @@ impl Teller {
             Ok(changes) => {
                 let rows: Vec<_> = changes.rows.iter().map(|row| (row.account, row.revision)).collect();
                 self.propagation.listed(lane, &rows, changes.position, self.now());
-                self.progress(lane);
+                self.notices.progress(lane, self.propagation.catching_up());
                 true
             }
             Err(error) => {
-                let reason = error.to_string();
-                self.say_once(&reason, |cluster, reason| {
-                    tracing::warn!(
-                        nats_cluster = cluster,
-                        reason,
-                        "the changes to tell it of cannot be read; trying on"
-                    );
-                });
+                self.notices.unreadable(&error.to_string());
                 false
             }
         }
-    }
-
-    fn progress(&mut self, lane: Lane) {
-        if lane == Lane::Fresh {
-            return;
-        }
-        match self.propagation.catching_up() {
-            None => tracing::info!(nats_cluster = %self.cluster.name, "everything that may have passed it by was sent"),
-            Some((at, to)) if self.progress_at.elapsed() >= PROGRESS_EVERY => {
-                self.progress_at = Instant::now();
-                tracing::info!(nats_cluster = %self.cluster.name, at, to, "still telling it what may have passed it by");
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn told(&self, summary: &Summary) {
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    nats_cluster = %self.cluster.name,
-                    account = %summary.account,
-                    revision = summary.revision,
-                    updated = summary.updated,
-                    skipped = summary.skipped,
-                    refused = summary.refused,
-                    first_answer_ms = summary.first_answer_ms,
-                    again = summary.again,
-                    "account propagated"
-                )
-            };
-        }
-        // One line for each of a million accounts at the first start would hide all others.
-        if summary.routine { line!(debug) } else { line!(info) }
     }
 
     fn mark(&mut self, position: u64) {
@@ -453,20 +378,16 @@ impl Teller {
     }
 
     fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
-        let cluster = &self.cluster.name;
         let account = match asked {
             Ok(account) => account,
-            Err(RecvError::Lagged(lost)) => {
-                tracing::warn!(nats_cluster = %cluster, lost, "asked to send too many accounts again at once; ask for the rest again");
-                return;
-            }
+            Err(RecvError::Lagged(lost)) => return self.notices.asked_too_much(lost),
             Err(RecvError::Closed) => return,
         };
         let Ok(Some(row)) = self.resolver.lookup(account) else {
             return;
         };
         if !self.propagation.ask(account, row.revision, self.now()) {
-            tracing::warn!(nats_cluster = %cluster, %account, "too many accounts are waiting to be sent; ask for this one again");
+            self.notices.no_room(account);
         }
     }
 
@@ -474,72 +395,15 @@ impl Teller {
         let Some((account, revision)) = subjects::about(inbox, subject) else {
             return;
         };
-        let cluster = self.cluster.name.as_str();
-        let Some(Reply { server, verdict }) = Reply::read(payload) else {
-            tracing::warn!(nats_cluster = cluster, %account, revision, bytes = payload.len(), "an answer that no nats-server gives");
-            return;
+        let Some(reply) = Reply::read(payload) else {
+            return self.notices.no_answer(account, revision, payload.len());
         };
-        match &verdict {
-            Verdict::Updated => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "updated", "a server answered");
-            }
-            Verdict::Skipped if self.propagation.is_routine(account) => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server answered");
-            }
-            Verdict::Skipped => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
-            }
-            Verdict::Refused(reason) => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = %reason, "a server refused this account's JWT");
-            }
-        }
+        self.notices
+            .answer(account, revision, &reply, self.propagation.is_routine(account));
         let mut hasher = DefaultHasher::new();
-        server.hash(&mut hasher);
+        reply.server.hash(&mut hasher);
         self.propagation
-            .answered(account, revision, hasher.finish(), &verdict, self.now());
-    }
-
-    /// What was published reached nobody; it is sent again when its answer is overdue.
-    fn nobody(&mut self) {
-        self.say_once("nobody", |cluster, _| {
-            tracing::warn!(
-                nats_cluster = cluster,
-                "nobody listens to $SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE here: the creds are of a user outside the system account, or \
-                 no server has an account resolver. Trying on"
-            );
-        });
-    }
-
-    fn complaint(&mut self, words: &str) {
-        // Each names its subject, and there is one subject an account: the first of each kind says it all.
-        let kind = words.split('"').next().unwrap_or(words).to_owned();
-        let advice = if kind.contains("for Publish") || kind.contains("for publish") {
-            "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
-             '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again"
-        } else if kind.contains("for Subscription") || kind.contains("for subscription") {
-            "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
-             '_INBOX.jwtmesh.>'`, then generate its creds again"
-        } else {
-            "a complaint of the server"
-        };
-        let (words, permission) = (words.to_owned(), kind.contains("ermissions"));
-        self.say_once(&kind, |cluster, _| {
-            if permission {
-                tracing::error!(nats_cluster = cluster, complaint = words, "{advice}");
-            } else {
-                tracing::warn!(nats_cluster = cluster, complaint = words, "{advice}");
-            }
-        });
-    }
-
-    fn lost(&self, reason: &str) {
-        tracing::warn!(nats_cluster = %self.cluster.name, reason, "the connection to this NATS cluster is lost; connecting again");
-    }
-
-    fn say_once(&mut self, what: &str, say: impl FnOnce(&str, &str)) {
-        if self.said.len() < REASONS && self.said.insert(what.to_owned()) {
-            say(&self.cluster.name, what);
-        }
+            .answered(account, revision, hasher.finish(), &reply.verdict, self.now());
     }
 }
 

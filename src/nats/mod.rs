@@ -7,6 +7,7 @@
 
 mod cluster;
 mod connection;
+mod notices;
 mod pending;
 mod propagate;
 #[cfg(test)]
