@@ -18,6 +18,7 @@ use super::connection::{Connection, Incoming};
 use super::notices::Notices;
 use super::pending::{Lane, Step};
 use super::propagate::Propagation;
+use super::route::{Ended, Route};
 use super::subjects::{self, Reply};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
@@ -29,10 +30,9 @@ const STEPS: usize = 64;
 /// Replies read at once before the next steps are taken.
 const REPLIES: usize = 256;
 
-/// Between two rounds of attempts to connect; doubles up to the second. A nats-server restarts within a second or
-/// two, and a revocation waits for it.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(1_500);
+/// A connection that lasted this long was of use, though nobody had anything to answer. Whatever accepts and hangs up
+/// (a balancer without servers behind it) does so within seconds.
+const USEFUL_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the shutdown waits for answers to what is in flight. After a restart it is sent again.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -42,9 +42,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// After a read that failed.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// Servers learnt from other servers that are tried when none of the configured ones answers.
-const LEARNT_SERVERS: usize = 32;
 
 /// The NATS clusters that this node tells of changes.
 #[derive(Debug)]
@@ -85,7 +82,8 @@ impl NatsClusters {
                 propagation: Propagation::new(agreed),
                 started: Instant::now(),
                 marking: None,
-                learnt: Vec::new(),
+                route: Route::new(&cluster.servers),
+                answered: false,
                 notices: Notices::new(&cluster.name),
             };
             tracker.spawn(teller.run(stop.clone()));
@@ -116,7 +114,9 @@ struct Teller {
     propagation: Propagation,
     started: Instant,
     marking: Option<Marking>,
-    learnt: Vec<String>,
+    route: Route,
+    /// Whether a server answered over this connection.
+    answered: bool,
     notices: Notices,
 }
 
@@ -124,8 +124,8 @@ struct Teller {
 enum End {
     /// It is to stop.
     Stopped,
-    /// The connection broke.
-    Lost,
+    /// The connection is of no more use, for this reason.
+    Lost(String),
 }
 
 /// What woke the task.
@@ -141,7 +141,8 @@ enum Woken {
 impl Teller {
     async fn run(mut self, stop: CancellationToken) {
         while let Some(mut connection) = self.connect(&stop).await {
-            self.notices.forget();
+            let opened = Instant::now();
+            self.answered = false;
             self.look();
             self.propagation.connected(self.now());
             if let Some((from, to)) = self.propagation.catching_up() {
@@ -151,10 +152,19 @@ impl Teller {
             let end = self.serve(&mut connection, &stop).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
-            self.notices.forget();
-            if matches!(end, End::Stopped) {
-                // A server that no longer reads does not hold up the shutdown.
-                let _ = timeout(LAST_WORDS, connection.close()).await;
+            let useful = self.answered || opened.elapsed() >= USEFUL_AFTER;
+            if useful {
+                self.notices.forget();
+            }
+            match end {
+                End::Stopped => {
+                    // A server that no longer reads does not hold up the shutdown.
+                    let _ = timeout(LAST_WORDS, connection.close()).await;
+                }
+                End::Lost(reason) => {
+                    self.notices.lost(&reason);
+                    self.route.ended(if useful { Ended::Useful } else { Ended::Useless });
+                }
             }
         }
         self.last_mark().await;
@@ -172,26 +182,25 @@ impl Teller {
 
     /// Tries until there is a connection; `None` when it is to stop.
     async fn connect(&mut self, stop: &CancellationToken) -> Option<Connection> {
-        let mut backoff = MIN_BACKOFF;
         loop {
             if stop.is_cancelled() {
                 return None;
             }
-            let urls: Vec<String> = self.cluster.servers.iter().chain(&self.learnt).cloned().collect();
-            for url in urls {
-                let (node, cluster) = (self.node.clone(), self.cluster.clone());
-                let opening = async move { (Connection::open(&node, &cluster, &url).await, url) };
-                let (opened, url) = self.meanwhile(stop, opening).await?;
-                match opened {
-                    Ok(connection) => {
-                        self.greet(&connection, &url);
-                        return Some(connection);
-                    }
-                    Err(reason) => self.notices.not_connected(&reason),
+            let (pause, url) = self.route.attempt();
+            let (node, cluster) = (self.node.clone(), self.cluster.clone());
+            let opening = async move {
+                tokio::time::sleep(pause).await;
+                Connection::open(&node, &cluster, &url).await
+            };
+            match self.meanwhile(stop, opening).await? {
+                Ok(connection) => {
+                    let server = connection.server();
+                    self.notices.connected(connection.url(), &server);
+                    self.route.learn(server.others);
+                    return Some(connection);
                 }
+                Err(reason) => self.notices.not_connected(&reason),
             }
-            self.meanwhile(stop, tokio::time::sleep(backoff)).await?;
-            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
@@ -209,24 +218,13 @@ impl Teller {
         }
     }
 
-    fn greet(&mut self, connection: &Connection, url: &str) {
-        let server = connection.server(url);
-        self.notices.connected(url, &server);
-        self.learnt = server.others;
-        self.learnt.retain(|other| !self.cluster.servers.contains(other));
-        self.learnt.truncate(LEARNT_SERVERS);
-    }
-
     /// Serves one connection until it breaks or everything is to stop.
     async fn serve(&mut self, connection: &mut Connection, stop: &CancellationToken) -> End {
         let mut give_up: Option<Instant> = None;
         loop {
             let wake = match self.work(connection).await {
                 Ok(wake) => wake,
-                Err(reason) => {
-                    self.notices.lost(&reason);
-                    return End::Lost;
-                }
+                Err(reason) => return End::Lost(reason),
             };
             if give_up.is_some_and(|at| self.propagation.is_drained() || Instant::now() >= at) {
                 return End::Stopped;
@@ -269,10 +267,7 @@ impl Teller {
                 Incoming::Nobody => self.notices.nobody(),
                 Incoming::Complaint(words) => self.notices.complaint(&words),
                 Incoming::LameDuck => self.notices.going_away(),
-                Incoming::End => {
-                    self.notices.lost("the server ended the connection");
-                    return Some(End::Lost);
-                }
+                Incoming::End(reason) => return Some(End::Lost(reason)),
             }
             match connection.next().now_or_never() {
                 Some(next) => incoming = next,
@@ -400,6 +395,7 @@ impl Teller {
         };
         self.notices
             .answer(account, revision, &reply, self.propagation.is_routine(account));
+        self.answered = true;
         let mut hasher = DefaultHasher::new();
         reply.server.hash(&mut hasher);
         self.propagation

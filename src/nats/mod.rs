@@ -14,6 +14,7 @@ mod propagate;
 mod propagate_tests;
 #[cfg(test)]
 mod propagate_world;
+mod route;
 mod subjects;
 
 pub use cluster::NatsClusters;

@@ -16,17 +16,17 @@ use crate::support::tls::Authority;
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// An operator, a node that tells a NATS cluster of changes, and the cluster's servers.
-struct Mesh {
-    operator: Operator,
-    account: Account,
-    node: Node,
-    servers: Vec<NatsServer>,
+pub(crate) struct Mesh {
+    pub(crate) operator: Operator,
+    pub(crate) account: Account,
+    pub(crate) node: Node,
+    pub(crate) servers: Vec<NatsServer>,
 }
 
 impl Mesh {
     /// A node, then a cluster of `size` servers that the node must find by itself.
     #[track_caller]
-    fn start(version: &str, size: usize) -> Self {
+    pub(crate) fn start(version: &str, size: usize) -> Self {
         let operator = Operator::new("O");
         let account = Account::new("A");
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
@@ -72,7 +72,7 @@ impl Mesh {
     }
 
     /// The account's token with these users revoked.
-    fn revoking(&self, users: &[&User], issued_at: i64) -> String {
+    pub(crate) fn revoking(&self, users: &[&User], issued_at: i64) -> String {
         self.operator.account_with(&self.account, |claims| {
             claims["iat"] = json!(issued_at);
             for user in users {
@@ -83,7 +83,7 @@ impl Mesh {
 
     /// One connection of `user` to each server.
     #[track_caller]
-    fn connect_everywhere(&self, user: &User) -> Vec<NatsUser> {
+    pub(crate) fn connect_everywhere(&self, user: &User) -> Vec<NatsUser> {
         let connect = |server: &NatsServer| {
             NatsUser::connect(server.address(), user)
                 .unwrap_or_else(|error| panic!("{} refuses: {error}\n{}", server.name(), server.log()))

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::{PATIENCE, Program, free_port, within};
@@ -99,6 +100,11 @@ impl NatsServer {
 
     pub(crate) fn log(&self) -> String {
         self.program.stderr()
+    }
+
+    /// Such as STOP: it hangs, and its connections stay open.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.program.signal(signal);
     }
 
     /// Kills it and starts it again on the same port: it has forgotten every account.
