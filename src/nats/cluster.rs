@@ -21,6 +21,7 @@ use super::propagate::Propagation;
 use super::route::{Ended, Route};
 use super::subjects::{self, Reply};
 use crate::config::NatsCluster;
+use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
 use crate::resolver::Resolver;
 
@@ -55,7 +56,8 @@ struct Status {
 }
 
 impl NatsClusters {
-    /// Starts telling each of `clusters` of every change, in tasks on `tracker`, until `stop`.
+    /// Starts telling each of `clusters` of every change, in tasks on `tracker`, until `stop`. A task that dies
+    /// ends the node through `fault`.
     ///
     /// None of them has to exist yet.
     pub fn start(
@@ -64,6 +66,7 @@ impl NatsClusters {
         resolver: Resolver,
         tracker: &TaskTracker,
         stop: CancellationToken,
+        fault: &FaultHandle,
     ) -> Self {
         let start = |cluster: &NatsCluster| {
             let agreed = resolver.position(&cluster.name);
@@ -86,7 +89,8 @@ impl NatsClusters {
                 answered: false,
                 notices: Notices::new(&cluster.name),
             };
-            tracker.spawn(teller.run(stop.clone()));
+            let telling = teller.run(stop.clone());
+            tracker.spawn(fault.clone().guard("the telling of a NATS cluster", telling));
             status
         };
         Self(clusters.iter().map(start).collect())
