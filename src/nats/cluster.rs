@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Connection, Incoming};
 use super::notices::Notices;
 use super::pending::{Lane, Step};
-use super::propagate::Propagation;
+use super::propagate::{ANSWER_MS, Propagation};
 use super::route::{Ended, Route};
 use super::subjects::{self, Reply};
 use crate::config::NatsCluster;
@@ -283,6 +283,7 @@ impl Teller {
 
     /// Takes a few steps; gives when to take the next.
     async fn work(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
+        self.propagation.heard(connection.received());
         for _ in 0..STEPS {
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
@@ -293,6 +294,10 @@ impl Teller {
                 }
                 Step::Told(summary) => self.notices.told(&summary),
                 Step::Mark(position) => self.mark(position),
+                Step::Leave => {
+                    let seconds = ANSWER_MS / 1_000;
+                    return Err(format!("no answer from {} for {seconds} s", connection.url()));
+                }
                 Step::Wait(until) => {
                     self.status.position.store(self.propagation.told(), Ordering::Relaxed);
                     return Ok(until.map(|at| self.started + Duration::from_millis(at)));

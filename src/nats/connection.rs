@@ -5,6 +5,7 @@
 //! sentence. A new client for each connection has none of this.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, Message, Subscriber};
@@ -19,8 +20,10 @@ use crate::config::NatsCluster;
 /// For TCP, TLS and the greeting together. Another continent takes one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 
-/// Silence after which the server is asked whether it is there; two unanswered questions end the connection.
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// Silence after which the server is asked whether it is there; two unanswered questions end the connection, so a
+/// server that hung before there was anything to say is left after three seconds. One that is merely busy with an
+/// update answers this, and is told apart from one that hangs; the farthest needs half of it.
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the client may take to accept one message. It does at once, unless the socket is stuck.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
@@ -139,6 +142,11 @@ impl Connection {
                 .map(|address| format!("{scheme}://{address}"))
                 .collect(),
         }
+    }
+
+    /// Bytes that came over it, answers to pings included.
+    pub(super) fn received(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// The largest message that this server takes.

@@ -19,6 +19,8 @@ pub(super) enum Step {
     Mark(u64),
     /// Nothing until this time, or until something happens.
     Wait(Option<u64>),
+    /// Nothing at all came over this connection since something was sent that is overdue: go on with another server.
+    Leave,
 }
 
 /// Which changes are read.
@@ -58,6 +60,8 @@ pub(super) struct Pending {
     pub(super) phase: Phase,
     pub(super) due: u64,
     pub(super) sent_at: u64,
+    /// How much had been heard when it was sent.
+    pub(super) heard: u64,
     pub(super) first_answer_ms: u64,
     /// Sends since the last answer.
     pub(super) tries: u32,
@@ -96,6 +100,7 @@ impl Pending {
             phase: Phase::Queued,
             due,
             sent_at: 0,
+            heard: 0,
             first_answer_ms: 0,
             tries: 0,
             repeats: 0,

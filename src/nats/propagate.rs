@@ -36,7 +36,7 @@ const REMEMBERED_RESERVE: usize = 2_048;
 
 /// No answer after this long: the message or the reply is lost. A reply takes a round trip; two seconds is what
 /// nats-server itself grants a fetch (1.9 s).
-const ANSWER_MS: u64 = 2_000;
+pub(super) const ANSWER_MS: u64 = 2_000;
 
 /// The longest pause between two sends that nobody answers.
 const MAX_PAUSE_MS: u64 = 30_000;
@@ -76,6 +76,8 @@ const ASKED_REMEMBERED: usize = 1_024;
 pub(super) struct Propagation {
     connected: bool,
     draining: bool,
+    /// Grows with everything that comes over the connection.
+    heard: u64,
     /// The newest revision there is.
     newest: u64,
     /// Fresh changes are listed up to here.
@@ -116,6 +118,7 @@ impl Propagation {
         Self {
             connected: false,
             draining: false,
+            heard: 0,
             newest: agreed,
             read: agreed,
             catch_up: None,
@@ -149,6 +152,11 @@ impl Propagation {
     /// There is a revision `newest`.
     pub(super) fn newest(&mut self, newest: u64) {
         self.newest = self.newest.max(newest);
+    }
+
+    /// So much came over the connection until now, of any kind. A living server says something every second.
+    pub(super) fn heard(&mut self, bytes: u64) {
+        self.heard = bytes;
     }
 
     /// A connection is up; nothing of what an earlier one did is relied upon.
@@ -251,6 +259,7 @@ impl Propagation {
         };
         pending.sent = revision;
         pending.sent_at = now;
+        pending.heard = self.heard;
         // What was read then is no longer current, so nobody needs to be told of it.
         self.raise(account, revision);
     }
@@ -381,6 +390,11 @@ impl Propagation {
         let pending = self.pending.get_mut(&account)?;
         if pending.phase == Phase::Listening {
             return self.conclude(account, now).map(Step::Told);
+        }
+        // It may also be due because others were answered, a moment after it was sent.
+        let overdue = pending.phase == Phase::Sent && now >= pending.sent_at + ANSWER_MS;
+        if overdue && pending.heard == self.heard {
+            return Some(Step::Leave);
         }
         if pending.phase == Phase::Queued {
             pending.listen_anew();

@@ -23,13 +23,22 @@ fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {
 #[test]
 fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_server_took_the_token() {
     type Fault = fn(&mut World);
-    let faults: [(&str, Fault); 11] = [
+    let faults: [(&str, Fault); 13] = [
         ("the message is lost", |w| {
             w.messages.pop_front();
         }),
         ("the reply is lost", |w| {
             w.deliver();
             w.replies.pop_front();
+        }),
+        ("the server hangs before the message", |w| {
+            w.hung = true;
+            w.pass(2_000);
+        }),
+        ("the server hangs after the message", |w| {
+            w.deliver();
+            w.hung = true;
+            w.pass(2_000);
         }),
         ("the connection breaks before the message", World::disconnect),
         ("the connection breaks after the message", |w| {
@@ -104,6 +113,28 @@ fn silence_is_answered_with_growing_pauses_and_the_first_answer_ends_them_all() 
         "{second:?} is sent again without waiting for its pause"
     );
     world.settle();
+}
+
+#[test]
+fn g5_a_server_that_hangs_is_left_two_seconds_after_a_change_and_one_that_is_only_slow_is_not() {
+    let mut world = World::quiet();
+    world.hung = true;
+    world.change(&[1]);
+    world.pass(1_999);
+    assert!(world.connected);
+    world.pass(1);
+    assert!(!world.connected, "nothing came");
+    world.connect();
+    world.answer_all();
+    assert_eq!(world.held, world.rows, "the next server is told at once");
+
+    world.change(&[2]);
+    for _ in 0..600 {
+        world.pass(100);
+    }
+    assert!(world.connected, "it answers pings");
+    world.settle();
+    assert_eq!(world.left, 1);
 }
 
 #[test]
@@ -358,6 +389,7 @@ enum Event {
     Pass(u64),
     Connect,
     Disconnect,
+    Hang,
     Restart,
     Mark(bool),
     Ask(u8),
@@ -377,6 +409,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (1u64..200_000).prop_map(Event::Pass),
         3 => Just(Event::Connect),
         1 => Just(Event::Disconnect),
+        1 => Just(Event::Hang),
         1 => Just(Event::Restart),
         3 => any::<bool>().prop_map(Event::Mark),
         1 => (0u8..6).prop_map(Event::Ask),
@@ -407,6 +440,7 @@ proptest! {
                 Event::Pass(ms) => world.pass(ms),
                 Event::Connect => world.connect(),
                 Event::Disconnect => world.disconnect(),
+                Event::Hang => world.hung = world.connected,
                 Event::Restart => world.restart(),
                 Event::Mark(agreed) => world.mark(agreed),
                 Event::Ask(n) => {

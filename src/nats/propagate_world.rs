@@ -25,6 +25,11 @@ pub(super) struct World {
     pub(super) agreed: u64,
     pub(super) propagation: Propagation,
     pub(super) connected: bool,
+    /// The server we are connected to takes nothing and says nothing.
+    pub(super) hung: bool,
+    pub(super) heard: u64,
+    /// Connections given up because of that.
+    pub(super) left: usize,
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
     pub(super) replies: VecDeque<(AccountKey, u64, Verdict)>,
@@ -46,6 +51,9 @@ impl World {
             agreed: 0,
             propagation: Propagation::new(0),
             connected: false,
+            hung: false,
+            heard: 0,
+            left: 0,
             messages: VecDeque::new(),
             replies: VecDeque::new(),
             held: BTreeMap::new(),
@@ -91,6 +99,7 @@ impl World {
     pub(super) fn disconnect(&mut self) {
         if self.connected {
             self.connected = false;
+            self.hung = false;
             self.messages.clear();
             self.replies.clear();
             self.propagation.disconnected(self.now);
@@ -107,6 +116,9 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self) {
+        if self.hung {
+            return;
+        }
         if let Some((account, revision)) = self.messages.pop_front() {
             let held = self.held.insert(account, revision).unwrap_or(0);
             assert!(
@@ -118,16 +130,25 @@ impl World {
     }
 
     pub(super) fn reply(&mut self) {
+        if self.hung {
+            return;
+        }
         if let Some((account, revision, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
+            self.hear();
             self.propagation.answered(account, revision, 1, &verdict, self.now);
             self.pump();
         }
     }
 
+    fn hear(&mut self) {
+        self.heard += u64::from(!self.hung);
+        self.propagation.heard(self.heard);
+    }
+
     pub(super) fn answer_all(&mut self) {
-        while !self.messages.is_empty() || !self.replies.is_empty() {
+        while !self.hung && !(self.messages.is_empty() && self.replies.is_empty()) {
             self.deliver();
             self.reply();
         }
@@ -148,6 +169,8 @@ impl World {
 
     pub(super) fn pass(&mut self, ms: u64) {
         self.now += ms;
+        // A server that has nothing to say answers pings.
+        self.hear();
         self.pump();
     }
 
@@ -186,6 +209,11 @@ impl World {
                 }
                 Step::Told(summary) => self.told.push(summary),
                 Step::Mark(position) => self.marks.push_back(position),
+                Step::Leave => {
+                    assert!(self.hung, "left a server that speaks");
+                    self.left += 1;
+                    return self.disconnect();
+                }
                 Step::Wait(until) => {
                     assert!(until.is_none_or(|until| until > self.now), "waits for the past");
                     return self.check();
@@ -210,6 +238,9 @@ impl World {
     /// Everything works for as long as anything may take.
     pub(super) fn settle(&mut self) {
         self.verdict = UPDATED;
+        if self.hung {
+            self.disconnect();
+        }
         self.connect();
         // Longer than it takes to go back once more after a lost connection.
         for _ in 0..240 {
