@@ -130,6 +130,8 @@ enum End {
     Stopped,
     /// The connection is of no more use, for this reason.
     Lost(String),
+    /// The user lacks a right. It may have it by the next connection, which reads the creds anew.
+    WithoutRights,
 }
 
 /// What woke the task.
@@ -156,19 +158,20 @@ impl Teller {
             let end = self.serve(&mut connection, &stop).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
-            let useful = self.answered || opened.elapsed() >= USEFUL_AFTER;
-            if useful {
+            let ended = match end {
+                End::WithoutRights => Ended::WithoutRights,
+                _ if self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
+                _ => Ended::Useless,
+            };
+            if ended == Ended::Useful {
                 self.notices.forget();
             }
+            self.route.ended(ended);
             match end {
-                End::Stopped => {
-                    // A server that no longer reads does not hold up the shutdown.
-                    let _ = timeout(LAST_WORDS, connection.close()).await;
-                }
-                End::Lost(reason) => {
-                    self.notices.lost(&reason);
-                    self.route.ended(if useful { Ended::Useful } else { Ended::Useless });
-                }
+                // A server that no longer reads does not hold up the shutdown.
+                End::Stopped => drop(timeout(LAST_WORDS, connection.close()).await),
+                End::Lost(reason) => self.notices.lost(&reason),
+                End::WithoutRights => {}
             }
         }
         self.last_mark().await;
@@ -269,7 +272,13 @@ impl Teller {
                 Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
                 // What was published reached nobody; it is sent again when its answer is overdue.
                 Incoming::Nobody => self.notices.nobody(),
-                Incoming::Complaint(words) => self.notices.complaint(&words),
+                Incoming::Complaint(words) => match subjects::missing_right(&words) {
+                    None => self.notices.complaint(&words),
+                    Some(right) => {
+                        self.notices.missing_right(right, &words);
+                        return Some(End::WithoutRights);
+                    }
+                },
                 Incoming::LameDuck => self.notices.going_away(),
                 Incoming::End(reason) => return Some(End::Lost(reason)),
             }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::connection::Server;
 use super::pending::{Lane, Summary};
-use super::subjects::{Reply, Verdict};
+use super::subjects::{MissingRight, Reply, Verdict};
 use crate::jwt::AccountKey;
 
 /// How soon the same is said again: often enough to be seen by somebody who begins to look.
@@ -177,24 +177,25 @@ impl Notices {
     }
 
     pub(super) fn complaint(&mut self, words: &str) {
-        // Each names its subject, and there is one subject an account: the first of each kind says it all.
-        let kind = words.split('"').next().unwrap_or(words).to_owned();
-        let advice = if kind.contains("for Publish") || kind.contains("for publish") {
-            "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
-             '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again"
-        } else if kind.contains("for Subscription") || kind.contains("for subscription") {
-            "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
-             '_INBOX.jwtmesh.>'`, then generate its creds again"
-        } else {
-            "a complaint of the server"
-        };
-        if !self.is_due(&kind) {
-            return;
+        if self.is_due(words) {
+            tracing::warn!(nats_cluster = %self.cluster, complaint = words, "a complaint of the server");
         }
-        if kind.contains("ermissions") {
+    }
+
+    pub(super) fn missing_right(&mut self, right: MissingRight, words: &str) {
+        let advice = match right {
+            MissingRight::Publish => {
+                "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
+                 '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again; they are read within seconds"
+            }
+            MissingRight::Subscribe => {
+                "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
+                 '_INBOX.jwtmesh.>'`, then generate its creds again; they are read within seconds"
+            }
+        };
+        // By the advice, for each complaint names another account.
+        if self.is_due(advice) {
             tracing::error!(nats_cluster = %self.cluster, complaint = words, "{advice}");
-        } else {
-            tracing::warn!(nats_cluster = %self.cluster, complaint = words, "{advice}");
         }
     }
 
