@@ -19,7 +19,7 @@ use super::notices::Notices;
 use super::pending::{Lane, Step};
 use super::propagate::{ANSWER_MS, Propagation};
 use super::route::{Ended, Route};
-use super::subjects::{self, Reply};
+use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
 use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
@@ -413,6 +413,11 @@ impl Teller {
         };
         self.notices
             .answer(account, revision, &reply, self.propagation.is_routine(account));
+        if let Verdict::Refused(words) = &reply.verdict
+            && self.propagation.is_last_try(account)
+        {
+            self.notices.refused(account, revision, &reply.server, words);
+        }
         self.answered = true;
         let mut hasher = DefaultHasher::new();
         reply.server.hash(&mut hasher);

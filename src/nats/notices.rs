@@ -162,6 +162,21 @@ impl Notices {
         }
     }
 
+    /// A server refused an account's JWT for the last time. It may refuse thousands, so one of them is named a minute.
+    pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &str, words: &str) {
+        if self.is_due(&format!("{server} refused: {words}")) {
+            tracing::error!(
+                nats_cluster = %self.cluster,
+                server,
+                %account,
+                revision,
+                result = words,
+                "a server keeps refusing this account's JWT, and enforces an older one. If its operator JWT is older than the \
+                 one jwtmesh has, give it that one and restart it: a nats-server does not reload operators"
+            );
+        }
+    }
+
     pub(super) fn no_answer(&self, account: AccountKey, revision: u64, bytes: usize) {
         tracing::warn!(nats_cluster = %self.cluster, %account, revision, bytes, "an answer that no nats-server gives");
     }

@@ -202,6 +202,13 @@ impl Propagation {
         self.pending.get(&account).is_none_or(|pending| pending.routine)
     }
 
+    /// Whether a refusal of `account` by a server is the last that is listened to.
+    pub(super) fn is_last_try(&self, account: AccountKey) -> bool {
+        self.pending
+            .get(&account)
+            .is_some_and(|pending| pending.refusals >= REFUSALS)
+    }
+
     /// Takes no more changes; what is in flight is finished.
     pub(super) fn drain(&mut self) {
         self.draining = true;

@@ -199,11 +199,16 @@ fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
         world.propagation.told() >= revision,
         "one account that nobody wants must not hold up all others"
     );
+    let mut last_tries = Vec::new();
     for _ in 0..600 {
         world.pass(100);
+        if !world.messages.is_empty() {
+            last_tries.push(world.propagation.is_last_try(account(1)));
+        }
         world.answer_all();
         world.mark(true);
     }
+    assert_eq!(last_tries, [false, false, true], "whoever refuses the last is named");
     assert_eq!(world.sends, 4);
     assert!(world.agreed >= revision);
 }

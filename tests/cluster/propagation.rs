@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     /// Every server answers for itself, so a formed cluster of N gives N answers.
-    fn wait_for_routes(&self) {
+    pub(crate) fn wait_for_routes(&self) {
         let count = self.servers.len();
         eventually("the servers found each other", || {
             let mut system = self.system_user();
