@@ -1,7 +1,6 @@
 //! The task that keeps one NATS cluster told: it wakes, looks at what is true now, and does one bounded piece of work.
 
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -419,10 +418,8 @@ impl Teller {
             self.notices.refused(account, revision, &reply.server, words);
         }
         self.answered = true;
-        let mut hasher = DefaultHasher::new();
-        reply.server.hash(&mut hasher);
         self.propagation
-            .answered(account, revision, hasher.finish(), &reply.verdict, self.now());
+            .answered(account, revision, &reply.server, &reply.verdict, self.now());
     }
 }
 

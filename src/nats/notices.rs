@@ -16,6 +16,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Different lines that are remembered. They are few; a server that makes up new ones is not listened to.
 const SAID: usize = 64;
 
+/// Servers named in one line.
+const NAMES: usize = 8;
+
 /// How often catching up says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -123,7 +126,8 @@ impl Notices {
         tracing::warn!(nats_cluster = %self.cluster, %account, "too many accounts are waiting to be sent; ask for this one again");
     }
 
-    pub(super) fn told(&self, summary: &Summary) {
+    pub(super) fn told(&mut self, summary: &Summary) {
+        self.missing(summary);
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -141,6 +145,36 @@ impl Notices {
         }
         // One line for each of a million accounts at the first start would hide all others.
         if summary.routine { line!(debug) } else { line!(info) }
+    }
+
+    /// Servers that should have answered and did not. Every change finds the same ones, so it is said once a minute.
+    fn missing(&mut self, summary: &Summary) {
+        if summary.missing.is_empty() {
+            return;
+        }
+        let mut servers = summary.missing[..summary.missing.len().min(NAMES)].join(", ");
+        if summary.missing.len() > NAMES {
+            servers.push_str(", and others");
+        }
+        let (cluster, account, revision) = (self.cluster.clone(), summary.account, summary.revision);
+        if summary.again && self.is_due(&format!("waiting for {servers}")) {
+            tracing::warn!(
+                nats_cluster = cluster,
+                servers,
+                %account,
+                revision,
+                "servers that answered earlier changes have not answered this one; it is sent again until they do"
+            );
+        } else if !summary.again && self.is_due(&format!("not waiting for {servers}")) {
+            tracing::warn!(
+                nats_cluster = cluster,
+                servers,
+                %account,
+                revision,
+                "servers that answered earlier changes never answered this one, and are no longer waited for. Those that \
+                 still run may enforce an older JWT: restart them, then they fetch this one"
+            );
+        }
     }
 
     /// What a server answered; `routine`: as one of many.

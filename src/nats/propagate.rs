@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::pending::{Answer, Lane, Pending, Phase, Step, Summary};
+use super::pending::{Answer, Lane, Pending, Phase, Roster, Step, Summary};
 use super::subjects::Verdict;
 use crate::jwt::AccountKey;
 
@@ -89,6 +89,7 @@ pub(super) struct Propagation {
     unanswered: BTreeSet<(u64, AccountKey)>,
     unfinished: BTreeSet<(u64, AccountKey)>,
     agenda: BTreeSet<(u64, AccountKey)>,
+    roster: Roster,
     told: u64,
     marked: u64,
     marking: bool,
@@ -127,6 +128,7 @@ impl Propagation {
             unanswered: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             agenda: BTreeSet::new(),
+            roster: Roster::default(),
             told: agreed,
             marked: agreed,
             marking: false,
@@ -282,7 +284,8 @@ impl Propagation {
     }
 
     /// `server` answered a send of `account` that carried the token of `revision`.
-    pub(super) fn answered(&mut self, account: AccountKey, revision: u64, server: u64, verdict: &Verdict, now: u64) {
+    pub(super) fn answered(&mut self, account: AccountKey, revision: u64, server: &str, verdict: &Verdict, now: u64) {
+        let server = self.roster.hear(server, now);
         let Some(pending) = self.pending.get_mut(&account) else {
             return;
         };
@@ -417,30 +420,40 @@ impl Propagation {
     fn conclude(&mut self, account: AccountKey, now: u64) -> Option<Summary> {
         let pending = self.pending.get_mut(&account)?;
         let (skipped, refused) = (pending.count(Answer::Skipped), pending.count(Answer::Refused));
-        let pause = if refused > 0 && pending.refusals < REFUSALS {
-            pending.refusals += 1;
-            Some(ANSWER_MS << (pending.refusals - 1))
-        } else if skipped > 0 && pending.repeats < REPEATS {
-            pending.repeats += 1;
-            Some(0)
+        let missing = if pending.fresh {
+            self.roster.missing(pending, now)
         } else {
-            None
+            Vec::new()
         };
-        let summary = Summary {
+        let mut summary = Summary {
             account,
             revision: pending.sent,
             updated: pending.count(Answer::Updated),
             skipped,
             refused,
             first_answer_ms: pending.first_answer_ms,
-            routine: pending.routine,
-            again: pause.is_some(),
+            // That a server was missing was said, so it is said that none is any more.
+            routine: pending.routine && (pending.missing_since.is_none() || !missing.is_empty()),
+            missing,
+            again: false,
         };
         pending.routine = true;
+        let pause = if refused > 0 && pending.refusals < REFUSALS {
+            pending.refusals += 1;
+            Some(ANSWER_MS << (pending.refusals - 1))
+        } else if skipped > 0 && pending.repeats < REPEATS {
+            pending.repeats += 1;
+            Some(0)
+        } else if summary.missing.is_empty() {
+            None
+        } else {
+            self.roster.wait_for(account, pending, now)
+        };
         match pause {
             Some(pause) => self.queue(account, now + pause),
             None => self.finish(account),
         }
+        summary.again = pause.is_some();
         Some(summary)
     }
 
@@ -448,7 +461,7 @@ impl Propagation {
     fn list(&mut self, account: AccountKey, revision: u64, lane: Lane, now: u64) {
         // Before everything that is merely due.
         let due = if lane == Lane::Fresh { 0 } else { now };
-        let Some(pending) = self.pending.get(&account) else {
+        let Some(pending) = self.pending.get_mut(&account) else {
             let mut pending = Pending::new(revision, due, lane == Lane::CatchUp);
             if lane == Lane::CatchUp {
                 // Nobody is known to wait for it, and a million of them pass here: one repetition is enough.
@@ -461,14 +474,14 @@ impl Propagation {
             self.unfinished.insert((revision, account));
             return;
         };
+        // It may have been read, and sent, before it was listed.
+        pending.fresh |= lane == Lane::Fresh;
         if revision <= pending.listed {
             return;
         }
         let under_way = pending.sent >= revision;
+        pending.routine &= lane == Lane::CatchUp;
         self.raise(account, revision);
-        if let Some(pending) = self.pending.get_mut(&account) {
-            pending.routine &= lane == Lane::CatchUp;
-        }
         if !under_way {
             self.queue(account, due);
         }
@@ -484,10 +497,9 @@ impl Propagation {
         }
         self.unanswered.remove(&(pending.listed, account));
         self.unfinished.remove(&(pending.listed, account));
-        pending.listed = revision;
+        pending.begin_anew(revision);
         self.news = true;
-        pending.repeats = 0;
-        pending.refusals = 0;
+        self.roster.wait_no_more(account);
         self.unfinished.insert((revision, account));
         if pending.answered < revision {
             self.unanswered.insert((revision, account));
@@ -515,6 +527,7 @@ impl Propagation {
             self.agenda.remove(&(pending.due, account));
             self.unanswered.remove(&(pending.listed, account));
             self.unfinished.remove(&(pending.listed, account));
+            self.roster.wait_no_more(account);
             self.news = true;
         }
     }

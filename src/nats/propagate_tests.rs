@@ -217,7 +217,7 @@ fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
 fn one_answer_of_several_is_enough_and_all_are_counted() {
     let mut world = World::quiet();
     let revision = world.change(&[1]);
-    for (server, verdict) in [(1, UPDATED), (2, SKIPPED), (3, refused()), (2, UPDATED)] {
+    for (server, verdict) in [("n1", UPDATED), ("n2", SKIPPED), ("n3", refused()), ("n2", UPDATED)] {
         world
             .propagation
             .answered(account(1), revision, server, &verdict, world.now);
@@ -227,6 +227,125 @@ fn one_answer_of_several_is_enough_and_all_are_counted() {
     let summary = world.told.first().expect("it was answered");
     assert_eq!((summary.updated, summary.skipped, summary.refused), (2, 0, 1));
     assert!(summary.again && !summary.routine);
+    world.settle();
+}
+
+/// A world whose servers n1 and n2 have answered once, and where n2 has just missed a change of account 2.
+fn n2_misses_a_change() -> (World, u64) {
+    let mut world = World::quiet();
+    world.heard_by(&["n1", "n2"]);
+    world.change(&[1]);
+    world.answer_all();
+    world.pass(1_000);
+    world.mark(true);
+    world.told.clear();
+    world.sends = 0;
+    world.heard_by(&["n1"]);
+    let revision = world.change(&[2]);
+    world.answer_all();
+    (world, revision)
+}
+
+#[test]
+fn g5_a_server_that_missed_a_change_is_told_again_until_it_answers() {
+    let (mut world, revision) = n2_misses_a_change();
+    world.pass(1_000);
+    let first = world.told.first().expect("the others have answered");
+    assert_eq!(first.missing, ["n2"]);
+    assert!(first.again && !first.routine);
+    assert!(world.propagation.told() >= revision, "an answer is an answer");
+    let mut sent_at = Vec::new();
+    for second in 1..=60 {
+        let sends = world.sends;
+        world.pass(1_000);
+        if world.sends > sends {
+            sent_at.push(second);
+        }
+        world.answer_all();
+        world.mark(true);
+    }
+    // A pause, and a second to listen.
+    assert_eq!(sent_at, [2, 7, 16, 27, 38, 49, 60]);
+    assert!(
+        world.agreed < revision,
+        "were this process to end, the next one would not know of it"
+    );
+    world.heard_by(&["n1", "n2"]);
+    for _ in 0..12 {
+        world.pass(1_000);
+        world.answer_all();
+        world.mark(true);
+    }
+    let last = world.told.last().expect("it was told again");
+    assert!(last.missing.is_empty() && !last.again && !last.routine, "{last:?}");
+    assert!(world.agreed >= revision);
+    world.settle();
+}
+
+#[test]
+fn g5_a_server_that_is_missing_is_told_also_when_it_takes_another_connection_and_not_after_a_newer_change() {
+    let (mut world, revision) = n2_misses_a_change();
+    world.pass(60_000);
+    world.answer_all();
+    world.disconnect();
+    world.connect();
+    assert!(world.messages.contains(&(account(2), revision)));
+    world.heard_by(&["n1", "n2"]);
+    world.change(&[2]);
+    world.settle();
+}
+
+#[test]
+fn g12_a_server_that_was_shut_down_for_good_is_waited_for_ten_minutes_and_then_forgotten() {
+    let (mut world, revision) = n2_misses_a_change();
+    for _ in 0..660 {
+        world.pass(1_000);
+        world.answer_all();
+        world.mark(true);
+    }
+    let last = world.told.last().expect("the others have answered");
+    assert!(last.missing == ["n2"] && !last.again, "{last:?}");
+    assert!((40..80).contains(&world.sends), "{} sends", world.sends);
+    assert!(world.agreed >= revision);
+    world.told.clear();
+    world.sends = 0;
+    world.change(&[3]);
+    world.answer_all();
+    world.pass(60_000);
+    assert_eq!(world.sends, 1);
+    assert!(world.told[0].missing.is_empty(), "{:?}", world.told);
+    world.settle();
+}
+
+#[test]
+fn g12_a_server_that_is_gone_holds_up_no_more_than_so_many_changes() {
+    let (mut world, _) = n2_misses_a_change();
+    let key = |n: u32| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        AccountKey::from_bytes(bytes)
+    };
+    for n in 0..12 {
+        world.change_keys((n * 100..n * 100 + 100).map(key));
+        world.answer_all();
+    }
+    world.pass(1_000);
+    let waiting = world.told.iter().filter(|summary| summary.again).count();
+    assert_eq!((world.told.len(), waiting), (1_201, 1_024));
+}
+
+#[test]
+fn where_more_servers_answer_than_are_counted_none_is_missing() {
+    let mut world = World::quiet();
+    let servers: Vec<_> = (0..100).map(|n| format!("n{n}")).collect();
+    world.servers.clone_from(&servers);
+    world.change(&[1]);
+    world.answer_all();
+    world.servers.rotate_left(50);
+    world.change(&[2]);
+    world.answer_all();
+    world.pass(60_000);
+    assert_eq!(world.sends, 2);
     world.settle();
 }
 
@@ -399,6 +518,7 @@ enum Event {
     Mark(bool),
     Ask(u8),
     Verdict(Verdict),
+    HeardBy(&'static [&'static str]),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -418,6 +538,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => Just(Event::Restart),
         3 => any::<bool>().prop_map(Event::Mark),
         1 => (0u8..6).prop_map(Event::Ask),
+        1 => prop_oneof![Just(&["n1"][..]), Just(&["n1", "n2"][..])].prop_map(Event::HeardBy),
         1 => prop_oneof![Just(UPDATED), Just(SKIPPED), Just(refused())].prop_map(Event::Verdict),
     ];
     proptest::collection::vec(event, 1..120)
@@ -454,6 +575,7 @@ proptest! {
                         world.pump();
                     }
                 }
+                Event::HeardBy(servers) => world.heard_by(servers),
                 Event::Verdict(verdict) => world.verdict = verdict,
             }
             world.check();

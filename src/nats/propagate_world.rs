@@ -32,7 +32,9 @@ pub(super) struct World {
     pub(super) left: usize,
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
-    pub(super) replies: VecDeque<(AccountKey, u64, Verdict)>,
+    pub(super) replies: VecDeque<(AccountKey, u64, String, Verdict)>,
+    /// The servers that hear us, by name.
+    pub(super) servers: Vec<String>,
     pub(super) held: BTreeMap<AccountKey, u64>,
     /// The newest revision of which an answer came back to us.
     pub(super) answered: BTreeMap<AccountKey, u64>,
@@ -56,6 +58,7 @@ impl World {
             left: 0,
             messages: VecDeque::new(),
             replies: VecDeque::new(),
+            servers: vec!["n1".to_owned()],
             held: BTreeMap::new(),
             answered: BTreeMap::new(),
             marks: VecDeque::new(),
@@ -76,11 +79,18 @@ impl World {
         world
     }
 
+    /// Other servers hear us from now on.
+    pub(super) fn heard_by(&mut self, servers: &[&str]) {
+        self.servers = servers.iter().map(|server| (*server).to_owned()).collect();
+    }
+
     pub(super) fn change(&mut self, accounts: &[u8]) -> u64 {
+        self.change_keys(accounts.iter().map(|n| account(*n)))
+    }
+
+    pub(super) fn change_keys(&mut self, accounts: impl Iterator<Item = AccountKey>) -> u64 {
         self.revision += 1;
-        for n in accounts {
-            self.rows.insert(account(*n), self.revision);
-        }
+        self.rows.extend(accounts.map(|account| (account, self.revision)));
         self.propagation.newest(self.revision);
         self.pump();
         self.revision
@@ -125,7 +135,10 @@ impl World {
                 held <= revision,
                 "revision {held} of {account} was followed by {revision}"
             );
-            self.replies.push_back((account, revision, self.verdict.clone()));
+            for server in &self.servers {
+                self.replies
+                    .push_back((account, revision, server.clone(), self.verdict.clone()));
+            }
         }
     }
 
@@ -133,11 +146,12 @@ impl World {
         if self.hung {
             return;
         }
-        if let Some((account, revision, verdict)) = self.replies.pop_front() {
+        if let Some((account, revision, server, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
             self.hear();
-            self.propagation.answered(account, revision, 1, &verdict, self.now);
+            self.propagation
+                .answered(account, revision, &server, &verdict, self.now);
             self.pump();
         }
     }
@@ -242,8 +256,8 @@ impl World {
             self.disconnect();
         }
         self.connect();
-        // Longer than it takes to go back once more after a lost connection.
-        for _ in 0..240 {
+        // Longer than it takes to go back once more after a lost connection, and to forget a server that is gone.
+        for _ in 0..900 {
             self.answer_all();
             self.mark(true);
             self.pass(1_000);

@@ -10,7 +10,7 @@ use nkeys::KeyPair;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::propagation::Mesh;
+use crate::propagation::{Gate, Mesh};
 use crate::support::mint::{Account, Operator, User, now, sign};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
@@ -100,6 +100,64 @@ fn g12_a_server_that_hangs_up_after_every_login_is_tried_with_growing_pauses_and
     let words: Vec<_> = log.lines().filter(|line| line.contains("last words")).collect();
     assert_eq!(words.len(), 1, "{log}");
     assert!(words[0].contains("User Authentication Expired"), "{}", words[0]);
+}
+
+/// The other servers answer, and so nothing but the missing answer says that one of them was cut off from its cluster.
+#[test]
+fn g5_a_server_that_was_cut_off_from_its_cluster_is_told_when_it_is_back() {
+    let (operator, account) = (Operator::new("O"), Account::new("A"));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = node_telling(&operator, address, operator.system.propagating_user().creds());
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let route = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let gate = Gate::open(route);
+    let near = format!("{config}cluster {{ name: test, listen: \"{route}\" }}\n");
+    let far = format!(
+        "{config}cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: [\"nats://{}\"] }}\n",
+        free_port(),
+        gate.address
+    );
+    let n1 = NatsServer::start_named(NEWEST, "n1", address.port(), &near);
+    let n2 = NatsServer::start_named(NEWEST, "n2", free_port(), &far);
+    let (alice, bob) = (account.user(), account.user());
+    let mut connections = [&alice, &bob].map(|user| NatsUser::connect(n2.address(), user).unwrap());
+    let _loads_the_account = NatsUser::connect(n1.address(), &account.user()).unwrap();
+    let revoking = |users: &[&User], issued_at: i64| {
+        operator.account_with(&account, |claims| {
+            claims["iat"] = json!(issued_at);
+            for user in users {
+                claims["nats"]["revocations"][user.id()] = json!(now());
+            }
+        })
+    };
+    // Until both have answered a change, and so are known.
+    let mut changes = 0;
+    eventually("both servers are told of a change", || {
+        changes += 1;
+        node.put(&account, &revoking(&[&alice], now() - 50 + changes));
+        let both = || node.log().contains("updated=2").then_some(());
+        within(Duration::from_secs(3), both)
+    });
+    assert!(connections[0].cut_off(PATIENCE).is_some());
+
+    gate.shut();
+    node.put(&account, &revoking(&[&alice, &bob], now()));
+    eventually("the server is missed by name", || {
+        let log = node.log();
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("servers=\"n2\""))
+            .then_some(())
+    });
+    assert!(connections[1].ping(), "nobody could have told it yet");
+    gate.reopen();
+    let reason = connections[1].cut_off(PATIENCE);
+    assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "{}", node.log());
+    eventually("it is known that it was told", || {
+        let log = node.log();
+        let last = log.lines().rfind(|line| line.contains("account propagated"))?;
+        last.contains("updated=2").then_some(())
+    });
 }
 
 /// The creds are replaced as the log advises; nothing is restarted.

@@ -359,8 +359,8 @@ fn a_lowered_limit_is_in_force_without_a_restart_of_anything() {
 }
 
 /// A way to the NATS cluster that can be shut: what is connected through it is cut, and nothing new gets through.
-struct Gate {
-    address: SocketAddr,
+pub(crate) struct Gate {
+    pub(crate) address: SocketAddr,
     shared: Arc<GateState>,
 }
 
@@ -371,7 +371,7 @@ struct GateState {
 }
 
 impl Gate {
-    fn open(target: SocketAddr) -> Self {
+    pub(crate) fn open(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(GateState::default());
@@ -404,7 +404,7 @@ impl Gate {
         !self.shared.streams.lock().expect("nobody panics with it").is_empty()
     }
 
-    fn shut(&self) {
+    pub(crate) fn shut(&self) {
         self.shared.shut.store(true, Ordering::SeqCst);
         for stream in self.shared.streams.lock().expect("nobody panics with it").drain(..) {
             // Gone already is as good.
@@ -412,7 +412,7 @@ impl Gate {
         }
     }
 
-    fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         self.shared.shut.store(false, Ordering::SeqCst);
     }
 }
