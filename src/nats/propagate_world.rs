@@ -162,7 +162,8 @@ impl World {
     }
 
     pub(super) fn answer_all(&mut self) {
-        while !self.hung && !(self.messages.is_empty() && self.replies.is_empty()) {
+        let is_quiet = |world: &Self| world.messages.is_empty() && world.replies.is_empty();
+        while !self.hung && !is_quiet(self) {
             self.deliver();
             self.reply();
         }
