@@ -9,6 +9,9 @@
 //! There are two ways a change is found. *Fresh* changes follow the newest revision and are sent before all else, so
 //! that a revocation never waits behind a million accounts. *Catching up* covers what lies before them: from the
 //! agreed position at the first connection, and from two minutes back at every later one.
+//!
+//! One answer moves the position, so that one server cannot hold up all others. But a server that answered earlier
+//! changes is expected to answer the next fresh one too, and as long as it does not, that change is sent again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
