@@ -227,7 +227,7 @@ fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
     let _loads_the_account = NatsUser::connect(server.address(), &account.user()).unwrap();
     let claims = operator.account_claims(&account, |claims| claims["iss"] = json!(signer.public_key()));
     node.put(&account, &sign(&signer, &claims));
-    // After three repetitions, which take 23 s.
+    // After its repetitions, which take up to 23 s.
     let line = within(2 * PATIENCE, || {
         let log = node.log();
         log.lines().find(|line| line.contains("ERROR")).map(str::to_owned)
