@@ -167,6 +167,7 @@ impl Node {
             resolver.clone(),
             &serving,
             stop_serving.clone(),
+            &fault,
         );
         Ok(Self {
             name: config.node,

@@ -242,6 +242,27 @@ fn pure_rooms_stay_pure() {
     assert_none(defects);
 }
 
+/// A task that dies unseen leaves a node that looks alive and agrees on nothing, or tells nobody.
+#[test]
+fn every_task_that_agrees_or_tells_is_guarded() {
+    let mut defects = Vec::new();
+    let mut guarded = 0;
+    for source in sources() {
+        for (at, line) in source.code().filter(|(_, line)| line.contains("tracker.spawn(")) {
+            if line.contains(".guard(") {
+                guarded += 1;
+            } else if ["raft", "nats"].contains(&source.room()) {
+                defects.push(format!("src/{}:{at}: spawn it under `FaultHandle::guard`", source.name));
+            }
+        }
+    }
+    assert!(
+        guarded >= 5,
+        "only {guarded} guarded tasks were found: how they are spawned has changed"
+    );
+    assert_none(defects);
+}
+
 #[test]
 fn files_and_rooms_stay_small() {
     let mut defects = Vec::new();

@@ -1,8 +1,6 @@
 //! The task that keeps one NATS cluster told: it wakes, looks at what is true now, and does one bounded piece of work.
 
-use std::collections::HashSet;
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Incoming};
-use super::pending::{Lane, Step, Summary};
-use super::propagate::Propagation;
+use super::notices::Notices;
+use super::pending::{Lane, Step};
+use super::propagate::{ANSWER_MS, Propagation};
+use super::route::{Ended, Route};
 use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
+use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
 use crate::resolver::Resolver;
 
@@ -29,10 +30,9 @@ const STEPS: usize = 64;
 /// Replies read at once before the next steps are taken.
 const REPLIES: usize = 256;
 
-/// Between two rounds of attempts to connect; doubles up to the second. A nats-server restarts within a second or
-/// two, and a revocation waits for it.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-const MAX_BACKOFF: Duration = Duration::from_millis(1_500);
+/// A connection that lasted this long was of use, though nobody had anything to answer. Whatever accepts and hangs up
+/// (a balancer without servers behind it) does so within seconds.
+const USEFUL_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the shutdown waits for answers to what is in flight. After a restart it is sent again.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -42,15 +42,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// After a read that failed.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// How often catching up says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-
-/// Servers learnt from other servers that are tried when none of the configured ones answers.
-const LEARNT_SERVERS: usize = 32;
-
-/// Different reasons for which one outage is logged. They are few; a server that makes up new ones is not listened to.
-const REASONS: usize = 16;
 
 /// The NATS clusters that this node tells of changes.
 #[derive(Debug)]
@@ -64,7 +55,8 @@ struct Status {
 }
 
 impl NatsClusters {
-    /// Starts telling each of `clusters` of every change, in tasks on `tracker`, until `stop`.
+    /// Starts telling each of `clusters` of every change, in tasks on `tracker`, until `stop`. A task that dies
+    /// ends the node through `fault`.
     ///
     /// None of them has to exist yet.
     pub fn start(
@@ -73,6 +65,7 @@ impl NatsClusters {
         resolver: Resolver,
         tracker: &TaskTracker,
         stop: CancellationToken,
+        fault: &FaultHandle,
     ) -> Self {
         let start = |cluster: &NatsCluster| {
             let agreed = resolver.position(&cluster.name);
@@ -91,11 +84,12 @@ impl NatsClusters {
                 propagation: Propagation::new(agreed),
                 started: Instant::now(),
                 marking: None,
-                learnt: Vec::new(),
-                said: HashSet::new(),
-                progress_at: Instant::now(),
+                route: Route::new(&cluster.servers),
+                answered: false,
+                notices: Notices::new(&cluster.name),
             };
-            tracker.spawn(teller.run(stop.clone()));
+            let telling = teller.run(stop.clone());
+            tracker.spawn(fault.clone().guard("the telling of a NATS cluster", telling));
             status
         };
         Self(clusters.iter().map(start).collect())
@@ -123,18 +117,20 @@ struct Teller {
     propagation: Propagation,
     started: Instant,
     marking: Option<Marking>,
-    learnt: Vec<String>,
-    /// What was said about this connection, or this outage, so that it is said once.
-    said: HashSet<String>,
-    progress_at: Instant,
+    route: Route,
+    /// Whether a server answered over this connection.
+    answered: bool,
+    notices: Notices,
 }
 
 /// Why a connection is no longer used.
 enum End {
     /// It is to stop.
     Stopped,
-    /// The connection broke.
-    Lost,
+    /// The connection is of no more use, for this reason.
+    Lost(String),
+    /// The user lacks a right. It may have it by the next connection, which reads the creds anew.
+    WithoutRights,
 }
 
 /// What woke the task.
@@ -150,21 +146,31 @@ enum Woken {
 impl Teller {
     async fn run(mut self, stop: CancellationToken) {
         while let Some(mut connection) = self.connect(&stop).await {
-            self.said.clear();
+            let opened = Instant::now();
+            self.answered = false;
             self.look();
             self.propagation.connected(self.now());
             if let Some((from, to)) = self.propagation.catching_up() {
-                tracing::info!(nats_cluster = %self.cluster.name, from, to, "telling it what may have passed it by");
-                self.progress_at = Instant::now();
+                self.notices.catching_up(from, to);
             }
             self.status.connected.store(true, Ordering::Relaxed);
             let end = self.serve(&mut connection, &stop).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
-            self.said.clear();
-            if matches!(end, End::Stopped) {
+            let ended = match end {
+                End::WithoutRights => Ended::WithoutRights,
+                _ if self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
+                _ => Ended::Useless,
+            };
+            if ended == Ended::Useful {
+                self.notices.forget();
+            }
+            self.route.ended(ended);
+            match end {
                 // A server that no longer reads does not hold up the shutdown.
-                let _ = timeout(LAST_WORDS, connection.close()).await;
+                End::Stopped => drop(timeout(LAST_WORDS, connection.close()).await),
+                End::Lost(reason) => self.notices.lost(&reason),
+                End::WithoutRights => {}
             }
         }
         self.last_mark().await;
@@ -182,32 +188,25 @@ impl Teller {
 
     /// Tries until there is a connection; `None` when it is to stop.
     async fn connect(&mut self, stop: &CancellationToken) -> Option<Connection> {
-        let mut backoff = MIN_BACKOFF;
         loop {
             if stop.is_cancelled() {
                 return None;
             }
-            let urls: Vec<String> = self.cluster.servers.iter().chain(&self.learnt).cloned().collect();
-            for url in urls {
-                let (node, cluster) = (self.node.clone(), self.cluster.clone());
-                let opening = async move { (Connection::open(&node, &cluster, &url).await, url) };
-                let (opened, url) = self.meanwhile(stop, opening).await?;
-                match opened {
-                    Ok(connection) => {
-                        self.greet(&connection, &url);
-                        return Some(connection);
-                    }
-                    Err(reason) => self.say_once(&reason, |cluster, reason| {
-                        tracing::warn!(
-                            nats_cluster = cluster,
-                            reason,
-                            "not connected to this NATS cluster; trying on"
-                        );
-                    }),
+            let (pause, url) = self.route.attempt();
+            let (node, cluster) = (self.node.clone(), self.cluster.clone());
+            let opening = async move {
+                tokio::time::sleep(pause).await;
+                Connection::open(&node, &cluster, &url).await
+            };
+            match self.meanwhile(stop, opening).await? {
+                Ok(connection) => {
+                    let server = connection.server();
+                    self.notices.connected(connection.url(), &server);
+                    self.route.learn(server.others);
+                    return Some(connection);
                 }
+                Err(reason) => self.notices.not_connected(&reason),
             }
-            self.meanwhile(stop, tokio::time::sleep(backoff)).await?;
-            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
@@ -225,30 +224,13 @@ impl Teller {
         }
     }
 
-    fn greet(&mut self, connection: &Connection, url: &str) {
-        let server = connection.server(url);
-        tracing::info!(
-            nats_cluster = %self.cluster.name,
-            url,
-            server = %server.name,
-            version = %server.version,
-            "connected to NATS cluster"
-        );
-        self.learnt = server.others;
-        self.learnt.retain(|other| !self.cluster.servers.contains(other));
-        self.learnt.truncate(LEARNT_SERVERS);
-    }
-
     /// Serves one connection until it breaks or everything is to stop.
     async fn serve(&mut self, connection: &mut Connection, stop: &CancellationToken) -> End {
         let mut give_up: Option<Instant> = None;
         loop {
             let wake = match self.work(connection).await {
                 Ok(wake) => wake,
-                Err(reason) => {
-                    self.lost(&reason);
-                    return End::Lost;
-                }
+                Err(reason) => return End::Lost(reason),
             };
             if give_up.is_some_and(|at| self.propagation.is_drained() || Instant::now() >= at) {
                 return End::Stopped;
@@ -287,15 +269,17 @@ impl Teller {
         for _ in 0..REPLIES {
             match incoming {
                 Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
-                Incoming::Nobody => self.nobody(),
-                Incoming::Complaint(words) => self.complaint(&words),
-                Incoming::LameDuck => {
-                    tracing::info!(nats_cluster = %self.cluster.name, "the server we are connected to is going away");
-                }
-                Incoming::End => {
-                    self.lost("the server ended the connection");
-                    return Some(End::Lost);
-                }
+                // What was published reached nobody; it is sent again when its answer is overdue.
+                Incoming::Nobody => self.notices.nobody(),
+                Incoming::Complaint(words) => match subjects::missing_right(&words) {
+                    None => self.notices.complaint(&words),
+                    Some(right) => {
+                        self.notices.missing_right(right, &words);
+                        return Some(End::WithoutRights);
+                    }
+                },
+                Incoming::LameDuck => self.notices.going_away(),
+                Incoming::End(reason) => return Some(End::Lost(reason)),
             }
             match connection.next().now_or_never() {
                 Some(next) => incoming = next,
@@ -307,6 +291,7 @@ impl Teller {
 
     /// Takes a few steps; gives when to take the next.
     async fn work(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
+        self.propagation.heard(connection.received());
         for _ in 0..STEPS {
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
@@ -315,8 +300,12 @@ impl Teller {
                         return Ok(Some(Instant::now() + READ_AGAIN));
                     }
                 }
-                Step::Told(summary) => self.told(&summary),
+                Step::Told(summary) => self.notices.told(&summary),
                 Step::Mark(position) => self.mark(position),
+                Step::Leave => {
+                    let seconds = ANSWER_MS / 1_000;
+                    return Err(format!("no answer from {} for {seconds} s", connection.url()));
+                }
                 Step::Wait(until) => {
                     self.status.position.store(self.propagation.told(), Ordering::Relaxed);
                     return Ok(until.map(|at| self.started + Duration::from_millis(at)));
@@ -338,18 +327,7 @@ impl Teller {
         };
         let limit = connection.max_payload();
         if row.token.len() > limit {
-            tracing::error!(
-                nats_cluster = %self.cluster.name,
-                %account,
-                revision = row.revision,
-                token_bytes = row.token.len(),
-                max_payload_bytes = limit,
-                "this account's JWT has {} bytes, and the NATS server takes messages of {limit}: it cannot be told of this \
-                 change. Raise max_payload above {} on all its servers, or make the JWT smaller (old revocations, \
-                 imports), and push it again; servers that restart fetch it over HTTP",
-                row.token.len(),
-                row.token.len()
-            );
+            self.notices.too_large(account, row.revision, row.token.len(), limit);
             self.propagation.too_large(account);
             return Ok(());
         }
@@ -367,55 +345,14 @@ impl Teller {
             Ok(changes) => {
                 let rows: Vec<_> = changes.rows.iter().map(|row| (row.account, row.revision)).collect();
                 self.propagation.listed(lane, &rows, changes.position, self.now());
-                self.progress(lane);
+                self.notices.progress(lane, self.propagation.catching_up());
                 true
             }
             Err(error) => {
-                let reason = error.to_string();
-                self.say_once(&reason, |cluster, reason| {
-                    tracing::warn!(
-                        nats_cluster = cluster,
-                        reason,
-                        "the changes to tell it of cannot be read; trying on"
-                    );
-                });
+                self.notices.unreadable(&error.to_string());
                 false
             }
         }
-    }
-
-    fn progress(&mut self, lane: Lane) {
-        if lane == Lane::Fresh {
-            return;
-        }
-        match self.propagation.catching_up() {
-            None => tracing::info!(nats_cluster = %self.cluster.name, "everything that may have passed it by was sent"),
-            Some((at, to)) if self.progress_at.elapsed() >= PROGRESS_EVERY => {
-                self.progress_at = Instant::now();
-                tracing::info!(nats_cluster = %self.cluster.name, at, to, "still telling it what may have passed it by");
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn told(&self, summary: &Summary) {
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    nats_cluster = %self.cluster.name,
-                    account = %summary.account,
-                    revision = summary.revision,
-                    updated = summary.updated,
-                    skipped = summary.skipped,
-                    refused = summary.refused,
-                    first_answer_ms = summary.first_answer_ms,
-                    again = summary.again,
-                    "account propagated"
-                )
-            };
-        }
-        // One line for each of a million accounts at the first start would hide all others.
-        if summary.routine { line!(debug) } else { line!(info) }
     }
 
     fn mark(&mut self, position: u64) {
@@ -453,20 +390,16 @@ impl Teller {
     }
 
     async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
-        let cluster = &self.cluster.name;
         let account = match asked {
             Ok(account) => account,
-            Err(RecvError::Lagged(lost)) => {
-                tracing::warn!(nats_cluster = %cluster, lost, "asked to send too many accounts again at once; ask for the rest again");
-                return;
-            }
+            Err(RecvError::Lagged(lost)) => return self.notices.asked_too_much(lost),
             Err(RecvError::Closed) => return,
         };
         let Ok(Some(row)) = self.resolver.lookup(account).await else {
             return;
         };
         if !self.propagation.ask(account, row.revision, self.now()) {
-            tracing::warn!(nats_cluster = %cluster, %account, "too many accounts are waiting to be sent; ask for this one again");
+            self.notices.no_room(account);
         }
     }
 
@@ -474,72 +407,19 @@ impl Teller {
         let Some((account, revision)) = subjects::about(inbox, subject) else {
             return;
         };
-        let cluster = self.cluster.name.as_str();
-        let Some(Reply { server, verdict }) = Reply::read(payload) else {
-            tracing::warn!(nats_cluster = cluster, %account, revision, bytes = payload.len(), "an answer that no nats-server gives");
-            return;
+        let Some(reply) = Reply::read(payload) else {
+            return self.notices.no_answer(account, revision, payload.len());
         };
-        match &verdict {
-            Verdict::Updated => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "updated", "a server answered");
-            }
-            Verdict::Skipped if self.propagation.is_routine(account) => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server answered");
-            }
-            Verdict::Skipped => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
-            }
-            Verdict::Refused(reason) => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = %reason, "a server refused this account's JWT");
-            }
+        self.notices
+            .answer(account, revision, &reply, self.propagation.is_routine(account));
+        if let Verdict::Refused(words) = &reply.verdict
+            && self.propagation.is_last_try(account)
+        {
+            self.notices.refused(account, revision, &reply.server, words);
         }
-        let mut hasher = DefaultHasher::new();
-        server.hash(&mut hasher);
+        self.answered = true;
         self.propagation
-            .answered(account, revision, hasher.finish(), &verdict, self.now());
-    }
-
-    /// What was published reached nobody; it is sent again when its answer is overdue.
-    fn nobody(&mut self) {
-        self.say_once("nobody", |cluster, _| {
-            tracing::warn!(
-                nats_cluster = cluster,
-                "nobody listens to $SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE here: the creds are of a user outside the system account, or \
-                 no server has an account resolver. Trying on"
-            );
-        });
-    }
-
-    fn complaint(&mut self, words: &str) {
-        // Each names its subject, and there is one subject an account: the first of each kind says it all.
-        let kind = words.split('"').next().unwrap_or(words).to_owned();
-        let advice = if kind.contains("for Publish") || kind.contains("for publish") {
-            "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
-             '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again"
-        } else if kind.contains("for Subscription") || kind.contains("for subscription") {
-            "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
-             '_INBOX.jwtmesh.>'`, then generate its creds again"
-        } else {
-            "a complaint of the server"
-        };
-        let (words, permission) = (words.to_owned(), kind.contains("ermissions"));
-        self.say_once(&kind, |cluster, _| {
-            if permission {
-                tracing::error!(nats_cluster = cluster, complaint = words, "{advice}");
-            } else {
-                tracing::warn!(nats_cluster = cluster, complaint = words, "{advice}");
-            }
-        });
-    }
-
-    fn lost(&self, reason: &str) {
-        tracing::warn!(nats_cluster = %self.cluster.name, reason, "the connection to this NATS cluster is lost; connecting again");
-    }
-
-    fn say_once(&mut self, what: &str, say: impl FnOnce(&str, &str)) {
-        if self.said.len() < REASONS && self.said.insert(what.to_owned()) {
-            say(&self.cluster.name, what);
-        }
+            .answered(account, revision, &reply.server, &reply.verdict, self.now());
     }
 }
 

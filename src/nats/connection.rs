@@ -5,6 +5,7 @@
 //! sentence. A new client for each connection has none of this.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, Message, Subscriber};
@@ -19,8 +20,10 @@ use crate::config::NatsCluster;
 /// For TCP, TLS and the greeting together. Another continent takes one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 
-/// Silence after which the server is asked whether it is there; two unanswered questions end the connection.
-const PING_EVERY: Duration = Duration::from_secs(10);
+/// Silence after which the server is asked whether it is there; two unanswered questions end the connection, so a
+/// server that hung before there was anything to say is left after three seconds. One that is merely busy with an
+/// update answers this, and is told apart from one that hangs; the farthest needs half of it.
+const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the client may take to accept one message. It does at once, unless the socket is stuck.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
@@ -40,10 +43,13 @@ const NOWHERE: &str = "nats://127.0.0.1:0";
 
 /// A connection that is up.
 pub(super) struct Connection {
+    url: String,
     client: Client,
     inbox: String,
     replies: Subscriber,
     events: mpsc::Receiver<Event>,
+    /// The server's last complaint: mostly why it ends the connection.
+    last_words: Option<String>,
 }
 
 /// Something that came over the connection.
@@ -56,8 +62,8 @@ pub(super) enum Incoming {
     Complaint(String),
     /// The server will go away soon.
     LameDuck,
-    /// Nothing more will come.
-    End,
+    /// Nothing more will come, for this reason.
+    End(String),
 }
 
 /// Who is at the other end.
@@ -104,11 +110,18 @@ impl Connection {
             .await
             .map_err(|error| ended(&error))?;
         Ok(Self {
+            url: url.to_owned(),
             client,
             inbox,
             replies,
             events,
+            last_words: None,
         })
+    }
+
+    /// To which server.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Below which subject answers come.
@@ -117,9 +130,9 @@ impl Connection {
     }
 
     /// Who answered.
-    pub(super) fn server(&self, url: &str) -> Server {
+    pub(super) fn server(&self) -> Server {
         let info = self.client.server_info();
-        let scheme = url.split_once("://").map_or("nats", |(scheme, _)| scheme);
+        let scheme = self.url.split_once("://").map_or("nats", |(scheme, _)| scheme);
         Server {
             name: info.server_name,
             version: info.version,
@@ -129,6 +142,11 @@ impl Connection {
                 .map(|address| format!("{scheme}://{address}"))
                 .collect(),
         }
+    }
+
+    /// Bytes that came over it, answers to pings included.
+    pub(super) fn received(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// The largest message that this server takes.
@@ -150,14 +168,27 @@ impl Connection {
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => match event {
-                    Event::ServerError(error) => return Incoming::Complaint(subjects::clip(&error.to_string(), 300)),
+                    Event::ServerError(error) => {
+                        let words = subjects::clip(&error.to_string(), 300);
+                        self.last_words = Some(words.clone());
+                        return Incoming::Complaint(words);
+                    }
                     Event::LameDuckMode => return Incoming::LameDuck,
                     Event::SlowConsumer(_) => return Incoming::Complaint("replies came faster than they were read".to_owned()),
-                    Event::Disconnected | Event::Closed => return Incoming::End,
+                    Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },
-                message = self.replies.next() => return message.map_or(Incoming::End, incoming),
+                Some(message) = self.replies.next() => return incoming(message),
+                // Both have ended, as they do also when the client's own task has died.
+                else => return Incoming::End(self.ended()),
             }
+        }
+    }
+
+    fn ended(&self) -> String {
+        match &self.last_words {
+            Some(words) => format!("{} ended the connection; the server's last words: {words}", self.url),
+            None => format!("the connection to {} ended without a word of the server", self.url),
         }
     }
 

@@ -9,10 +9,13 @@
 //! There are two ways a change is found. *Fresh* changes follow the newest revision and are sent before all else, so
 //! that a revocation never waits behind a million accounts. *Catching up* covers what lies before them: from the
 //! agreed position at the first connection, and from two minutes back at every later one.
+//!
+//! One answer moves the position, so that one server cannot hold up all others. But a server that answered earlier
+//! changes is expected to answer the next fresh one too, and as long as it does not, that change is sent again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::pending::{Answer, Lane, Pending, Phase, Step, Summary};
+use super::pending::{Answer, Lane, Pending, Phase, Roster, Step, Summary};
 use super::subjects::Verdict;
 use crate::jwt::AccountKey;
 
@@ -36,7 +39,7 @@ const REMEMBERED_RESERVE: usize = 2_048;
 
 /// No answer after this long: the message or the reply is lost. A reply takes a round trip; two seconds is what
 /// nats-server itself grants a fetch (1.9 s).
-const ANSWER_MS: u64 = 2_000;
+pub(super) const ANSWER_MS: u64 = 2_000;
 
 /// The longest pause between two sends that nobody answers.
 const MAX_PAUSE_MS: u64 = 30_000;
@@ -76,6 +79,8 @@ const ASKED_REMEMBERED: usize = 1_024;
 pub(super) struct Propagation {
     connected: bool,
     draining: bool,
+    /// Grows with everything that comes over the connection.
+    heard: u64,
     /// The newest revision there is.
     newest: u64,
     /// Fresh changes are listed up to here.
@@ -87,6 +92,7 @@ pub(super) struct Propagation {
     unanswered: BTreeSet<(u64, AccountKey)>,
     unfinished: BTreeSet<(u64, AccountKey)>,
     agenda: BTreeSet<(u64, AccountKey)>,
+    roster: Roster,
     told: u64,
     marked: u64,
     marking: bool,
@@ -116,6 +122,7 @@ impl Propagation {
         Self {
             connected: false,
             draining: false,
+            heard: 0,
             newest: agreed,
             read: agreed,
             catch_up: None,
@@ -124,6 +131,7 @@ impl Propagation {
             unanswered: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             agenda: BTreeSet::new(),
+            roster: Roster::default(),
             told: agreed,
             marked: agreed,
             marking: false,
@@ -149,6 +157,11 @@ impl Propagation {
     /// There is a revision `newest`.
     pub(super) fn newest(&mut self, newest: u64) {
         self.newest = self.newest.max(newest);
+    }
+
+    /// So much came over the connection until now, of any kind. A living server says something every second.
+    pub(super) fn heard(&mut self, bytes: u64) {
+        self.heard = bytes;
     }
 
     /// A connection is up; nothing of what an earlier one did is relied upon.
@@ -192,6 +205,13 @@ impl Propagation {
     /// Whether `account` is one of many, or a repetition: of interest to a debugger only.
     pub(super) fn is_routine(&self, account: AccountKey) -> bool {
         self.pending.get(&account).is_none_or(|pending| pending.routine)
+    }
+
+    /// Whether a refusal of `account` by a server is the last that is listened to.
+    pub(super) fn is_last_try(&self, account: AccountKey) -> bool {
+        self.pending
+            .get(&account)
+            .is_some_and(|pending| pending.refusals >= REFUSALS)
     }
 
     /// Takes no more changes; what is in flight is finished.
@@ -251,6 +271,7 @@ impl Propagation {
         };
         pending.sent = revision;
         pending.sent_at = now;
+        pending.heard = self.heard;
         // What was read then is no longer current, so nobody needs to be told of it.
         self.raise(account, revision);
     }
@@ -266,7 +287,8 @@ impl Propagation {
     }
 
     /// `server` answered a send of `account` that carried the token of `revision`.
-    pub(super) fn answered(&mut self, account: AccountKey, revision: u64, server: u64, verdict: &Verdict, now: u64) {
+    pub(super) fn answered(&mut self, account: AccountKey, revision: u64, server: &str, verdict: &Verdict, now: u64) {
+        let server = self.roster.hear(server, now);
         let Some(pending) = self.pending.get_mut(&account) else {
             return;
         };
@@ -382,6 +404,11 @@ impl Propagation {
         if pending.phase == Phase::Listening {
             return self.conclude(account, now).map(Step::Told);
         }
+        // It may also be due because others were answered, a moment after it was sent.
+        let overdue = pending.phase == Phase::Sent && now >= pending.sent_at + ANSWER_MS;
+        if overdue && pending.heard == self.heard {
+            return Some(Step::Leave);
+        }
         if pending.phase == Phase::Queued {
             pending.listen_anew();
         }
@@ -396,30 +423,40 @@ impl Propagation {
     fn conclude(&mut self, account: AccountKey, now: u64) -> Option<Summary> {
         let pending = self.pending.get_mut(&account)?;
         let (skipped, refused) = (pending.count(Answer::Skipped), pending.count(Answer::Refused));
-        let pause = if refused > 0 && pending.refusals < REFUSALS {
-            pending.refusals += 1;
-            Some(ANSWER_MS << (pending.refusals - 1))
-        } else if skipped > 0 && pending.repeats < REPEATS {
-            pending.repeats += 1;
-            Some(0)
+        let missing = if pending.fresh {
+            self.roster.missing(pending, now)
         } else {
-            None
+            Vec::new()
         };
-        let summary = Summary {
+        let mut summary = Summary {
             account,
             revision: pending.sent,
             updated: pending.count(Answer::Updated),
             skipped,
             refused,
             first_answer_ms: pending.first_answer_ms,
-            routine: pending.routine,
-            again: pause.is_some(),
+            // That a server was missing was said, so it is said that none is any more.
+            routine: pending.routine && (pending.missing_since.is_none() || !missing.is_empty()),
+            missing,
+            again: false,
         };
         pending.routine = true;
+        let pause = if refused > 0 && pending.refusals < REFUSALS {
+            pending.refusals += 1;
+            Some(ANSWER_MS << (pending.refusals - 1))
+        } else if skipped > 0 && pending.repeats < REPEATS {
+            pending.repeats += 1;
+            Some(0)
+        } else if summary.missing.is_empty() {
+            None
+        } else {
+            self.roster.wait_for(account, pending, now)
+        };
         match pause {
             Some(pause) => self.queue(account, now + pause),
             None => self.finish(account),
         }
+        summary.again = pause.is_some();
         Some(summary)
     }
 
@@ -427,7 +464,7 @@ impl Propagation {
     fn list(&mut self, account: AccountKey, revision: u64, lane: Lane, now: u64) {
         // Before everything that is merely due.
         let due = if lane == Lane::Fresh { 0 } else { now };
-        let Some(pending) = self.pending.get(&account) else {
+        let Some(pending) = self.pending.get_mut(&account) else {
             let mut pending = Pending::new(revision, due, lane == Lane::CatchUp);
             if lane == Lane::CatchUp {
                 // Nobody is known to wait for it, and a million of them pass here: one repetition is enough.
@@ -440,14 +477,14 @@ impl Propagation {
             self.unfinished.insert((revision, account));
             return;
         };
+        // It may have been read, and sent, before it was listed.
+        pending.fresh |= lane == Lane::Fresh;
         if revision <= pending.listed {
             return;
         }
         let under_way = pending.sent >= revision;
+        pending.routine &= lane == Lane::CatchUp;
         self.raise(account, revision);
-        if let Some(pending) = self.pending.get_mut(&account) {
-            pending.routine &= lane == Lane::CatchUp;
-        }
         if !under_way {
             self.queue(account, due);
         }
@@ -463,10 +500,9 @@ impl Propagation {
         }
         self.unanswered.remove(&(pending.listed, account));
         self.unfinished.remove(&(pending.listed, account));
-        pending.listed = revision;
+        pending.begin_anew(revision);
         self.news = true;
-        pending.repeats = 0;
-        pending.refusals = 0;
+        self.roster.wait_no_more(account);
         self.unfinished.insert((revision, account));
         if pending.answered < revision {
             self.unanswered.insert((revision, account));
@@ -494,6 +530,7 @@ impl Propagation {
             self.agenda.remove(&(pending.due, account));
             self.unanswered.remove(&(pending.listed, account));
             self.unfinished.remove(&(pending.listed, account));
+            self.roster.wait_no_more(account);
             self.news = true;
         }
     }

@@ -23,13 +23,22 @@ fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {
 #[test]
 fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_server_took_the_token() {
     type Fault = fn(&mut World);
-    let faults: [(&str, Fault); 11] = [
+    let faults: [(&str, Fault); 13] = [
         ("the message is lost", |w| {
             w.messages.pop_front();
         }),
         ("the reply is lost", |w| {
             w.deliver();
             w.replies.pop_front();
+        }),
+        ("the server hangs before the message", |w| {
+            w.hung = true;
+            w.pass(2_000);
+        }),
+        ("the server hangs after the message", |w| {
+            w.deliver();
+            w.hung = true;
+            w.pass(2_000);
         }),
         ("the connection breaks before the message", World::disconnect),
         ("the connection breaks after the message", |w| {
@@ -107,6 +116,28 @@ fn silence_is_answered_with_growing_pauses_and_the_first_answer_ends_them_all() 
 }
 
 #[test]
+fn g5_a_server_that_hangs_is_left_two_seconds_after_a_change_and_one_that_is_only_slow_is_not() {
+    let mut world = World::quiet();
+    world.hung = true;
+    world.change(&[1]);
+    world.pass(1_999);
+    assert!(world.connected);
+    world.pass(1);
+    assert!(!world.connected, "nothing came");
+    world.connect();
+    world.answer_all();
+    assert_eq!(world.held, world.rows, "the next server is told at once");
+
+    world.change(&[2]);
+    for _ in 0..600 {
+        world.pass(100);
+    }
+    assert!(world.connected, "it answers pings");
+    world.settle();
+    assert_eq!(world.left, 1);
+}
+
+#[test]
 fn skipped_is_repeated_twice_three_seconds_apart_and_agreed_only_then() {
     let mut world = World::quiet();
     world.verdict = SKIPPED;
@@ -168,11 +199,16 @@ fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
         world.propagation.told() >= revision,
         "one account that nobody wants must not hold up all others"
     );
+    let mut last_tries = Vec::new();
     for _ in 0..600 {
         world.pass(100);
+        if !world.messages.is_empty() {
+            last_tries.push(world.propagation.is_last_try(account(1)));
+        }
         world.answer_all();
         world.mark(true);
     }
+    assert_eq!(last_tries, [false, false, true], "whoever refuses the last is named");
     assert_eq!(world.sends, 4);
     assert!(world.agreed >= revision);
 }
@@ -181,7 +217,7 @@ fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
 fn one_answer_of_several_is_enough_and_all_are_counted() {
     let mut world = World::quiet();
     let revision = world.change(&[1]);
-    for (server, verdict) in [(1, UPDATED), (2, SKIPPED), (3, refused()), (2, UPDATED)] {
+    for (server, verdict) in [("n1", UPDATED), ("n2", SKIPPED), ("n3", refused()), ("n2", UPDATED)] {
         world
             .propagation
             .answered(account(1), revision, server, &verdict, world.now);
@@ -191,6 +227,129 @@ fn one_answer_of_several_is_enough_and_all_are_counted() {
     let summary = world.told.first().expect("it was answered");
     assert_eq!((summary.updated, summary.skipped, summary.refused), (2, 0, 1));
     assert!(summary.again && !summary.routine);
+    world.settle();
+}
+
+/// A world whose servers n1 and n2 have answered once, and where n2 has just missed a change of account 2.
+fn n2_misses_a_change() -> (World, u64) {
+    let mut world = World::quiet();
+    world.heard_by(&["n1", "n2"]);
+    world.change(&[1]);
+    world.answer_all();
+    world.pass(1_000);
+    world.mark(true);
+    world.told.clear();
+    world.sends = 0;
+    world.heard_by(&["n1"]);
+    let revision = world.change(&[2]);
+    world.answer_all();
+    (world, revision)
+}
+
+#[test]
+fn g5_a_server_that_missed_a_change_is_told_again_until_it_answers() {
+    let (mut world, revision) = n2_misses_a_change();
+    world.pass(1_000);
+    let first = world.told.first().expect("the others have answered");
+    assert_eq!(first.missing, ["n2"]);
+    assert!(first.again && !first.routine);
+    assert!(world.propagation.told() >= revision, "an answer is an answer");
+    let mut sent_at = Vec::new();
+    for second in 1..=60 {
+        let sends = world.sends;
+        world.pass(1_000);
+        if world.sends > sends {
+            sent_at.push(second);
+        }
+        world.answer_all();
+        world.mark(true);
+    }
+    // A pause, and a second to listen.
+    assert_eq!(sent_at, [2, 7, 16, 27, 38, 49, 60]);
+    assert!(
+        world.agreed < revision,
+        "were this process to end, the next one would not know of it"
+    );
+    world.heard_by(&["n1", "n2"]);
+    for _ in 0..12 {
+        world.pass(1_000);
+        world.answer_all();
+        world.mark(true);
+    }
+    let last = world.told.last().expect("it was told again");
+    assert!(last.missing.is_empty() && !last.again && !last.routine, "{last:?}");
+    assert!(world.agreed >= revision);
+    world.settle();
+}
+
+#[test]
+fn g5_a_server_that_is_missing_is_told_also_when_it_takes_another_connection_and_not_after_a_newer_change() {
+    let (mut world, revision) = n2_misses_a_change();
+    // Longer than a new connection goes back by itself.
+    for _ in 0..180 {
+        world.pass(1_000);
+        world.answer_all();
+        world.mark(true);
+    }
+    world.disconnect();
+    world.connect();
+    assert!(world.messages.contains(&(account(2), revision)));
+    world.heard_by(&["n1", "n2"]);
+    world.change(&[2]);
+    world.settle();
+}
+
+#[test]
+fn g12_a_server_that_was_shut_down_for_good_is_waited_for_ten_minutes_and_then_forgotten() {
+    let (mut world, revision) = n2_misses_a_change();
+    for _ in 0..660 {
+        world.pass(1_000);
+        world.answer_all();
+        world.mark(true);
+    }
+    let last = world.told.last().expect("the others have answered");
+    assert!(last.missing == ["n2"] && !last.again, "{last:?}");
+    assert!((40..80).contains(&world.sends), "{} sends", world.sends);
+    assert!(world.agreed >= revision);
+    world.told.clear();
+    world.sends = 0;
+    world.change(&[3]);
+    world.answer_all();
+    world.pass(60_000);
+    assert_eq!(world.sends, 1);
+    assert!(world.told[0].missing.is_empty(), "{:?}", world.told);
+    world.settle();
+}
+
+#[test]
+fn g12_a_server_that_is_gone_holds_up_no_more_than_so_many_changes() {
+    let (mut world, _) = n2_misses_a_change();
+    let key = |n: u32| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_be_bytes());
+        AccountKey::from_bytes(bytes)
+    };
+    for n in 0..12 {
+        world.change_keys((n * 100..n * 100 + 100).map(key));
+        world.answer_all();
+    }
+    world.pass(1_000);
+    let waiting = world.told.iter().filter(|summary| summary.again).count();
+    assert_eq!((world.told.len(), waiting), (1_201, 1_024));
+}
+
+#[test]
+fn where_more_servers_answer_than_are_counted_none_is_missing() {
+    let mut world = World::quiet();
+    let servers: Vec<_> = (0..100).map(|n| format!("n{n}")).collect();
+    world.servers.clone_from(&servers);
+    world.change(&[1]);
+    world.answer_all();
+    world.servers.rotate_left(50);
+    world.change(&[2]);
+    world.answer_all();
+    world.pass(60_000);
+    assert_eq!(world.sends, 2);
     world.settle();
 }
 
@@ -358,10 +517,12 @@ enum Event {
     Pass(u64),
     Connect,
     Disconnect,
+    Hang,
     Restart,
     Mark(bool),
     Ask(u8),
     Verdict(Verdict),
+    HeardBy(&'static [&'static str]),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -377,9 +538,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (1u64..200_000).prop_map(Event::Pass),
         3 => Just(Event::Connect),
         1 => Just(Event::Disconnect),
+        1 => Just(Event::Hang),
         1 => Just(Event::Restart),
         3 => any::<bool>().prop_map(Event::Mark),
         1 => (0u8..6).prop_map(Event::Ask),
+        1 => prop_oneof![Just(&["n1"][..]), Just(&["n1", "n2"][..])].prop_map(Event::HeardBy),
         1 => prop_oneof![Just(UPDATED), Just(SKIPPED), Just(refused())].prop_map(Event::Verdict),
     ];
     proptest::collection::vec(event, 1..120)
@@ -407,6 +570,7 @@ proptest! {
                 Event::Pass(ms) => world.pass(ms),
                 Event::Connect => world.connect(),
                 Event::Disconnect => world.disconnect(),
+                Event::Hang => world.hung = world.connected,
                 Event::Restart => world.restart(),
                 Event::Mark(agreed) => world.mark(agreed),
                 Event::Ask(n) => {
@@ -415,6 +579,7 @@ proptest! {
                         world.pump();
                     }
                 }
+                Event::HeardBy(servers) => world.heard_by(servers),
                 Event::Verdict(verdict) => world.verdict = verdict,
             }
             world.check();

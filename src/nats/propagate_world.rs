@@ -25,9 +25,16 @@ pub(super) struct World {
     pub(super) agreed: u64,
     pub(super) propagation: Propagation,
     pub(super) connected: bool,
+    /// The server we are connected to takes nothing and says nothing.
+    pub(super) hung: bool,
+    pub(super) heard: u64,
+    /// Connections given up because of that.
+    pub(super) left: usize,
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
-    pub(super) replies: VecDeque<(AccountKey, u64, Verdict)>,
+    pub(super) replies: VecDeque<(AccountKey, u64, String, Verdict)>,
+    /// The servers that hear us, by name.
+    pub(super) servers: Vec<String>,
     pub(super) held: BTreeMap<AccountKey, u64>,
     /// The newest revision of which an answer came back to us.
     pub(super) answered: BTreeMap<AccountKey, u64>,
@@ -46,8 +53,12 @@ impl World {
             agreed: 0,
             propagation: Propagation::new(0),
             connected: false,
+            hung: false,
+            heard: 0,
+            left: 0,
             messages: VecDeque::new(),
             replies: VecDeque::new(),
+            servers: vec!["n1".to_owned()],
             held: BTreeMap::new(),
             answered: BTreeMap::new(),
             marks: VecDeque::new(),
@@ -68,11 +79,18 @@ impl World {
         world
     }
 
+    /// Other servers hear us from now on.
+    pub(super) fn heard_by(&mut self, servers: &[&str]) {
+        self.servers = servers.iter().map(|server| (*server).to_owned()).collect();
+    }
+
     pub(super) fn change(&mut self, accounts: &[u8]) -> u64 {
+        self.change_keys(accounts.iter().map(|n| account(*n)))
+    }
+
+    pub(super) fn change_keys(&mut self, accounts: impl Iterator<Item = AccountKey>) -> u64 {
         self.revision += 1;
-        for n in accounts {
-            self.rows.insert(account(*n), self.revision);
-        }
+        self.rows.extend(accounts.map(|account| (account, self.revision)));
         self.propagation.newest(self.revision);
         self.pump();
         self.revision
@@ -91,6 +109,7 @@ impl World {
     pub(super) fn disconnect(&mut self) {
         if self.connected {
             self.connected = false;
+            self.hung = false;
             self.messages.clear();
             self.replies.clear();
             self.propagation.disconnected(self.now);
@@ -107,27 +126,44 @@ impl World {
     }
 
     pub(super) fn deliver(&mut self) {
+        if self.hung {
+            return;
+        }
         if let Some((account, revision)) = self.messages.pop_front() {
             let held = self.held.insert(account, revision).unwrap_or(0);
             assert!(
                 held <= revision,
                 "revision {held} of {account} was followed by {revision}"
             );
-            self.replies.push_back((account, revision, self.verdict.clone()));
+            for server in &self.servers {
+                self.replies
+                    .push_back((account, revision, server.clone(), self.verdict.clone()));
+            }
         }
     }
 
     pub(super) fn reply(&mut self) {
-        if let Some((account, revision, verdict)) = self.replies.pop_front() {
+        if self.hung {
+            return;
+        }
+        if let Some((account, revision, server, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
-            self.propagation.answered(account, revision, 1, &verdict, self.now);
+            self.hear();
+            self.propagation
+                .answered(account, revision, &server, &verdict, self.now);
             self.pump();
         }
     }
 
+    fn hear(&mut self) {
+        self.heard += u64::from(!self.hung);
+        self.propagation.heard(self.heard);
+    }
+
     pub(super) fn answer_all(&mut self) {
-        while !self.messages.is_empty() || !self.replies.is_empty() {
+        let is_quiet = |world: &Self| world.messages.is_empty() && world.replies.is_empty();
+        while !self.hung && !is_quiet(self) {
             self.deliver();
             self.reply();
         }
@@ -148,6 +184,8 @@ impl World {
 
     pub(super) fn pass(&mut self, ms: u64) {
         self.now += ms;
+        // A server that has nothing to say answers pings.
+        self.hear();
         self.pump();
     }
 
@@ -186,6 +224,11 @@ impl World {
                 }
                 Step::Told(summary) => self.told.push(summary),
                 Step::Mark(position) => self.marks.push_back(position),
+                Step::Leave => {
+                    assert!(self.hung, "left a server that speaks");
+                    self.left += 1;
+                    return self.disconnect();
+                }
                 Step::Wait(until) => {
                     assert!(until.is_none_or(|until| until > self.now), "waits for the past");
                     return self.check();
@@ -210,9 +253,12 @@ impl World {
     /// Everything works for as long as anything may take.
     pub(super) fn settle(&mut self) {
         self.verdict = UPDATED;
+        if self.hung {
+            self.disconnect();
+        }
         self.connect();
-        // Longer than it takes to go back once more after a lost connection.
-        for _ in 0..240 {
+        // Longer than it takes to go back once more after a lost connection, and to forget a server that is gone.
+        for _ in 0..900 {
             self.answer_all();
             self.mark(true);
             self.pass(1_000);

@@ -33,6 +33,28 @@ pub(super) fn about(inbox: &str, subject: &str) -> Option<(AccountKey, u64)> {
     Some((account.parse().ok()?, revision.parse().ok()?))
 }
 
+/// A right that the user we connect as lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MissingRight {
+    /// To tell servers of changes.
+    Publish,
+    /// To receive their answers.
+    Subscribe,
+}
+
+/// The right that a server's complaint is about; `None` if it is about something else (nats-server `server/client.go`:
+/// `Permissions Violation for Publish to "..."`, `... for Subscription to "..."`).
+pub(super) fn missing_right(complaint: &str) -> Option<MissingRight> {
+    let complaint = complaint.to_lowercase();
+    let (_, violation) = complaint.split_once("permissions violation for ")?;
+    let (kind, subject) = violation.split_once(" to ")?;
+    match kind {
+        "publish" if subject.contains(".claims.update") => Some(MissingRight::Publish),
+        "subscription" if subject.contains(&INBOX_PREFIX.to_lowercase()) => Some(MissingRight::Subscribe),
+        _ => None,
+    }
+}
+
 /// What one nats-server said to an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -149,6 +171,26 @@ mod tests {
             format!("{inbox}.ABC-4"),
         ] {
             assert_eq!(about(inbox, &foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_about_a_missing_right_is_told_from_others() {
+        for (complaint, right) in [
+            (
+                r#"nats: Permissions Violation for Publish to "$SYS.REQ.ACCOUNT.AAAA.CLAIMS.UPDATE""#,
+                Some(MissingRight::Publish),
+            ),
+            (
+                r#"nats: Permissions Violation for Subscription to "_INBOX.jwtmesh.fra-1.x9Y.*""#,
+                Some(MissingRight::Subscribe),
+            ),
+            (r#"nats: Permissions Violation for Publish to "_INBOX.other""#, None),
+            (r#"nats: Permissions Violation for Subscription to "foo""#, None),
+            ("nats: User Authentication Expired", None),
+            ("", None),
+        ] {
+            assert_eq!(missing_right(complaint), right, "{complaint}");
         }
     }
 

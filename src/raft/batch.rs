@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{ProposeError, Proposer};
@@ -14,6 +14,7 @@ use crate::fault::FaultHandle;
 use crate::state::Command;
 use crate::state::Outcome;
 use crate::state::PutAccount;
+use crate::state::State;
 
 /// Items of one entry. At 2 KB each that is half of [`MAX_BATCH_BYTES`]; more would only delay the first of them.
 const MAX_BATCH_ITEMS: usize = 256;
@@ -51,12 +52,19 @@ pub(super) struct Batcher {
 
 impl Batcher {
     /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
-    pub(super) fn start(proposer: Proposer, tracker: &TaskTracker, fault: FaultHandle) -> Self {
+    pub(super) fn start(
+        proposer: Proposer,
+        state: State,
+        flushed: watch::Receiver<u64>,
+        tracker: &TaskTracker,
+        fault: FaultHandle,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let batches = Batches {
-            waiting,
-            next: None,
+            queue: Queue { waiting, next: None },
             proposer,
+            state,
+            flushed,
         };
         tracker.spawn(fault.guard("the batcher", batches.run()));
         Self {
@@ -90,10 +98,11 @@ impl Batcher {
 }
 
 struct Batches {
-    waiting: mpsc::Receiver<Waiting>,
-    /// Taken from the queue, but belongs into the next entry.
-    next: Option<Waiting>,
+    queue: Queue,
     proposer: Proposer,
+    state: State,
+    /// Told by the flush after each step.
+    flushed: watch::Receiver<u64>,
 }
 
 impl Batches {
@@ -103,16 +112,30 @@ impl Batches {
         let mut in_flight = FuturesUnordered::new();
         let mut open = true;
         while open || !in_flight.is_empty() {
+            // Seen before the state is looked at, so that no step of the flush is missed in between.
+            self.flushed.mark_unchanged();
+            let crowded = open && self.state.is_crowded();
             tokio::select! {
-                first = self.first(), if open && in_flight.len() < IN_FLIGHT => match first {
-                    Some(first) => in_flight.push(propose(self.proposer.clone(), self.collect(first))),
+                first = self.queue.first(), if open && !crowded && in_flight.len() < IN_FLIGHT => match first {
+                    Some(first) => in_flight.push(propose(self.proposer.clone(), self.queue.collect(first))),
                     None => open = false,
                 },
                 Some(()) = in_flight.next() => {}
+                // Without the flush the node is ending, and nothing more is proposed.
+                stepped = self.flushed.changed(), if crowded => open = stepped.is_ok(),
             }
         }
     }
+}
 
+/// What waits to be proposed.
+struct Queue {
+    waiting: mpsc::Receiver<Waiting>,
+    /// Taken from the queue, but belongs into the next entry.
+    next: Option<Waiting>,
+}
+
+impl Queue {
     /// What the next entry begins with. Nothing is proposed whose sender has given up already: he was told that it is
     /// not known what became of it, and behind a slow disk there would be no end of such.
     async fn first(&mut self) -> Option<Waiting> {

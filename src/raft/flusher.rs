@@ -140,7 +140,9 @@ impl Flusher {
 
     fn checkpoint_due(&self) -> bool {
         let unsynced = self.state.checkpoint_due_bytes();
-        unsynced >= CHECKPOINT_BYTES || (unsynced > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY)
+        unsynced >= CHECKPOINT_BYTES
+            || (self.state.is_crowded() && unsynced >= self.state.unflushed_bytes() as u64)
+            || (unsynced > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY)
     }
 
     fn checkpoint(&mut self) -> Result<(), Fault> {
@@ -151,6 +153,8 @@ impl Flusher {
         }
         let index = self.state.checkpoint()?;
         self.checkpoint.store(index, Ordering::Release);
+        // Whoever waits for room has it now.
+        self.flushed.send_replace(self.state.flushed());
         self.last_checkpoint = Instant::now();
         Ok(())
     }

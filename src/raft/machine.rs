@@ -4,7 +4,8 @@
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, StorageIOError};
@@ -27,10 +28,13 @@ pub struct Machine {
     /// Everything up to this revision can be read.
     revision: Arc<watch::Sender<u64>>,
     fault: FaultHandle,
-    current: Arc<Mutex<Option<Meta>>>,
+    made: Made,
 }
 
 type Meta = SnapshotMeta<u64, Member>;
+
+/// Whether there is a snapshot to be had.
+type Made = Arc<AtomicBool>;
 
 /// A view of redb as a snapshot. Made anew each time it is asked for: one that is held keeps redb from using pages
 /// again, and its file grows.
@@ -70,12 +74,15 @@ impl Machine {
         revision: Arc<watch::Sender<u64>>,
         fault: FaultHandle,
     ) -> Self {
+        // What a start finds in redb is a snapshot that covers everything the log has let go of. Were it said to be none,
+        // openraft would have one built before the node serves, and that waits for the flush.
+        let made = Arc::new(AtomicBool::new(state.flushed() > 0));
         Self {
             state,
             flushed,
             revision,
             fault,
-            current: Arc::default(),
+            made,
         }
     }
 
@@ -145,7 +152,7 @@ impl RaftStateMachine<Types> for Machine {
             state: self.state.clone(),
             flushed: self.flushed.clone(),
             fault: self.fault.clone(),
-            current: self.current.clone(),
+            made: self.made.clone(),
         }
     }
 
@@ -166,13 +173,12 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|fault| self.ended(chain(&fault)))?;
         self.revision
             .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current.meta);
+        self.made.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let made = self.current.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !made {
+        if !self.made.load(Ordering::Relaxed) {
             return Ok(None);
         }
         // At least as new as the one that was made: redb only moves on.
@@ -187,7 +193,7 @@ pub struct Builder {
     state: State,
     flushed: watch::Receiver<u64>,
     fault: FaultHandle,
-    current: Arc<Mutex<Option<Meta>>>,
+    made: Made,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -206,7 +212,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             }
         };
         let current = Current::of(view).map_err(|reason| super::machine::ended(&self.fault, reason))?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current.meta.clone());
+        self.made.store(true, Ordering::Relaxed);
         Ok(current.handle())
     }
 }

@@ -111,6 +111,7 @@ impl Raft {
     ) -> Result<Self, StartError> {
         let config = Arc::new(settings.config()?);
         let revision_seen = parts.revision.subscribe();
+        let (state, flushed) = (parts.state.clone(), parts.flushed.clone());
         let machine = Machine::new(
             parts.state,
             parts.flushed,
@@ -135,7 +136,7 @@ impl Raft {
         lead(&core).await?;
         let proposer = Proposer { core };
         Ok(Self {
-            batcher: Batcher::start(proposer.clone(), tracker, fault),
+            batcher: Batcher::start(proposer.clone(), state, flushed, tracker, fault),
             proposer,
             revision: revision_seen,
             space: parts.space,

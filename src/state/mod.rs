@@ -86,7 +86,7 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Rows kept ready for lookups.
     pub row_cache_bytes: usize,
-    /// What may be applied and not yet flushed.
+    /// What may be applied and not yet durable in redb.
     pub memtable_bytes: usize,
 }
 
@@ -238,10 +238,21 @@ impl State {
         self.live().memtable.trust.clone()
     }
 
-    /// Whether the memtable is at its bound. The caller then flushes before it applies more: a slow disk slows
-    /// uploads and never eats memory.
+    /// Whether as much is applied beyond the last checkpoint as the memtable may hold. The caller then flushes and
+    /// checkpoints before it applies more: a slow disk slows uploads and never eats memory.
     pub fn is_full(&self) -> bool {
-        self.unflushed_bytes() >= self.inner.options.memtable_bytes
+        self.beyond_checkpoint() >= self.inner.options.memtable_bytes as u64
+    }
+
+    /// Whether nothing new should be proposed for now: three quarters of that. A start after a crash applies anew what
+    /// lies beyond the checkpoint, and must not find the memtable full, or lookups would wait for the flush.
+    pub fn is_crowded(&self) -> bool {
+        self.beyond_checkpoint() >= self.inner.options.memtable_bytes as u64 / 4 * 3
+    }
+
+    fn beyond_checkpoint(&self) -> u64 {
+        let live = self.live();
+        live.memtable.bytes() as u64 + live.flushed_bytes
     }
 
     /// About how much memory the entries take that are applied and not yet flushed.

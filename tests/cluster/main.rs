@@ -9,6 +9,8 @@ mod support;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod connections;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod durability;

@@ -16,17 +16,17 @@ use crate::support::tls::Authority;
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// An operator, a node that tells a NATS cluster of changes, and the cluster's servers.
-struct Mesh {
-    operator: Operator,
-    account: Account,
-    node: Node,
-    servers: Vec<NatsServer>,
+pub(crate) struct Mesh {
+    pub(crate) operator: Operator,
+    pub(crate) account: Account,
+    pub(crate) node: Node,
+    pub(crate) servers: Vec<NatsServer>,
 }
 
 impl Mesh {
     /// A node, then a cluster of `size` servers that the node must find by itself.
     #[track_caller]
-    fn start(version: &str, size: usize) -> Self {
+    pub(crate) fn start(version: &str, size: usize) -> Self {
         let operator = Operator::new("O");
         let account = Account::new("A");
         let ports: Vec<(u16, u16)> = (0..size).map(|_| (free_port(), free_port())).collect();
@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     /// Every server answers for itself, so a formed cluster of N gives N answers.
-    fn wait_for_routes(&self) {
+    pub(crate) fn wait_for_routes(&self) {
         let count = self.servers.len();
         eventually("the servers found each other", || {
             let mut system = self.system_user();
@@ -72,7 +72,7 @@ impl Mesh {
     }
 
     /// The account's token with these users revoked.
-    fn revoking(&self, users: &[&User], issued_at: i64) -> String {
+    pub(crate) fn revoking(&self, users: &[&User], issued_at: i64) -> String {
         self.operator.account_with(&self.account, |claims| {
             claims["iat"] = json!(issued_at);
             for user in users {
@@ -83,7 +83,7 @@ impl Mesh {
 
     /// One connection of `user` to each server.
     #[track_caller]
-    fn connect_everywhere(&self, user: &User) -> Vec<NatsUser> {
+    pub(crate) fn connect_everywhere(&self, user: &User) -> Vec<NatsUser> {
         let connect = |server: &NatsServer| {
             NatsUser::connect(server.address(), user)
                 .unwrap_or_else(|error| panic!("{} refuses: {error}\n{}", server.name(), server.log()))
@@ -364,8 +364,8 @@ fn a_lowered_limit_is_in_force_without_a_restart_of_anything() {
 }
 
 /// A way to the NATS cluster that can be shut: what is connected through it is cut, and nothing new gets through.
-struct Gate {
-    address: SocketAddr,
+pub(crate) struct Gate {
+    pub(crate) address: SocketAddr,
     shared: Arc<GateState>,
 }
 
@@ -376,7 +376,7 @@ struct GateState {
 }
 
 impl Gate {
-    fn open(target: SocketAddr) -> Self {
+    pub(crate) fn open(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(GateState::default());
@@ -409,7 +409,7 @@ impl Gate {
         !self.shared.streams.lock().expect("nobody panics with it").is_empty()
     }
 
-    fn shut(&self) {
+    pub(crate) fn shut(&self) {
         self.shared.shut.store(true, Ordering::SeqCst);
         for stream in self.shared.streams.lock().expect("nobody panics with it").drain(..) {
             // Gone already is as good.
@@ -417,7 +417,7 @@ impl Gate {
         }
     }
 
-    fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         self.shared.shut.store(false, Ordering::SeqCst);
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::{PATIENCE, Program, free_port, within};
@@ -33,8 +34,14 @@ impl NatsServer {
     /// The same on a port chosen in advance.
     #[track_caller]
     pub(crate) fn start_on_port(version: &str, port: u16, config: &str) -> Self {
-        Self::start_on(version, "alone", port, config, Vec::new())
-            .unwrap_or_else(|log| panic!("nats-server {version} ended:\n{log}"))
+        Self::start_named(version, "alone", port, config)
+    }
+
+    /// The same under a name of its own.
+    #[track_caller]
+    pub(crate) fn start_named(version: &str, name: &str, port: u16, config: &str) -> Self {
+        Self::start_on(version, name, port, config, Vec::new())
+            .unwrap_or_else(|log| panic!("nats-server {version} {name} ended:\n{log}"))
     }
 
     /// Starts one; its log if it ends instead of coming up.
@@ -101,6 +108,11 @@ impl NatsServer {
         self.program.stderr()
     }
 
+    /// Such as STOP: it hangs, and its connections stay open.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.program.signal(signal);
+    }
+
     /// Kills it and starts it again on the same port: it has forgotten every account.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
@@ -138,8 +150,7 @@ pub(crate) fn cluster(version: &str, names: &[&str], ports: &[(u16, u16)], confi
             "{config}\ncluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
             routes.join(", ")
         );
-        NatsServer::start_on(version, name, *client, &config, Vec::new())
-            .unwrap_or_else(|log| panic!("nats-server {version} {name} ended:\n{log}"))
+        NatsServer::start_named(version, name, *client, &config)
     };
     names.iter().zip(ports).map(start).collect()
 }

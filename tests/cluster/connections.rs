@@ -1,0 +1,310 @@
+//! What becomes of a connection to a nats-server that hangs, hangs up, or denies a right: a revocation finds its way.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nkeys::KeyPair;
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::propagation::{Gate, Mesh};
+use crate::support::mint::{Account, Operator, User, now, sign};
+use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::nats_user::NatsUser;
+use crate::support::node::{NatsLink, Node, Options};
+use crate::support::process::{PATIENCE, eventually, free_port, within};
+use crate::support::tools::NEWEST;
+
+/// Of three servers the one that the node is connected to hangs, as in a machine that is out of memory: its
+/// connections stay open and nothing answers. Twice, so that it is not only the first of them that may hang.
+#[test]
+fn g5_a_revocation_reaches_the_other_servers_within_seconds_when_the_one_we_are_connected_to_hangs() {
+    let mesh = Mesh::start(NEWEST, 3);
+    for round in 0..2 {
+        let alice = mesh.account.user();
+        let connections = mesh.connect_everywhere(&alice);
+        let hung = connected_to(&mesh);
+        mesh.servers[hung].signal(Signal::STOP);
+        let revoked = Instant::now();
+        mesh.node
+            .put(&mesh.account, &mesh.revoking(&[&alice], now() - 30 + round));
+        for (at, mut connection) in connections.into_iter().enumerate() {
+            if at != hung {
+                // Two seconds of silence, and the next connection; the rest is for a busy machine.
+                let left = Duration::from_secs(10).saturating_sub(revoked.elapsed());
+                let reason = connection.cut_off(left);
+                assert_eq!(
+                    reason.as_deref(),
+                    Some("User Authentication Revoked"),
+                    "round {round}, n{}: {}",
+                    at + 1,
+                    mesh.node.log()
+                );
+            }
+        }
+        let port = mesh.servers[hung].address().port();
+        let words = format!("no answer from nats://127.0.0.1:{port} for 2 s");
+        let said = mesh.node.log().matches(&words).count();
+        assert!(said <= 1, "said {said} times: {words}");
+        mesh.servers[hung].signal(Signal::CONT);
+        mesh.wait_for_routes();
+    }
+}
+
+/// Which of the servers the node is connected to, by what it logged last.
+fn connected_to(mesh: &Mesh) -> usize {
+    eventually("the node is connected", || {
+        let log = mesh.node.log();
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("connected to NATS cluster"))?
+            .to_owned();
+        let of = |server: &NatsServer| line.contains(&format!("127.0.0.1:{}\"", server.address().port()));
+        mesh.servers.iter().position(of)
+    })
+}
+
+/// A node that tells one NATS cluster of changes.
+#[track_caller]
+fn node_telling(operator: &Operator, address: SocketAddr, creds: String) -> Node {
+    node_trusting(operator, &operator.token(), address, creds)
+}
+
+/// The same with another token of the operator.
+#[track_caller]
+fn node_trusting(operator: &Operator, token: &str, address: SocketAddr, creds: String) -> Node {
+    let options = Options {
+        nats: vec![NatsLink::plain(vec![format!("nats://{address}")], creds)],
+        ..Options::default()
+    };
+    let node = Node::start(token, options);
+    node.put(&operator.system, &operator.system_token());
+    node
+}
+
+#[test]
+fn g12_a_server_that_hangs_up_after_every_login_is_tried_with_growing_pauses_and_its_words_are_logged_once() {
+    let operator = Operator::new("O");
+    let server = Grumbler::start("User Authentication Expired", Then::HangUp);
+    let node = node_telling(&operator, server.address, operator.system.propagating_user().creds());
+    eventually("the first login", || (server.logins() >= 1).then_some(()));
+    let first = Instant::now();
+    eventually("the eighth login", || (server.logins() >= 8).then_some(()));
+    // 50 ms, and twice as much each time up to 1.5 s, make 4.5 s.
+    let took = first.elapsed();
+    assert!(took >= Duration::from_secs(4), "eight logins within {took:?}");
+    let log = node.log();
+    let words: Vec<_> = log.lines().filter(|line| line.contains("last words")).collect();
+    assert_eq!(words.len(), 1, "{log}");
+    assert!(words[0].contains("User Authentication Expired"), "{}", words[0]);
+}
+
+/// The other servers answer, and so nothing but the missing answer says that one of them was cut off from its cluster.
+#[test]
+fn g5_a_server_that_was_cut_off_from_its_cluster_is_told_when_it_is_back() {
+    let (operator, account) = (Operator::new("O"), Account::new("A"));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = node_telling(&operator, address, operator.system.propagating_user().creds());
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let route = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let gate = Gate::open(route);
+    let near = format!("{config}cluster {{ name: test, listen: \"{route}\" }}\n");
+    let far = format!(
+        "{config}cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: [\"nats://{}\"] }}\n",
+        free_port(),
+        gate.address
+    );
+    let n1 = NatsServer::start_named(NEWEST, "n1", address.port(), &near);
+    let n2 = NatsServer::start_named(NEWEST, "n2", free_port(), &far);
+    let (alice, bob) = (account.user(), account.user());
+    let mut connections = [&alice, &bob].map(|user| NatsUser::connect(n2.address(), user).unwrap());
+    let _loads_the_account = NatsUser::connect(n1.address(), &account.user()).unwrap();
+    let revoking = |users: &[&User], issued_at: i64| {
+        operator.account_with(&account, |claims| {
+            claims["iat"] = json!(issued_at);
+            for user in users {
+                claims["nats"]["revocations"][user.id()] = json!(now());
+            }
+        })
+    };
+    // Until both have answered a change, and so are known.
+    let mut changes = 0;
+    eventually("both servers are told of a change", || {
+        changes += 1;
+        node.put(&account, &revoking(&[&alice], now() - 50 + changes));
+        let both = || node.log().contains("updated=2").then_some(());
+        within(Duration::from_secs(3), both)
+    });
+    assert!(connections[0].cut_off(PATIENCE).is_some());
+
+    gate.shut();
+    node.put(&account, &revoking(&[&alice, &bob], now()));
+    eventually("the server is missed by name", || {
+        let log = node.log();
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains("servers=\"n2\""))
+            .then_some(())
+    });
+    assert!(connections[1].ping(), "nobody could have told it yet");
+    gate.reopen();
+    let reason = connections[1].cut_off(PATIENCE);
+    assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "{}", node.log());
+    eventually("it is known that it was told", || {
+        let log = node.log();
+        let last = log.lines().rfind(|line| line.contains("account propagated"))?;
+        last.contains("updated=2").then_some(())
+    });
+}
+
+/// The creds are replaced as the log advises; nothing is restarted.
+#[test]
+fn g5_a_user_that_lacks_a_right_is_given_it_by_new_creds_without_a_restart() {
+    for (lacking, permissions, advice) in [
+        (
+            "to publish",
+            json!({"pub": {"allow": ["nothing"]}, "sub": {"allow": ["_INBOX.>"]}}),
+            "--allow-pub",
+        ),
+        (
+            "to subscribe",
+            json!({"pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]}, "sub": {"allow": ["nothing"]}}),
+            "--allow-sub",
+        ),
+    ] {
+        let (operator, account) = (Operator::new("O"), Account::new("A"));
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let node = node_telling(&operator, address, operator.system.user_with(permissions).creds());
+        node.put(&account, &operator.account_at(&account, now() - 60));
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let server = NatsServer::start_on_port(NEWEST, address.port(), &config);
+        let (alice, bob) = (account.user(), account.user());
+        let mut connections = [&alice, &bob].map(|user| NatsUser::connect(server.address(), user).unwrap());
+        let revoking = |users: &[&User]| {
+            operator.account_with(&account, |claims| {
+                for user in users {
+                    claims["nats"]["revocations"][user.id()] = json!(now());
+                }
+            })
+        };
+        node.put(&account, &revoking(&[&alice]));
+        let advised = |log: &str| log.lines().filter(|line| line.contains(advice)).count();
+        eventually("the log says what to do", || (advised(&node.log()) > 0).then_some(()));
+        let creds = operator.system.propagating_user().creds();
+        std::fs::write(node.folder().join("test.creds"), creds).unwrap();
+        node.put(&account, &revoking(&[&alice, &bob]));
+        for connection in &mut connections {
+            assert_eq!(
+                connection.cut_off(PATIENCE).as_deref(),
+                Some("User Authentication Revoked"),
+                "without the right {lacking}: {}",
+                node.log()
+            );
+        }
+        eventually("the server's answer is heard", || {
+            let log = node.log();
+            let told = |line: &str| line.contains("account propagated") && line.contains(&account.id());
+            log.lines().any(told).then_some(())
+        });
+    }
+}
+
+/// nats-server reads its operator JWT at its start only: a key that was added since signs for nobody there (T35).
+#[test]
+fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
+    let (operator, account, signer) = (Operator::new("O"), Account::new("A"), KeyPair::new_operator());
+    let old_token = operator.token();
+    let new_token = operator.token_with(|claims| claims["nats"]["signing_keys"] = json!([signer.public_key()]));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let creds = operator.system.propagating_user().creds();
+    let node = node_trusting(&operator, &new_token, address, creds);
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&old_token, &node.accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, address.port(), &config);
+    let _loads_the_account = NatsUser::connect(server.address(), &account.user()).unwrap();
+    let claims = operator.account_claims(&account, |claims| claims["iss"] = json!(signer.public_key()));
+    node.put(&account, &sign(&signer, &claims));
+    // After its repetitions, which take up to 23 s.
+    let line = within(2 * PATIENCE, || {
+        let log = node.log();
+        log.lines().find(|line| line.contains("ERROR")).map(str::to_owned)
+    });
+    let line = line.unwrap_or_else(|| panic!("nobody is told: {}", node.log()));
+    for words in [
+        "server=\"alone\"",
+        "account validation failed",
+        "restart it",
+        &account.id(),
+    ] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+}
+
+#[test]
+fn g12_a_missing_right_is_asked_for_again_and_again_and_said_once() {
+    let operator = Operator::new("O");
+    let server = Grumbler::start(
+        r#"Permissions Violation for Subscription to "_INBOX.jwtmesh.one.x.*""#,
+        Then::Stay,
+    );
+    let node = node_telling(&operator, server.address, operator.system.propagating_user().creds());
+    eventually("the fourth login", || (server.logins() >= 4).then_some(()));
+    let log = node.log();
+    assert_eq!(log.matches("--allow-sub").count(), 1, "{log}");
+}
+
+/// What a [`Grumbler`] does after its complaint.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    HangUp,
+    Stay,
+}
+
+/// Something that takes every login of a NATS client, and complains as soon as that subscribes.
+struct Grumbler {
+    address: SocketAddr,
+    logins: Arc<AtomicUsize>,
+}
+
+impl Grumbler {
+    fn start(words: &'static str, then: Then) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let logins = Arc::new(AtomicUsize::new(0));
+        let count = logins.clone();
+        // Ends with the test's process; the listener is its own.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let count = count.clone();
+                std::thread::spawn(move || grumble(&stream, words, then, &count));
+            }
+        });
+        Self { address, logins }
+    }
+
+    fn logins(&self) -> usize {
+        self.logins.load(Ordering::SeqCst)
+    }
+}
+
+/// Until the client goes.
+fn grumble(mut stream: &TcpStream, words: &str, then: Then, logins: &AtomicUsize) -> std::io::Result<()> {
+    let info = r#"{"server_id":"N","server_name":"grumbler","version":"2.15.1","headers":true,"max_payload":1048576,"nonce":"x"}"#;
+    write!(stream, "INFO {info}\r\n")?;
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        if line == "PING" {
+            stream.write_all(b"PONG\r\n")?;
+        } else if line.starts_with("SUB ") {
+            logins.fetch_add(1, Ordering::SeqCst);
+            write!(stream, "-ERR '{words}'\r\n")?;
+            if then == Then::HangUp {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
