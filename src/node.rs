@@ -18,6 +18,7 @@ use crate::fault::FaultHandle;
 use crate::fault::chain;
 use crate::folder::Folder;
 use crate::folder::FolderError;
+use crate::http::About;
 use crate::http::Admin;
 use crate::http::Public;
 use crate::jwt::OperatorClaims;
@@ -143,15 +144,12 @@ impl Node {
         let public_url = public.url();
         let admin_path = folder.admin_socket();
         if let Some(admin) = bind_admin(&admin_path)? {
-            admin.serve(
-                config.cluster.clone(),
-                config.node.clone(),
-                public_url.clone(),
-                resolver.clone(),
-                &fault,
-                &serving,
-                stop_serving.clone(),
-            );
+            let about = About {
+                cluster: config.cluster.clone(),
+                node: config.node.clone(),
+                public_url: public_url.clone(),
+            };
+            admin.serve(about, resolver.clone(), &fault, &serving, stop_serving.clone());
         }
         public.serve(resolver.clone(), clock, &fault, &serving, stop_serving.clone());
         if let Some(tls) = &tls {

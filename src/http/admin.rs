@@ -38,6 +38,17 @@ const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 /// What a path of a Unix socket may have, with its final NUL (`sun_path`, unix(7)).
 const SOCKET_PATH_BYTES: usize = 108;
 
+/// Which node answers.
+#[derive(Debug)]
+pub struct About {
+    /// The mesh's name.
+    pub cluster: String,
+    /// The node's name in `cluster.toml`.
+    pub node: String,
+    /// Where nats-servers and nsc reach it.
+    pub public_url: String,
+}
+
 /// The admin socket, bound and not yet serving.
 pub struct Admin {
     listener: UnixListener,
@@ -77,9 +88,7 @@ impl Admin {
     /// Serves on `tracker` until `stop`, then removes the socket. A port that ends otherwise is a fault of the node.
     pub fn serve(
         self,
-        cluster: String,
-        node: String,
-        public_url: String,
+        about: About,
         resolver: Resolver,
         fault: &FaultHandle,
         tracker: &TaskTracker,
@@ -87,9 +96,7 @@ impl Admin {
     ) {
         let limits = self.limits;
         let router = router(AdminState {
-            cluster,
-            node,
-            public_url,
+            about,
             resolver,
             limits,
             uploads: Uploads::default(),
@@ -156,9 +163,7 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
 }
 
 struct AdminState {
-    cluster: String,
-    node: String,
-    public_url: String,
+    about: About,
     resolver: Resolver,
     limits: Limits,
     uploads: Uploads,
@@ -194,13 +199,13 @@ fn answer<T: serde::Serialize>(outcome: Result<T, Refusal>) -> Response {
 async fn status(State(state): State<Shared>) -> Response {
     let view = state.resolver.view();
     answer(Ok(api::Status {
-        cluster: state.cluster.clone(),
-        node: state.node.clone(),
+        cluster: state.about.cluster.clone(),
+        node: state.about.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         ready: view.ready,
         revision: view.revision,
         leader_age_ms: view.leader_age_ms,
-        public: state.public_url.clone(),
+        public: state.about.public_url.clone(),
     }))
 }
 

@@ -10,6 +10,6 @@ mod pack;
 mod public;
 mod request;
 
-pub use admin::Admin;
+pub use admin::{About, Admin};
 pub use listener::Limits;
 pub use public::Public;

@@ -58,6 +58,16 @@ struct Life {
     stop: CancellationToken,
 }
 
+impl Life {
+    async fn trust_somebody(&self) -> Result<(), String> {
+        if self.state.trust().epoch == 0 {
+            let first = self.raft.propose(&trust_one()).await;
+            first.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         Self {
@@ -131,17 +141,15 @@ impl World {
         };
         let started = Raft::start(settings, parts, &tracker, stop.clone()).await;
         let raft = started.map_err(|error| error.to_string())?;
-        if state.trust().epoch == 0 {
-            let first = raft.propose(&trust_one()).await;
-            first.map_err(|error| error.to_string())?;
-        }
-        self.formed = true;
-        Ok(Life {
+        let life = Life {
             raft,
             state,
             tracker,
             stop,
-        })
+        };
+        life.trust_somebody().await?;
+        self.formed = true;
+        Ok(life)
     }
 
     /// Everything that was acknowledged is there, and nothing that nobody sent.
