@@ -43,9 +43,10 @@ const LARGE_VERIFICATIONS: usize = 2;
 /// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
 const TRUST_RETRIES: usize = 3;
 
-/// Lookups that read the disk on a thread that answers everyone, at the least. All others, and every one while a disk
-/// hangs under these, wait on threads of their own.
-const INLINE_READS: usize = 1;
+/// How often a lookup lets others go first when enough are reading the disk already. A read takes some microseconds and
+/// a turn less than one, so this is nearly always enough; where a disk hangs, the lookup then waits for it on a thread of
+/// its own.
+const READ_TURNS: usize = 64;
 
 /// Rows that a scan moves into redb at once when it waits for the flush.
 const SCAN_FLUSH_ROWS: usize = 256;
@@ -197,7 +198,7 @@ impl Resolver {
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             // One thread fewer than answer: that one goes on from memory while the others hang in a read.
-            reading: Semaphore::new(threads().saturating_sub(1).max(INLINE_READS)),
+            reading: Semaphore::new(threads().saturating_sub(1).max(1)),
             damage_told: AtomicBool::new(false),
         }))
     }
@@ -214,17 +215,7 @@ impl Resolver {
         if let Some(row) = self.0.state.account_at_hand(account) {
             return Ok(Some(row));
         }
-        let found = match self.0.reading.try_acquire() {
-            Ok(_place) => self.0.state.account(account),
-            Err(_) => {
-                let state = self.0.state.clone();
-                match tokio::task::spawn_blocking(move || state.account(account)).await {
-                    Ok(found) => found,
-                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-                }
-            }
-        };
-        match found {
+        match self.read(account).await {
             Err(fault @ Fault::Damaged { .. }) => {
                 if !self.0.damage_told.swap(true, Ordering::Relaxed) {
                     tracing::error!(%account, "{}; `jwtmesh verify` looks at every account", chain(&fault));
@@ -232,6 +223,22 @@ impl Resolver {
                 Err(fault)
             }
             found => self.noted(found),
+        }
+    }
+
+    /// Reads redb. On the thread that answers, because another one costs more than the read does; but never on all of
+    /// them, so that what is in memory is answered while a disk hangs.
+    async fn read(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        for _ in 0..READ_TURNS {
+            if let Ok(_place) = self.0.reading.try_acquire() {
+                return self.0.state.account_in_file(account);
+            }
+            tokio::task::yield_now().await;
+        }
+        let state = self.0.state.clone();
+        match tokio::task::spawn_blocking(move || state.account_in_file(account)).await {
+            Ok(found) => found,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
 

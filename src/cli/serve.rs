@@ -63,9 +63,14 @@ impl Serve {
 }
 
 /// All cores, for the node's work.
+/// Threads for what waits for a disk or takes long: lookups while the disk hangs, scans, large tokens. Each holds a
+/// megabyte or so once it was used; what finds none waits for one.
+const BLOCKING_THREADS: usize = 64;
+
 pub(super) fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start a runtime: {error}")))
 }

@@ -174,7 +174,7 @@ fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
 
 impl State {
     /// The agreed row of `account` as of what is applied here, if no file need be read for it. Absent says nothing: ask
-    /// [`Self::account`], off the threads that answer everyone else if its disk may hang.
+    /// [`Self::account_in_file`], off the threads that answer everyone else if its disk may hang.
     pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
         let live = self.live();
         let unflushed = live.memtable.account(account).cloned();
@@ -183,16 +183,15 @@ impl State {
 
     /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
     pub fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        let lookups = {
-            let live = self.live();
-            if let Some(row) = live.memtable.account(account) {
-                return Ok(Some(row.clone()));
-            }
-            if let Some(row) = self.inner.cache.get(&account) {
-                return Ok(Some(row));
-            }
-            live.lookups.clone()
-        };
+        match self.account_at_hand(account) {
+            Some(row) => Ok(Some(row)),
+            None => self.account_in_file(account),
+        }
+    }
+
+    /// What redb has of `account`, for whoever has looked at what is at hand: a row that was applied since may be missing.
+    pub fn account_in_file(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        let lookups = self.live().lookups.clone();
         let Some(row) = lookups.row(account)? else {
             return Ok(None);
         };
