@@ -43,10 +43,9 @@ const LARGE_VERIFICATIONS: usize = 2;
 /// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
 const TRUST_RETRIES: usize = 3;
 
-/// How often a lookup lets others go first when enough are reading the disk already. A read takes some microseconds and
-/// a turn less than one, so this is nearly always enough; where a disk hangs, the lookup then waits for it on a thread of
-/// its own.
-const READ_TURNS: usize = 64;
+/// How long a lookup lets others go first when enough are reading the disk already. A read takes some microseconds; where
+/// this is not enough the disk hangs, and the lookup waits for it on a thread of its own.
+const READ_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Rows that a scan moves into redb at once when it waits for the flush.
 const SCAN_FLUSH_ROWS: usize = 256;
@@ -229,11 +228,15 @@ impl Resolver {
     /// Reads redb. On the thread that answers, because another one costs more than the read does; but never on all of
     /// them, so that what is in memory is answered while a disk hangs.
     async fn read(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        for _ in 0..READ_TURNS {
-            if let Ok(_place) = self.0.reading.try_acquire() {
-                return self.0.state.account_in_file(account);
-            }
-            tokio::task::yield_now().await;
+        let place = match self.0.reading.try_acquire() {
+            Ok(place) => Some(place),
+            Err(_) => tokio::time::timeout(READ_PATIENCE, self.0.reading.acquire())
+                .await
+                .ok()
+                .and_then(Result::ok),
+        };
+        if let Some(_place) = place {
+            return self.0.state.account_in_file(account);
         }
         let state = self.0.state.clone();
         match tokio::task::spawn_blocking(move || state.account_in_file(account)).await {
