@@ -24,7 +24,8 @@
 //! Each walk goes through files in one direction; the answer returns the way it came.
 //!
 //! - **A GET by nats-server.** `http/accounts.rs` makes the path an [`jwt::AccountKey`]; [`resolver::Resolver::lookup`]
-//!   asks the state; [`state::State::account`] looks into the memtable, the cache, then one redb view. Nobody is waited
+//!   asks the state: [`state::State::account_at_hand`] looks into the memtable and the cache,
+//!   [`state::State::account_in_file`] into redb as of its last commit. Nobody is waited
 //!   for.
 //! - **A POST by nsc.** `http/accounts.rs` bounds the body; [`resolver::Resolver::submit`] makes it a
 //!   [`jwt::Verified`] claim or a [`jwt::Rejection`]; `raft/batch.rs` puts it into an entry with whatever else came
@@ -39,9 +40,10 @@
 //! # Invariants
 //!
 //! - **I1** Only verified tokens are stored: [`jwt::Verified`] has one constructor.
-//! - **I2** An account's issue time never goes backwards: `state/apply.rs`.
+//! - **I2** An account's issue time never goes backwards, nor back to what was replaced within one second:
+//!   `state/accounts.rs`.
 //! - **I3** The same log gives the same state: `state/` sees no clock, no chance and no configuration.
-//! - **I4** Rows and the applied index move together, in memory and in redb: `state/apply.rs`, `state/flush.rs`.
+//! - **I4** Rows and the applied index move together, in memory and in redb: `state/mod.rs`, `state/flush.rs`.
 //! - **I5** A vote or an entry is acknowledged only when on disk, and
 //!   `purged <= checkpointed <= flushed <= applied <= committed`: `raft/log/`, `state/flush.rs`.
 //! - **I6** A lookup never waits for another node: [`resolver`].

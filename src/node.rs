@@ -39,6 +39,7 @@ use crate::raft::log::Options as LogOptions;
 use crate::raft::log::RealDisk;
 use crate::raft::log::StoreId;
 use crate::resolver::Resolver;
+use crate::resolver::SubmitError;
 use crate::state::Options as StateOptions;
 use crate::state::Outcome;
 use crate::state::State;
@@ -381,7 +382,16 @@ fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>> {
 
 /// The operators of the file are the mesh's first trust; later they only bring newer tokens of trusted ones.
 async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
-    let outcomes = resolver.trust_operators(operators).await?;
+    let outcomes = match resolver.trust_operators(operators).await {
+        // Lookups need no newer trust.
+        Err(error @ SubmitError::Unavailable { .. }) if !resolver.trust().keys.operators().is_empty() => {
+            tracing::error!(
+                "the operators in the configuration are not looked at: {error}, by starting this node again"
+            );
+            return Ok(());
+        }
+        outcomes => outcomes?,
+    };
     for (operator, outcome) in operators.iter().zip(outcomes) {
         let operator = operator.claims().operator;
         match outcome {

@@ -3,8 +3,9 @@
 //! A lookup reads this node's own state and waits for nobody. A submission is verified for a clear answer,
 //! proposed, and answered when it is on disk and applied here.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -46,6 +47,13 @@ const TRUST_RETRIES: usize = 3;
 /// How long a lookup lets others go first when enough are reading the disk already. A read takes some microseconds; where
 /// this is not enough the disk hangs, and the lookup waits for it on a thread of its own.
 const READ_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Lookups that wait for a hanging disk on threads of their own. The next ones wait for these, and whoever hangs up
+/// meanwhile leaves nothing behind.
+const HANGING_READS: usize = 32;
+
+/// Damaged rows that are logged; beyond these the file is what is damaged.
+const DAMAGES_TOLD: usize = 64;
 
 /// Rows that a scan moves into redb at once when it waits for the flush.
 const SCAN_FLUSH_ROWS: usize = 256;
@@ -119,8 +127,11 @@ pub enum SubmitError {
     /// It may have been stored.
     #[error("the outcome is not known yet; submitting the same token again is safe")]
     OutcomeUnknown,
-    /// This node is ending.
-    #[error("this node cannot go on")]
+    /// What was asked for is not in redb yet, and the disk has no room to bring it there.
+    #[error("the disk of this node is full; make room there and try again (lookups of single accounts go on)")]
+    NoRoomToRead,
+    /// This node is ending, or the row is damaged.
+    #[error("this node cannot answer that")]
     Fault(#[source] Fault),
 }
 
@@ -172,8 +183,9 @@ struct Inner {
     republish: broadcast::Sender<AccountKey>,
     verifying: Arc<Semaphore>,
     reading: Semaphore,
-    /// A damaged row was reported: once, as anybody may ask for it again and again.
-    damage_told: AtomicBool,
+    /// For the lookups that wait for a hanging disk on threads of their own.
+    hanging: Arc<Semaphore>,
+    damage_told: Mutex<BTreeSet<String>>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -198,13 +210,26 @@ impl Resolver {
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             // One thread fewer than answer: that one goes on from memory while the others hang in a read.
             reading: Semaphore::new(threads().saturating_sub(1).max(1)),
-            damage_told: AtomicBool::new(false),
+            hanging: Arc::new(Semaphore::new(HANGING_READS)),
+            damage_told: Mutex::default(),
         }))
     }
 
-    /// A fault found while answering ends the node.
+    /// A fault found while answering ends the node; but a damaged row ends this answer alone, since the others are sound.
     fn noted<T>(&self, result: Result<T, Fault>) -> Result<T, Fault> {
-        result.inspect_err(|fault| self.0.fault.report(chain(fault)))
+        result.inspect_err(|fault| match fault {
+            Fault::Damaged { .. } => self.note_damage(chain(fault)),
+            _ => self.0.fault.report(chain(fault)),
+        })
+    }
+
+    /// Each damage is logged once: anybody may ask for the row again and again.
+    fn note_damage(&self, damage: String) {
+        let mut told = self.0.damage_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < DAMAGES_TOLD && !told.contains(&damage) {
+            tracing::error!("{damage}");
+            told.insert(damage);
+        }
     }
 
     /// The current token of `account`, from this node's own state. Waits for nobody but the disk.
@@ -214,15 +239,8 @@ impl Resolver {
         if let Some(row) = self.0.state.account_at_hand(account) {
             return Ok(Some(row));
         }
-        match self.read(account).await {
-            Err(fault @ Fault::Damaged { .. }) => {
-                if !self.0.damage_told.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%account, "{}; `jwtmesh verify` looks at every account", chain(&fault));
-                }
-                Err(fault)
-            }
-            found => self.noted(found),
-        }
+        let found = self.read(account).await;
+        self.noted(found)
     }
 
     /// Reads redb. On the thread that answers, because another one costs more than the read does; but never on all of
@@ -238,10 +256,18 @@ impl Resolver {
         if let Some(_place) = place {
             return self.0.state.account_in_file(account);
         }
+        // The semaphore is never closed.
+        let place = self.0.hanging.clone().acquire_owned().await.ok();
         let state = self.0.state.clone();
-        match tokio::task::spawn_blocking(move || state.account_in_file(account)).await {
+        let read = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            state.account_in_file(account)
+        });
+        match read.await.map_err(tokio::task::JoinError::try_into_panic) {
             Ok(found) => found,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // Only a runtime that is ending cancels one; nobody hears this answer.
+            Err(Err(_cancelled)) => Ok(None),
         }
     }
 
@@ -374,7 +400,7 @@ impl Resolver {
                 revision: row.revision,
             }));
         }
-        if row.issued_at > claims.issued_at {
+        if row.supersedes(claims.issued_at, verified.token().bytes()) {
             return Err(SubmitError::Superseded {
                 account: claims.account,
                 stored_issued_at: row.issued_at,
@@ -416,9 +442,7 @@ impl Resolver {
         });
         match scanned.await {
             Ok(Ok(Some(found))) => Ok(found),
-            Ok(Ok(None)) => Err(SubmitError::Unavailable {
-                reason: "the disk of this node is full; make room there".to_owned(),
-            }),
+            Ok(Ok(None)) => Err(SubmitError::NoRoomToRead),
             Ok(Err(fault)) => self.noted(Err(fault)).map_err(SubmitError::Fault),
             Err(_shutting_down) => Err(SubmitError::Unavailable {
                 reason: "this node is shutting down".to_owned(),

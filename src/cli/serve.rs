@@ -62,14 +62,22 @@ impl Serve {
     }
 }
 
-/// All cores, for the node's work.
 /// Threads for what waits for a disk or takes long: lookups while the disk hangs, scans, large tokens. Each holds a
 /// megabyte or so once it was used; what finds none waits for one.
 const BLOCKING_THREADS: usize = 64;
 
+/// Two at the least: where one waits for the disk, the other answers from memory.
+const LEAST_WORKERS: usize = 2;
+
+/// All cores, for the node's work.
 pub(super) fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .max(LEAST_WORKERS),
+        )
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|error| Failure::new(Exit::Failed, format!("cannot start a runtime: {error}")))

@@ -163,9 +163,11 @@ impl From<SubmitError> for Refusal {
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
-            SubmitError::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            SubmitError::Unavailable { .. } | SubmitError::NoRoomToRead => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             SubmitError::OutcomeUnknown => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
-            // The door has begun this process's end and logged why.
+            // The door has logged why, and begun this process's end if it cannot go on.
             SubmitError::Fault(_) => return Self::internal(),
         };
         Self::new(status, code, error.to_string())

@@ -22,6 +22,7 @@ use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
 use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
+use crate::resolver::Fault;
 use crate::resolver::Resolver;
 
 /// Steps taken before replies and the end are looked at again.
@@ -320,6 +321,11 @@ impl Teller {
         let row = match self.resolver.lookup(account).await {
             Ok(Some(row)) => row,
             Ok(None) => {
+                self.propagation.gone(account);
+                return Ok(());
+            }
+            // The door has logged it. The others must be told all the same.
+            Err(Fault::Damaged { .. }) => {
                 self.propagation.gone(account);
                 return Ok(());
             }

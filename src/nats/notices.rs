@@ -105,7 +105,11 @@ impl Notices {
         }
     }
 
-    pub(super) fn too_large(&self, account: AccountKey, revision: u64, bytes: usize, limit: usize) {
+    pub(super) fn too_large(&mut self, account: AccountKey, revision: u64, bytes: usize, limit: usize) {
+        // Anybody may ask for it to be sent again and again.
+        if !self.is_due(&format!("too large {account} {revision}")) {
+            return;
+        }
         tracing::error!(
             nats_cluster = %self.cluster,
             %account,
@@ -118,11 +122,17 @@ impl Notices {
         );
     }
 
-    pub(super) fn asked_too_much(&self, lost: u64) {
+    pub(super) fn asked_too_much(&mut self, lost: u64) {
+        if !self.is_due("asked too much") {
+            return;
+        }
         tracing::warn!(nats_cluster = %self.cluster, lost, "asked to send too many accounts again at once; ask for the rest again");
     }
 
-    pub(super) fn no_room(&self, account: AccountKey) {
+    pub(super) fn no_room(&mut self, account: AccountKey) {
+        if !self.is_due("no room") {
+            return;
+        }
         tracing::warn!(nats_cluster = %self.cluster, %account, "too many accounts are waiting to be sent; ask for this one again");
     }
 

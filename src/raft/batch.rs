@@ -39,7 +39,7 @@ struct Waiting {
     trust_epoch: u64,
     item: PutAccount,
     verdict: oneshot::Sender<Result<Outcome, ProposeError>>,
-    /// Its part of the queue's memory.
+    /// Its part of the queue's memory, until it is part of an entry: of those there are [`IN_FLIGHT`].
     _place: OwnedSemaphorePermit,
 }
 
@@ -139,11 +139,11 @@ impl Queue {
     /// What the next entry begins with. Nothing is proposed whose sender has given up already: he was told that it is
     /// not known what became of it, and behind a slow disk there would be no end of such.
     async fn first(&mut self) -> Option<Waiting> {
-        if let Some(first) = self.next.take() {
-            return Some(first);
-        }
         loop {
-            let first = self.waiting.recv().await?;
+            let first = match self.next.take() {
+                Some(first) => first,
+                None => self.waiting.recv().await?,
+            };
             if !first.verdict.is_closed() {
                 return Some(first);
             }

@@ -81,8 +81,9 @@ impl Flusher {
         while self.room().await {
             let behind = self.state.unflushed_bytes() >= BEHIND_BYTES;
             let more = self.step(if behind { ROWS_A_STEP_BEHIND } else { ROWS_A_STEP })?;
-            if self.checkpoint_due() {
-                self.checkpoint()?;
+            if self.checkpoint_due() && !self.checkpoint()? {
+                // No room for it: the loop waits for room, not for something to be applied.
+                continue;
             }
             if !more && !self.wait().await {
                 break;
@@ -102,7 +103,7 @@ impl Flusher {
             return Ok(());
         }
         while self.step(ROWS_A_STEP_BEHIND)? {}
-        self.checkpoint()
+        self.checkpoint().map(drop)
     }
 
     /// Waits while the disk is full: a write that it refuses would end the node, and lookups with it. `false` when
@@ -145,18 +146,19 @@ impl Flusher {
             || (unsynced > 0 && self.last_checkpoint.elapsed() >= CHECKPOINT_EVERY)
     }
 
-    fn checkpoint(&mut self) -> Result<(), Fault> {
+    /// Whether it was made: not where the disk has no room.
+    fn checkpoint(&mut self) -> Result<bool, Fault> {
         // A checkpoint is what writes most; the next look would come after it.
         self.space.look();
         if self.space.is_used_up() {
-            return Ok(());
+            return Ok(false);
         }
         let index = self.state.checkpoint()?;
         self.checkpoint.store(index, Ordering::Release);
         // Whoever waits for room has it now.
         self.flushed.send_replace(self.state.flushed());
         self.last_checkpoint = Instant::now();
-        Ok(())
+        Ok(true)
     }
 }
 

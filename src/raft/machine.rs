@@ -198,20 +198,20 @@ pub struct Builder {
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        let ended = |fault: Fault| ended(&self.fault, chain(&fault));
+        let fault_ended = |fault: Fault| ended(&self.fault, chain(&fault));
         let applied = self.state.applied().map(|mark| mark.index);
         let view = loop {
-            let view = self.state.snapshot().map_err(ended)?;
+            let view = self.state.snapshot().map_err(fault_ended)?;
             if view.mark().map(|mark| mark.index) >= applied {
                 break view;
             }
             drop(view);
             // Nobody waits for a snapshot: the flush comes along in its own time.
             if self.flushed.changed().await.is_err() {
-                return Err(super::machine::ended(&self.fault, "the flush has ended"));
+                return Err(ended(&self.fault, "the flush has ended"));
             }
         };
-        let current = Current::of(view).map_err(|reason| super::machine::ended(&self.fault, reason))?;
+        let current = Current::of(view).map_err(|reason| ended(&self.fault, reason))?;
         self.made.store(true, Ordering::Relaxed);
         Ok(current.handle())
     }

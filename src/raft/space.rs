@@ -20,7 +20,7 @@ const LAST_SHARE: u64 = 4;
 
 const ENOUGH: u8 = 0;
 const LOW: u8 = 1;
-const NONE: u8 = 2;
+const USED_UP: u8 = 2;
 
 /// How much room the data folder has. Clones are the same folder's.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl Space {
 
     /// Whether not even a flush may be tried.
     pub fn is_used_up(&self) -> bool {
-        self.found.load(Ordering::Relaxed) == NONE
+        self.found.load(Ordering::Relaxed) == USED_UP
     }
 }
 
@@ -83,7 +83,7 @@ fn judge(room: Room) -> u8 {
     } else if room.free >= reserve / LAST_SHARE {
         LOW
     } else {
-        NONE
+        USED_UP
     }
 }
 
@@ -102,9 +102,9 @@ mod tests {
         };
         assert_eq!(judged(256, 100_000), ENOUGH);
         assert_eq!(judged(255, 100_000), LOW);
-        assert_eq!(judged(63, 100_000), NONE);
+        assert_eq!(judged(63, 100_000), USED_UP);
         assert_eq!(judged(100, 800), ENOUGH, "a small disk is not refused for being small");
         assert_eq!(judged(99, 800), LOW);
-        assert_eq!(judged(0, 800), NONE);
+        assert_eq!(judged(0, 800), USED_UP);
     }
 }

@@ -40,7 +40,7 @@ pub(super) async fn run(
         let waits = log.waits_for_sync();
         if waits.is_some() && waits == hanging {
             tracing::warn!(
-                "the disk has not synced the log for {} s; uploads wait for it",
+                "the log has waited {} s to be written: the disk hangs, or has no room; uploads wait for it",
                 EVERY.as_secs()
             );
         }

@@ -56,6 +56,16 @@ impl AccountRow {
         }
     }
 
+    /// Whether `token`, issued at `issued_at`, may not take its place (G2).
+    ///
+    /// Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8). But what was
+    /// replaced stays so: anybody can fetch a token, keep it and send it again, and must not undo a revocation by it.
+    pub fn supersedes(&self, issued_at: i64, token: &[u8]) -> bool {
+        let same_second = issued_at == self.issued_at;
+        issued_at < self.issued_at
+            || (same_second && !self.replaced.is_empty() && self.replaced.contains(&digest(token)))
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.token.len()
@@ -112,16 +122,13 @@ pub(super) fn put(
         if present.token == item.token {
             return Outcome::Unchanged { revision };
         }
-        // Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8). But what was
-        // replaced stays so: anybody can fetch a token, keep it and send it again, and must not undo a revocation by it.
-        let same_second = item.issued_at == present.issued_at;
-        if item.issued_at < present.issued_at || (same_second && present.replaced.contains(&digest(&item.token))) {
+        if present.supersedes(item.issued_at, &item.token) {
             return Outcome::Superseded {
                 stored_issued_at: present.issued_at,
                 revision,
             };
         }
-        if same_second {
+        if item.issued_at == present.issued_at {
             let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
             replaced = std::iter::once(&digest(&present.token))
                 .chain(before)

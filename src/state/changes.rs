@@ -74,7 +74,13 @@ impl SnapshotView {
             }
             revision = id.revision;
             scanned += value.value().len();
-            let row = self.decode(id, value.value())?;
+            let row = match self.decode(id, value.value()) {
+                Ok(row) => row,
+                // Nobody can be told of it, and the changes behind it must not wait for that. Whoever looks the account up
+                // hears of the damage.
+                Err(Fault::Damaged { .. }) => continue,
+                Err(fault) => return Err(fault),
+            };
             let current = accounts
                 .get(row.account.as_bytes())
                 .map_err(|error| self.fault(error))?;

@@ -68,6 +68,9 @@ fn a_row_that_is_not_as_it_was_stored_is_not_served() {
         assert!(fault.to_string().contains(defect), "{fault}");
     }
     assert!(state.account(account(2)).unwrap().is_some(), "the others are sound");
+    // Of the forty, the damaged one cannot be told to anybody, and nobody finds the one whose place is taken.
+    let changes = state.rows_since(2, 100).unwrap();
+    assert_eq!((changes.rows.len(), changes.position, changes.more), (38, 4, false));
 }
 
 #[test]

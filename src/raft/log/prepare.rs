@@ -1,5 +1,6 @@
 //! Work on whole segment files, off the path of an append: making the next one ready, removing purged ones.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -157,6 +158,11 @@ impl Worker {
         let file = self.disk.open(&name, true).map_err(LogFault::io(&path, "created"))?;
         let (length, blank) = survey(file.as_ref(), &path)?;
         if !blank || length < self.size {
+            // Asked first: a disk that refuses in the middle keeps what it gave, and that was the last it had.
+            let lacking = self.size.saturating_sub(length);
+            if self.disk.room().is_ok_and(|room| room.free < lacking) {
+                return Err(LogFault::io(&path, "allocated")(ErrorKind::StorageFull.into()));
+            }
             let from = if blank { length } else { 0 };
             file.preallocate(from, self.size.max(length))
                 .map_err(LogFault::io(&path, "allocated"))?;
