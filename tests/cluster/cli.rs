@@ -254,12 +254,7 @@ fn nats_config_over_tls_prints_what_a_nats_server_starts_with() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let client = authority.issue("client");
-    let tls = NodeTls {
-        identity: authority.issue("server"),
-        client_ca: Some(authority.cert()),
-        client_required: true,
-        client: authority.client(Some(&client), &[]),
-    };
+    let tls = NodeTls::of(&authority, Some(&client));
     let operator = Operator::new("O");
     let account = Account::new("A");
     let options = Options {

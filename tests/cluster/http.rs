@@ -117,12 +117,7 @@ fn every_path_answers_as_the_table_says() {
 fn every_path_answers_the_same_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
-    let tls = NodeTls {
-        identity: authority.issue("server"),
-        client_ca: None,
-        client_required: false,
-        client: authority.client(None, &[]),
-    };
+    let tls = NodeTls::of(&authority, None);
     let (_, known, node) = start(Some(tls));
     check_table(&node, &known);
 }

@@ -9,7 +9,7 @@ use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{Node, NodeTls, Options};
 use crate::support::process::{eventually, free_port};
-use crate::support::tls::{Authority, Identity};
+use crate::support::tls::Authority;
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// Beyond this a client that was refused has waited, not been answered.
@@ -61,15 +61,6 @@ impl Parties {
     }
 }
 
-fn encrypted(authority: &Authority, client: Option<&Identity>) -> NodeTls {
-    NodeTls {
-        identity: authority.issue("server"),
-        client_ca: client.map(|_| authority.cert()),
-        client_required: client.is_some(),
-        client: authority.client(client, &[]),
-    }
-}
-
 #[test]
 fn every_nats_server_resolves_over_http() {
     let parties = Parties::new();
@@ -85,7 +76,7 @@ fn every_nats_server_resolves_over_https_with_a_private_authority() {
     let authority = Authority::new(folder.path(), "test");
     let parties = Parties::new();
     let options = Options {
-        tls: Some(encrypted(&authority, None)),
+        tls: Some(NodeTls::of(&authority, None)),
         ..Options::default()
     };
     let node = Node::start(&parties.operator.token(), options);
@@ -105,7 +96,7 @@ fn every_nats_server_resolves_over_https_with_a_client_certificate() {
     let client = authority.issue("client");
     let parties = Parties::new();
     let options = Options {
-        tls: Some(encrypted(&authority, Some(&client))),
+        tls: Some(NodeTls::of(&authority, Some(&client))),
         ..Options::default()
     };
     let node = Node::start(&parties.operator.token(), options);
@@ -136,7 +127,7 @@ fn a_client_certificate_is_optional_unless_it_is_required() {
     let options = Options {
         tls: Some(NodeTls {
             client_required: false,
-            ..encrypted(&authority, Some(&client))
+            ..NodeTls::of(&authority, Some(&client))
         }),
         ..Options::default()
     };
@@ -157,7 +148,7 @@ fn every_nats_server_resolves_over_https_with_the_systems_authorities() {
     let authority = Authority::new(folder.path(), "test");
     let parties = Parties::new();
     let options = Options {
-        tls: Some(encrypted(&authority, None)),
+        tls: Some(NodeTls::of(&authority, None)),
         ..Options::default()
     };
     let node = Node::start(&parties.operator.token(), options);
@@ -171,7 +162,7 @@ fn tls_chooses_h2_when_offered_http_1_1_when_only_that_and_needs_no_alpn() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let options = Options {
-        tls: Some(encrypted(&authority, None)),
+        tls: Some(NodeTls::of(&authority, None)),
         ..Options::default()
     };
     let node = Node::start(&Operator::new("O").token(), options);

@@ -303,12 +303,7 @@ fn nsc_speaks_https_with_a_private_authority() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let nsc = Nsc::with_operator().trusting(&authority.cert());
-    let tls = NodeTls {
-        identity: authority.issue("server"),
-        client_ca: None,
-        client_required: false,
-        client: authority.client(None, &[]),
-    };
+    let tls = NodeTls::of(&authority, None);
     let options = Options {
         tls: Some(tls),
         ..Options::default()

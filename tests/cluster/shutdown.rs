@@ -91,12 +91,7 @@ fn idle_connections_do_not_delay_the_end() {
 fn a_silent_client_on_the_tls_port_does_not_delay_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
-    let tls = NodeTls {
-        identity: authority.issue("node"),
-        client_ca: None,
-        client_required: false,
-        client: authority.client(None, &[]),
-    };
+    let tls = NodeTls::of(&authority, None);
     let options = Options {
         tls: Some(tls),
         ..Options::default()

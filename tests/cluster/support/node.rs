@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::http::{Answer, Connection};
 use super::mint::{Account, Operator};
 use super::process::{PATIENCE, Program, free_port, within};
-use super::tls::Identity;
+use super::tls::{Authority, Identity};
 
 /// The program under test.
 pub(crate) fn jwtmesh() -> Command {
@@ -28,6 +28,18 @@ pub(crate) struct NodeTls {
     pub(crate) client_ca: Option<PathBuf>,
     pub(crate) client_required: bool,
     pub(crate) client: Arc<ClientConfig>,
+}
+
+impl NodeTls {
+    /// With certificates of `authority`; if a client's is given, the port asks for one, and the test shows it.
+    pub(crate) fn of(authority: &Authority, client: Option<&Identity>) -> Self {
+        Self {
+            identity: authority.issue("server"),
+            client_ca: client.map(|_| authority.cert()),
+            client_required: client.is_some(),
+            client: authority.client(client, &[]),
+        }
+    }
 }
 
 /// A NATS cluster that the node connects to.
