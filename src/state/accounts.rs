@@ -278,4 +278,4 @@ const HISTORY_BYTES: u64 = 256 * 1024;
 const REPLACED_VERSIONS: usize = 64;
 
 /// What a row takes in memory beside token, name and history.
-const ROW_OVERHEAD_BYTES: usize = 320;
+const ROW_OVERHEAD_BYTES: usize = 420;
