@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::clock::Clock;
@@ -34,9 +35,9 @@ use crate::state::PutOperator;
 pub use crate::state::Revision;
 use crate::state::State;
 
-/// Verifying a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
+/// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
 /// everyone else.
-const INLINE_TOKEN_BYTES: usize = 16 * 1024;
+pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
 
 /// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
 const LARGE_VERIFICATIONS: usize = 2;
@@ -195,7 +196,7 @@ impl std::fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// A door before `raft` and `state`, open for lookups at once.
+    /// A door before `raft` and `state`, open for lookups at once. To be called on the runtime that answers.
     pub fn new(raft: Raft, state: State, clock: Clock, fault: FaultHandle) -> Self {
         let revision = raft.revision();
         Self(Arc::new(Inner {
@@ -209,7 +210,7 @@ impl Resolver {
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             // One thread fewer than answer: that one goes on from memory while the others hang in a read.
-            reading: Semaphore::new(threads().saturating_sub(1).max(1)),
+            reading: Semaphore::new(Handle::current().metrics().num_workers().saturating_sub(1).max(1)),
             hanging: Arc::new(Semaphore::new(HANGING_READS)),
             damage_told: Mutex::default(),
         }))
@@ -521,11 +522,6 @@ impl Resolver {
         let command = Command::PutOperators { items: items.collect() };
         Ok(self.0.raft.propose(&command).await?)
     }
-}
-
-/// How many threads answer requests.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn as_ms(age: Duration) -> u64 {

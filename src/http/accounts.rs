@@ -22,6 +22,7 @@ use crate::jwt::MAX_TOKEN_BYTES;
 use crate::jwt::Token;
 use crate::jwt::render_decoded;
 use crate::resolver::AccountRow;
+use crate::resolver::INLINE_TOKEN_BYTES;
 
 /// Room behind the largest token for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
@@ -85,7 +86,7 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
 
 /// What a token says, for people. The large ones not on the threads that answer everyone else.
 async fn decoded(state: &Shared, token: Bytes) -> Result<String, Refusal> {
-    let is_small = token.len() <= SMALL_KIB * 1024;
+    let is_small = token.len() <= INLINE_TOKEN_BYTES;
     let print = move || Token::parse(&token).map(|token| render_decoded(&token));
     let printed = if is_small {
         print()

@@ -1,6 +1,6 @@
 //! Drives the state's flush and checkpoints, at its own pace, beside the uploads.
 //!
-//! A loop over steps: its own thread with the lowest priority runs it in production, a task in a simulation.
+//! A loop over steps: its own thread with a low priority runs it in production, a task in a simulation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
