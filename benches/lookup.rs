@@ -26,6 +26,9 @@ mod support;
 /// Connections that are kept, as stack figures for this work are given for.
 const CONNECTIONS: usize = 64;
 
+/// Enough that nearly every account was asked for once.
+const WARM_UP_SECONDS: usize = 10;
+
 /// New connections a round: enough that the kernel's hundredths of a second do not show.
 const NEW_CONNECTIONS: usize = 3_000;
 
@@ -85,6 +88,10 @@ impl Bench {
                 load,
             }
         };
+        // nginx's files were written just now, so they are in memory; a node that was started just now has read nothing.
+        for server in [node.address, nginx] {
+            self.wrk.run(scheme, server, CONNECTIONS, WARM_UP_SECONDS);
+        }
         let rounds = interleave(
             self.rounds,
             || measure(&node.program, node.address),

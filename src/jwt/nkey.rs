@@ -150,17 +150,32 @@ fn print(bytes: &[u8; 32], prefix: u8) -> String {
     data_encoding::BASE32_NOPAD.encode(&raw)
 }
 
-/// CRC-16/XMODEM, as nkeys `crc16.go`.
+/// CRC-16/XMODEM, as nkeys `crc16.go`: one key is checked in every lookup.
 fn crc16(bytes: &[u8]) -> u16 {
+    const TABLE: [u16; 256] = crc16_table();
     bytes.iter().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 {
+        (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
+    })
+}
+
+const fn crc16_table() -> [u16; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
                 crc << 1
             } else {
                 (crc << 1) ^ 0x1021
-            }
-        })
-    })
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
 }
 
 macro_rules! public_key {

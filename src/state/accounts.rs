@@ -183,9 +183,16 @@ impl State {
     /// The agreed row of `account` as of what is applied here, if no file need be read for it. Absent says nothing: ask
     /// [`Self::account_in_file`], off the threads that answer everyone else if its disk may hang.
     pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
-        let live = self.live();
-        let unflushed = live.memtable.account(account).cloned();
-        unflushed.or_else(|| self.inner.cache.get(&account))
+        let cached = {
+            let live = self.live();
+            if let Some(unflushed) = live.memtable.account(account) {
+                return Some(unflushed.clone());
+            }
+            // Under the same lock: a flush must not move the account out of the memtable between the two looks.
+            self.inner.cache.get(account)
+        };
+        // It was decoded when it came, so it does again; if not, the file is asked and says what is wrong.
+        cached?.decode().map(Arc::new).ok()
     }
 
     /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
@@ -199,17 +206,17 @@ impl State {
     /// What redb has of `account`, for whoever has looked at what is at hand: a row that was applied since may be missing.
     pub fn account_in_file(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
         let lookups = self.live().lookups.clone();
-        let Some(row) = lookups.row(account)? else {
+        let Some((row, encoded)) = lookups.row(account)? else {
             return Ok(None);
         };
-        let row = Arc::new(row);
         // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
-        // Held across the insertion, so that a flush that ends after it finds and replaces the cached row.
+        // Held across the insertion, so that a flush that ends after it finds and removes the cached row.
         let live = self.live();
         if Arc::ptr_eq(&live.lookups, &lookups) {
-            self.inner.cache.insert(account, row.clone());
+            self.inner.cache.insert(account, encoded);
         }
-        Ok(Some(row))
+        drop(live);
+        Ok(Some(Arc::new(row)))
     }
 
     /// Up to `limit` accounts in the order of their keys, beginning behind `after`. Reads what the flush has reached.

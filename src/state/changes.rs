@@ -8,7 +8,7 @@ use super::command::Revision;
 use super::fault::Fault;
 use super::memtable::Change;
 use super::snapshot::SnapshotView;
-use super::tables::{ACCOUNTS, ROWS, RowId};
+use super::tables::{ACCOUNTS, ROWS, RowId, row_account};
 
 /// Accounts that changed, oldest change first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +74,19 @@ impl SnapshotView {
             }
             revision = id.revision;
             scanned += value.value().len();
-            let row = match self.decode(id, value.value()) {
-                Ok(row) => row,
-                // Nobody can be told of it, and the changes behind it must not wait for that. Whoever looks the account up
-                // hears of the damage.
-                Err(Fault::Damaged { .. }) => continue,
-                Err(fault) => return Err(fault),
+            // Nobody can be told of a damaged one, and the changes behind it must not wait for that. Whoever looks the
+            // account up hears of the damage.
+            let Ok(account) = row_account(value.value()) else {
+                continue;
             };
-            let current = accounts
-                .get(row.account.as_bytes())
-                .map_err(|error| self.fault(error))?;
-            if current.is_some_and(|current| current.value() == id.key()) {
-                found.push(Arc::new(row));
+            let current = accounts.get(account.as_bytes()).map_err(|error| self.fault(error))?;
+            if current.is_none_or(|current| current.value() != id.key()) {
+                continue;
+            }
+            match self.decode(id, value.value()) {
+                Ok(row) => found.push(Arc::new(row)),
+                Err(Fault::Damaged { .. }) => {}
+                Err(fault) => return Err(fault),
             }
         }
         Ok(Changes { rows: found, ..end })

@@ -46,9 +46,8 @@ impl State {
         let mut live = self.live_mut();
         let moved = live.memtable.release(changes.len());
         for row in moved {
-            // Replaced, not removed: who is written is often read next. Not admitted if it was not cached, so that a
-            // bulk load does not push out what is asked for.
-            let _absent = self.inner.cache.replace(row.account, row, true);
+            // Not replaced: to encode it under this lock would hold up every lookup, and nobody asks for most of them.
+            self.inner.cache.remove(&row.account);
         }
         live.lookups = lookups;
         live.flushed_bytes += changes.iter().map(|change| change.bytes() as u64).sum::<u64>();

@@ -6,6 +6,7 @@
 //! was verified. Which of memtable, cache and file a row lies in never shows.
 
 mod accounts;
+mod cache;
 mod changes;
 mod command;
 mod fault;
@@ -19,8 +20,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
 
 pub use accounts::{AccountRow, Version};
 pub use changes::Changes;
@@ -30,7 +29,7 @@ pub use operators::{OperatorRow, Trust};
 pub use snapshot::SnapshotView;
 pub use tables::Mark;
 
-use crate::jwt::AccountKey;
+use cache::RowCache;
 use memtable::{Change, Memtable};
 use tables::{Lookups, Meta, Store};
 
@@ -50,8 +49,7 @@ pub struct State {
 struct Inner {
     options: Options,
     origin: Origin,
-    /// Rows as they are in redb. A row in the memtable is newer than one here.
-    cache: Cache<AccountKey, Arc<AccountRow>, Weight>,
+    cache: RowCache,
     live: RwLock<Live>,
     /// Held while an entry is decided. Taken before `flushing`.
     applying: Mutex<()>,
@@ -91,7 +89,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual sizes: 124 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
+    /// The usual sizes: 148 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
     /// memtable more at the worst moment of an upload. The operating system's page cache holds the rest of the file.
     pub fn new(store: impl Into<String>) -> Self {
         const MIB: usize = 1 << 20;
@@ -99,9 +97,9 @@ impl Options {
             store: store.into(),
             // The index of a million accounts is 100 MB, its inner pages 1 MB: a larger cache only copies what the
             // operating system caches anyway.
-            cache_bytes: 16 * MIB,
-            // About 60,000 usual rows: a row that is not here costs a lookup 7 us more.
-            row_cache_bytes: 108 * MIB,
+            cache_bytes: 8 * MIB,
+            // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
+            row_cache_bytes: 140 * MIB,
             // About 35,000 uploads; at that, uploads wait for the disk.
             memtable_bytes: 64 * MIB,
         }
@@ -142,7 +140,7 @@ impl State {
         drop(held);
         // What was found may have been written by a process that died before its sync: durable only from here on.
         store.checkpoint(checkpointed)?;
-        let cache = Cache::with_weighter(options.row_cache_bytes / 2048, options.row_cache_bytes as u64, Weight);
+        let cache = RowCache::new(options.row_cache_bytes);
         let live = Live {
             memtable,
             lookups: Arc::new(Lookups::of(store.clone())?),
@@ -278,15 +276,6 @@ impl std::fmt::Debug for State {
             live.store.file,
             live.memtable.applied.as_ref().map(|mark| mark.index)
         )
-    }
-}
-
-#[derive(Clone)]
-struct Weight;
-
-impl Weighter<AccountKey, Arc<AccountRow>> for Weight {
-    fn weight(&self, _account: &AccountKey, row: &Arc<AccountRow>) -> u64 {
-        row.bytes() as u64
     }
 }
 

@@ -102,9 +102,7 @@ impl SnapshotView {
             .map_err(|error| self.fault(error))?
         {
             let (key, value) = entry.map_err(|error| self.fault(error))?;
-            trust
-                .operators
-                .push(self.0.store.decode_operator(key.value(), value.value())?);
+            trust.operators.push(self.0.store.operator(key.value(), value.value())?);
         }
         Ok(trust)
     }
@@ -174,7 +172,7 @@ impl SnapshotView {
     }
 
     pub(super) fn decode(&self, id: RowId, bytes: &[u8]) -> Result<AccountRow, Fault> {
-        self.0.store.decode_row(id, bytes)
+        self.0.store.row(id, bytes)
     }
 
     pub(super) fn fault(&self, cause: impl Into<redb::Error>) -> Fault {

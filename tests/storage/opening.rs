@@ -103,17 +103,22 @@ fn a_file_of_another_store_or_format_or_owner_is_refused() {
     );
     assert!(text.contains("this-store") && text.contains("other-store"), "{text}");
 
-    let database = Database::open(&path).unwrap();
-    let writing = database.begin_write().unwrap();
-    writing
-        .open_table(META)
-        .unwrap()
-        .insert("format", &2_u32.to_le_bytes()[..])
-        .unwrap();
-    writing.commit().unwrap();
-    drop(database);
-    let text = refusal(&path, options());
-    assert!(text.contains("format 2") && text.contains("format 1"), "{text}");
+    for other in [1_u32, 3] {
+        let database = Database::open(&path).unwrap();
+        let writing = database.begin_write().unwrap();
+        writing
+            .open_table(META)
+            .unwrap()
+            .insert("format", &other.to_le_bytes()[..])
+            .unwrap();
+        writing.commit().unwrap();
+        drop(database);
+        let text = refusal(&path, options());
+        assert!(
+            text.contains(&format!("format {other}")) && text.contains("format 2"),
+            "{text}"
+        );
+    }
 
     let foreign = folder.path().join("foreign.redb");
     let database = Database::create(&foreign).unwrap();

@@ -1,5 +1,6 @@
 //! Accepts connections, encrypted or not, and serves each on a task of its own until it ends, idles or the port drains.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -9,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
 use axum::http::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -24,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::Limits;
 use super::activity::{Activity, InFlight, Watched};
@@ -73,10 +75,22 @@ impl Listen for UnixListener {
     }
 }
 
+/// What answers a port's requests.
+pub(in crate::http) trait Answers:
+    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+}
+
 /// One listening port: what its connections share.
-pub(in crate::http) struct Port {
+pub(in crate::http) struct Port<S> {
     name: &'static str,
-    router: Router,
+    // A panic of ours ends the request, not the connection's other requests.
+    service: CatchPanic<S, OnPanic>,
     limits: Limits,
     tracker: TaskTracker,
     tls: Option<ReloadableTls>,
@@ -88,10 +102,10 @@ pub(in crate::http) struct Port {
     overdue: CancellationToken,
 }
 
-impl Port {
+impl<S: Answers> Port<S> {
     pub(in crate::http) fn new(
         name: &'static str,
-        router: Router,
+        service: S,
         limits: Limits,
         tls: Option<ReloadableTls>,
         tracker: TaskTracker,
@@ -114,8 +128,7 @@ impl Port {
             .max_send_buf_size(HTTP2_SEND_BUFFER);
         Self {
             name,
-            // A panic of ours ends the request, not the connection's other requests.
-            router: router.layer(CatchPanicLayer::custom(|_panic| Refusal::internal().plain())),
+            service: CatchPanic::custom(service, OnPanic),
             limits,
             tracker,
             tls,
@@ -185,7 +198,7 @@ impl Port {
             activity: activity.clone(),
         });
         let service =
-            service_fn(|request| answer(self.router.clone(), Activity::request(&activity, &request), request));
+            service_fn(|request| answer(self.service.clone(), Activity::request(&activity, &request), request));
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let mut pulse = pin!(sleep(self.limits.head));
         let mut closing = pin!(self.closing.cancelled());
@@ -244,14 +257,26 @@ impl Port {
 }
 
 /// One request to its answer.
-async fn answer(
-    mut router: Router,
+async fn answer<S: Service<Request<Body>>>(
+    mut service: S,
     flight: InFlight,
     request: Request<Incoming>,
-) -> Result<axum::response::Response, Infallible> {
-    let answer = router.call(request::cleaned(request)).await;
+) -> Result<S::Response, S::Error> {
+    let answer = service.call(request::cleaned(request)).await;
     drop(flight);
     answer
+}
+
+/// What a client is told when a handler panics.
+#[derive(Clone, Copy)]
+struct OnPanic;
+
+impl ResponseForPanic for OnPanic {
+    type ResponseBody = Body;
+
+    fn response_for_panic(&mut self, _panic: Box<dyn Any + Send>) -> Response {
+        Refusal::internal().plain()
+    }
 }
 
 /// Runs hyper's tasks for HTTP/2 streams where every task of the node runs.

@@ -1,0 +1,220 @@
+//! An open file: refusing what is not ours, transactions, reading and writing what every file has.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
+
+use super::encoding::{EncodedRow, decode_meta, decode_operator, decode_row, encode_meta, etag};
+use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS, RowId};
+use crate::jwt::{AccountKey, OperatorKey};
+use crate::state::Options;
+use crate::state::accounts::AccountRow;
+use crate::state::fault::Fault;
+use crate::state::operators::OperatorRow;
+
+/// An open file and its name.
+pub(in crate::state) struct Store {
+    database: Database,
+    pub(in crate::state) file: Arc<str>,
+}
+
+impl Store {
+    /// The file at `path`, made if it is not there.
+    pub(in crate::state) fn open_file(path: &Path, options: &Options) -> Result<Self, Fault> {
+        let file: Arc<str> = path.display().to_string().into();
+        let database = builder(options).create(path);
+        Self::checked(
+            database.map_err(|error| Fault::storage("open", &file, error))?,
+            file,
+            options,
+        )
+    }
+
+    /// The same on something that behaves like a file.
+    pub(in crate::state) fn open_backend(backend: impl redb::StorageBackend, options: &Options) -> Result<Self, Fault> {
+        let file: Arc<str> = "(in memory)".into();
+        let database = builder(options).create_with_backend(backend);
+        Self::checked(
+            database.map_err(|error| Fault::storage("open", &file, error))?,
+            file,
+            options,
+        )
+    }
+
+    /// Refuses what is not ours; gives a new file its beginning.
+    fn checked(database: Database, file: Arc<str>, options: &Options) -> Result<Self, Fault> {
+        let store = Self { database, file };
+        let reading = store.read()?;
+        let tables = reading.list_tables().map_err(|error| store.fault("read", error))?;
+        let names: Vec<String> = tables.map(|table| redb::TableHandle::name(&table).to_owned()).collect();
+        if names.is_empty() {
+            store.begin(&options.store)?;
+            return Ok(store);
+        }
+        if !names.iter().any(|name| name == redb::TableHandle::name(&META)) {
+            return Err(Fault::Foreign { file: store.file });
+        }
+        let meta = reading.open_table(META).map_err(|error| store.fault("read", error))?;
+        let value = |key: &str| match meta.get(key) {
+            Ok(Some(value)) => Ok(value.value().to_vec()),
+            Ok(None) => Err(store.damaged(format!("meta_v1 has no {key}"))),
+            Err(error) => Err(store.fault("read", error)),
+        };
+        let format = <[u8; 4]>::try_from(value("format")?).map_err(|_| store.damaged("its format number"))?;
+        let format = u32::from_le_bytes(format);
+        if format != FORMAT {
+            return Err(Fault::Format {
+                file: store.file,
+                found: format,
+            });
+        }
+        let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid"))?;
+        if found != options.store {
+            return Err(Fault::Store {
+                file: store.file,
+                found,
+                expected: options.store.clone(),
+            });
+        }
+        Ok(store)
+    }
+
+    fn begin(&self, uuid: &str) -> Result<(), Fault> {
+        let writing = self.write(Durability::Immediate)?;
+        self.create_tables(&writing)?;
+        let mut meta = writing
+            .open_table(META)
+            .map_err(|error| self.fault("write to", error))?;
+        for (key, value) in [("format", &FORMAT.to_le_bytes()[..]), ("store", uuid.as_bytes())] {
+            meta.insert(key, value).map_err(|error| self.fault("write to", error))?;
+        }
+        drop(meta);
+        self.write_meta(&writing, &Meta::default())?;
+        self.commit(writing)
+    }
+
+    fn create_tables(&self, writing: &WriteTransaction) -> Result<(), Fault> {
+        let made = || -> Result<(), redb::TableError> {
+            writing.open_table(ACCOUNTS)?;
+            writing.open_table(ROWS)?;
+            writing.open_table(OPERATORS)?;
+            writing.open_table(POSITIONS)?;
+            Ok(())
+        };
+        made().map_err(|error| self.fault("write to", error))
+    }
+
+    pub(in crate::state) fn read(&self) -> Result<ReadTransaction, Fault> {
+        self.database.begin_read().map_err(|error| self.fault("read", error))
+    }
+
+    /// A transaction. `Immediate` ones record what is free, so that opening after a crash takes milliseconds and
+    /// not the reading of the whole file, and commit in two phases: redb's one-phase commit has lost commits.
+    pub(in crate::state) fn write(&self, durability: Durability) -> Result<WriteTransaction, Fault> {
+        let mut writing = self
+            .database
+            .begin_write()
+            .map_err(|error| self.fault("write to", error))?;
+        if matches!(durability, Durability::Immediate) {
+            writing.set_two_phase_commit(true);
+            writing.set_quick_repair(true);
+        }
+        match writing.set_durability(durability) {
+            Ok(()) => Ok(writing),
+            Err(error) => Err(self.fault("write to", error)),
+        }
+    }
+
+    pub(in crate::state) fn commit(&self, writing: WriteTransaction) -> Result<(), Fault> {
+        writing.commit().map_err(|error| self.fault("commit to", error))
+    }
+
+    pub(in crate::state) fn write_meta(&self, writing: &WriteTransaction, meta: &Meta) -> Result<(), Fault> {
+        let mut table = writing
+            .open_table(META)
+            .map_err(|error| self.fault("write to", error))?;
+        table
+            .insert("state", encode_meta(meta).as_slice())
+            .map_err(|error| self.fault("write to", error))?;
+        Ok(())
+    }
+
+    pub(in crate::state) fn read_meta(&self, reading: &ReadTransaction) -> Result<Meta, Fault> {
+        let table = reading.open_table(META).map_err(|error| self.fault("read", error))?;
+        let value = table.get("state").map_err(|error| self.fault("read", error))?;
+        let value = value.ok_or_else(|| self.damaged("meta_v1 has no state"))?;
+        decode_meta(value.value()).map_err(|what| self.damaged(format!("meta_v1, state: {what}")))
+    }
+
+    /// The row that `value` encodes, which stands at `id`.
+    pub(in crate::state) fn row(&self, id: RowId, value: &[u8]) -> Result<AccountRow, Fault> {
+        let damaged = |what: &str| self.damaged(format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot));
+        let row = decode_row(id, value).map_err(|what| damaged(&what))?;
+        // redb looks at its checksums when it repairs a file, not when it reads one.
+        if row.etag != etag(&row.token) {
+            return Err(damaged("its token is not the one that was stored"));
+        }
+        Ok(row)
+    }
+
+    pub(in crate::state) fn operator(&self, key: &[u8; 32], value: &[u8]) -> Result<OperatorRow, Fault> {
+        let operator = OperatorKey::from_bytes(*key);
+        decode_operator(operator, value).map_err(|what| self.damaged(format!("operators_v1, {operator}: {what}")))
+    }
+
+    pub(in crate::state) fn fault(&self, operation: &'static str, cause: impl Into<redb::Error>) -> Fault {
+        Fault::storage(operation, &self.file, cause)
+    }
+
+    pub(in crate::state) fn damaged(&self, what: impl Into<String>) -> Fault {
+        Fault::Damaged {
+            file: self.file.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+/// redb as of one commit, with the two tables that a lookup needs already open: opening them costs as much as the
+/// lookup itself. Kept only until the next commit, since redb keeps every page that it shows.
+pub(in crate::state) struct Lookups {
+    accounts: ReadOnlyTable<&'static [u8; 32], (u64, u32)>,
+    rows: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    // Dropped last: the tables need it open.
+    store: Arc<Store>,
+}
+
+impl Lookups {
+    pub(in crate::state) fn of(store: Arc<Store>) -> Result<Self, Fault> {
+        let reading = store.read()?;
+        let fault = |error| store.fault("read", error);
+        Ok(Self {
+            accounts: reading.open_table(ACCOUNTS).map_err(fault)?,
+            rows: reading.open_table(ROWS).map_err(fault)?,
+            store,
+        })
+    }
+
+    /// The current row of `account`, and its bytes.
+    pub(in crate::state) fn row(&self, account: AccountKey) -> Result<Option<(AccountRow, EncodedRow)>, Fault> {
+        let fault = |error| self.store.fault("read", error);
+        let Some(id) = self.accounts.get(account.as_bytes()).map_err(fault)? else {
+            return Ok(None);
+        };
+        let id = RowId::from_key(id.value());
+        let value = self.rows.get(id.key()).map_err(fault)?;
+        let value = value.ok_or_else(|| self.store.damaged(format!("the row of {account} is missing")))?;
+        let row = self.store.row(id, value.value())?;
+        if row.account != account {
+            return Err(self.store.damaged(format!("the row of {account} is {}'s", row.account)));
+        }
+        let value = value.value().into();
+        Ok(Some((row, EncodedRow { id, value })))
+    }
+}
+
+fn builder(options: &Options) -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(options.cache_bytes);
+    builder
+}
