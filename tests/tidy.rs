@@ -68,12 +68,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["config.rs"]),
     (
         "rustix",
-        &[
-            "raft/log/disk.rs",
-            "raft/flusher.rs",
-            "http/listener/limits.rs",
-            "http/admin.rs",
-        ],
+        &["raft/log/disk.rs", "raft/flusher.rs", "http/listener/", "http/admin.rs"],
     ),
 ];
 

@@ -53,12 +53,21 @@ struct Weight;
 
 impl Weighter<AccountKey, EncodedRow> for Weight {
     fn weight(&self, _account: &AccountKey, row: &EncodedRow) -> u64 {
-        (row.value.len() + OVERHEAD_BYTES) as u64
+        (allocated(row.value.len() + COUNTS_BYTES) + OVERHEAD_BYTES) as u64
     }
 }
 
-/// What a row takes beside its bytes: its key, where it stands, the cache's own books, what the allocator rounds up to.
-const OVERHEAD_BYTES: usize = 200;
+/// The room that `bytes` take of the allocator: it knows four sizes between one power of two and the next.
+fn allocated(bytes: usize) -> usize {
+    let step = bytes.next_power_of_two() / 8;
+    bytes.next_multiple_of(step.max(16))
+}
+
+/// The two counts that stand before the bytes of an `Arc<[u8]>`.
+const COUNTS_BYTES: usize = 16;
+
+/// What a row takes beside its bytes: its key, where it stands, and the cache's own books.
+const OVERHEAD_BYTES: usize = 120;
 
 /// Keys remembered of rows that had to go, as a share of the rows that are here: who comes again soon stays longer. They
 /// take as much room in the cache's books as a row does.
@@ -66,3 +75,24 @@ const GHOSTS: f64 = 0.1;
 
 /// A row of the usual token of 1.5 KB. Only a hint of how many there will be.
 const USUAL_ROW_BYTES: usize = 1400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_weighs_what_the_allocator_gives_it() {
+        let cases = [
+            (1, 16),
+            (17, 32),
+            (1024, 1024),
+            (1025, 1280),
+            (1281, 1536),
+            (2048, 2048),
+            (2049, 2560),
+        ];
+        for (bytes, room) in cases {
+            assert_eq!(allocated(bytes), room, "{bytes}");
+        }
+    }
+}

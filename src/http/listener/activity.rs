@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use axum::http::{Request, Version};
+use axum::http::{Request, Version, header};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::gather::Gather;
 
 /// What a connection has been doing, noted without a clock: its task looks every `Limits::head`.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Activity {
     greeted: AtomicBool,
     // HTTP/2 has bytes of its own between requests; what arrives is not the beginning of a head.
     http2: AtomicBool,
+    // The answer that is written, or comes next, is the last one: its client asked for the end of the connection.
+    last: AtomicBool,
     in_flight: AtomicU32,
     head: AtomicU8,
 }
@@ -34,7 +38,11 @@ impl Activity {
         this.http2.store(request.version() == Version::HTTP_2, Relaxed);
         this.head.store(NONE, Relaxed);
         this.in_flight.fetch_add(1, Relaxed);
-        InFlight(this.clone())
+        let connection = request.headers().get(header::CONNECTION);
+        InFlight {
+            activity: this.clone(),
+            is_last: connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")),
+        }
     }
 
     fn read(&self) {
@@ -67,11 +75,17 @@ impl Activity {
 }
 
 /// Counts a request until its answer's head is ready, or it is dropped.
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    is_last: bool,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.activity.in_flight.fetch_sub(1, Relaxed);
+        if self.is_last {
+            self.activity.last.store(true, Relaxed);
+        }
     }
 }
 
@@ -92,7 +106,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> Watched<IO> {
+impl<IO: Gather> Watched<IO> {
+    fn gather_the_last(&self) {
+        if self.activity.last.swap(false, Relaxed) {
+            self.io.gather();
+        }
+    }
+
     fn noted(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(outcome, Poll::Ready(Ok(1..))) {
             self.activity.written();
@@ -101,8 +121,9 @@ impl<IO: AsyncWrite + Unpin> Watched<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+impl<IO: AsyncWrite + Gather + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.gather_the_last();
         let outcome = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.noted(outcome)
     }
@@ -112,6 +133,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.gather_the_last();
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
         self.noted(outcome)
     }
@@ -131,6 +153,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[test]
@@ -156,9 +181,31 @@ mod tests {
         for _ in 0..3 {
             assert!(activity.has_moved() && !activity.is_late());
         }
-        drop(InFlight(Arc::new(Activity {
-            in_flight: 1.into(),
-            ..Activity::default()
-        })));
+    }
+
+    #[tokio::test]
+    async fn only_a_clients_last_answer_is_gathered_and_comes_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let addr = listener.local_addr().expect("bound");
+        let (client, served) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let (mut client, activity) = (client.expect("listening"), Arc::new(Activity::default()));
+        let mut served = Watched {
+            io: served.expect("connected").0,
+            activity: activity.clone(),
+        };
+        let is_gathering = |io: &TcpStream| rustix::net::sockopt::tcp_cork(io).expect("a TCP connection");
+
+        served.write_all(b"first").await.expect("connected");
+        assert!(!is_gathering(&served.io), "the client waits for it");
+        drop(InFlight {
+            activity,
+            is_last: true,
+        });
+        served.write_all(b", last").await.expect("connected");
+        assert!(is_gathering(&served.io));
+        served.shutdown().await.expect("connected");
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.expect("connected");
+        assert_eq!(answers, "first, last");
     }
 }

@@ -5,6 +5,7 @@
 
 mod activity;
 mod again;
+mod gather;
 mod limits;
 mod port;
 

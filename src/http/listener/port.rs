@@ -31,6 +31,7 @@ use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 use super::Limits;
 use super::activity::{Activity, InFlight, Watched};
 use super::again::Again;
+use super::gather::Gather;
 use crate::http::error::Refusal;
 use crate::http::request;
 use crate::tls::ReloadableTls;
@@ -56,7 +57,7 @@ const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 /// A socket that hands out connections.
 pub(in crate::http) trait Listen: Send + Sync + 'static {
     /// One connection.
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Io: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static;
     /// Waits for the next.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
@@ -167,7 +168,7 @@ impl<S: Answers> Port<S> {
     }
 
     /// Serves a connection on a task of its own; false when the port is full, and the connection closed.
-    fn take<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: &Arc<Self>, io: IO) -> bool {
+    fn take<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(self: &Arc<Self>, io: IO) -> bool {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             return false;
         };
@@ -191,7 +192,7 @@ impl<S: Answers> Port<S> {
         true
     }
 
-    async fn serve<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, io: IO) {
+    async fn serve<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(&self, io: IO) {
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Watched {
             io,
