@@ -89,7 +89,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual sizes: 148 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
+    /// The usual sizes: 146 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
     /// memtable more at the worst moment of an upload. The operating system's page cache holds the rest of the file.
     pub fn new(store: impl Into<String>) -> Self {
         const MIB: usize = 1 << 20;
@@ -97,9 +97,9 @@ impl Options {
             store: store.into(),
             // The index of a million accounts is 100 MB, its inner pages 1 MB: a larger cache only copies what the
             // operating system caches anyway.
-            cache_bytes: 8 * MIB,
+            cache_bytes: 12 * MIB,
             // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
-            row_cache_bytes: 140 * MIB,
+            row_cache_bytes: 134 * MIB,
             // About 35,000 uploads; at that, uploads wait for the disk.
             memtable_bytes: 64 * MIB,
         }
