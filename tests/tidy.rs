@@ -68,7 +68,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["config.rs"]),
     (
         "rustix",
-        &["raft/log/disk.rs", "raft/flusher.rs", "http/listener/", "http/admin.rs"],
+        &[
+            "main.rs",
+            "raft/log/disk.rs",
+            "raft/flusher.rs",
+            "http/listener/",
+            "http/admin.rs",
+        ],
     ),
 ];
 
