@@ -191,8 +191,7 @@ impl State {
             // Under the same lock: a flush must not move the account out of the memtable between the two looks.
             self.inner.cache.get(account)
         };
-        // It was decoded when it came, so it does again; if not, the file is asked and says what is wrong.
-        cached?.decode().map(Arc::new).ok()
+        cached?.row()
     }
 
     /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
@@ -209,14 +208,15 @@ impl State {
         let Some((row, encoded)) = lookups.row(account)? else {
             return Ok(None);
         };
+        let row = Arc::new(row);
         // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
         // Held across the insertion, so that a flush that ends after it finds and removes the cached row.
         let live = self.live();
         if Arc::ptr_eq(&live.lookups, &lookups) {
-            self.inner.cache.insert(account, encoded);
+            self.inner.cache.insert(&row, encoded);
         }
         drop(live);
-        Ok(Some(Arc::new(row)))
+        Ok(Some(row))
     }
 
     /// Up to `limit` accounts in the order of their keys, beginning behind `after`. Reads what the flush has reached.

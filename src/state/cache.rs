@@ -1,14 +1,36 @@
 //! The rows that are asked for, in memory, so that a usual lookup reads no file.
 
+use std::sync::Arc;
+
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use super::accounts::AccountRow;
 use super::tables::EncodedRow;
 use crate::jwt::AccountKey;
 
-/// Rows as they are in redb: encoded, in one piece each, because there memory decides how many lookups reach the disk.
-/// One in the memtable is newer than one here.
-pub(super) struct RowCache(Cache<AccountKey, EncodedRow, Weight>);
+/// Rows as they are in redb. One in the memtable is newer than one here.
+pub(super) struct RowCache(Cache<AccountKey, CachedRow, Weight>);
+
+/// A row in the cache.
+#[derive(Clone)]
+pub(super) enum CachedRow {
+    /// The usual one: in one piece and small, because memory decides how many lookups read the file.
+    Encoded(EncodedRow),
+    /// One with a large token, which all answers share: a copy for each of thousands that a client does not read would
+    /// be gigabytes.
+    Shared(Arc<AccountRow>),
+}
+
+impl CachedRow {
+    /// The row. It was decoded when it came, so it does again; if not, the file is asked and says what is wrong.
+    pub(super) fn row(self) -> Option<Arc<AccountRow>> {
+        match self {
+            Self::Encoded(encoded) => encoded.decode().map(Arc::new).ok(),
+            Self::Shared(row) => Some(row),
+        }
+    }
+}
 
 impl RowCache {
     /// Empty, for about `bytes` of memory.
@@ -28,13 +50,18 @@ impl RowCache {
     }
 
     /// The row of `account`, if it is here.
-    pub(super) fn get(&self, account: AccountKey) -> Option<EncodedRow> {
+    pub(super) fn get(&self, account: AccountKey) -> Option<CachedRow> {
         self.0.get(&account)
     }
 
     /// Keeps `row`, and lets others go where there is no room.
-    pub(super) fn insert(&self, account: AccountKey, row: EncodedRow) {
-        self.0.insert(account, row);
+    pub(super) fn insert(&self, row: &Arc<AccountRow>, encoded: EncodedRow) {
+        let cached = if row.token.len() > SHARED_TOKEN_BYTES {
+            CachedRow::Shared(row.clone())
+        } else {
+            CachedRow::Encoded(encoded)
+        };
+        self.0.insert(row.account, cached);
     }
 
     /// Forgets the row of `account`, which is being replaced in redb.
@@ -51,11 +78,18 @@ impl RowCache {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<AccountKey, EncodedRow> for Weight {
-    fn weight(&self, _account: &AccountKey, row: &EncodedRow) -> u64 {
-        (allocated(row.value.len() + COUNTS_BYTES) + OVERHEAD_BYTES) as u64
+impl Weighter<AccountKey, CachedRow> for Weight {
+    fn weight(&self, _account: &AccountKey, row: &CachedRow) -> u64 {
+        let bytes = match row {
+            CachedRow::Encoded(encoded) => allocated(encoded.value.len() + COUNTS_BYTES),
+            CachedRow::Shared(row) => allocated(row.bytes()),
+        };
+        (bytes + OVERHEAD_BYTES) as u64
     }
 }
+
+/// Tokens above this are kept as they are answered. Below it a copy is no more than what a request takes anyway.
+const SHARED_TOKEN_BYTES: usize = 16 * 1024;
 
 /// The room that `bytes` take of the allocator: it knows four sizes between one power of two and the next.
 fn allocated(bytes: usize) -> usize {

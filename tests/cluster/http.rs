@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::json;
 
+use crate::support::http::Answer;
 use crate::support::mint::{Account, Operator, claims, now, sign, sign_v1};
 use crate::support::node::{Node, NodeTls, Options};
 use crate::support::process::{PATIENCE, eventually};
@@ -86,25 +87,36 @@ fn check_table(node: &Node, known: &Account) {
     let mut connection = node.connect();
     for case in CASES {
         let path = name(case.path);
-        let answer = connection
-            .request(case.method, &path, &[], b"")
-            .unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(answer.status, case.status, "{} {path}: {}", case.method, answer.text());
-        assert!(
-            answer.text().contains(&name(case.says)),
-            "{} {path}: {}",
-            case.method,
-            answer.text()
-        );
-        if answer.status >= 400 {
-            assert_ne!(
-                answer.text().trim(),
-                "",
+        let check = |answer: &Answer| {
+            let text = answer.text();
+            assert_eq!(answer.status, case.status, "{} {path}: {text}", case.method);
+            assert!(text.contains(&name(case.says)), "{} {path}: {text}", case.method);
+            assert!(
+                answer.status < 400 || !text.trim().is_empty(),
                 "{} {path}: a refusal says what is wrong",
                 case.method
             );
+        };
+        let answer = connection.request(case.method, &path, &[], b"");
+        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+        check(&answer);
+
+        let mut once = node.connect();
+        let last = once.request(case.method, &path, &[("Connection", "close")], b"");
+        check(&last.unwrap_or_else(|error| panic!("{path}, closing: {error}")));
+        assert!(once.answer(false).is_err(), "{path}: the connection ends behind it");
+
+        if case.method == "GET" {
+            let head = connection.request("HEAD", &path, &[], b"").unwrap();
+            assert_eq!(head.status, answer.status, "HEAD {path}");
+            for header in ["content-type", "content-length", "etag", "cache-control"] {
+                // A pack is sent as it is read; nobody knows its length before.
+                assert_eq!(head.header(header), answer.header(header), "HEAD {path}: {header}");
+            }
         }
     }
+    let options = connection.request("OPTIONS", &name("/jwt/v1/accounts/KNOWN"), &[], b"");
+    assert_eq!(options.unwrap().header("allow"), Some("GET, HEAD, POST, OPTIONS"));
 }
 
 #[test]

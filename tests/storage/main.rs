@@ -11,6 +11,8 @@ mod disk;
 #[cfg(test)]
 mod driven;
 #[cfg(test)]
+mod hanging;
+#[cfg(test)]
 mod log;
 #[cfg(test)]
 mod model;

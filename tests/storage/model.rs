@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::state::{Command, Effect, Mark, Options, Outcome, PutAccount, PutOperator, State};
 use rand::Rng;
@@ -229,7 +230,13 @@ pub(crate) fn random_command(random: &mut SmallRng, epoch: u64) -> Command {
                 } else {
                     random.gen_range(1..2500)
                 };
-                let text: String = std::iter::repeat_n(random.gen_range('a'..='z'), length).collect();
+                // Half of them in three parts, as tokens are: the others are kept as they stand.
+                let text: String = if random.gen_bool(0.5) {
+                    let part = |share: usize| BASE64URL_NOPAD.encode(&vec![length as u8; length / share]);
+                    [part(40), part(2), part(25)].join(".")
+                } else {
+                    std::iter::repeat_n(random.gen_range('a'..='z'), length).collect()
+                };
                 item(
                     random.gen_range(0..ACCOUNTS),
                     random.gen_range(0..6) + epoch.cast_signed(),

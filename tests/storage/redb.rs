@@ -81,6 +81,11 @@ impl CrashingDisk {
         self.platter().written.clone()
     }
 
+    /// Lets nobody read or write until what it gives is dropped.
+    pub(crate) fn hang(&self) -> impl Drop {
+        self.platter()
+    }
+
     /// Whether the power is off.
     pub(crate) fn is_off(&self) -> bool {
         self.platter().off

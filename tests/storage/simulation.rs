@@ -40,9 +40,9 @@ struct Known {
 }
 
 /// The two disks of a node between its lives, and what its clients know.
-struct World {
+pub(crate) struct World {
     log: CrashDisk,
-    state: CrashingDisk,
+    pub(crate) state: CrashingDisk,
     /// Whether a start ever came to its end: before that a node begins anew, as its identity file says.
     formed: bool,
     known: BTreeMap<u8, Known>,
@@ -51,9 +51,9 @@ struct World {
 }
 
 /// One life of the node.
-struct Life {
-    raft: Raft,
-    state: State,
+pub(crate) struct Life {
+    pub(crate) raft: Raft,
+    pub(crate) state: State,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -69,7 +69,7 @@ impl Life {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             log: CrashDisk::new(seed),
             state: CrashingDisk::default(),
@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Starts the node on its disks; an error if the power went meanwhile.
-    async fn boot(&mut self) -> Result<Life, String> {
+    pub(crate) async fn boot(&mut self) -> Result<Life, String> {
         let fault = FaultHandle::default();
         let tracker = TaskTracker::new();
         let state = State::open_backend(self.state.clone(), small()).map_err(|e| jwtmesh::fault::chain(&e))?;
@@ -273,7 +273,7 @@ fn small() -> Options {
     }
 }
 
-fn operator() -> OperatorKey {
+pub(crate) fn operator() -> OperatorKey {
     OperatorKey::from_bytes([9; 32])
 }
 

@@ -72,6 +72,24 @@ fn g2_of_two_tokens_of_one_second_the_later_entry_wins() {
 }
 
 #[test]
+fn g12_a_large_token_is_in_memory_once_however_many_are_answered_with_it() {
+    let state = trusting();
+    apply(
+        &state,
+        2,
+        &put(1, vec![item(1, 100, &"a".repeat(100_000)), item(2, 100, "usual")]),
+    );
+    flush(&state);
+    for usual_or_large in [1, 2] {
+        let first = state.account(account(usual_or_large)).unwrap().unwrap();
+        let second = state.account_at_hand(account(usual_or_large)).expect("in the cache");
+        assert_eq!(first, second);
+    }
+    let [first, second] = [0; 2].map(|_| state.account_at_hand(account(1)).expect("in the cache"));
+    assert_eq!(first.token.as_ptr(), second.token.as_ptr());
+}
+
+#[test]
 fn g2_a_token_that_was_replaced_within_its_second_does_not_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use axum::http::{Request, Version, header};
+use axum::http::{HeaderMap, HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,10 +38,9 @@ impl Activity {
         this.http2.store(request.version() == Version::HTTP_2, Relaxed);
         this.head.store(NONE, Relaxed);
         this.in_flight.fetch_add(1, Relaxed);
-        let connection = request.headers().get(header::CONNECTION);
         InFlight {
             activity: this.clone(),
-            is_last: connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")),
+            is_last: asks_to_close(request.headers()),
         }
     }
 
@@ -72,6 +71,14 @@ impl Activity {
         }
         head == SEEN || !self.greeted.load(Relaxed)
     }
+}
+
+/// Whether the answer to a request with these headers is its connection's last (RFC 9112, 9.6). Of a list that says
+/// more than that nothing is concluded.
+fn asks_to_close(headers: &HeaderMap) -> bool {
+    let mut said = headers.get_all(header::CONNECTION).iter();
+    let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    said.next().is_some_and(close) && said.next().is_none()
 }
 
 /// Counts a request until its answer's head is ready, or it is dropped.
@@ -180,6 +187,25 @@ mod tests {
         activity.read();
         for _ in 0..3 {
             assert!(activity.has_moved() && !activity.is_late());
+        }
+    }
+
+    #[test]
+    fn only_close_alone_asks_for_the_end() {
+        let cases: [(&[&str], bool); 7] = [
+            (&[], false),
+            (&["keep-alive"], false),
+            (&["close"], true),
+            (&["Close"], true),
+            (&["close, TE"], false),
+            (&["close", "TE"], false),
+            (&["upgrade"], false),
+        ];
+        for (values, asks) in cases {
+            let lines = values
+                .iter()
+                .map(|value| (header::CONNECTION, HeaderValue::from_static(value)));
+            assert_eq!(asks_to_close(&lines.collect()), asks, "{values:?}");
         }
     }
 

@@ -76,7 +76,7 @@ impl Listen for UnixListener {
     }
 }
 
-/// What answers a port's requests.
+/// What answers a port's requests. It is always ready: nobody asks.
 pub(in crate::http) trait Answers:
     Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
 {

@@ -3,7 +3,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `accounts_v1` | account, 32 bytes | row id of its current row |
-//! | `rows_v1` | row id, ascending | encoded row: current ones and the history |
+//! | `rows_v1` | row id, ascending | encoded row, its token without base64: current ones and the history |
 //! | `operators_v1` | operator, 32 bytes | encoded operator row |
 //! | `positions_v1` | name of a NATS cluster | revision |
 //! | `meta_v1` | `format`, `store`, `state`, `checkpoint` | format number, store uuid, encoded [`Meta`], log index |
