@@ -26,13 +26,6 @@ use crate::resolver::INLINE_TOKEN_BYTES;
 
 /// Room behind the largest token for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
-/// Of a body that is too large, this much is thrown away before the answer: a client that is still sending when the
-/// connection closes may never see why.
-const DISCARD_BYTES: usize = 8 * 1024 * 1024;
-/// And this long, ending sooner at a pause: a client that pauses is waiting for the answer.
-const DISCARD_TIME: Duration = Duration::from_secs(2);
-const DISCARD_PAUSE: Duration = Duration::from_millis(200);
-
 /// `GET`: in the order of nats-account-server.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
@@ -127,7 +120,13 @@ pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
-        let account = account(&parts.uri)?;
+        let account = match account(&parts.uri) {
+            Ok(account) => account,
+            Err(refusal) => {
+                request::discard(&parts.headers, body).await;
+                return Err(refusal);
+            }
+        };
         let upload = read(&parts.headers, body, &state.uploads, state.limits.body).await?;
         Ok(state.resolver.submit(Some(account), upload.bytes).await?)
     };
@@ -239,9 +238,8 @@ pub(super) async fn read(
             Err(_) => return Err(Refusal::slow_body(time.as_secs())),
         }
     };
-    // A client that waits for "100 Continue" has sent nothing, and need not.
-    if outcome.is_err() && !headers.contains_key(header::EXPECT) {
-        discard(body).await;
+    if outcome.is_err() {
+        request::discard(headers, body).await;
     }
     outcome
 }
@@ -277,20 +275,6 @@ async fn collect(body: &mut Body, uploads: &Uploads) -> Result<Upload, Refusal> 
             _granted: granted,
         }),
     }
-}
-
-/// Throws away what is still coming, within bounds.
-async fn discard(mut body: Body) {
-    let rest = async {
-        let mut left = DISCARD_BYTES;
-        while left > 0
-            && let Ok(Some(Ok(frame))) = timeout(DISCARD_PAUSE, body.frame()).await
-        {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-        }
-    };
-    // Whether it ended or the time did: the answer goes out now.
-    let _ = timeout(DISCARD_TIME, rest).await;
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use tower::Service;
 use super::accounts::Uploads;
 use super::error::Refusal;
 use super::listener::{BACKLOG, Limits, Port};
-use super::{accounts, health, operator, pack};
+use super::{accounts, health, operator, pack, request};
 use crate::clock::Clock;
 use crate::fault::FaultHandle;
 use crate::resolver::Resolver;
@@ -213,7 +213,7 @@ fn router(state: Shared) -> Router {
         .route("/jwt/v1/help", only(get(operator::help), READ))
         .route("/jwt/v1/pack", only(get(pack::show), READ))
         .route("/healthz", only(get(health::alive), READ))
-        .fallback(async || Refusal::unknown_path().plain())
+        .fallback(async |request| refuse(request, Refusal::unknown_path()).await)
         .with_state(state)
 }
 
@@ -221,7 +221,13 @@ fn router(state: Shared) -> Router {
 fn only(methods: MethodRouter<Shared>, allow: &'static str) -> MethodRouter<Shared> {
     methods
         .options(async move || ([(header::ALLOW, HeaderValue::from_static(allow))], ()).into_response())
-        .fallback(async move || Refusal::wrong_method(allow).plain())
+        .fallback(async move |request| refuse(request, Refusal::wrong_method(allow)).await)
+}
+
+async fn refuse(request: Request, refusal: Refusal) -> Response {
+    let (parts, body) = request.into_parts();
+    request::discard(&parts.headers, body).await;
+    refusal.plain()
 }
 
 /// The answer carries the revision this node is at.

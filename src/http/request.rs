@@ -1,9 +1,14 @@
-//! What a request says besides its body: path, query, `If-None-Match`.
+//! What a request says besides its body: path, query, `If-None-Match`. And a body that nobody wants.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Request, Uri, header};
+use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 /// The request with the path that routes are written for: one slash between segments, none at the end.
 ///
@@ -87,6 +92,31 @@ fn lists(mut list: &[u8], etag: &[u8]) -> bool {
         }
         list = &rest[end + 1..];
     }
+}
+
+/// Of a body that nobody wants, this much is thrown away before the answer. A client that is still sending when the
+/// connection closes may never see why; over HTTP/2 the stream is reset, and curl then shows nothing else.
+const DISCARD_BYTES: usize = 8 * 1024 * 1024;
+/// And this long, ending sooner at a pause: a client that pauses is waiting for the answer.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+const DISCARD_PAUSE: Duration = Duration::from_millis(200);
+
+/// Throws away what is still coming of a refused request with these headers, within bounds.
+pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
+    // A client that waits for "100 Continue" has sent nothing, and need not.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let rest = async {
+        let mut left = DISCARD_BYTES;
+        while left > 0
+            && let Ok(Some(Ok(frame))) = timeout(DISCARD_PAUSE, body.frame()).await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    // Whether it ended or the time did: the answer goes out now.
+    let _ = timeout(DISCARD_TIME, rest).await;
 }
 
 #[cfg(test)]
