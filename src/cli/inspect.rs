@@ -81,7 +81,13 @@ pub(super) fn print(out: &mut impl Write, explanation: &Explanation) -> std::io:
     writeln!(out, "issued      {}", told(&explanation.issued, "not said"))?;
     writeln!(out, "valid from  {}", told(&explanation.valid_from, "at once"))?;
     writeln!(out, "expires     {}", told(&explanation.expires, "never"))?;
-    let verdict = if explanation.valid { "valid" } else { "REFUSED" };
+    let verdict = match explanation.valid {
+        true if explanation.kind == "account" && explanation.operator.is_none() => {
+            "sound, as far as it can be seen without an operator (--operator FILE)"
+        }
+        true => "valid",
+        false => "REFUSED",
+    };
     writeln!(out, "verdict     {verdict}")?;
     for problem in &explanation.problems {
         writeln!(out, "problem     {}: {}", problem.code, plain(&problem.detail))?;
@@ -140,6 +146,21 @@ mod tests {
         assert_eq!(value["iat"], dated);
         assert_eq!(value["nats"]["revocations"]["*"], dated);
         assert_eq!(value["nats"]["limits"]["subs"], 1_700_000_000);
+    }
+
+    #[test]
+    fn an_account_is_called_valid_only_for_an_operator() {
+        let mut explanation = explain(b"", None, 0);
+        explanation.kind = "account".to_owned();
+        explanation.valid = true;
+        let verdict = |explanation: &Explanation| {
+            let mut text = Vec::new();
+            print(&mut text, explanation).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        assert!(verdict(&explanation).contains("--operator FILE"));
+        explanation.operator = Some("O".to_owned());
+        assert!(verdict(&explanation).contains("verdict     valid"));
     }
 
     #[test]

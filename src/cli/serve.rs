@@ -29,7 +29,7 @@ const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// The mesh's cluster.toml, the same file on every machine
-    #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG", default_value = "cluster.toml")]
     config: PathBuf,
     /// Which node of the file this is; may be left out if it has one
     #[arg(long, value_name = "NAME")]

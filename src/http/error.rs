@@ -75,6 +75,11 @@ impl Refusal {
         Self::new(StatusCode::REQUEST_TIMEOUT, "slow-body", sentence)
     }
 
+    /// 409: there are several of what was asked for.
+    pub(super) fn ambiguous(sentence: &'static str) -> Self {
+        Self::new(StatusCode::CONFLICT, "ambiguous", sentence)
+    }
+
     /// 413: more than a token may have.
     pub(super) fn too_large(limit: usize) -> Self {
         let sentence = format!(

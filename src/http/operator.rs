@@ -12,8 +12,8 @@ use super::request;
 use crate::jwt::Token;
 use crate::jwt::render_decoded;
 
-/// `GET /jwt/v1/operator`: the bytes; where several operators are trusted, the first one configured, because the
-/// path has no place for a name.
+/// `GET /jwt/v1/operator`: the bytes. Where several operators are trusted, none: the path has no place for a name, and
+/// nsc 2.15 (`cmd/pull.go`) puts whichever it is given in the place of its own.
 pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
     answer(&state, &uri, |_| true)
 }
@@ -26,14 +26,10 @@ pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Res
 
 fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&Token) -> bool) -> Response {
     let trust = state.resolver.trust();
-    let Some(token) = trust
-        .keys
-        .operators()
-        .first()
-        .map(|operator| operator.token())
-        .filter(|token| is_wanted(token))
-    else {
-        return Refusal::missing("unknown-operator", "no matching operator JWT").plain();
+    let token = match trust.keys.operators() {
+        [operator] if is_wanted(operator.token()) => operator.token(),
+        [_, _, ..] => return Refusal::ambiguous(SEVERAL).plain(),
+        _ => return Refusal::missing("unknown-operator", "no matching operator JWT").plain(),
     };
     if request::is_on(uri, "text") {
         state.text(token.bytes().clone())
@@ -43,6 +39,9 @@ fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&Token) -> bool) ->
         state.jwt(token.bytes().clone())
     }
 }
+
+const SEVERAL: &str = "several operators are trusted here, and this path cannot say which is meant: pull accounts by name \
+                       (nsc pull --account NAME), and get the operator's JWT from whoever holds its keys";
 
 /// Version 2 claims say so under `nats`; version 1 has no such number.
 fn is_version_2(token: &Token) -> bool {

@@ -16,6 +16,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// Different lines that are remembered. They are few; a server that makes up new ones is not listened to.
 const SAID: usize = 64;
 
+/// What `said` calls a connection, before its URL.
+const CONNECTED: &str = "connected to ";
+
 /// Servers named in one line.
 const NAMES: usize = 8;
 
@@ -45,8 +48,13 @@ impl Notices {
         self.said.clear();
     }
 
+    /// Whoever read of the trouble wants to read of its end.
+    fn recovery_is_news(&mut self) {
+        self.said.retain(|line, _| !line.starts_with(CONNECTED));
+    }
+
     pub(super) fn connected(&mut self, url: &str, server: &Server) {
-        if self.is_due(&format!("connected to {url}")) {
+        if self.is_due(&format!("{CONNECTED}{url}")) {
             tracing::info!(
                 nats_cluster = %self.cluster,
                 url,
@@ -59,12 +67,14 @@ impl Notices {
 
     pub(super) fn not_connected(&mut self, reason: &str) {
         if self.is_due(reason) {
+            self.recovery_is_news();
             tracing::warn!(nats_cluster = %self.cluster, reason, "not connected to this NATS cluster; trying on");
         }
     }
 
     pub(super) fn lost(&mut self, reason: &str) {
         if self.is_due(&format!("lost: {reason}")) {
+            self.recovery_is_news();
             tracing::warn!(nats_cluster = %self.cluster, reason, "the connection to this NATS cluster is lost; connecting again");
         }
     }
@@ -290,5 +300,18 @@ mod tests {
             notices.is_due("refused"),
             "after a connection that was of use it is news"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_each_trouble_that_is_told_its_end_is_told_too() {
+        let mut notices = Notices::new("test");
+        let connection = format!("{CONNECTED}nats://127.0.0.1");
+        assert!(notices.is_due(&connection) && !notices.is_due(&connection));
+        notices.not_connected("refused");
+        assert!(notices.is_due(&connection));
+        notices.lost("closed");
+        assert!(notices.is_due(&connection));
+        notices.lost("closed");
+        assert!(!notices.is_due(&connection), "a line that was not said needs no answer");
     }
 }

@@ -332,3 +332,31 @@ fn a_decorated_operator_file_is_trusted() {
     let node = Node::plain(&decorated);
     assert_eq!(node.get("/jwt/v1/operator").text().trim(), nsc.operator_token());
 }
+
+/// nsc puts the operator that it pulls in the place of its own, whoever that is, and can sign nothing from then on.
+#[test]
+fn where_several_operators_are_trusted_nsc_pulls_its_accounts_and_keeps_its_operator() {
+    let (one, other) = (Nsc::with_operator(), Nsc::with_operator());
+    let port = free_port();
+    for nsc in [&one, &other] {
+        nsc.account_server(&format!("http://127.0.0.1:{port}/jwt/v1"));
+        nsc.add_account("A");
+    }
+    let options = Options {
+        port,
+        also_trusted: Some(other.operator_token()),
+        ..Options::default()
+    };
+    let node = Node::start(&one.operator_token(), options);
+    for nsc in [&one, &other] {
+        let before = nsc.operator_token();
+        nsc.run(&["push", "--all"]);
+        let screen = nsc.try_run(&["pull", "--all"]);
+        assert!(screen.text.contains("/jwt/v1/operator\": 409"), "{}", screen.text);
+        assert_eq!(nsc.operator_token(), before);
+        nsc.run(&["pull", "--account", "A"]);
+        assert_eq!(node.get_account(&nsc.account_id("A")).text(), nsc.account_token("A"));
+    }
+    assert_eq!(node.get("/jwt/v1/operator").status, 409);
+    assert_eq!(node.get("/jwt/v2/operator").status, 409);
+}

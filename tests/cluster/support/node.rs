@@ -70,6 +70,8 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     pub(crate) tls: Option<NodeTls>,
     pub(crate) nats: Vec<NatsLink>,
+    /// The token of a second operator to trust.
+    pub(crate) also_trusted: Option<String>,
 }
 
 /// A node and its folder.
@@ -106,7 +108,12 @@ impl Node {
             .expect("a temporary folder");
         let port = if options.port == 0 { free_port() } else { options.port };
         fs::write(folder.path().join("operator.jwt"), operator_token).expect("the test's own folder is writable");
-        let mut text = String::from("[cluster]\nname = \"test\"\noperators = [\"operator.jwt\"]\n\n");
+        let mut operators = vec!["operator.jwt"];
+        if let Some(token) = &options.also_trusted {
+            fs::write(folder.path().join("another.jwt"), token).expect("the test's own folder is writable");
+            operators.push("another.jwt");
+        }
+        let mut text = format!("[cluster]\nname = \"test\"\noperators = {operators:?}\n\n");
         if let Some(tls) = &options.tls {
             let (cert, key) = (tls.identity.cert.display(), tls.identity.key.display());
             write!(text, "[public]\ntls = {{ cert = \"{cert}\", key = \"{key}\"").expect("text grows");
