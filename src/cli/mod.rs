@@ -255,6 +255,7 @@ mod tests {
     fn commands_as_people_type_them() {
         let key = crate::jwt::AccountKey::from_bytes([7; 32]).to_string();
         for line in [
+            "serve",
             "serve --config cluster.toml",
             "serve --config cluster.toml --node fra-1 --log-format json --log debug",
             "demo --dir /tmp/d --nats-server /usr/bin/nats-server --exit",
@@ -273,7 +274,6 @@ mod tests {
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
         for line in [
-            "serve",
             "account pull",
             "account show ABC",
             "account pull KEY -A",
