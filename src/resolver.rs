@@ -338,7 +338,11 @@ impl Resolver {
                 token: verified.token().bytes().clone(),
             };
             match self.0.raft.submit(trust.epoch, item).await? {
-                Outcome::Stored { revision } => return Ok(Submitted { stored: true, revision }),
+                Outcome::Stored { revision } => {
+                    // Not louder: an import is a million of these.
+                    tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
+                    return Ok(Submitted { stored: true, revision });
+                }
                 Outcome::Unchanged { revision } => {
                     self.republish(claims.account);
                     return Ok(Submitted {
