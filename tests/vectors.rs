@@ -429,6 +429,13 @@ fn an_explanation_names_every_defect_at_once() {
     };
     assert_eq!(codes(verdicts.now), ["untrusted"]);
     assert_eq!(codes(0), ["issued-in-future", "untrusted"]);
+    // Without an operator nobody is distrusted; but that an account signed itself shows all the same.
+    for (name, expected) in [("other-operator", &[][..]), ("self-signed", &["self-signed"])] {
+        let (_, token) = verdicts.named(name);
+        let problems = explain(token.as_str().as_bytes(), None, verdicts.now).problems;
+        let codes: Vec<_> = problems.iter().map(|problem| problem.code).collect();
+        assert_eq!(codes, expected, "{name}");
+    }
 }
 
 #[test]

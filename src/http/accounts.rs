@@ -26,6 +26,7 @@ use crate::resolver::INLINE_TOKEN_BYTES;
 
 /// Room behind the largest token for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
+
 /// `GET`: in the order of nats-account-server.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();

@@ -91,7 +91,7 @@ that says what is wrong. An older JWT than the stored one is refused (409).
 
 ## GET /jwt/v1/operator, GET /jwt/v2/operator
 
-The operator's JWT. `?text=true` and `?decode=true` as above.
+The operator's JWT; 409 where several operators are trusted. `?text=true` and `?decode=true` as above.
 
 ## GET /jwt/v1/pack?max=N
 

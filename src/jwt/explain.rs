@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::account;
 use super::claims::{Common, Kind, Opened, cut, time};
 use super::json::{Fields, Json};
-use super::nkey::{self, KeyKind};
+use super::nkey;
 use super::operator::{self, TrustedKeys};
 use super::rejection::{Issue, Rejection};
 use super::token::Token;
@@ -120,10 +120,10 @@ impl Explanation {
     }
 
     fn account(&mut self, json: &Json<'_>, common: &Common, trusted: Option<&TrustedKeys>) -> Result<(), Rejection> {
-        // That no operator signed it at all shows without knowing any.
+        // That it signed itself shows without knowing any operator.
         let nobody = TrustedKeys::default();
-        let is_operators = nkey::kind(&common.issuer) == Some(KeyKind::Operator);
-        if let Some(trusted) = trusted.or((!is_operators).then_some(&nobody)) {
+        let is_self_signed = common.issuer == common.subject;
+        if let Some(trusted) = trusted.or(is_self_signed.then_some(&nobody)) {
             match trusted.operator_of(common) {
                 Ok(operator) => self.operator = Some(operator.to_string()),
                 Err(rejection) => self.note(rejection),

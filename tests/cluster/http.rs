@@ -474,14 +474,14 @@ fn is_reset(node: &Node, method: &str, path: &str) -> bool {
     let head = [literal(2, method), vec![0x86], literal(4, path), literal(1, "test")].concat();
     let mut socket = TcpStream::connect(node.address()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut send = |frames: &[Vec<u8>]| socket.write_all(&frames.concat()).unwrap();
-    send(&[
+    let frames = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         frame(SETTINGS, 0, 0, b""),
         frame(HEADERS, END_HEADERS, 1, &head),
         frame(PING, 0, 0, b"the head"),
-    ]);
-    let (mut answered, mut reset) = (false, false);
+    ];
+    socket.write_all(&frames.concat()).unwrap();
+    let mut answered = false;
     loop {
         let mut header = [0; 9];
         socket.read_exact(&mut header).unwrap();
@@ -489,18 +489,17 @@ fn is_reset(node: &Node, method: &str, path: &str) -> bool {
         let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
         socket.read_exact(&mut payload).unwrap();
         answered |= stream == 1 && matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
-        reset |= stream == 1 && kind == RST_STREAM;
         if kind == PING && flags & ACK != 0 && payload == b"the head" {
             socket.write_all(&frame(DATA, END_STREAM, 1, b"the body")).unwrap();
         }
-        if reset {
+        if stream == 1 && kind == RST_STREAM {
             return true;
         }
         if answered && kind != PING {
             socket.write_all(&frame(PING, 0, 0, b"and then")).unwrap();
         }
         if kind == PING && payload == b"and then" {
-            return reset;
+            return false;
         }
     }
 }

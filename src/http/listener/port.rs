@@ -76,18 +76,7 @@ impl Listen for UnixListener {
     }
 }
 
-/// What answers a port's requests. It is always ready: nobody asks.
-pub(in crate::http) trait Answers:
-    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-}
-
-impl<S> Answers for S where
-    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
-}
-
-/// One listening port: what its connections share.
+/// One listening port: what its connections share. `S` answers its requests, and is always ready: nobody asks.
 pub(in crate::http) struct Port<S> {
     name: &'static str,
     // A panic of ours ends the request, not the connection's other requests.
@@ -103,7 +92,10 @@ pub(in crate::http) struct Port<S> {
     overdue: CancellationToken,
 }
 
-impl<S: Answers> Port<S> {
+impl<S> Port<S>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+{
     pub(in crate::http) fn new(
         name: &'static str,
         service: S,
