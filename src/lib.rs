@@ -16,7 +16,7 @@
 //! | [`node`] | puts the rooms together, starts and stops them |
 //! | [`client`], [`cli`] | the administrator's hands |
 //!
-//! The shelf, for everyone above: [`clock`], [`fault`], [`folder`], [`config`], [`tls`], [`api`]. Imports fall in this
+//! The shelf, for everyone above: [`clock`], [`tasks`], [`folder`], [`config`], [`tls`], [`api`]. Imports fall in this
 //! direction only; `tests/tidy.rs` holds that line.
 //!
 //! # Four lives
@@ -57,7 +57,6 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
-pub mod fault;
 pub mod folder;
 pub mod http;
 pub mod jwt;
@@ -66,4 +65,5 @@ pub mod node;
 pub mod raft;
 pub mod resolver;
 pub mod state;
+pub mod tasks;
 pub mod tls;

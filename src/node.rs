@@ -9,13 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::fault::FaultHandle;
-use crate::fault::chain;
 use crate::folder::Folder;
 use crate::folder::FolderError;
 use crate::http::About;
@@ -43,6 +39,10 @@ use crate::resolver::SubmitError;
 use crate::state::Options as StateOptions;
 use crate::state::Outcome;
 use crate::state::State;
+use crate::tasks::FaultHandle;
+use crate::tasks::Scope;
+use crate::tasks::chain;
+use crate::tasks::spawn_thread;
 use crate::tls::ReloadableTls;
 
 /// How long the end of agreement and the last flush may take once nobody is served any more.
@@ -57,13 +57,10 @@ pub struct Node {
     resolver: Resolver,
     raft: Raft,
     tls: Option<ReloadableTls>,
-    fault: FaultHandle,
-    /// Ends what serves and what propagates.
-    stop_serving: CancellationToken,
-    serving: TaskTracker,
-    /// Ends agreement, after that.
-    stop_agreeing: CancellationToken,
-    agreeing: TaskTracker,
+    /// What serves and what propagates.
+    serving: Scope,
+    /// Agreement, which ends after that.
+    agreeing: Scope,
     threads: Vec<JoinHandle<()>>,
     _folder: Folder,
 }
@@ -131,17 +128,15 @@ impl Node {
             anyhow::Ok((folder, stores))
         });
         let (mut folder, mut stores) = opened.await??;
-        let agreeing = TaskTracker::new();
-        let stop_agreeing = CancellationToken::new();
+        let agreeing = Scope::new(fault.clone());
         let state = stores.state.clone();
         let threads = std::mem::take(&mut stores.threads);
-        let raft = agree(&config, &folder, stores, &fault, &agreeing, &stop_agreeing).await?;
+        let raft = agree(&config, &folder, stores, &agreeing).await?;
         let folder = blocking(move || folder.set_formed().map(|()| folder)).await??;
         let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
         trust_first(&resolver, &operators).await?;
 
-        let serving = TaskTracker::new();
-        let stop_serving = CancellationToken::new();
+        let serving = Scope::new(fault);
         let public_url = public.url();
         let admin_path = folder.admin_socket();
         if let Some(admin) = bind_admin(&admin_path)? {
@@ -150,24 +145,16 @@ impl Node {
                 node: config.node.clone(),
                 public_url: public_url.clone(),
             };
-            admin.serve(about, resolver.clone(), &fault, &serving, stop_serving.clone());
+            admin.serve(about, resolver.clone(), &serving);
         }
-        public.serve(resolver.clone(), clock, &fault, &serving, stop_serving.clone());
+        public.serve(resolver.clone(), clock, &serving);
         if let Some(tls) = &tls {
-            let watch = tls.clone().watch(stop_serving.clone());
-            serving.spawn(fault.clone().guard("the watch over the certificates", watch));
+            serving.spawn("the watch over the certificates", tls.clone().watch(serving.clone()));
         }
         if config.nats.is_empty() {
             tracing::warn!("no [[nats]] in cluster.toml: running nats-servers will not hear of changes, only new ones");
         }
-        NatsClusters::start(
-            &config.node,
-            &config.nats,
-            resolver.clone(),
-            &serving,
-            stop_serving.clone(),
-            &fault,
-        );
+        NatsClusters::start(&config.node, &config.nats, resolver.clone(), &serving);
         Ok(Self {
             name: config.node,
             public_url,
@@ -175,10 +162,7 @@ impl Node {
             resolver,
             raft,
             tls,
-            fault,
-            stop_serving,
             serving,
-            stop_agreeing,
             agreeing,
             threads,
             _folder: folder,
@@ -202,7 +186,7 @@ impl Node {
 
     /// Waits until a fault ends it, and gives the reason.
     pub async fn ended(&self) -> String {
-        self.fault.reported().await
+        self.agreeing.fault().reported().await
     }
 
     /// Reads the certificates again.
@@ -219,27 +203,26 @@ impl Node {
 
     async fn shutdown_within(self, grace: Duration, close: Duration) -> Result<()> {
         self.resolver.retire();
-        self.stop_serving.cancel();
-        self.serving.close();
-        if tokio::time::timeout(grace, self.serving.wait()).await.is_err() {
+        self.serving.stop();
+        if tokio::time::timeout(grace, self.serving.ended()).await.is_err() {
             tracing::warn!(
                 seconds = grace.as_secs(),
                 "some requests did not finish in time and are cut off"
             );
         }
-        self.stop_agreeing.cancel();
+        self.agreeing.stop();
+        let fault = self.agreeing.fault().clone();
         let (raft, resolver, agreeing, threads) = (self.raft, self.resolver, self.agreeing, self.threads);
         let closed = async move {
             // Waits for the log's writer, and so for the disk, as everything here does.
             raft.shutdown().await;
             drop((raft, resolver));
-            agreeing.close();
-            agreeing.wait().await;
+            agreeing.ended().await;
             blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await
         };
         let closed = tokio::time::timeout(close, closed).await;
-        if self.fault.is_reported() {
-            bail!(self.fault.reported().await);
+        if fault.is_reported() {
+            bail!(fault.reported().await);
         }
         if closed.is_err() {
             bail!(
@@ -271,14 +254,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Starts agreement over the stores; returns when everything ever acknowledged here can be read.
-async fn agree(
-    config: &Config,
-    folder: &Folder,
-    stores: Stores,
-    fault: &FaultHandle,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<Raft> {
+async fn agree(config: &Config, folder: &Folder, stores: Stores, scope: &Scope) -> Result<Raft> {
     let settings = Settings {
         cluster: config.cluster.clone(),
         node_id: folder.identity().node_id,
@@ -297,9 +273,8 @@ async fn agree(
         flushed: stores.flushed,
         revision: stores.revision,
         space: stores.space,
-        fault: fault.clone(),
     };
-    Ok(Raft::start(settings, parts, tracker, stop.clone()).await?)
+    Ok(Raft::start(settings, parts, scope).await?)
 }
 
 /// The two stores of a node, with the threads that write them.
@@ -342,12 +317,11 @@ impl Stores {
             space.clone(),
             fault.clone(),
         );
-        let guard = fault.clone();
         let threads = vec![
-            std::thread::Builder::new()
-                .name("log-writer".to_owned())
-                .spawn(move || guard.guard_thread("the log's writer", || writer.run_blocking()))
-                .context("cannot start the thread that writes the log")?,
+            spawn_thread("log-writer", "the log's writer", fault.clone(), || {
+                writer.run_blocking()
+            })
+            .context("cannot start the thread that writes the log")?,
             flusher
                 .spawn_thread()
                 .context("cannot start the thread that flushes the state")?,
@@ -568,8 +542,8 @@ mod tests {
             .unwrap();
         disk.change(|health| health.hangs = true);
         let raft = node.raft.clone();
-        let tracker = TaskTracker::new();
-        let proposed = tracker.spawn(async move {
+        let mut proposed = tokio::task::JoinSet::new();
+        proposed.spawn(async move {
             let mark = Command::MarkPropagated {
                 nats_cluster: "x".to_owned(),
                 position: 1,
@@ -584,7 +558,7 @@ mod tests {
         let ended = tokio::time::timeout(PATIENCE, node.shutdown_within(limit, limit)).await;
         // The threads that wait for it would keep the test from ending.
         disk.change(|health| health.hangs = false);
-        proposed.abort();
+        proposed.abort_all();
         let error = ended
             .expect("it is bounded")
             .expect_err("nothing was closed")

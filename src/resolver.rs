@@ -14,8 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::clock::Clock;
-use crate::fault::FaultHandle;
-use crate::fault::chain;
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
@@ -34,6 +32,8 @@ use crate::state::PutAccount;
 use crate::state::PutOperator;
 pub use crate::state::Revision;
 use crate::state::State;
+use crate::tasks::FaultHandle;
+use crate::tasks::chain;
 
 /// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
 /// everyone else.

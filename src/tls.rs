@@ -17,9 +17,9 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::PublicTls;
+use crate::tasks::Scope;
 
 /// How often the files are looked at: soon enough that nobody waits for a new certificate, and three `stat` calls
 /// are nothing.
@@ -136,9 +136,9 @@ impl ReloadableTls {
         log(self.try_reload());
     }
 
-    /// Follows the files until `stop`; a task of its own.
-    pub async fn watch(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+    /// Follows the files until `scope` is told to stop; a task of its own.
+    pub async fn watch(self, scope: Scope) {
+        while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let this = self.clone();
             // Off the async workers: a file on a network mount may take its time.
             if let Ok(outcome) = tokio::task::spawn_blocking(move || this.reload_if_changed()).await {

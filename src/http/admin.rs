@@ -12,20 +12,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::accounts::{Uploads, account, read, refused};
 use super::error::Refusal;
 use super::listener::{Limits, Port};
 use super::request;
 use crate::api;
-use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
 use crate::resolver::AccountRow;
 use crate::resolver::Resolver;
+use crate::tasks::Scope;
 
 /// Commands at once: a person has a few terminals, a script a few workers.
 const CONNECTIONS: usize = 256;
@@ -85,15 +83,8 @@ impl Admin {
         &self.path
     }
 
-    /// Serves on `tracker` until `stop`, then removes the socket. A port that ends otherwise is a fault of the node.
-    pub fn serve(
-        self,
-        about: About,
-        resolver: Resolver,
-        fault: &FaultHandle,
-        tracker: &TaskTracker,
-        stop: CancellationToken,
-    ) {
+    /// Serves in `scope` until it is told to stop, then removes the socket.
+    pub fn serve(self, about: About, resolver: Resolver, scope: &Scope) {
         let limits = self.limits;
         let router = router(AdminState {
             about,
@@ -101,12 +92,11 @@ impl Admin {
             limits,
             uploads: Uploads::default(),
         });
-        let port = Port::new("admin", router, limits, None, tracker.clone());
-        let serving = async move {
-            port.run(self.listener, stop).await;
+        let port = Port::new("admin", router, limits, None, scope.clone());
+        scope.spawn("the admin socket", async move {
+            port.run(self.listener).await;
             remove(&self.path, self.inode);
-        };
-        drop(tracker.spawn(fault.clone().guard("the admin socket", serving)));
+        });
     }
 }
 

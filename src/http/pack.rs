@@ -66,7 +66,7 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
     let (first, rest) = pages.paced().await;
     let first = first?.unwrap_or_default();
     let (sender, receiver) = mpsc::channel::<Part>(AHEAD);
-    drop(state.tracker.spawn(async move {
+    state.scope.spawn_for_client(async move {
         let (mut page, mut rest) = (Ok(Some(first)), rest);
         // What ends without a last part is broken off: a row that cannot be read, a client that takes nothing.
         while let Ok(lines) = page {
@@ -79,7 +79,7 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
             (page, rest) = pages.paced().await;
         }
         drop(place);
-    }));
+    });
     Ok(state
         .text(Bytes::new())
         .map(|_| Body::from_stream(whole(receiver).boxed())))

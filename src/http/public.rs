@@ -19,8 +19,6 @@ use futures::future::{BoxFuture, Either};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::accounts::Uploads;
@@ -28,8 +26,8 @@ use super::error::Refusal;
 use super::listener::{BACKLOG, Limits, Port};
 use super::{accounts, health, operator, pack, request};
 use crate::clock::Clock;
-use crate::fault::FaultHandle;
 use crate::resolver::Resolver;
+use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
 /// The public port, bound and not yet serving.
@@ -79,37 +77,29 @@ impl Public {
         format!("{scheme}://{}", self.addr)
     }
 
-    /// Serves on `tracker` until `stop`, and then until the requests in flight are answered, or their time is over.
-    /// A port that ends otherwise is a fault of the node.
-    pub fn serve(
-        self,
-        resolver: Resolver,
-        clock: Clock,
-        fault: &FaultHandle,
-        tracker: &TaskTracker,
-        stop: CancellationToken,
-    ) {
+    /// Serves in `scope` until it is told to stop, and then until the requests in flight are answered, or their time is
+    /// over.
+    pub fn serve(self, resolver: Resolver, clock: Clock, scope: &Scope) {
         let state = PublicState {
             resolver,
             clock,
             limits: self.limits,
-            tracker: tracker.clone(),
+            scope: scope.clone(),
             uploads: Uploads::default(),
             packs: Arc::new(Semaphore::new(PACKS)),
             decodings: Semaphore::new(DECODINGS),
         };
         if let Some(tls) = self.tls.clone() {
-            let watch = warn_of_expiry(tls, state.clock.clone(), stop.clone());
-            drop(tracker.spawn(fault.clone().guard("the watch over the certificate's end", watch)));
+            let watch = warn_of_expiry(tls, state.clock.clone(), scope.clone());
+            scope.spawn("the watch over the certificate's end", watch);
         }
-        let port = Port::new("public", Routes::new(state), self.limits, self.tls, tracker.clone());
-        let serving = port.run(self.listener, stop);
-        drop(tracker.spawn(fault.clone().guard("the public port", serving)));
+        let port = Port::new("public", Routes::new(state), self.limits, self.tls, scope.clone());
+        scope.spawn("the public port", port.run(self.listener));
     }
 }
 
 /// Says when the certificate is about to end, or has: clients that verify it then refuse this port all at once.
-async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, stop: CancellationToken) {
+async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, scope: Scope) {
     loop {
         let (not_after, now) = (tls.not_after(), clock.now());
         if not_after < now {
@@ -125,7 +115,7 @@ async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, stop: CancellationToke
                 "the certificate of the public port expires soon; put a new one in its place"
             );
         }
-        if stop.run_until_cancelled(sleep(EXPIRY_LOOK)).await.is_none() {
+        if scope.until_stop(sleep(EXPIRY_LOOK)).await.is_none() {
             break;
         }
     }
@@ -150,7 +140,7 @@ pub(super) struct PublicState {
     pub(super) resolver: Resolver,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
-    pub(super) tracker: TaskTracker,
+    pub(super) scope: Scope,
     pub(super) uploads: Uploads,
     pub(super) packs: Arc<Semaphore>,
     pub(super) decodings: Semaphore,

@@ -10,8 +10,6 @@ use futures::FutureExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Incoming};
 use super::notices::Notices;
@@ -20,10 +18,10 @@ use super::propagate::{ANSWER_MS, Propagation};
 use super::route::{Ended, Route};
 use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
-use crate::fault::FaultHandle;
 use crate::jwt::AccountKey;
 use crate::resolver::Fault;
 use crate::resolver::Resolver;
+use crate::tasks::Scope;
 
 /// Steps taken before replies and the end are looked at again.
 const STEPS: usize = 64;
@@ -56,18 +54,10 @@ struct Status {
 }
 
 impl NatsClusters {
-    /// Starts telling each of `clusters` of every change, in tasks on `tracker`, until `stop`. A task that dies
-    /// ends the node through `fault`.
+    /// Starts telling each of `clusters` of every change, in tasks of `scope`, until it is told to stop.
     ///
     /// None of them has to exist yet.
-    pub fn start(
-        node: &str,
-        clusters: &[NatsCluster],
-        resolver: Resolver,
-        tracker: &TaskTracker,
-        stop: CancellationToken,
-        fault: &FaultHandle,
-    ) -> Self {
+    pub fn start(node: &str, clusters: &[NatsCluster], resolver: Resolver, scope: &Scope) -> Self {
         let start = |cluster: &NatsCluster| {
             let agreed = resolver.position(&cluster.name);
             let status = Arc::new(Status {
@@ -89,8 +79,7 @@ impl NatsClusters {
                 answered: false,
                 notices: Notices::new(&cluster.name),
             };
-            let telling = teller.run(stop.clone());
-            tracker.spawn(fault.clone().guard("the telling of a NATS cluster", telling));
+            scope.spawn("the publisher of a NATS cluster", teller.run(scope.clone()));
             status
         };
         Self(clusters.iter().map(start).collect())
@@ -145,8 +134,8 @@ enum Woken {
 }
 
 impl Teller {
-    async fn run(mut self, stop: CancellationToken) {
-        while let Some(mut connection) = self.connect(&stop).await {
+    async fn run(mut self, scope: Scope) {
+        while let Some(mut connection) = self.connect(&scope).await {
             let opened = Instant::now();
             self.answered = false;
             self.look();
@@ -155,7 +144,7 @@ impl Teller {
                 self.notices.catching_up(from, to);
             }
             self.status.connected.store(true, Ordering::Relaxed);
-            let end = self.serve(&mut connection, &stop).await;
+            let end = self.serve(&mut connection, &scope).await;
             self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
             let ended = match end {
@@ -188,9 +177,9 @@ impl Teller {
     }
 
     /// Tries until there is a connection; `None` when it is to stop.
-    async fn connect(&mut self, stop: &CancellationToken) -> Option<Connection> {
+    async fn connect(&mut self, scope: &Scope) -> Option<Connection> {
         loop {
-            if stop.is_cancelled() {
+            if scope.is_stopping() {
                 return None;
             }
             let (pause, url) = self.route.attempt();
@@ -199,7 +188,7 @@ impl Teller {
                 tokio::time::sleep(pause).await;
                 Connection::open(&node, &cluster, &url).await
             };
-            match self.meanwhile(stop, opening).await? {
+            match self.meanwhile(scope, opening).await? {
                 Ok(connection) => {
                     let server = connection.server();
                     self.notices.connected(connection.url(), &server);
@@ -212,12 +201,12 @@ impl Teller {
     }
 
     /// Waits for `work` without losing what else happens. `None` when it is to stop.
-    async fn meanwhile<T>(&mut self, stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    async fn meanwhile<T>(&mut self, scope: &Scope, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return None,
+                () = scope.stopping() => return None,
                 done = &mut work => return Some(done),
                 asked = self.republished.recv() => self.asked(asked).await,
                 marked = marked(&mut self.marking) => self.marked(marked),
@@ -226,7 +215,7 @@ impl Teller {
     }
 
     /// Serves one connection until it breaks or everything is to stop.
-    async fn serve(&mut self, connection: &mut Connection, stop: &CancellationToken) -> End {
+    async fn serve(&mut self, connection: &mut Connection, scope: &Scope) -> End {
         let mut give_up: Option<Instant> = None;
         loop {
             let wake = match self.work(connection).await {
@@ -239,7 +228,7 @@ impl Teller {
             let wake = [wake, give_up].into_iter().flatten().min();
             let woken = tokio::select! {
                 biased;
-                () = stop.cancelled(), if give_up.is_none() => Woken::Stop,
+                () = scope.stopping(), if give_up.is_none() => Woken::Stop,
                 Ok(()) = self.revision.changed() => Woken::Revision,
                 incoming = connection.next() => Woken::Incoming(incoming),
                 asked = self.republished.recv() => Woken::Asked(asked),

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio_util::task::TaskTracker;
 
 use super::{ProposeError, Proposer};
-use crate::fault::FaultHandle;
 use crate::state::Command;
 use crate::state::Outcome;
 use crate::state::PutAccount;
 use crate::state::State;
+use crate::tasks::Scope;
 
 /// Items of one entry. At 2 KB each that is half of [`MAX_BATCH_BYTES`]; more would only delay the first of them.
 const MAX_BATCH_ITEMS: usize = 256;
@@ -52,13 +51,7 @@ pub(super) struct Batcher {
 
 impl Batcher {
     /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
-    pub(super) fn start(
-        proposer: Proposer,
-        state: State,
-        flushed: watch::Receiver<u64>,
-        tracker: &TaskTracker,
-        fault: FaultHandle,
-    ) -> Self {
+    pub(super) fn start(proposer: Proposer, state: State, flushed: watch::Receiver<u64>, scope: &Scope) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let batches = Batches {
             queue: Queue { waiting, next: None },
@@ -66,7 +59,7 @@ impl Batcher {
             state,
             flushed,
         };
-        tracker.spawn(fault.guard("the batcher", batches.run()));
+        scope.spawn("the batcher", batches.run());
         Self {
             queue,
             places: Arc::new(Semaphore::new(QUEUE_KIB)),

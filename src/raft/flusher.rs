@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fault::FaultHandle;
-use crate::fault::chain;
 use crate::raft::Space;
 use crate::state::Fault;
 use crate::state::State;
+use crate::tasks::FaultHandle;
+use crate::tasks::chain;
+use crate::tasks::spawn_thread;
 
 /// Rows a step moves: small, because a large transaction shows in the p99 of the uploads beside it.
 const ROWS_A_STEP: usize = 16;
@@ -170,12 +171,10 @@ impl Flusher {
     /// Runs on a thread of its own until `applied` closes.
     pub fn spawn_thread(self) -> std::io::Result<std::thread::JoinHandle<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new().name("flush".to_owned()).spawn(move || {
+        spawn_thread("flush", "the flush", self.fault.clone(), move || {
             // Refused in some sandboxes; then it competes, and is still paced.
             let _ = rustix::process::nice(NICE);
-            self.fault
-                .clone()
-                .guard_thread("the flush", || runtime.block_on(self.run()));
+            runtime.block_on(self.run());
         })
     }
 }

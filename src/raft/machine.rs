@@ -12,13 +12,13 @@ use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, Storag
 use tokio::sync::watch;
 
 use super::types::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types, decode, encode};
-use crate::fault::FaultHandle;
-use crate::fault::chain;
 use crate::state::Effect;
 use crate::state::Fault;
 use crate::state::Mark;
 use crate::state::SnapshotView;
 use crate::state::State;
+use crate::tasks::FaultHandle;
+use crate::tasks::chain;
 
 /// The state as openraft sees it.
 pub struct Machine {

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::batch::Batcher;
 use super::log::LogStore;
@@ -16,9 +14,9 @@ use super::machine::Machine;
 use super::types::{Member, Types};
 use super::{Proposer, Raft, Space, trim};
 use crate::config::Timing;
-use crate::fault::FaultHandle;
 use crate::state::Revision;
 use crate::state::State;
+use crate::tasks::Scope;
 
 /// How long a single voter may take to elect itself and apply what its log holds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,8 +50,6 @@ pub struct Parts<N> {
     pub space: Space,
     /// Tells everyone above how far the state is.
     pub revision: watch::Sender<Revision>,
-    /// Ends the node.
-    pub fault: FaultHandle,
 }
 
 /// Why agreement cannot begin.
@@ -106,8 +102,7 @@ impl Raft {
     pub async fn start<N: RaftNetworkFactory<Types>>(
         settings: Settings,
         parts: Parts<N>,
-        tracker: &TaskTracker,
-        stop: CancellationToken,
+        scope: &Scope,
     ) -> Result<Self, StartError> {
         let config = Arc::new(settings.config()?);
         let revision_seen = parts.revision.subscribe();
@@ -116,19 +111,15 @@ impl Raft {
             parts.state,
             parts.flushed,
             Arc::new(parts.revision),
-            parts.fault.clone(),
+            scope.fault().clone(),
         );
         let log = parts.log.clone();
         let core = openraft::Raft::new(settings.node_id, config, parts.network, parts.log, machine)
             .await
             .map_err(core_error)?;
-        let fault = parts.fault;
-        tracker.spawn(fault.clone().guard(
-            "the watch over Raft",
-            watch_core(core.clone(), fault.clone(), stop.clone()),
-        ));
-        let trimming = trim::run(core.clone(), log, parts.checkpoint, parts.space.clone(), stop);
-        tracker.spawn(fault.clone().guard("the trimming of the log", trimming));
+        scope.spawn("the watch over Raft", watch_core(core.clone(), scope.clone()));
+        let trimming = trim::run(core.clone(), log, parts.checkpoint, parts.space.clone(), scope.clone());
+        scope.spawn("the trimming of the log", trimming);
         if !core.is_initialized().await.map_err(core_error)? {
             let members = BTreeMap::from([(settings.node_id, settings.member)]);
             core.initialize(members).await.map_err(core_error)?;
@@ -136,7 +127,7 @@ impl Raft {
         lead(&core).await?;
         let proposer = Proposer { core };
         Ok(Self {
-            batcher: Batcher::start(proposer.clone(), state, flushed, tracker, fault),
+            batcher: Batcher::start(proposer.clone(), state, flushed, scope),
             proposer,
             revision: revision_seen,
             space: parts.space,
@@ -164,20 +155,22 @@ async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
 }
 
 /// A core that has ended by itself is a fault: a dead one must not leave a node that looks alive.
-async fn watch_core(core: openraft::Raft<Types>, fault: FaultHandle, stop: CancellationToken) {
+async fn watch_core(core: openraft::Raft<Types>, scope: Scope) {
     let mut metrics = core.metrics();
     loop {
         let ended = metrics.borrow_and_update().running_state.clone().err();
         if let Some(ended) = ended {
-            if !stop.is_cancelled() {
-                fault.report(format!("Raft has ended: {ended}"));
+            if !scope.is_stopping() {
+                scope.fault().report(format!("Raft has ended: {ended}"));
             }
             return;
         }
         if metrics.changed().await.is_err() {
             // A core that returns says why first; one that panicked says nothing any more.
-            if !stop.is_cancelled() {
-                fault.report("Raft has panicked; this is a defect of the program");
+            if !scope.is_stopping() {
+                scope
+                    .fault()
+                    .report("Raft has panicked; this is a defect of the program");
             }
             return;
         }

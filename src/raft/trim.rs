@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use super::Space;
 use super::log::LogStore;
 use super::types::Types;
+use crate::tasks::Scope;
 
 /// Segments that stay: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
 const KEEP_SEGMENTS: usize = 4;
@@ -24,18 +24,18 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long a snapshot may take: it waits for the flush and opens a view, no bytes move.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Lets the log go up to the durable `checkpoint`, in whole segments, until `stop`.
+/// Lets the log go up to the durable `checkpoint`, in whole segments, until `scope` is told to stop.
 pub(super) async fn run(
     core: openraft::Raft<Types>,
     log: LogStore,
     checkpoint: Arc<AtomicU64>,
     space: Space,
-    stop: CancellationToken,
+    scope: Scope,
 ) {
     let mut hanging = None;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+    while scope.until_stop(ticks.tick()).await.is_some() {
         space.look();
         let waits = log.waits_for_sync();
         if waits.is_some() && waits == hanging {

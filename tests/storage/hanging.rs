@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jwtmesh::clock::Clock;
-use jwtmesh::fault::FaultHandle;
 use jwtmesh::jwt::AccountKey;
 use jwtmesh::resolver::Resolver;
 use jwtmesh::state::PutAccount;
+use jwtmesh::tasks::FaultHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 

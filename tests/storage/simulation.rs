@@ -12,16 +12,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jwtmesh::config::Timing;
-use jwtmesh::fault::FaultHandle;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
 use jwtmesh::raft::{Flusher, Member, NoPeers, Parts, ProposeError, Raft, Runtime, Settings, Space};
 use jwtmesh::state::{Command, Options, Outcome, PutAccount, PutOperator, State};
+use jwtmesh::tasks::{FaultHandle, Scope};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::disk::CrashDisk;
 use crate::redb::CrashingDisk;
@@ -54,8 +52,7 @@ pub(crate) struct World {
 pub(crate) struct Life {
     pub(crate) raft: Raft,
     pub(crate) state: State,
-    tracker: TaskTracker,
-    stop: CancellationToken,
+    scope: Scope,
 }
 
 impl Life {
@@ -83,8 +80,8 @@ impl World {
     /// Starts the node on its disks; an error if the power went meanwhile.
     pub(crate) async fn boot(&mut self) -> Result<Life, String> {
         let fault = FaultHandle::default();
-        let tracker = TaskTracker::new();
-        let state = State::open_backend(self.state.clone(), small()).map_err(|e| jwtmesh::fault::chain(&e))?;
+        let scope = Scope::new(fault.clone());
+        let state = State::open_backend(self.state.clone(), small()).map_err(|e| jwtmesh::tasks::chain(&e))?;
         let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
         let log_options = LogOptions {
             segment_bytes: 64 * 1024,
@@ -101,7 +98,7 @@ impl World {
         )
         .map_err(|e| e.to_string())?;
         let sync_us = self.random.gen_range(50..2_000);
-        tracker.spawn(async move {
+        scope.spawn_for_client(async move {
             while let Some(commands) = writer.wait().await {
                 tokio::time::sleep(Duration::from_micros(sync_us)).await;
                 if writer.step(commands).is_err() {
@@ -121,14 +118,13 @@ impl World {
             space.clone(),
             fault.clone(),
         );
-        tracker.spawn(flusher.run());
+        scope.spawn_for_client(flusher.run());
         let settings = Settings {
             cluster: "simulated".to_owned(),
             node_id: 1,
             member: Member::default(),
             timing: Timing::Lan,
         };
-        let stop = CancellationToken::new();
         let parts = Parts {
             log,
             checkpoint,
@@ -137,16 +133,10 @@ impl World {
             flushed,
             revision,
             space,
-            fault: fault.clone(),
         };
-        let started = Raft::start(settings, parts, &tracker, stop.clone()).await;
+        let started = Raft::start(settings, parts, &scope).await;
         let raft = started.map_err(|error| error.to_string())?;
-        let life = Life {
-            raft,
-            state,
-            tracker,
-            stop,
-        };
+        let life = Life { raft, state, scope };
         life.trust_somebody().await?;
         self.formed = true;
         Ok(life)
@@ -244,11 +234,10 @@ impl World {
             self.check(&life);
             let uploads = self.random.gen_range(1..120);
             self.upload(&life, uploads).await;
-            life.stop.cancel();
+            life.scope.stop();
             // The power goes now: what is still running, and what is dropped, must not write into the next life.
             self.state = self.state.power_cut(&mut self.random);
             drop(life.raft);
-            life.tracker.close();
         }
     }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use jwtmesh::fault::FaultHandle;
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, RealDisk, StoreId};
 use jwtmesh::raft::{Flusher, Machine, Space, StorageError, Types};
 use jwtmesh::state::{Options, State};
+use jwtmesh::tasks::FaultHandle;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;

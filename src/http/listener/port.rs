@@ -24,7 +24,6 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::Service;
 use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
@@ -34,6 +33,7 @@ use super::again::Again;
 use super::gather::Gather;
 use crate::http::error::Refusal;
 use crate::http::request;
+use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
 /// Waiting to be accepted: a storm arrives faster than one task accepts; the kernel caps it at `net.core.somaxconn`.
@@ -82,9 +82,9 @@ pub(in crate::http) struct Port<S> {
     // A panic of ours ends the request, not the connection's other requests.
     service: CatchPanic<S, OnPanic>,
     limits: Limits,
-    tracker: TaskTracker,
+    scope: Scope,
     tls: Option<ReloadableTls>,
-    builder: Builder<OnTracker>,
+    builder: Builder<InScope>,
     slots: Arc<Semaphore>,
     // Set before `closing` is cancelled, so that connections need not take its lock to know.
     stopping: AtomicBool,
@@ -101,9 +101,9 @@ where
         service: S,
         limits: Limits,
         tls: Option<ReloadableTls>,
-        tracker: TaskTracker,
+        scope: Scope,
     ) -> Self {
-        let mut builder = Builder::new(OnTracker(tracker.clone()));
+        let mut builder = Builder::new(InScope(scope.clone()));
         // Hyper's own timer is set again for every request; `Activity` looks only every few seconds, sees silent
         // connections before the first byte too, and covers HTTP/2.
         builder
@@ -123,7 +123,7 @@ where
             name,
             service: CatchPanic::custom(service, OnPanic),
             limits,
-            tracker,
+            scope,
             tls,
             builder,
             slots: Arc::new(Semaphore::new(limits.connections)),
@@ -133,11 +133,12 @@ where
         }
     }
 
-    /// Accepts until `stop`, then finishes the requests in flight; returns when the last connection has ended.
-    pub(in crate::http) async fn run<L: Listen>(self, listener: L, stop: CancellationToken) {
+    /// Accepts until its scope is told to stop, then finishes the requests in flight; returns when the last connection
+    /// has ended.
+    pub(in crate::http) async fn run<L: Listen>(self, listener: L) {
         let port = Arc::new(self);
         let (mut full, mut failing) = (Complaint::default(), Complaint::default());
-        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        while let Some(accepted) = port.scope.until_stop(listener.accept()).await {
             match accepted {
                 Ok(io) => {
                     if !port.take(io) && full.is_due() {
@@ -167,11 +168,11 @@ where
         let port = self.clone();
         // The two kinds of task are separate so that plain connections do not reserve room for a handshake.
         match self.tls.as_ref().map(ReloadableTls::config) {
-            None => drop(self.tracker.spawn(async move {
+            None => self.scope.spawn_for_client(async move {
                 port.serve(io).await;
                 drop(slot);
-            })),
-            Some(config) => drop(self.tracker.spawn(async move {
+            }),
+            Some(config) => self.scope.spawn_for_client(async move {
                 let handshake = timeout(port.limits.handshake, TlsAcceptor::from(config).accept(io));
                 // Nothing was asked yet, so a port that closes waits for none of them.
                 if let Some(Ok(Ok(io))) = port.closing.run_until_cancelled(handshake).await {
@@ -179,7 +180,7 @@ where
                     Box::pin(port.serve(io)).await;
                 }
                 drop(slot);
-            })),
+            }),
         }
         true
     }
@@ -274,11 +275,11 @@ impl ResponseForPanic for OnPanic {
 
 /// Runs hyper's tasks for HTTP/2 streams where every task of the node runs.
 #[derive(Clone)]
-struct OnTracker(TaskTracker);
+struct InScope(Scope);
 
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnTracker {
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for InScope {
     fn execute(&self, task: F) {
-        drop(self.0.spawn(task));
+        self.0.spawn_for_client(task);
     }
 }
 

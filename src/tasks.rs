@@ -1,0 +1,188 @@
+//! TASKS: every task has an owner, a name and an end, and the first one that cannot go on ends the node.
+//!
+//! A [`Scope`] is what a part of the node runs in: tasks are spawned on it, told by it to stop, and waited for through
+//! it. A node has two: one for what serves and propagates, and one for agreement, which ends after the first.
+//! A panic in a task of a scope is a [fault](FaultHandle): somebody relies on that task, and would otherwise wait
+//! forever in a process that looks alive.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of one part of the node, and how they end. Clones are the same scope.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    fault: FaultHandle,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Scope {
+    /// A scope without tasks. Panics of its tasks are reported to `fault`.
+    pub fn new(fault: FaultHandle) -> Self {
+        Self {
+            fault,
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Where the tasks of this scope report that the node cannot go on.
+    pub fn fault(&self) -> &FaultHandle {
+        &self.fault
+    }
+
+    /// Runs `work`, on which the node relies: its panic is a fault. `name` is what the fault calls it, with its article.
+    pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let fault = self.fault.clone();
+        drop(self.tracker.spawn(async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                fault.report_panic(name);
+            }
+        }));
+    }
+
+    /// Runs `work` for one client, which alone is concerned if it panics.
+    pub fn spawn_for_client(&self, work: impl Future<Output: Send> + Send + 'static) {
+        drop(self.tracker.spawn(work));
+    }
+
+    /// Tells every task to stop; nothing is cut off.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether the tasks have been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits until the tasks are told to stop.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits for `work`; `None` if the tasks are told to stop before it is done.
+    pub async fn until_stop<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
+    }
+
+    /// Waits until every task has ended. To be called after [`Self::stop`].
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Starts a thread for `work`, on which the node relies: its panic is a fault. `name` is what the system shows,
+/// `what` is what the fault calls it.
+pub fn spawn_thread(
+    name: &str,
+    what: &'static str,
+    fault: FaultHandle,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            fault.report_panic(what);
+        }
+    })
+}
+
+/// Reports that this node cannot go on, from any thread: the first reason ends the process, later ones are dropped.
+/// Clones report to the same place.
+///
+/// After a fault nothing may be answered as if it had not happened: a failed sync may not be tried again, and
+/// a state that missed an entry is no longer the agreed one.
+#[derive(Debug, Clone, Default)]
+pub struct FaultHandle {
+    reason: Arc<OnceLock<String>>,
+    ended: CancellationToken,
+}
+
+impl FaultHandle {
+    /// Ends the node for `reason`, unless it is ending for an earlier one.
+    pub fn report(&self, reason: impl Display) {
+        if self.reason.set(reason.to_string()).is_ok() {
+            tracing::error!(%reason, "this node cannot go on");
+        }
+        self.ended.cancel();
+    }
+
+    /// Whether a fault was reported.
+    pub fn is_reported(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits for a fault and gives its reason.
+    pub async fn reported(&self) -> String {
+        self.ended.cancelled().await;
+        self.reason.get().cloned().unwrap_or_default()
+    }
+
+    fn report_panic(&self, what: &str) {
+        self.report(format!("{what} has panicked; this is a defect of the program"));
+    }
+}
+
+/// The sentence of an error and of everything that caused it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let sentence = error.to_string();
+        // Many errors repeat their cause in their own sentence.
+        if !text.contains(&sentence) {
+            text.push_str(": ");
+            text.push_str(&sentence);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_node_and_one_that_returns_does_not() {
+        let scope = Scope::new(FaultHandle::default());
+        scope.spawn("a sound task", async {});
+        scope.spawn_for_client(async { panic!("of one client alone") });
+        scope.ended().await;
+        assert!(!scope.fault().is_reported());
+        let fault = scope.fault().clone();
+        scope.spawn("a broken task", async move { assert!(fault.is_reported(), "not yet") });
+        assert!(scope.fault().reported().await.contains("a broken task has panicked"));
+
+        let fault = FaultHandle::default();
+        let seen = fault.clone();
+        let work = move || assert!(seen.is_reported(), "not yet");
+        let thread = spawn_thread("broken", "a broken thread", fault.clone(), work).unwrap();
+        thread.join().unwrap();
+        assert!(fault.reported().await.contains("a broken thread has panicked"));
+    }
+
+    #[tokio::test]
+    async fn tasks_end_when_they_are_told_to_and_are_waited_for() {
+        let scope = Scope::new(FaultHandle::default());
+        let told = scope.clone();
+        let (done, ended) = std::sync::mpsc::channel();
+        scope.spawn("a task that waits", async move {
+            let waited = told.until_stop(std::future::pending::<()>()).await;
+            assert_eq!(waited, None);
+            done.send(()).unwrap();
+        });
+        assert!(!scope.is_stopping());
+        scope.stop();
+        scope.ended().await;
+        ended.try_recv().expect("it is waited for");
+    }
+}
