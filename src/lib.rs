@@ -16,7 +16,7 @@
 //! | [`node`] | puts the rooms together, starts and stops them |
 //! | [`client`], [`cli`] | the administrator's hands |
 //!
-//! The shelf, for everyone above: [`clock`], [`tasks`], [`folder`], [`config`], [`tls`], [`api`]. Imports fall in this
+//! The shelf, for everyone above: [`clock`], [`tasks`], [`folder`], [`config`], [`tls`], [`listener`], [`api`]. Imports fall in this
 //! direction only; `tests/tidy.rs` holds that line.
 //!
 //! # Four lives
@@ -60,6 +60,7 @@ pub mod config;
 pub mod folder;
 pub mod http;
 pub mod jwt;
+pub mod listener;
 pub mod nats;
 pub mod node;
 pub mod raft;

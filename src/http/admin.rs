@@ -1,9 +1,7 @@
 //! The beginning of `/v1`, on a Unix socket only: whoever may open the file is the administrator.
 
-use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -11,16 +9,17 @@ use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
-use tokio::net::UnixListener;
 
 use super::accounts::{Uploads, account, read, refused};
 use super::error::Refusal;
-use super::listener::{Limits, Port};
-use super::request;
+use super::request::{self, Entry};
 use crate::api;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
+use crate::listener::Limits;
+use crate::listener::Port;
+use crate::listener::Socket;
 use crate::resolver::AccountRow;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
@@ -33,8 +32,6 @@ const MAX_PAGE: usize = 1000;
 /// Rows read in one step, and the token bytes after which a page ends early: a thousand of the largest would be 1 GiB.
 const STEP_ROWS: usize = 64;
 const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
-/// What a path of a Unix socket may have, with its final NUL (`sun_path`, unix(7)).
-const SOCKET_PATH_BYTES: usize = 108;
 
 /// Which node answers.
 #[derive(Debug)]
@@ -49,38 +46,20 @@ pub struct About {
 
 /// The admin socket, bound and not yet serving.
 pub struct Admin {
-    listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
+    socket: Socket,
     limits: Limits,
 }
 
 impl Admin {
-    /// Binds `path` with mode 0600. A socket that nobody answers is replaced; one that answers, or any other file,
-    /// is an error. Call it inside the runtime.
+    /// Binds `path`, see [`Socket::bind`]. To be called inside the runtime.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let cannot = |error: io::Error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot make the admin socket {}: {error}", path.display()),
-            )
-        };
-        let listener = replace(path).and_then(|()| bind_private(path)).map_err(cannot)?;
-        let inode = fs::symlink_metadata(path).map_err(cannot)?.ino();
         Ok(Self {
-            listener,
-            path: path.to_owned(),
-            inode,
+            socket: Socket::bind(path)?,
             limits: Limits {
                 connections: CONNECTIONS,
                 ..Limits::default()
             },
         })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Serves in `scope` until it is told to stop, then removes the socket.
@@ -92,64 +71,13 @@ impl Admin {
             limits,
             uploads: Uploads::default(),
         });
-        let port = Port::new("admin", router, limits, None, scope.clone());
+        let port = Port::new("admin", Entry::new(router), limits, None, scope.clone());
+        let (listener, file) = self.socket.into_parts();
         scope.spawn("the admin socket", async move {
-            port.run(self.listener).await;
-            remove(&self.path, self.inode);
+            port.run(listener).await;
+            file.remove();
         });
     }
-}
-
-/// Removes this node's socket, and not that of a node that has been started here since.
-fn remove(path: &Path, inode: u64) {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.ino() == inode)
-        && let Err(error) = fs::remove_file(path)
-    {
-        tracing::warn!(path = %path.display(), %error, "the admin socket stays behind; the next start replaces it");
-    }
-}
-
-/// Removes what an ended process left at `path`, and nothing else.
-fn replace(path: &Path) -> io::Result<()> {
-    let length = path.as_os_str().len();
-    if length >= SOCKET_PATH_BYTES {
-        let limit = SOCKET_PATH_BYTES - 1;
-        let sentence = format!("the path has {length} bytes, the system allows {limit}; choose a shorter data folder");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
-    }
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(found) if !found.file_type().is_socket() => Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "there is a file of another kind; move it away",
-        )),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process answers there; stop it first",
-            )),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-            Err(error) => Err(error),
-        },
-    }
-}
-
-/// Binds inside a folder that nobody else may enter, and moves the socket out once its mode is right: between `bind`
-/// and `chmod` the mode is whatever the umask left, and the umask belongs to the whole process.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    // Shorter than "admin.sock", so that it fits where the path does.
-    let folder = path.with_file_name(".admin");
-    let inside = folder.join("s");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    DirBuilder::new().mode(0o700).create(&folder)?;
-    let listener = UnixListener::bind(&inside)?;
-    fs::set_permissions(&inside, Permissions::from_mode(0o600))?;
-    fs::rename(&inside, path)?;
-    fs::remove_dir(&folder)?;
-    Ok(listener)
 }
 
 struct AdminState {
@@ -303,46 +231,5 @@ fn operator(verified: &Verified<OperatorClaims>) -> api::Operator {
         system_account: claims.system_account.map(|account| account.to_string()),
         account_server_url: claims.account_server_url.clone(),
         token: verified.token().as_str().into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_socket_is_for_its_owner_alone_and_leaves_nothing_beside_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        let _admin = Admin::bind(&path).expect("binds");
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
-        std::os::unix::net::UnixStream::connect(&path).expect("answers under its final name");
-    }
-
-    #[tokio::test]
-    async fn only_a_socket_that_nobody_answers_is_replaced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        let first = Admin::bind(&path).expect("binds");
-        let error = Admin::bind(&path).err().expect("answered");
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
-        drop(first);
-        Admin::bind(&path).expect("left behind by the first");
-        fs::remove_file(&path).expect("removed");
-        fs::write(&path, "precious").expect("written");
-        let error = Admin::bind(&path).err().expect("not ours");
-        assert!(error.to_string().contains("move it away"), "{error}");
-        assert_eq!(fs::read(&path).expect("still there"), b"precious");
-    }
-
-    #[tokio::test]
-    async fn a_path_that_is_too_long_is_named_before_anything_is_made() {
-        let path = PathBuf::from(format!("/tmp/{}/admin.sock", "x".repeat(100)));
-        let error = Admin::bind(&path).err().expect("too long");
-        assert!(
-            error.to_string().contains("has 116 bytes, the system allows 107"),
-            "{error}"
-        );
     }
 }

@@ -4,12 +4,10 @@ mod accounts;
 mod admin;
 mod error;
 mod health;
-mod listener;
 mod operator;
 mod pack;
 mod public;
 mod request;
 
 pub use admin::{About, Admin};
-pub use listener::Limits;
 pub use public::Public;

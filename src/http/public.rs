@@ -16,16 +16,17 @@ use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tower::Service;
 
 use super::accounts::Uploads;
 use super::error::Refusal;
-use super::listener::{BACKLOG, Limits, Port};
-use super::{accounts, health, operator, pack, request};
+use super::request::{self, Entry};
+use super::{accounts, health, operator, pack};
 use crate::clock::Clock;
+use crate::listener::{self, Limits, Port};
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
@@ -50,9 +51,8 @@ const EXPIRY_LOOK: Duration = Duration::from_secs(6 * 3600);
 impl Public {
     /// Binds `addr`, with as many connections allowed as this process may have files for.
     pub async fn bind(addr: SocketAddr, tls: Option<ReloadableTls>) -> io::Result<Self> {
-        let cannot = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"));
-        let listener = listen(addr).map_err(cannot)?;
-        let addr = listener.local_addr().map_err(cannot)?;
+        let listener = listener::bind(addr)?;
+        let addr = listener.local_addr()?;
         Ok(Self {
             listener,
             addr,
@@ -93,7 +93,13 @@ impl Public {
             let watch = warn_of_expiry(tls, state.clock.clone(), scope.clone());
             scope.spawn("the watch over the certificate's end", watch);
         }
-        let port = Port::new("public", Routes::new(state), self.limits, self.tls, scope.clone());
+        let port = Port::new(
+            "public",
+            Entry::new(Routes::new(state)),
+            self.limits,
+            self.tls,
+            scope.clone(),
+        );
         scope.spawn("the public port", port.run(self.listener));
     }
 }
@@ -119,20 +125,6 @@ async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, scope: Scope) {
             break;
         }
     }
-}
-
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    // A restart must not wait for the connections of the process before it to be forgotten.
-    socket.set_reuseaddr(true)?;
-    // Linux hands this on to every connection it accepts, which saves a call for each.
-    socket.set_nodelay(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
 }
 
 /// What the handlers of the public port share.

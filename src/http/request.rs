@@ -1,20 +1,72 @@
-//! What a request says besides its body: path, query, `If-None-Match`. And a body that nobody wants.
+//! The way in for every request, and what one says besides its body: path, query, `If-None-Match`. And a body that
+//! nobody wants.
 
+use std::any::Any;
+use std::convert::Infallible;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Request, Uri, header};
+use axum::response::Response;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
+use tower::Service;
+use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
+
+use super::error::Refusal;
+
+/// What a port calls for each request: the path is cleaned, then `S` answers. A panic of ours ends the request, not the
+/// connection's other requests.
+#[derive(Clone)]
+pub(super) struct Entry<S>(CatchPanic<S, OnPanic>);
+
+impl<S> Entry<S> {
+    /// In front of `service`, which is always ready: nobody asks.
+    pub(super) fn new(service: S) -> Self {
+        Self(CatchPanic::custom(service, OnPanic))
+    }
+}
+
+type Answering<S> = CatchPanic<S, OnPanic>;
+
+impl<S> Service<Request<Incoming>> for Entry<S>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible>,
+{
+    type Response = <Answering<S> as Service<Request<Body>>>::Response;
+    type Error = Infallible;
+    type Future = <Answering<S> as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        self.0.call(cleaned(request))
+    }
+}
+
+/// What a client is told when a handler panics.
+#[derive(Clone, Copy)]
+pub(super) struct OnPanic;
+
+impl ResponseForPanic for OnPanic {
+    type ResponseBody = Body;
+
+    fn response_for_panic(&mut self, _panic: Box<dyn Any + Send>) -> Response {
+        Refusal::internal().plain()
+    }
+}
 
 /// The request with the path that routes are written for: one slash between segments, none at the end.
 ///
 /// An `account_server_url` that ends in a slash makes nats-server ask for `/jwt/v1//accounts/`. nats-account-server
 /// redirected that, and Go followed on every fetch; here it is simply the same path.
-pub(super) fn cleaned(request: Request<Incoming>) -> Request<Body> {
+fn cleaned(request: Request<Incoming>) -> Request<Body> {
     let mut request = request.map(Body::new);
     if let Some(path) = clean_path(request.uri().path()) {
         let text = match request.uri().query() {

@@ -6,7 +6,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 /// What a connection's bytes go out on.
-pub(in crate::http) trait Gather {
+pub trait Gather {
     /// From now on sends full packets only, and the rest with the end of the connection.
     fn gather(&self);
 }

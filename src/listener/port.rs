@@ -1,7 +1,7 @@
 //! Accepts connections, encrypted or not, and serves each on a task of its own until it ends, idles or the port drains.
 
-use std::any::Any;
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -10,12 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Request;
-use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,19 +23,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
-use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::Limits;
 use super::activity::{Activity, InFlight, Watched};
 use super::again::Again;
 use super::gather::Gather;
-use crate::http::error::Refusal;
-use crate::http::request;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
-/// Waiting to be accepted: a storm arrives faster than one task accepts; the kernel caps it at `net.core.somaxconn`.
-pub(in crate::http) const BACKLOG: u32 = 4096;
 /// After "too many open files" the next accept would fail the same way at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The same complaint is logged once in this time.
@@ -55,7 +48,7 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 
 /// A socket that hands out connections.
-pub(in crate::http) trait Listen: Send + Sync + 'static {
+pub trait Listen: Send + Sync + 'static {
     /// One connection.
     type Io: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static;
     /// Waits for the next.
@@ -77,10 +70,9 @@ impl Listen for UnixListener {
 }
 
 /// One listening port: what its connections share. `S` answers its requests, and is always ready: nobody asks.
-pub(in crate::http) struct Port<S> {
+pub struct Port<S> {
     name: &'static str,
-    // A panic of ours ends the request, not the connection's other requests.
-    service: CatchPanic<S, OnPanic>,
+    service: S,
     limits: Limits,
     scope: Scope,
     tls: Option<ReloadableTls>,
@@ -92,17 +84,17 @@ pub(in crate::http) struct Port<S> {
     overdue: CancellationToken,
 }
 
-impl<S> Port<S>
+impl<S, B> Port<S>
 where
-    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    pub(in crate::http) fn new(
-        name: &'static str,
-        service: S,
-        limits: Limits,
-        tls: Option<ReloadableTls>,
-        scope: Scope,
-    ) -> Self {
+    /// A port that is called `name` in the log, and runs its connections in `scope`.
+    pub fn new(name: &'static str, service: S, limits: Limits, tls: Option<ReloadableTls>, scope: Scope) -> Self {
         let mut builder = Builder::new(InScope(scope.clone()));
         // Hyper's own timer is set again for every request; `Activity` looks only every few seconds, sees silent
         // connections before the first byte too, and covers HTTP/2.
@@ -121,7 +113,7 @@ where
             .max_send_buf_size(HTTP2_SEND_BUFFER);
         Self {
             name,
-            service: CatchPanic::custom(service, OnPanic),
+            service,
             limits,
             scope,
             tls,
@@ -135,7 +127,7 @@ where
 
     /// Accepts until its scope is told to stop, then finishes the requests in flight; returns when the last connection
     /// has ended.
-    pub(in crate::http) async fn run<L: Listen>(self, listener: L) {
+    pub async fn run<L: Listen>(self, listener: L) {
         let port = Arc::new(self);
         let (mut full, mut failing) = (Complaint::default(), Complaint::default());
         while let Some(accepted) = port.scope.until_stop(listener.accept()).await {
@@ -251,26 +243,14 @@ where
 }
 
 /// One request to its answer.
-async fn answer<S: Service<Request<Body>>>(
+async fn answer<S: Service<Request<Incoming>>>(
     mut service: S,
     flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<S::Response, S::Error> {
-    let answer = service.call(request::cleaned(request)).await;
+    let answer = service.call(request).await;
     drop(flight);
     answer
-}
-
-/// What a client is told when a handler panics.
-#[derive(Clone, Copy)]
-struct OnPanic;
-
-impl ResponseForPanic for OnPanic {
-    type ResponseBody = Body;
-
-    fn response_for_panic(&mut self, _panic: Box<dyn Any + Send>) -> Response {
-        Refusal::internal().plain()
-    }
 }
 
 /// Runs hyper's tasks for HTTP/2 streams where every task of the node runs.
