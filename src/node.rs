@@ -2,13 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -21,28 +17,19 @@ use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::Verified;
 use crate::nats::NatsClusters;
-use crate::raft::Flusher;
 use crate::raft::Member;
 use crate::raft::NoPeers;
-use crate::raft::Parts;
 use crate::raft::Raft;
 use crate::raft::Settings;
-use crate::raft::Space;
-use crate::raft::log::Disk;
-use crate::raft::log::LogFault;
-use crate::raft::log::LogStore;
-use crate::raft::log::Options as LogOptions;
-use crate::raft::log::RealDisk;
-use crate::raft::log::StoreId;
+use crate::raft::stores::OpenDisk;
+use crate::raft::stores::StoreThreads;
+use crate::raft::stores::Stores;
+use crate::raft::stores::real_disk;
 use crate::resolver::Resolver;
 use crate::resolver::SubmitError;
-use crate::state::Options as StateOptions;
 use crate::state::Outcome;
-use crate::state::State;
 use crate::tasks::FaultHandle;
 use crate::tasks::Scope;
-use crate::tasks::chain;
-use crate::tasks::spawn_thread;
 use crate::tls::ReloadableTls;
 
 /// How long the end of agreement and the last flush may take once nobody is served any more.
@@ -61,7 +48,7 @@ pub struct Node {
     serving: Scope,
     /// Agreement, which ends after that.
     agreeing: Scope,
-    threads: Vec<JoinHandle<()>>,
+    threads: StoreThreads,
     _folder: Folder,
 }
 
@@ -89,10 +76,7 @@ impl Node {
     /// Starts the node that `config` describes; returns when it serves and everything it ever acknowledged can be
     /// read. Dropped before that, it has served nobody and acknowledged nothing.
     pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
-        Self::start_on(config, clock, |folder| {
-            Ok(Arc::new(RealDisk::open(folder)?) as Arc<dyn Disk>)
-        })
-        .await
+        Self::start_on(config, clock, real_disk).await
     }
 
     /// The same with the log on another disk than the real one.
@@ -127,10 +111,9 @@ impl Node {
             let stores = Stores::open(&folder, &reported, disk)?;
             anyhow::Ok((folder, stores))
         });
-        let (mut folder, mut stores) = opened.await??;
+        let (mut folder, (stores, threads)) = opened.await??;
         let agreeing = Scope::new(fault.clone());
         let state = stores.state.clone();
-        let threads = std::mem::take(&mut stores.threads);
         let raft = agree(&config, &folder, stores, &agreeing).await?;
         let folder = blocking(move || folder.set_formed().map(|()| folder)).await??;
         let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
@@ -218,7 +201,7 @@ impl Node {
             raft.shutdown().await;
             drop((raft, resolver));
             agreeing.ended().await;
-            blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await
+            blocking(move || threads.join()).await
         };
         let closed = tokio::time::timeout(close, closed).await;
         if fault.is_reported() {
@@ -265,77 +248,7 @@ async fn agree(config: &Config, folder: &Folder, stores: Stores, scope: &Scope) 
         },
         timing: config.timing,
     };
-    let parts = Parts {
-        log: stores.log,
-        checkpoint: stores.checkpoint,
-        state: stores.state,
-        network: NoPeers,
-        flushed: stores.flushed,
-        revision: stores.revision,
-        space: stores.space,
-    };
-    Ok(Raft::start(settings, parts, scope).await?)
-}
-
-/// The two stores of a node, with the threads that write them.
-struct Stores {
-    log: LogStore,
-    checkpoint: Arc<AtomicU64>,
-    state: State,
-    flushed: watch::Receiver<u64>,
-    revision: watch::Sender<u64>,
-    space: Space,
-    threads: Vec<JoinHandle<()>>,
-}
-
-/// Opens the folder of the log.
-trait OpenDisk: FnOnce(&Path) -> std::io::Result<Arc<dyn Disk>> + Send + 'static {}
-
-impl<F: FnOnce(&Path) -> std::io::Result<Arc<dyn Disk>> + Send + 'static> OpenDisk for F {}
-
-impl Stores {
-    fn open(folder: &Folder, fault: &FaultHandle, disk: impl OpenDisk) -> Result<Self> {
-        let store = StoreId(folder.identity().store_bytes());
-        let state = State::open_file(&folder.state(), StateOptions::new(store.to_string()))?;
-        let checkpoint = Arc::new(AtomicU64::new(state.checkpointed()));
-        let disk = disk(&folder.log()).with_context(|| format!("cannot open {}", folder.log().display()))?;
-        let space = Space::of(disk.clone());
-        let options = LogOptions {
-            must_exist: folder.identity().formed,
-            ..LogOptions::new(store)
-        };
-        let reported = fault.clone();
-        let on_fault = Arc::new(move |log_fault: LogFault| reported.report(chain(&log_fault)));
-        let (log, writer) = LogStore::open(disk, &options, checkpoint.clone(), on_fault)?;
-        let (revision, applied) = watch::channel(state.applied().map_or(0, |mark| mark.index));
-        let (flushing, flushed) = watch::channel(state.flushed());
-        let flusher = Flusher::new(
-            state.clone(),
-            applied,
-            flushing,
-            checkpoint.clone(),
-            space.clone(),
-            fault.clone(),
-        );
-        let threads = vec![
-            spawn_thread("log-writer", "the log's writer", fault.clone(), || {
-                writer.run_blocking()
-            })
-            .context("cannot start the thread that writes the log")?,
-            flusher
-                .spawn_thread()
-                .context("cannot start the thread that flushes the state")?,
-        ];
-        Ok(Self {
-            log,
-            checkpoint,
-            state,
-            flushed,
-            revision,
-            space,
-            threads,
-        })
-    }
+    Ok(Raft::start(settings, stores, NoPeers, scope).await?)
 }
 
 /// What the configuration names and a start needs. Small files, each read once.
@@ -386,10 +299,12 @@ async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::{Condvar, Mutex};
+    use std::sync::{Arc, Condvar, Mutex};
 
     use super::*;
+    use crate::raft::log::Disk;
     use crate::raft::log::DiskFile;
+    use crate::raft::log::RealDisk;
     use crate::raft::log::Room;
     use crate::state::Command;
 

@@ -53,7 +53,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["config.rs"]),
     (
         "rustix",
-        &["main.rs", "raft/log/disk.rs", "raft/flusher.rs", "listener/"],
+        &["main.rs", "raft/log/disk.rs", "raft/stores/flusher.rs", "listener/"],
     ),
 ];
 

@@ -11,7 +11,7 @@ use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, StorageIOError};
 use tokio::sync::watch;
 
-use super::types::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types, decode, encode};
+use super::runtime::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types, decode, encode};
 use crate::state::Effect;
 use crate::state::Fault;
 use crate::state::Mark;

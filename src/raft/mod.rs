@@ -1,67 +1,36 @@
 //! HOW THE NODES AGREE. The only room that names openraft.
 
-mod batch;
-mod flusher;
 pub mod log;
 mod machine;
 mod network;
-mod space;
+mod propose;
+mod runtime;
 mod start;
-mod trim;
-mod types;
+pub mod stores;
 
 use std::time::Duration;
 
 use openraft::ServerState;
-use openraft::error::{ClientWriteError, RaftError};
+use propose::{Batcher, PROPOSE_TIMEOUT, Proposer};
+use stores::Space;
 use tokio::sync::watch;
 
-pub use flusher::Flusher;
 pub use machine::Machine;
 pub use network::NoPeers;
-pub use space::Space;
-pub use start::{Parts, Settings};
-pub use types::{Entry, LogId, Member, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote};
+pub use propose::ProposeError;
+pub use runtime::{Entry, LogId, Member, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote};
+pub use start::{Settings, StartError};
 
 use crate::state::Command;
 use crate::state::Outcome;
 use crate::state::PutAccount;
 use crate::state::Revision;
 
-/// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller
-/// when a snapshot is installed meanwhile, so every wait has an end.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why something was not agreed on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// Too much is waiting already.
-    #[error("too many submissions are waiting; try again in a second")]
-    Busy,
-    /// Nothing was proposed: there is nobody who could.
-    #[error("{reason}; nothing was stored, try again")]
-    Unavailable {
-        /// What is missing.
-        reason: String,
-    },
-    /// It may or may not be agreed on later. Submitting the same again is safe.
-    #[error("the outcome is not known yet; submitting the same token again is safe")]
-    OutcomeUnknown,
-}
-
-impl ProposeError {
-    fn ended() -> Self {
-        Self::Unavailable {
-            reason: "this node is shutting down".to_owned(),
-        }
-    }
-}
-
 /// The agreement of the nodes, from the point of view of this one.
 #[derive(Debug, Clone)]
 pub struct Raft {
     proposer: Proposer,
-    batcher: batch::Batcher,
+    batcher: Batcher,
     revision: watch::Receiver<Revision>,
     space: Space,
 }
@@ -111,36 +80,5 @@ impl Raft {
     pub async fn shutdown(&self) {
         // An error means that the core has ended already, for a reason that was reported.
         let _ = self.proposer.core.shutdown().await;
-    }
-}
-
-/// Hands commands to openraft, one entry each.
-#[derive(Clone)]
-struct Proposer {
-    core: openraft::Raft<Types>,
-}
-
-impl std::fmt::Debug for Proposer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Proposer")
-    }
-}
-
-impl Proposer {
-    async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
-        let payload = Payload(command.encode());
-        match self.core.client_write(payload).await {
-            Ok(response) => Ok(response.data.0),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::Unavailable {
-                reason: "no leader is known".to_owned(),
-            }),
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-                Err(ProposeError::Unavailable {
-                    reason: error.to_string(),
-                })
-            }
-            // The core has ended in the middle of it: the entry may be on disk.
-            Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
-        }
     }
 }

@@ -11,7 +11,7 @@ use openraft::network::{RPCOption, RaftNetwork};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
 
-use super::types::{Member, Types, Vote};
+use super::runtime::{Member, Types, Vote};
 
 /// The network of a mesh with one node: everybody is unreachable.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,20 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
-use tokio::sync::watch;
 
-use super::batch::Batcher;
-use super::log::LogStore;
+use super::Raft;
 use super::machine::Machine;
-use super::types::{Member, Types};
-use super::{Proposer, Raft, Space, trim};
+use super::propose::Batcher;
+use super::propose::Proposer;
+use super::runtime::{Member, Types};
+use super::stores::{Stores, trim};
 use crate::config::Timing;
-use crate::state::Revision;
-use crate::state::State;
 use crate::tasks::Scope;
 
 /// How long a single voter may take to elect itself and apply what its log holds.
@@ -32,24 +29,6 @@ pub struct Settings {
     pub member: Member,
     /// Raft's timers.
     pub timing: Timing,
-}
-
-/// What agreement is built of.
-pub struct Parts<N> {
-    /// The log, its writer running.
-    pub log: LogStore,
-    /// The index up to which the state is durable: the log may forget that far.
-    pub checkpoint: Arc<AtomicU64>,
-    /// The state, its flusher running.
-    pub state: State,
-    /// To peers.
-    pub network: N,
-    /// Told by the flusher after each step.
-    pub flushed: watch::Receiver<u64>,
-    /// How full the disk is.
-    pub space: Space,
-    /// Tells everyone above how far the state is.
-    pub revision: watch::Sender<Revision>,
 }
 
 /// Why agreement cannot begin.
@@ -101,24 +80,29 @@ impl Raft {
     /// The first start forms a mesh of this one node.
     pub async fn start<N: RaftNetworkFactory<Types>>(
         settings: Settings,
-        parts: Parts<N>,
+        stores: Stores,
+        network: N,
         scope: &Scope,
     ) -> Result<Self, StartError> {
         let config = Arc::new(settings.config()?);
-        let revision_seen = parts.revision.subscribe();
-        let (state, flushed) = (parts.state.clone(), parts.flushed.clone());
+        let revision = stores.revision.subscribe();
         let machine = Machine::new(
-            parts.state,
-            parts.flushed,
-            Arc::new(parts.revision),
+            stores.state.clone(),
+            stores.flushed.clone(),
+            Arc::new(stores.revision),
             scope.fault().clone(),
         );
-        let log = parts.log.clone();
-        let core = openraft::Raft::new(settings.node_id, config, parts.network, parts.log, machine)
+        let core = openraft::Raft::new(settings.node_id, config, network, stores.log.clone(), machine)
             .await
             .map_err(core_error)?;
         scope.spawn("the watch over Raft", watch_core(core.clone(), scope.clone()));
-        let trimming = trim::run(core.clone(), log, parts.checkpoint, parts.space.clone(), scope.clone());
+        let trimming = trim(
+            core.clone(),
+            stores.log,
+            stores.checkpoint,
+            stores.space.clone(),
+            scope.clone(),
+        );
         scope.spawn("the trimming of the log", trimming);
         if !core.is_initialized().await.map_err(core_error)? {
             let members = BTreeMap::from([(settings.node_id, settings.member)]);
@@ -127,10 +111,10 @@ impl Raft {
         lead(&core).await?;
         let proposer = Proposer { core };
         Ok(Self {
-            batcher: Batcher::start(proposer.clone(), state, flushed, scope),
+            batcher: Batcher::start(proposer.clone(), stores.state, stores.flushed, scope),
             proposer,
-            revision: revision_seen,
-            space: parts.space,
+            revision,
+            space: stores.space,
         })
     }
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use jwtmesh::config::Timing;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
-use jwtmesh::raft::{Flusher, Member, NoPeers, Parts, ProposeError, Raft, Runtime, Settings, Space};
+use jwtmesh::raft::stores::{Flusher, Space, Stores};
+use jwtmesh::raft::{Member, NoPeers, ProposeError, Raft, Runtime, Settings};
 use jwtmesh::state::{Command, Options, Outcome, PutAccount, PutOperator, State};
 use jwtmesh::tasks::{FaultHandle, Scope};
 use rand::rngs::SmallRng;
@@ -125,16 +126,15 @@ impl World {
             member: Member::default(),
             timing: Timing::Lan,
         };
-        let parts = Parts {
+        let stores = Stores {
             log,
             checkpoint,
             state: state.clone(),
-            network: NoPeers,
             flushed,
             revision,
             space,
         };
-        let started = Raft::start(settings, parts, &scope).await;
+        let started = Raft::start(settings, stores, NoPeers, &scope).await;
         let raft = started.map_err(|error| error.to_string())?;
         let life = Life { raft, state, scope };
         life.trust_somebody().await?;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, RealDisk, StoreId};
-use jwtmesh::raft::{Flusher, Machine, Space, StorageError, Types};
+use jwtmesh::raft::stores::{Flusher, Space};
+use jwtmesh::raft::{Machine, StorageError, Types};
 use jwtmesh::state::{Options, State};
 use jwtmesh::tasks::FaultHandle;
 use openraft::testing::{StoreBuilder, Suite};

@@ -11,7 +11,7 @@ use openraft::EntryPayload;
 
 use crate::raft::log::disk::DiskFile;
 use crate::raft::log::segment::Item;
-use crate::raft::types::{Entry, LogId, Vote};
+use crate::raft::runtime::{Entry, LogId, Vote};
 
 /// Memory an entry takes beside its payload: its own struct and its share of the deque.
 const ENTRY_OVERHEAD: usize = 128;

@@ -15,7 +15,7 @@ use crate::raft::log::prepare::{Worker, segment_name, segment_number};
 use crate::raft::log::segment::{self, Head, Position, SECTOR, SegmentHeader, Start};
 use crate::raft::log::store::Options;
 use crate::raft::log::writer::{Current, Segment};
-use crate::raft::types::Entry;
+use crate::raft::runtime::Entry;
 
 /// Bytes read at a time: enough that the disk streams, little enough that a start needs no memory to speak of.
 const WINDOW: usize = 1 << 20;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use openraft::{EntryPayload, LeaderId, Membership};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::types::{Entry, LogId, Member, Payload, Vote};
+use crate::raft::runtime::{Entry, LogId, Member, Payload, Vote};
 
 /// The unit a disk writes whole or not at all. 512 is the smallest in use; larger ones are multiples of it.
 pub(super) const SECTOR: usize = 512;

@@ -17,7 +17,7 @@ use crate::raft::log::open::{self, read_entries};
 use crate::raft::log::prepare::{Prepare, segment_name};
 use crate::raft::log::segment::StoreId;
 use crate::raft::log::writer::{self, LogWriter, WriteCommand};
-use crate::raft::types::{Entry, LogId, StorageError, Types, Vote};
+use crate::raft::runtime::{Entry, LogId, StorageError, Types, Vote};
 
 /// What one message to a peer carries of the log: with the lan preset's heartbeat of 150 ms as its time-out it must
 /// get through in that time.

@@ -14,7 +14,7 @@ use crate::raft::log::memory::{self, Memory};
 use crate::raft::log::prepare::{Preparer, segment_name};
 use crate::raft::log::segment::{self, Group, Item, Position, SECTOR, SegmentHeader, StoreId};
 use crate::raft::log::store::{Options, lock};
-use crate::raft::types::{Entry, LogId, Types, Vote};
+use crate::raft::runtime::{Entry, LogId, Types, Vote};
 
 /// Something to be made durable, in the order in which it was queued.
 pub enum WriteCommand {

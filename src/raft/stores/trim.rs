@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use super::Space;
-use super::log::LogStore;
-use super::types::Types;
+use crate::raft::log::LogStore;
+use crate::raft::runtime::Types;
 use crate::tasks::Scope;
 
 /// Segments that stay: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets the log go up to the durable `checkpoint`, in whole segments, until `scope` is told to stop.
-pub(super) async fn run(
+pub(in crate::raft) async fn trim(
     core: openraft::Raft<Types>,
     log: LogStore,
     checkpoint: Arc<AtomicU64>,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::log::{Disk, Room};
+use crate::raft::log::{Disk, Room};
 
 /// What is acknowledged and not yet in redb is 64 MiB at the most and takes about twice that there; the log's next
 /// segment is 64 MiB; the rest is for a look that comes five seconds late.
@@ -47,7 +47,7 @@ impl Space {
     }
 
     /// Looks again.
-    pub(super) fn look(&self) {
+    pub(in crate::raft) fn look(&self) {
         // A disk that does not say is written to until it refuses.
         let Ok(room) = self.disk.room() else { return };
         let found = judge(room);

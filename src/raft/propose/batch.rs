@@ -44,14 +44,19 @@ struct Waiting {
 
 /// The door to the batches.
 #[derive(Debug, Clone)]
-pub(super) struct Batcher {
+pub(in crate::raft) struct Batcher {
     queue: mpsc::Sender<Waiting>,
     places: Arc<Semaphore>,
 }
 
 impl Batcher {
     /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
-    pub(super) fn start(proposer: Proposer, state: State, flushed: watch::Receiver<u64>, scope: &Scope) -> Self {
+    pub(in crate::raft) fn start(
+        proposer: Proposer,
+        state: State,
+        flushed: watch::Receiver<u64>,
+        scope: &Scope,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let batches = Batches {
             queue: Queue { waiting, next: None },
@@ -67,7 +72,7 @@ impl Batcher {
     }
 
     /// Proposes one account and waits for its verdict.
-    pub(super) async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
+    pub(in crate::raft) async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
         let (verdict, decided) = oneshot::channel();
         let size = u32::try_from(item.token.len().div_ceil(1024)).unwrap_or(u32::MAX);
         let place = self.places.clone().try_acquire_many_owned(size);

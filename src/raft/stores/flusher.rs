@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::raft::Space;
+use super::Space;
 use crate::state::Fault;
 use crate::state::State;
 use crate::tasks::FaultHandle;

@@ -1,0 +1,74 @@
+//! FROM A COMMAND TO AN AGREED ENTRY: one command each, or many submissions in one ([`batch`](Batcher)).
+
+mod batch;
+
+use std::time::Duration;
+
+use openraft::error::{ClientWriteError, RaftError};
+
+pub(super) use batch::Batcher;
+
+use super::runtime::{Payload, Types};
+use crate::state::Command;
+use crate::state::Outcome;
+
+/// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller
+/// when a snapshot is installed meanwhile, so every wait has an end.
+pub(super) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why something was not agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Too much is waiting already.
+    #[error("too many submissions are waiting; try again in a second")]
+    Busy,
+    /// Nothing was proposed: there is nobody who could.
+    #[error("{reason}; nothing was stored, try again")]
+    Unavailable {
+        /// What is missing.
+        reason: String,
+    },
+    /// It may or may not be agreed on later. Submitting the same again is safe.
+    #[error("the outcome is not known yet; submitting the same token again is safe")]
+    OutcomeUnknown,
+}
+
+impl ProposeError {
+    fn ended() -> Self {
+        Self::Unavailable {
+            reason: "this node is shutting down".to_owned(),
+        }
+    }
+}
+
+/// Hands commands to openraft, one entry each.
+#[derive(Clone)]
+pub(super) struct Proposer {
+    pub(super) core: openraft::Raft<Types>,
+}
+
+impl std::fmt::Debug for Proposer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Proposer")
+    }
+}
+
+impl Proposer {
+    /// Proposes `command` and waits until it is applied here.
+    pub(super) async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
+        let payload = Payload(command.encode());
+        match self.core.client_write(payload).await {
+            Ok(response) => Ok(response.data.0),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::Unavailable {
+                reason: "no leader is known".to_owned(),
+            }),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(ProposeError::Unavailable {
+                    reason: error.to_string(),
+                })
+            }
+            // The core has ended in the middle of it: the entry may be on disk.
+            Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+}
