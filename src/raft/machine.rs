@@ -7,11 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, StorageIOError};
 use tokio::sync::watch;
 
-use super::runtime::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types, decode, encode};
+use super::forms::{self, AgreedMembership, decode, encode};
+use super::runtime::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types};
 use crate::state::Effect;
 use crate::state::Fault;
 use crate::state::Mark;
@@ -45,14 +47,10 @@ struct Current {
 
 impl Current {
     fn of(view: SnapshotView) -> Result<Self, String> {
-        let last_log_id = view.mark().map(|mark| decode(&mark.log_id)).transpose()?;
+        let last_log_id = view.mark().map(log_id).transpose()?;
         let meta = SnapshotMeta {
             last_log_id,
-            last_membership: view
-                .membership()
-                .map(|bytes| decode(bytes))
-                .transpose()?
-                .unwrap_or_default(),
+            last_membership: membership(view.membership())?,
             snapshot_id: last_log_id.map_or_else(|| "empty".to_owned(), |id: LogId| id.to_string()),
         };
         Ok(Self { meta, view })
@@ -64,6 +62,25 @@ impl Current {
             snapshot: Box::new(self.view),
         }
     }
+}
+
+/// The log id that the state keeps with a mark.
+fn log_id(mark: &Mark) -> Result<LogId, String> {
+    let form: forms::LogId = decode(&mark.log_id).map_err(|error| unreadable("log id", &error))?;
+    Ok(form.into())
+}
+
+/// The members that the state keeps; none before the mesh was formed.
+fn membership(kept: Option<&Bytes>) -> Result<StoredMembership, String> {
+    let Some(bytes) = kept else {
+        return Ok(StoredMembership::default());
+    };
+    let form: AgreedMembership = decode(bytes).map_err(|error| unreadable("membership", &error))?;
+    Ok(form.into())
+}
+
+fn unreadable(what: &str, error: &str) -> String {
+    format!("the state holds a {what} that cannot be read: {error}")
 }
 
 impl Machine {
@@ -103,14 +120,15 @@ impl Machine {
     fn apply_one(&self, entry: &Entry) -> Result<Reply, Fault> {
         let mark = Mark {
             index: entry.log_id.index,
-            log_id: encode(&entry.log_id),
+            log_id: encode(&forms::LogId::from(entry.log_id)),
         };
         let outcomes = match &entry.payload {
             EntryPayload::Blank => self.state.apply(mark, Effect::Blank)?,
             EntryPayload::Normal(payload) => self.state.apply(mark, Effect::Command(&payload.0))?,
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                self.state.apply(mark, Effect::Membership(encode(&stored)))?
+                self.state
+                    .apply(mark, Effect::Membership(encode(&AgreedMembership::from(&stored))))?
             }
         };
         Ok(Reply(outcomes))
@@ -122,9 +140,8 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
         let read = || -> Result<_, String> {
-            let applied = self.state.applied().map(|mark| decode(&mark.log_id)).transpose()?;
-            let membership = self.state.membership().map(|bytes| decode(&bytes)).transpose()?;
-            Ok((applied, membership.unwrap_or_default()))
+            let applied = self.state.applied().as_ref().map(log_id).transpose()?;
+            Ok((applied, membership(self.state.membership().as_ref())?))
         };
         read().map_err(|reason| self.ended(reason))
     }

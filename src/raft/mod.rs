@@ -1,5 +1,6 @@
 //! HOW THE NODES AGREE. The only room that names openraft.
 
+mod forms;
 pub mod log;
 mod machine;
 mod network;
@@ -18,7 +19,9 @@ use tokio::sync::watch;
 pub use machine::Machine;
 pub use network::NoPeers;
 pub use propose::ProposeError;
-pub use runtime::{Entry, LogId, Member, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote};
+pub use runtime::{
+    Entry, LogId, Member, Membership, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote,
+};
 pub use start::{Settings, StartError};
 
 use crate::state::Command;

@@ -1,4 +1,4 @@
-//! The types openraft is instantiated with, and the runtime it runs on.
+//! What openraft is instantiated with: our types, and the runtime it runs on.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -9,7 +9,6 @@ use openraft::AsyncRuntime;
 use openraft::TokioRuntime;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use serde::{Deserialize, Serialize};
 
 use crate::state::Outcome;
 use crate::state::SnapshotView;
@@ -34,11 +33,13 @@ pub type Vote = openraft::Vote<u64>;
 pub type Entry = openraft::Entry<Types>;
 /// What a failed disk is reported as; it ends openraft's core, and the process with it.
 pub type StorageError = openraft::StorageError<u64>;
+/// The members.
+pub type Membership = openraft::Membership<u64, Member>;
 /// The members as of some log index.
 pub type StoredMembership = openraft::StoredMembership<u64, Member>;
 
 /// An encoded [`crate::state::Command`]: the log carries it as bytes and never looks inside.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Payload(pub Bytes);
 
 impl std::fmt::Debug for Payload {
@@ -49,11 +50,11 @@ impl std::fmt::Debug for Payload {
 }
 
 /// What applying one entry gave, item by item.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply(pub Vec<Outcome>);
 
 /// A member as the agreed membership describes it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Member {
     /// The node's name in `cluster.toml`.
     pub name: String,
@@ -147,15 +148,4 @@ impl AsyncRuntime for Runtime {
     fn oneshot<T: Send>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
         TokioRuntime::oneshot()
     }
-}
-
-/// Bytes of one of openraft's small structures, for places that only carry them.
-pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
-    // Plain data in memory: postcard fails only where a type refuses to be serialized, and these do not.
-    postcard::to_stdvec(value).map(Bytes::from).expect("plain data encodes")
-}
-
-/// The structure back from its bytes, or what is wrong with them.
-pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
-    postcard::from_bytes(bytes).map_err(|error| format!("the state holds a Raft mark that cannot be read: {error}"))
 }

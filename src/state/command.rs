@@ -136,7 +136,7 @@ impl std::fmt::Debug for PutOperator {
 }
 
 /// What became of one item of a command. Deterministic: the same on every node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It is the current row now.
     Stored {

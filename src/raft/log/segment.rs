@@ -4,14 +4,14 @@
 //! header and records, filled up to the sector with [`FILL`]. Whole sectors, so that a sector which was
 //! acknowledged is never written again by a later group, whatever a power cut does to that one.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bytes::Bytes;
-use openraft::{EntryPayload, LeaderId, Membership};
+use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
 
-use crate::raft::runtime::{Entry, LogId, Member, Payload, Vote};
+use crate::raft::forms;
+use crate::raft::runtime::{Entry, LogId, Payload, Vote};
 
 /// The unit a disk writes whole or not at all. 512 is the smallest in use; larger ones are multiples of it.
 pub(super) const SECTOR: usize = 512;
@@ -244,18 +244,18 @@ impl Group {
         let (payload, tail) = match &entry.payload {
             EntryPayload::Blank => (BLANK, Bytes::new()),
             EntryPayload::Normal(Payload(bytes)) => (NORMAL, bytes.clone()),
-            EntryPayload::Membership(membership) => (MEMBERSHIP, write_membership(membership)),
+            EntryPayload::Membership(membership) => (MEMBERSHIP, forms::encode(&forms::Membership::from(membership))),
         };
-        self.record(ENTRY, &(LogIdForm::of(&entry.log_id), payload), &tail)
+        self.record(ENTRY, &(forms::LogId::from(entry.log_id), payload), &tail)
     }
 
     /// Adds any other record.
     pub(super) fn item(&mut self, item: &Item) {
         match item {
-            Item::Vote(vote) => self.record(VOTE, &VoteForm::of(vote), &[]),
+            Item::Vote(vote) => self.record(VOTE, &forms::Vote::from(*vote), &[]),
             Item::Truncate(from) => self.record(TRUNCATE, from, &[]),
-            Item::Purge(id) => self.record(PURGE, &LogIdForm::of(id), &[]),
-            Item::Committed(id) => self.record(COMMITTED, &LogIdForm::of(id), &[]),
+            Item::Purge(id) => self.record(PURGE, &forms::LogId::from(*id), &[]),
+            Item::Committed(id) => self.record(COMMITTED, &forms::LogId::from(*id), &[]),
             Item::Entry(_) => unreachable!("an entry is added with its payload"),
         };
     }
@@ -311,7 +311,7 @@ pub(super) fn read_entry(record: &Bytes) -> Result<Entry, String> {
     let payload = match payload {
         BLANK => EntryPayload::Blank,
         NORMAL => EntryPayload::Normal(Payload(tail)),
-        MEMBERSHIP => EntryPayload::Membership(read_membership(&tail)?),
+        MEMBERSHIP => EntryPayload::Membership(form::<forms::Membership>(&tail)?.into()),
         other => {
             return Err(format!(
                 "entry {} has payload kind {other}, which is newer than this program",
@@ -320,7 +320,7 @@ pub(super) fn read_entry(record: &Bytes) -> Result<Entry, String> {
         }
     };
     Ok(Entry {
-        log_id: id.log_id(),
+        log_id: id.into(),
         payload,
     })
 }
@@ -395,16 +395,16 @@ fn checked_record(bytes: &[u8]) -> Result<&[u8], String> {
 fn read_item(record: &[u8]) -> Result<Item, String> {
     let body = &record[RECORD_HEADER..];
     Ok(match record[0] {
-        ENTRY => Item::Entry(entry_head(record)?.0.0.log_id()),
-        VOTE => Item::Vote(form::<VoteForm>(body)?.vote()),
+        ENTRY => Item::Entry(entry_head(record)?.0.0.into()),
+        VOTE => Item::Vote(form::<forms::Vote>(body)?.into()),
         TRUNCATE => Item::Truncate(form(body)?),
-        PURGE => Item::Purge(form::<LogIdForm>(body)?.log_id()),
-        COMMITTED => Item::Committed(form::<LogIdForm>(body)?.log_id()),
+        PURGE => Item::Purge(form::<forms::LogId>(body)?.into()),
+        COMMITTED => Item::Committed(form::<forms::LogId>(body)?.into()),
         other => return Err(format!("a record has kind {other}, which is newer than this program")),
     })
 }
 
-fn entry_head(record: &[u8]) -> Result<((LogIdForm, u8), &[u8]), String> {
+fn entry_head(record: &[u8]) -> Result<((forms::LogId, u8), &[u8]), String> {
     postcard::take_from_bytes(&record[RECORD_HEADER..]).map_err(|error| format!("an entry cannot be decoded ({error})"))
 }
 
@@ -435,75 +435,15 @@ const BLANK: u8 = 0;
 const NORMAL: u8 = 1;
 const MEMBERSHIP: u8 = 2;
 
-// openraft's types in forms of our own, so that another version of it reads the same files.
-
-#[derive(Debug, Serialize, Deserialize)]
-struct LogIdForm {
-    term: u64,
-    node: u64,
-    index: u64,
-}
-
-impl LogIdForm {
-    fn of(id: &LogId) -> Self {
-        Self {
-            term: id.leader_id.term,
-            node: id.leader_id.node_id,
-            index: id.index,
-        }
-    }
-
-    fn log_id(&self) -> LogId {
-        LogId::new(LeaderId::new(self.term, self.node), self.index)
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct VoteForm {
-    term: u64,
-    node: u64,
-    committed: bool,
-}
-
-impl VoteForm {
-    fn of(vote: &Vote) -> Self {
-        Self {
-            term: vote.leader_id.term,
-            node: vote.leader_id.node_id,
-            committed: vote.committed,
-        }
-    }
-
-    fn vote(&self) -> Vote {
-        Vote {
-            leader_id: LeaderId::new(self.term, self.node),
-            committed: self.committed,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct MemberForm {
-    name: String,
-    peer: String,
-    store: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct MembershipForm {
-    configs: Vec<BTreeSet<u64>>,
-    members: BTreeMap<u64, MemberForm>,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 struct StartForm {
     number: u32,
     size: u64,
     group: u64,
     next: Option<u64>,
-    vote: Option<VoteForm>,
-    purged: Option<LogIdForm>,
-    committed: Option<LogIdForm>,
+    vote: Option<forms::Vote>,
+    purged: Option<forms::LogId>,
+    committed: Option<forms::LogId>,
 }
 
 impl StartForm {
@@ -514,9 +454,9 @@ impl StartForm {
             size: header.size,
             group: position.group,
             next: position.next,
-            vote: position.vote.as_ref().map(VoteForm::of),
-            purged: position.purged.as_ref().map(LogIdForm::of),
-            committed: position.committed.as_ref().map(LogIdForm::of),
+            vote: position.vote.map(forms::Vote::from),
+            purged: position.purged.map(forms::LogId::from),
+            committed: position.committed.map(forms::LogId::from),
         }
     }
 
@@ -524,9 +464,9 @@ impl StartForm {
         let position = Position {
             group: self.group,
             next: self.next,
-            vote: self.vote.as_ref().map(VoteForm::vote),
-            purged: self.purged.as_ref().map(LogIdForm::log_id),
-            committed: self.committed.as_ref().map(LogIdForm::log_id),
+            vote: self.vote.map(Vote::from),
+            purged: self.purged.map(LogId::from),
+            committed: self.committed.map(LogId::from),
         };
         SegmentHeader {
             store,
@@ -535,30 +475,4 @@ impl StartForm {
             position,
         }
     }
-}
-
-fn write_membership(membership: &Membership<u64, Member>) -> Bytes {
-    let member = |m: &Member| MemberForm {
-        name: m.name.clone(),
-        peer: m.peer.clone(),
-        store: m.store.clone(),
-    };
-    let form = MembershipForm {
-        configs: membership.get_joint_config().clone(),
-        members: membership.nodes().map(|(id, m)| (*id, member(m))).collect(),
-    };
-    postcard::to_stdvec(&form)
-        .expect("sets of numbers and strings can be encoded")
-        .into()
-}
-
-fn read_membership(bytes: &[u8]) -> Result<Membership<u64, Member>, String> {
-    let form: MembershipForm = form(bytes)?;
-    let member = |m: MemberForm| Member {
-        name: m.name,
-        peer: m.peer,
-        store: m.store,
-    };
-    let members: BTreeMap<u64, Member> = form.members.into_iter().map(|(id, m)| (id, member(m))).collect();
-    Ok(Membership::new(form.configs, members))
 }

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_format_2_do_not_change() {
+    fn the_bytes_of_a_row_do_not_change() {
         let head = |bare: &str| {
             let keys = "01".repeat(32) + &"02".repeat(32);
             // Version; keys; iat, exp and name; ETag; one past version; one replaced ETag; what is bare.

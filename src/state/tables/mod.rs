@@ -24,7 +24,7 @@ pub(super) use store::{Lookups, Store};
 use super::command::Revision;
 
 /// The number of this file's layout. Another number is another layout, and refused.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 pub(super) const ACCOUNTS: TableDefinition<&[u8; 32], (u64, u32)> = TableDefinition::new("accounts_v1");
 pub(super) const ROWS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("rows_v1");
