@@ -19,6 +19,7 @@ use crate::jwt::Verified;
 use crate::nats::NatsClusters;
 use crate::raft::Member;
 use crate::raft::NoPeers;
+use crate::raft::ProposeError;
 use crate::raft::Raft;
 use crate::raft::Settings;
 use crate::raft::stores::OpenDisk;
@@ -271,7 +272,9 @@ fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>> {
 async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
     let outcomes = match resolver.trust_operators(operators).await {
         // Lookups need no newer trust.
-        Err(error @ SubmitError::Unavailable { .. }) if !resolver.trust().keys.operators().is_empty() => {
+        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. }))
+            if !resolver.trust().keys.operators().is_empty() =>
+        {
             tracing::error!(
                 "the operators in the configuration are not looked at: {error}, by starting this node again"
             );

@@ -42,7 +42,7 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
         return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
     }
     let account = account(uri)?;
-    let Some(row) = state.resolver.lookup(account).await.map_err(|_| Refusal::internal())? else {
+    let Some(row) = state.resolver.lookup(account).await? else {
         // A member that has not caught up knows of no absence.
         return Err(if state.resolver.view().ready {
             Refusal::missing(

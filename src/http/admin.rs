@@ -186,13 +186,12 @@ async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 
 async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = account(uri)?;
-    match state.resolver.lookup(account).await {
-        Ok(Some(row)) => Ok(shown(&row, true)),
-        Ok(None) => Err(Refusal::missing(
+    match state.resolver.lookup(account).await? {
+        Some(row) => Ok(shown(&row, true)),
+        None => Err(Refusal::missing(
             "unknown-account",
             format!("there is no account {account} in this mesh"),
         )),
-        Err(_) => Err(Refusal::internal()),
     }
 }
 

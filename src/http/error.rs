@@ -10,7 +10,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
-use crate::resolver::SubmitError;
+use crate::resolver::{ProposeError, ReadError, SubmitError};
 
 /// A request that is not done, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -167,15 +167,30 @@ impl From<SubmitError> for Refusal {
             SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
-            SubmitError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy"),
-            SubmitError::Unavailable { .. } | SubmitError::NoRoomToRead => {
+            SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
+            SubmitError::NotAgreed(ProposeError::Unavailable { .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
-            SubmitError::OutcomeUnknown => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
-            // The door has logged why, and begun this process's end if it cannot go on.
-            SubmitError::Fault(_) => return Self::internal(),
+            SubmitError::NotAgreed(ProposeError::OutcomeUnknown) => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
+            SubmitError::Read(error) => return error.into(),
         };
         Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<&ReadError> for Refusal {
+    fn from(error: &ReadError) -> Self {
+        match error {
+            // The resolver has logged why, and begun this process's end if it cannot go on.
+            ReadError::Damaged(_) | ReadError::Fault(_) => Self::internal(),
+            ReadError::NoRoom | ReadError::ShuttingDown => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        Self::from(&error)
     }
 }
 

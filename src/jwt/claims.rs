@@ -5,8 +5,9 @@ use data_encoding::DecodeKind;
 use super::json::{Fields, Json, text_of};
 use super::nkey::{self, AccountKey, KeyKind};
 use super::operator::TrustedKeys;
+use super::quote::{cut, time};
 use super::rejection::Rejection;
-use super::token::{Token, looks_like_seed};
+use super::token::Token;
 
 /// How far ahead of this server's clock a token may be issued. A clock is wrong by less, or it is broken.
 pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
@@ -264,25 +265,5 @@ impl Common {
         self.subject
             .parse()
             .map_err(|error: nkey::KeyError| Rejection::Subject(error.to_string()))
-    }
-}
-
-/// A time for people and for programs.
-pub(super) fn time(seconds: i64) -> String {
-    match jiff::Timestamp::from_second(seconds) {
-        Ok(at) => format!("{at} ({seconds})"),
-        Err(_) => seconds.to_string(),
-    }
-}
-
-/// Somebody else's text, short enough to be repeated in a sentence.
-pub(super) fn cut(text: &str) -> String {
-    const MOST: usize = 80;
-    if text.split_whitespace().any(|word| looks_like_seed(word.as_bytes())) {
-        return "(a private seed)".to_owned();
-    }
-    match text.char_indices().nth(MOST) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}...", &text[..at]),
     }
 }

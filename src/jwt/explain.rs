@@ -4,10 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::account;
-use super::claims::{Common, Kind, Opened, cut, time};
+use super::claims::{Common, Kind, Opened};
 use super::json::{Fields, Json};
 use super::nkey;
 use super::operator::{self, TrustedKeys};
+use super::quote::{cut, time};
 use super::rejection::{Issue, Rejection};
 use super::token::Token;
 

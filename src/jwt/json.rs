@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 
-use super::claims::cut;
+use super::quote::cut;
 use super::rejection::Rejection;
 
 /// How deep values may lie in each other. Nothing that nats-server reads lies deeper than 8; recursion has to end.

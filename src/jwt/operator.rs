@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::claims::{Common, cut};
+use super::claims::Common;
 use super::json::{Fields, Json};
 use super::nkey::{AccountKey, Issuer, OperatorKey};
+use super::quote::cut;
 use super::rejection::Rejection;
 use super::rules;
 use super::token::Verified;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::account::{self, AccountClaims};
 use super::claims::{Kind, Opened};
 use super::operator::{self, OperatorClaims, TrustedKeys};
+use super::quote::looks_like_seed;
 use super::rejection::Rejection;
 
 /// The longest token: nats-server's decoder takes 1 MiB (jwt `decoder.go`), and a line of a PACK answer is 57 bytes
@@ -74,16 +75,6 @@ impl Token {
     pub fn bytes(&self) -> &Bytes {
         &self.0
     }
-}
-
-/// A seed is `S`, the letter of a kind, and base32; 58 characters (nkeys `strkey.go`).
-pub(super) fn looks_like_seed(text: &[u8]) -> bool {
-    (50..80).contains(&text.len())
-        && text.first() == Some(&b'S')
-        && matches!(text.get(1), Some(b'O' | b'A' | b'U' | b'N' | b'C' | b'X'))
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'2'..=b'7'))
 }
 
 /// Three parts of URL-safe base64. Without an early way out, so that the compiler looks at many bytes at once.

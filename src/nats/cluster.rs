@@ -19,7 +19,7 @@ use super::route::{Ended, Route};
 use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::Fault;
+use crate::resolver::ReadError;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 
@@ -313,12 +313,12 @@ impl Teller {
                 self.propagation.gone(account);
                 return Ok(());
             }
-            // The door has logged it. The others must be told all the same.
-            Err(Fault::Damaged { .. }) => {
+            // The resolver has logged it. The others must be told all the same.
+            Err(ReadError::Damaged(_)) => {
                 self.propagation.gone(account);
                 return Ok(());
             }
-            Err(fault) => return Err(fault.to_string()),
+            Err(error) => return Err(error.to_string()),
         };
         let limit = connection.max_payload();
         if row.token.len() > limit {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::super::account::{Account, permissions, revocations};
-use super::super::claims::cut;
 use super::super::json::{Fields, Json};
 use super::super::nkey::{self, KeyKind};
+use super::super::quote::cut;
 use super::super::rejection::{Issue, Rejection};
 use super::url::Url;
 use super::{Issues, exports, imports, subject};

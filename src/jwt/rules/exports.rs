@@ -1,8 +1,8 @@
 //! Rules of exports (jwt `exports.go`).
 
 use super::super::account::{Traffic, revocations};
-use super::super::claims::cut;
 use super::super::json::{Fields, Json};
+use super::super::quote::cut;
 use super::super::rejection::Rejection;
 use super::{Issues, info, subject};
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::super::account::Traffic;
-use super::super::claims::{Kind, Opened, cut};
+use super::super::claims::{Kind, Opened};
 use super::super::json::{Fields, Json};
 use super::super::nkey::{self, KeyKind};
+use super::super::quote::cut;
 use super::super::rejection::Rejection;
 use super::super::token::Token;
 use super::{Issues, subject};

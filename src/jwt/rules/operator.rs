@@ -1,8 +1,8 @@
 //! Rules of an operator (jwt `operator_claims.go`). nats-server never asks for them; nsc and this program do.
 
-use super::super::claims::cut;
 use super::super::json::Fields;
 use super::super::nkey::{self, KeyKind};
+use super::super::quote::cut;
 use super::super::rejection::{Issue, Rejection};
 use super::Issues;
 use super::url::Url;

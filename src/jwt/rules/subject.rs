@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::claims::cut;
+use super::super::quote::cut;
 use super::Issues;
 
 /// Steps that a search for overlaps may take, for each byte of the subjects. Wildcards in every token could

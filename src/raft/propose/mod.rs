@@ -34,7 +34,8 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
-    fn ended() -> Self {
+    /// This node is about to end.
+    pub fn ended() -> Self {
         Self::Unavailable {
             reason: "this node is shutting down".to_owned(),
         }

@@ -1,0 +1,109 @@
+//! One account by its key, from this node's own state: without a leader, a peer or a queue.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::ReadError;
+use super::Resolver;
+use crate::jwt::AccountKey;
+use crate::state::AccountRow;
+use crate::state::Fault;
+use crate::tasks::chain;
+
+/// How long a lookup lets others go first when enough are reading the disk already. A read takes some microseconds; where
+/// this is not enough the disk hangs, and the lookup waits for it on a thread of its own.
+const READ_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Lookups that wait for a hanging disk on threads of their own. The next ones wait for these, and whoever hangs up
+/// meanwhile leaves nothing behind.
+const HANGING_READS: usize = 32;
+
+/// Damaged rows that are logged; beyond these the file is what is damaged.
+const DAMAGES_LOGGED: usize = 64;
+
+/// How lookups share the disk.
+pub(super) struct Reading {
+    /// For those that read on the thread that answers.
+    inline: Semaphore,
+    /// For those that wait for a hanging disk on threads of their own.
+    hanging: Arc<Semaphore>,
+    damages: Mutex<BTreeSet<String>>,
+}
+
+impl Reading {
+    pub(super) fn on_this_runtime() -> Self {
+        let workers = Handle::current().metrics().num_workers();
+        Self {
+            // One permit fewer than workers, so that one worker still serves cached rows while the disk hangs.
+            inline: Semaphore::new(workers.saturating_sub(1).max(1)),
+            hanging: Arc::new(Semaphore::new(HANGING_READS)),
+            damages: Mutex::default(),
+        }
+    }
+}
+
+impl Resolver {
+    /// The current token of `account`, from this node's own state. Waits for nothing but the disk.
+    pub async fn lookup(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
+        if let Some(row) = self.0.state.account_at_hand(account) {
+            return Ok(Some(row));
+        }
+        self.read(account).await
+    }
+
+    /// Reads redb. On the thread that answers, because another one costs more than the read does; but never on all of
+    /// them, so that what is in memory is answered while a disk hangs.
+    async fn read(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
+        let Reading { inline, hanging, .. } = &self.0.reading;
+        let permit = match inline.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) => tokio::time::timeout(READ_PATIENCE, inline.acquire())
+                .await
+                .ok()
+                .and_then(Result::ok),
+        };
+        if let Some(_permit) = permit {
+            return self.noted(self.0.state.account_in_file(account));
+        }
+        // The semaphore is never closed.
+        let permit = hanging.clone().acquire_owned().await.ok();
+        let state = self.0.state.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            state.account_in_file(account)
+        });
+        match read.await.map_err(tokio::task::JoinError::try_into_panic) {
+            Ok(found) => self.noted(found),
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // Only a runtime that is ending cancels one.
+            Err(Err(_cancelled)) => Err(ReadError::ShuttingDown),
+        }
+    }
+
+    /// A fault found while answering ends the node; but a damaged row ends this answer alone, since the others are sound.
+    pub(super) fn noted<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
+        result.map_err(|fault| match fault {
+            Fault::Damaged { .. } => {
+                self.note_damage(chain(&fault));
+                ReadError::Damaged(fault)
+            }
+            fault => {
+                self.0.fault.report(chain(&fault));
+                ReadError::Fault(fault)
+            }
+        })
+    }
+
+    /// Each damage is logged once: anybody may ask for the row again and again.
+    fn note_damage(&self, damage: String) {
+        let mut logged = self.0.reading.damages.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < DAMAGES_LOGGED && !logged.contains(&damage) {
+            tracing::error!("{damage}");
+            logged.insert(damage);
+        }
+    }
+}

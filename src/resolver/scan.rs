@@ -1,0 +1,55 @@
+//! Many accounts: a page in the order of their keys, or what changed since a revision.
+
+use std::sync::Arc;
+
+use super::ReadError;
+use super::Resolver;
+use crate::jwt::AccountKey;
+use crate::state::AccountRow;
+use crate::state::Changes;
+use crate::state::Fault;
+use crate::state::Revision;
+use crate::state::State;
+
+/// Rows that a scan moves into redb at once when it waits for the flush.
+const SCAN_FLUSH_ROWS: usize = 256;
+
+impl Resolver {
+    /// One page of accounts with their current tokens, in the order of their keys' bytes, after `after`.
+    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, ReadError> {
+        self.scan(move |state| state.accounts(after, limit)).await
+    }
+
+    /// What changed after the revision `after`, as current rows in the order of their revisions.
+    pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
+        // The newest changes are still in the memtable: they are told at once, without waiting for the disk.
+        if let Some(recent) = self.0.state.recent_changes(after, limit) {
+            return Ok(recent);
+        }
+        self.scan(move |state| state.rows_since(after, limit)).await
+    }
+
+    /// Reads one view of redb, after everything that is applied now has reached it. Off the threads that answer.
+    async fn scan<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let (state, raft) = (self.0.state.clone(), self.0.raft.clone());
+        let scanned = tokio::task::spawn_blocking(move || {
+            let applied = state.applied().map_or(0, |mark| mark.index);
+            while state.flushed() < applied {
+                if !raft.may_flush() {
+                    return Ok(None);
+                }
+                state.flush_step(SCAN_FLUSH_ROWS)?;
+            }
+            read(&state).map(Some)
+        });
+        match scanned.await {
+            Ok(Ok(Some(found))) => Ok(found),
+            Ok(Ok(None)) => Err(ReadError::NoRoom),
+            Ok(Err(fault)) => self.noted(Err(fault)),
+            Err(_shutting_down) => Err(ReadError::ShuttingDown),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! A newer token: verified for a clear answer, proposed, and answered when it is on disk and applied here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Resolver;
+use super::SubmitError;
+use super::Trust;
+use crate::jwt::AccountClaims;
+use crate::jwt::AccountKey;
+use crate::jwt::Rejection;
+use crate::jwt::Token;
+use crate::jwt::Verified;
+use crate::raft::ProposeError;
+use crate::state::Outcome;
+use crate::state::PutAccount;
+use crate::state::Revision;
+
+/// A submission that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// Whether something changed; `false` when the same bytes were current already.
+    pub stored: bool,
+    /// The revision at which these bytes are stored.
+    pub revision: Revision,
+}
+
+/// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
+/// everyone else.
+pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
+pub(super) const LARGE_VERIFICATIONS: usize = 2;
+
+/// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
+const TRUST_RETRIES: usize = 3;
+
+impl Resolver {
+    /// Offers the token in `body`; `expected` is the account it was submitted under, where the way names one.
+    ///
+    /// Success means that it is on disk and readable here (G1). Bytes that were current already are sent to the NATS
+    /// clusters once more: pushing again is how people and scripts make a server catch up that missed something (T22).
+    pub async fn submit(&self, expected: Option<AccountKey>, body: Bytes) -> Result<Submitted, SubmitError> {
+        for _ in 0..TRUST_RETRIES {
+            let trust = self.trust();
+            let verified = self.verify(body.clone(), trust.clone()).await?;
+            let claims = verified.claims();
+            if let Some(path) = expected.filter(|path| *path != claims.account) {
+                return Err(SubmitError::WrongAccount {
+                    path,
+                    token: claims.account,
+                });
+            }
+            if let Some(known) = self.known(&verified).await? {
+                self.republish(claims.account);
+                return Ok(known);
+            }
+            let item = PutAccount {
+                account: claims.account,
+                operator: claims.operator,
+                issued_at: claims.issued_at,
+                expires_at: claims.expires_at,
+                name: claims.name.clone(),
+                token: verified.token().bytes().clone(),
+            };
+            match self.0.raft.submit(trust.epoch, item).await? {
+                Outcome::Stored { revision } => {
+                    // Not louder: an import is a million of these.
+                    tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
+                    return Ok(Submitted { stored: true, revision });
+                }
+                Outcome::Unchanged { revision } => {
+                    self.republish(claims.account);
+                    return Ok(Submitted {
+                        stored: false,
+                        revision,
+                    });
+                }
+                Outcome::Superseded { stored_issued_at, .. } => {
+                    return Err(SubmitError::Superseded {
+                        account: claims.account,
+                        stored_issued_at,
+                        submitted_issued_at: claims.issued_at,
+                    });
+                }
+                // Verified under a trust that no longer holds: once more under the new one.
+                Outcome::StaleTrust { .. } | Outcome::NotTrusted => {}
+                other @ Outcome::Marked => unreachable!("an account was answered {other:?}"),
+            }
+        }
+        Err(SubmitError::NotAgreed(ProposeError::Unavailable {
+            reason: "the trusted operators are changing".to_owned(),
+        }))
+    }
+
+    async fn verify(&self, body: Bytes, trust: Arc<Trust>) -> Result<Verified<AccountClaims>, SubmitError> {
+        let now = self.0.clock.now();
+        let small = body.len() <= INLINE_TOKEN_BYTES;
+        let verify = move || -> Result<_, Rejection> {
+            Verified::<AccountClaims>::verify(Token::parse(&body)?, &trust.keys, now)
+        };
+        if small {
+            return Ok(verify()?);
+        }
+        // The semaphore is never closed.
+        let Ok(slot) = self.0.verifying.clone().acquire_owned().await else {
+            return Err(ProposeError::Busy.into());
+        };
+        let verified = tokio::task::spawn_blocking(move || {
+            // Held by the work, not by the caller, who may hang up.
+            let _slot = slot;
+            verify()
+        });
+        verified
+            .await
+            .map_err(|_shutting_down| ProposeError::ended())?
+            .map_err(SubmitError::Rejected)
+    }
+
+    /// What is known without asking the log: the same bytes are current, or newer ones are.
+    async fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
+        let claims = verified.claims();
+        let Some(row) = self.lookup(claims.account).await? else {
+            return Ok(None);
+        };
+        if row.token == *verified.token().bytes() {
+            return Ok(Some(Submitted {
+                stored: false,
+                revision: row.revision,
+            }));
+        }
+        if row.supersedes(claims.issued_at, verified.token().bytes()) {
+            return Err(SubmitError::Superseded {
+                account: claims.account,
+                stored_issued_at: row.issued_at,
+                submitted_issued_at: claims.issued_at,
+            });
+        }
+        Ok(None)
+    }
+}

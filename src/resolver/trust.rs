@@ -1,0 +1,89 @@
+//! Whom the mesh trusts, as verified keys; and offering operators to it.
+
+use std::sync::Arc;
+
+use super::Resolver;
+use super::SubmitError;
+use crate::jwt::OperatorClaims;
+use crate::jwt::Token;
+use crate::jwt::TrustedKeys;
+use crate::jwt::Verified;
+use crate::state::Command;
+use crate::state::Outcome;
+use crate::state::PutOperator;
+
+/// Whom this mesh trusts to issue accounts.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Grows with every change.
+    pub epoch: u64,
+    /// The operators and their keys.
+    pub keys: TrustedKeys,
+}
+
+impl Resolver {
+    /// Whom this mesh trusts now.
+    pub fn trust(&self) -> Arc<Trust> {
+        let agreed = self.0.state.trust();
+        let known = self.0.trust.load_full();
+        if known.epoch == agreed.epoch {
+            return known;
+        }
+        // Each was verified before it was agreed on; one that no longer decodes is trusted by nobody.
+        let verified = agreed.operators.iter().filter_map(|row| {
+            let token = Token::parse(&row.token).and_then(Verified::<OperatorClaims>::verify);
+            token
+                .inspect_err(
+                    |rejection| tracing::error!(operator = %row.operator, %rejection, "an agreed operator is unusable"),
+                )
+                .ok()
+        });
+        let fresh = Arc::new(Trust {
+            epoch: agreed.epoch,
+            keys: TrustedKeys::new(verified),
+        });
+        self.0.trust.store(fresh.clone());
+        fresh
+    }
+
+    /// Offers operators to trust: the first ones ever, or newer tokens of those that are trusted.
+    ///
+    /// Gives what became of each, in order. Nothing is proposed where nothing would change.
+    pub async fn trust_operators(&self, operators: &[Verified<OperatorClaims>]) -> Result<Vec<Outcome>, SubmitError> {
+        let agreed = self.0.state.trust();
+        let news = operators.iter().any(|offered| {
+            let row = agreed
+                .operators
+                .iter()
+                .find(|row| row.operator == offered.claims().operator);
+            match row {
+                None => agreed.operators.is_empty(),
+                Some(row) => row.issued_at <= offered.claims().issued_at && row.token != *offered.token().bytes(),
+            }
+        });
+        if !news {
+            let judged = operators.iter().map(|offered| {
+                let row = agreed
+                    .operators
+                    .iter()
+                    .find(|row| row.operator == offered.claims().operator);
+                match row {
+                    Some(row) if row.issued_at > offered.claims().issued_at => Outcome::Superseded {
+                        stored_issued_at: row.issued_at,
+                        revision: row.revision,
+                    },
+                    Some(row) => Outcome::Unchanged { revision: row.revision },
+                    None => Outcome::NotTrusted,
+                }
+            });
+            return Ok(judged.collect());
+        }
+        let items = operators.iter().map(|offered| PutOperator {
+            operator: offered.claims().operator,
+            issued_at: offered.claims().issued_at,
+            token: offered.token().bytes().clone(),
+        });
+        let command = Command::PutOperators { items: items.collect() };
+        Ok(self.0.raft.propose(&command).await?)
+    }
+}
