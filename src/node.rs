@@ -26,9 +26,9 @@ use crate::raft::stores::OpenDisk;
 use crate::raft::stores::StoreThreads;
 use crate::raft::stores::Stores;
 use crate::raft::stores::real_disk;
+use crate::resolver::OperatorOutcome;
 use crate::resolver::Resolver;
 use crate::resolver::SubmitError;
-use crate::state::Outcome;
 use crate::tasks::FaultHandle;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
@@ -285,15 +285,15 @@ async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]
     for (operator, outcome) in operators.iter().zip(outcomes) {
         let operator = operator.claims().operator;
         match outcome {
-            Outcome::Stored { revision } => tracing::info!(%operator, revision, "operator trusted"),
-            Outcome::Superseded { stored_issued_at, .. } => {
+            OperatorOutcome::Stored { revision } => tracing::info!(%operator, revision, "operator trusted"),
+            OperatorOutcome::Superseded { stored_issued_at, .. } => {
                 tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one, which stays");
             }
-            Outcome::NotTrusted => tracing::warn!(
+            OperatorOutcome::NotTrusted => tracing::warn!(
                 %operator,
                 "an operator in the configuration is not among the agreed ones, and is not trusted: the file gives the first trust only"
             ),
-            Outcome::Unchanged { .. } | Outcome::StaleTrust { .. } | Outcome::Marked => {}
+            OperatorOutcome::Unchanged { .. } => {}
         }
     }
     Ok(())
@@ -309,7 +309,7 @@ mod tests {
     use crate::raft::log::DiskFile;
     use crate::raft::log::RealDisk;
     use crate::raft::log::Room;
-    use crate::state::Command;
+    use crate::state::MarkPropagated;
 
     /// Longer than anything here takes; what takes longer would take for ever.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -462,11 +462,11 @@ mod tests {
         let raft = node.raft.clone();
         let mut proposed = tokio::task::JoinSet::new();
         proposed.spawn(async move {
-            let mark = Command::MarkPropagated {
+            let mark = MarkPropagated {
                 nats_cluster: "x".to_owned(),
                 position: 1,
             };
-            raft.propose(&mark).await
+            raft.propose(mark).await
         });
         let hanging = disk.clone();
         tokio::task::spawn_blocking(move || hanging.wait_until_it_hangs())

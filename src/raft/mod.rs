@@ -24,8 +24,8 @@ pub use runtime::{
 };
 pub use start::{Settings, StartError};
 
-use crate::state::Command;
-use crate::state::Outcome;
+use crate::state::AccountOutcome;
+use crate::state::Proposal;
 use crate::state::PutAccount;
 use crate::state::Revision;
 
@@ -40,7 +40,7 @@ pub struct Raft {
 
 impl Raft {
     /// Proposes a command of its own and waits until it is applied here.
-    pub async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
+    pub async fn propose<P: Proposal>(&self, command: P) -> Result<P::Outcome, ProposeError> {
         self.check_space()?;
         let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.proposer.propose(command)).await;
         proposed.unwrap_or(Err(ProposeError::OutcomeUnknown))
@@ -48,7 +48,7 @@ impl Raft {
 
     /// Proposes one account, together with whatever else is submitted now, and waits until it is applied here.
     /// `trust_epoch` is the trust under which it was verified.
-    pub async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
+    pub async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<AccountOutcome, ProposeError> {
         self.check_space()?;
         self.batcher.submit(trust_epoch, item).await
     }

@@ -10,7 +10,7 @@ use openraft::TokioRuntime;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::state::Outcome;
+use crate::state::Outcomes;
 use crate::state::SnapshotView;
 
 openraft::declare_raft_types!(
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Payload {
 
 /// What applying one entry gave, item by item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reply(pub Vec<Outcome>);
+pub struct Reply(pub Outcomes);
 
 /// A member as the agreed membership describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -36,6 +36,7 @@ pub use crate::raft::ProposeError;
 use crate::raft::Raft;
 pub use crate::state::AccountRow;
 pub use crate::state::Changes;
+pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;
 use crate::state::State;
 use crate::tasks::FaultHandle;

@@ -5,7 +5,7 @@ use tokio::sync::broadcast;
 use super::Resolver;
 use super::SubmitError;
 use crate::jwt::AccountKey;
-use crate::state::Command;
+use crate::state::MarkPropagated;
 use crate::state::Revision;
 
 impl Resolver {
@@ -27,11 +27,10 @@ impl Resolver {
 
     /// Agrees that `nats_cluster` has been told everything up to `position`.
     pub async fn mark_propagated(&self, nats_cluster: &str, position: Revision) -> Result<(), SubmitError> {
-        let command = Command::MarkPropagated {
+        let mark = MarkPropagated {
             nats_cluster: nats_cluster.to_owned(),
             position,
         };
-        self.0.raft.propose(&command).await?;
-        Ok(())
+        Ok(self.0.raft.propose(mark).await?)
     }
 }

@@ -13,7 +13,7 @@ use crate::jwt::Rejection;
 use crate::jwt::Token;
 use crate::jwt::Verified;
 use crate::raft::ProposeError;
-use crate::state::Outcome;
+use crate::state::AccountOutcome;
 use crate::state::PutAccount;
 use crate::state::Revision;
 
@@ -65,19 +65,19 @@ impl Resolver {
                 token: verified.token().bytes().clone(),
             };
             match self.0.raft.submit(trust.epoch, item).await? {
-                Outcome::Stored { revision } => {
+                AccountOutcome::Stored { revision } => {
                     // Not louder: an import is a million of these.
                     tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
                     return Ok(Submitted { stored: true, revision });
                 }
-                Outcome::Unchanged { revision } => {
+                AccountOutcome::Unchanged { revision } => {
                     self.republish(claims.account);
                     return Ok(Submitted {
                         stored: false,
                         revision,
                     });
                 }
-                Outcome::Superseded { stored_issued_at, .. } => {
+                AccountOutcome::Superseded { stored_issued_at, .. } => {
                     return Err(SubmitError::Superseded {
                         account: claims.account,
                         stored_issued_at,
@@ -85,8 +85,7 @@ impl Resolver {
                     });
                 }
                 // Verified under a trust that no longer holds: once more under the new one.
-                Outcome::StaleTrust { .. } | Outcome::NotTrusted => {}
-                other @ Outcome::Marked => unreachable!("an account was answered {other:?}"),
+                AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => {}
             }
         }
         Err(SubmitError::NotAgreed(ProposeError::Unavailable {

@@ -8,9 +8,9 @@ use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::TrustedKeys;
 use crate::jwt::Verified;
-use crate::state::Command;
-use crate::state::Outcome;
+use crate::state::OperatorOutcome;
 use crate::state::PutOperator;
+use crate::state::PutOperators;
 
 /// Whom this mesh trusts to issue accounts.
 #[derive(Debug, Default)]
@@ -49,41 +49,19 @@ impl Resolver {
     /// Offers operators to trust: the first ones ever, or newer tokens of those that are trusted.
     ///
     /// Gives what became of each, in order. Nothing is proposed where nothing would change.
-    pub async fn trust_operators(&self, operators: &[Verified<OperatorClaims>]) -> Result<Vec<Outcome>, SubmitError> {
-        let agreed = self.0.state.trust();
-        let news = operators.iter().any(|offered| {
-            let row = agreed
-                .operators
-                .iter()
-                .find(|row| row.operator == offered.claims().operator);
-            match row {
-                None => agreed.operators.is_empty(),
-                Some(row) => row.issued_at <= offered.claims().issued_at && row.token != *offered.token().bytes(),
-            }
-        });
-        if !news {
-            let judged = operators.iter().map(|offered| {
-                let row = agreed
-                    .operators
-                    .iter()
-                    .find(|row| row.operator == offered.claims().operator);
-                match row {
-                    Some(row) if row.issued_at > offered.claims().issued_at => Outcome::Superseded {
-                        stored_issued_at: row.issued_at,
-                        revision: row.revision,
-                    },
-                    Some(row) => Outcome::Unchanged { revision: row.revision },
-                    None => Outcome::NotTrusted,
-                }
-            });
-            return Ok(judged.collect());
-        }
+    pub async fn trust_operators(
+        &self,
+        operators: &[Verified<OperatorClaims>],
+    ) -> Result<Vec<OperatorOutcome>, SubmitError> {
         let items = operators.iter().map(|offered| PutOperator {
             operator: offered.claims().operator,
             issued_at: offered.claims().issued_at,
             token: offered.token().bytes().clone(),
         });
-        let command = Command::PutOperators { items: items.collect() };
-        Ok(self.0.raft.propose(&command).await?)
+        let command = PutOperators { items: items.collect() };
+        match self.0.state.outcomes_without_change(command.clone()) {
+            Some(outcomes) => Ok(outcomes),
+            None => Ok(self.0.raft.propose(command).await?),
+        }
     }
 }

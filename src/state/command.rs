@@ -1,4 +1,4 @@
-//! Command and outcome: everything that can happen to the state, in one place, and its form in the log.
+//! Everything that can happen to the state, in one place: each command with its outcome, and its form in the log.
 //!
 //! A command carries what was extracted from a token when it was verified, so that applying it never parses,
 //! verifies or looks at a clock. The encoded form is `version, kind, body`; variants are only ever added, at the
@@ -16,26 +16,12 @@ pub type Revision = u64;
 /// Something the nodes agreed on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// Newer tokens of accounts, each judged on its own.
-    PutAccounts {
-        /// The trust under which the proposer verified them; under another one every item is [`Outcome::StaleTrust`].
-        trust_epoch: u64,
-        /// The accounts, in the order in which they were submitted.
-        items: Vec<PutAccount>,
-    },
-    /// Operators to trust. Each is stored if none is agreed yet (the mesh's first trust) or if it is a newer
-    /// token of an operator already trusted; every stored one raises the trust epoch.
-    PutOperators {
-        /// The operators, each self-signed and verified by the proposer.
-        items: Vec<PutOperator>,
-    },
-    /// How far a NATS cluster has been told.
-    MarkPropagated {
-        /// The NATS cluster's name in `cluster.toml`.
-        nats_cluster: String,
-        /// Every change up to this revision was answered by a server of that cluster.
-        position: Revision,
-    },
+    /// Newer tokens of accounts.
+    PutAccounts(PutAccounts),
+    /// Operators to trust.
+    PutOperators(PutOperators),
+    /// How far a NATS cluster has been updated.
+    MarkPropagated(MarkPropagated),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -89,6 +75,25 @@ impl Command {
     }
 }
 
+/// A command whose outcome has a type of its own.
+pub trait Proposal: Into<Command> {
+    /// What becomes of it.
+    type Outcome;
+
+    /// Takes the outcome out of those of all commands; `None` if it is another command's.
+    fn outcome(outcomes: Outcomes) -> Option<Self::Outcome>;
+}
+
+/// Newer tokens of accounts, each judged on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutAccounts {
+    /// The trust under which the proposer verified them; under another one every item is
+    /// [`AccountOutcome::StaleTrust`].
+    pub trust_epoch: u64,
+    /// The accounts, in the order in which they were submitted.
+    pub items: Vec<PutAccount>,
+}
+
 /// One account's token, verified, with the fields that applying it needs.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutAccount {
@@ -118,6 +123,14 @@ impl std::fmt::Debug for PutAccount {
     }
 }
 
+/// Operators to trust. Each is stored if none is agreed yet (the mesh's first trust) or if it is a newer
+/// token of an operator already trusted; every stored one raises the trust epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutOperators {
+    /// The operators, each self-signed and verified by the proposer.
+    pub items: Vec<PutOperator>,
+}
+
 /// One operator's token, verified.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutOperator {
@@ -135,9 +148,18 @@ impl std::fmt::Debug for PutOperator {
     }
 }
 
-/// What became of one item of a command. Deterministic: the same on every node.
+/// How far a NATS cluster has been updated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkPropagated {
+    /// The NATS cluster's name in `cluster.toml`.
+    pub nats_cluster: String,
+    /// Every change up to this revision was answered by a server of that cluster.
+    pub position: Revision,
+}
+
+/// What became of one account that was put. Deterministic: the same on every node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AccountOutcome {
     /// It is the current row now.
     Stored {
         /// The revision it was given.
@@ -148,7 +170,7 @@ pub enum Outcome {
         /// The revision that stored them.
         revision: Revision,
     },
-    /// A strictly newer token is there (G2).
+    /// A newer token is there, or one that replaced this one within its second (G2).
     Superseded {
         /// `iat` of the one that is there, Unix seconds.
         stored_issued_at: i64,
@@ -160,9 +182,69 @@ pub enum Outcome {
         /// The epoch that holds now.
         trust_epoch: u64,
     },
-    /// An operator that is not trusted by this mesh cannot be added this way, and no account of one can be stored
-    /// (G3: judged again here, against the agreed operators).
+    /// Its operator is not trusted (G3: judged again here, against the agreed operators).
     NotTrusted,
-    /// A position was noted.
+}
+
+/// What became of one operator that was put. Deterministic: the same on every node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorOutcome {
+    /// It is the current row now.
+    Stored {
+        /// The revision it was given.
+        revision: Revision,
+    },
+    /// The same bytes are current already.
+    Unchanged {
+        /// The revision that stored them.
+        revision: Revision,
+    },
+    /// A newer token of the same operator is there.
+    Superseded {
+        /// `iat` of the one that is there, Unix seconds.
+        stored_issued_at: i64,
+        /// Its revision.
+        revision: Revision,
+    },
+    /// It is not among the agreed ones, and none can be added this way.
+    NotTrusted,
+}
+
+/// What became of an entry: of each item, in order, of the command that it carried.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Outcomes {
+    /// It carried no command.
+    #[default]
+    None,
+    /// Of [`PutAccounts`].
+    Accounts(Vec<AccountOutcome>),
+    /// Of [`PutOperators`].
+    Operators(Vec<OperatorOutcome>),
+    /// Of [`MarkPropagated`], which cannot fail.
     Marked,
 }
+
+macro_rules! proposal {
+    ($name:ident, $outcome:ty, $pattern:pat => $value:expr) => {
+        impl From<$name> for Command {
+            fn from(command: $name) -> Self {
+                Self::$name(command)
+            }
+        }
+
+        impl Proposal for $name {
+            type Outcome = $outcome;
+
+            fn outcome(outcomes: Outcomes) -> Option<$outcome> {
+                match outcomes {
+                    $pattern => Some($value),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+proposal!(PutAccounts, Vec<AccountOutcome>, Outcomes::Accounts(each) => each);
+proposal!(PutOperators, Vec<OperatorOutcome>, Outcomes::Operators(each) => each);
+proposal!(MarkPropagated, (), Outcomes::Marked => ());

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use super::command::UnknownCommand;
-use super::tables::FORMAT;
 
 /// This node cannot go on: its disk failed, its state file is not what it should be, or its log holds what it cannot
 /// apply. Says which file and operation and what to do; the cause is its `source`.
@@ -39,7 +38,7 @@ pub enum Fault {
     },
     /// The file has another format number.
     #[error(
-        "the state file {file} has format {found}, this program reads and writes format {FORMAT}: \
+        "the state file {file} has format {found}, this program reads and writes format {known}: \
          run the version of jwtmesh that wrote it"
     )]
     Format {
@@ -47,6 +46,8 @@ pub enum Fault {
         file: Arc<str>,
         /// Its format number.
         found: u32,
+        /// The one that this program reads and writes.
+        known: u32,
     },
     /// The file belongs to another store.
     #[error(
@@ -107,7 +108,7 @@ impl Fault {
         Self::Storage {
             operation,
             file: file.clone(),
-            advice: "see the cause; check the folder's rights and the disk's room, then start the node",
+            advice: "see the cause; check the folder's permissions and the disk's room, then start the node",
             cause: Arc::new(cause),
         }
     }

@@ -1,44 +1,54 @@
-//! WHAT THE CLUSTER HAS AGREED. Deterministic: same commands, same bytes.
+//! WHAT THE MESH HAS AGREED. Deterministic: the same commands give the same bytes.
 //!
 //! [`State::apply`] decides and writes into the memtable, in memory alone; [`State::flush_step`] moves whole entries
 //! into one redb file; [`State::checkpoint`] makes that durable, and only then may the log behind it go. Nothing here
 //! runs by itself, looks at a clock or takes a token apart: the callers drive the steps, and the commands carry what
 //! was verified. Which of memtable, cache and file a row lies in never shows.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`command`](Command) | what can happen: each command, its outcome, its bytes in the log |
+//! | `rows` | what is agreed, as plain data |
+//! | `apply/` | what each command does: pure functions |
+//! | `recent/` | what is applied and not yet in redb, and the steps that move it there |
+//! | `file/` | the redb file: tables, encodings, one moment of it, replacing it whole |
+//!
+//! A lookup asks the memtable, then the cache, then redb as of the last flush; all reads are methods of [`State`] here.
 
-mod accounts;
-mod cache;
-mod changes;
+mod apply;
 mod command;
 mod fault;
-mod flush;
-mod memtable;
-mod operators;
-mod snapshot;
-mod tables;
+mod file;
+mod options;
+mod recent;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
-pub use accounts::{AccountRow, Version};
-pub use changes::Changes;
-pub use command::{Command, Outcome, PutAccount, PutOperator, Revision, UnknownCommand};
+pub use command::{
+    AccountOutcome, Command, MarkPropagated, OperatorOutcome, Outcomes, Proposal, PutAccount, PutAccounts, PutOperator,
+    PutOperators, Revision, UnknownCommand,
+};
 pub use fault::Fault;
-pub use operators::{OperatorRow, Trust};
-pub use snapshot::SnapshotView;
-pub use tables::Mark;
+pub use file::SnapshotView;
+pub use options::Options;
+pub use rows::{AccountRow, Changes, Mark, OperatorRow, Trust, Version};
 
-use cache::RowCache;
-use memtable::{Change, Memtable};
-use tables::{Lookups, Meta, Store};
+use apply::Before;
+use file::Store;
+use recent::{Change, Flush, Live, RowCache};
+
+use crate::jwt::AccountKey;
 
 /// The agreed state, as far as it is applied on this node. Clones are handles on the same one.
 ///
 /// Invariants:
 /// - what is applied moves as a whole entry: rows, trust, positions, membership and mark together (I4);
 /// - an account's `iat` never goes backwards (I2);
-/// - checkpoint <= flushed <= applied (I5), see `flush.rs`.
+/// - checkpoint <= flushed <= applied (I5), see [`Live`].
 ///
 /// One entry is applied at a time, and one flush, checkpoint or installation runs at a time; lookups wait for neither.
 #[derive(Clone)]
@@ -63,49 +73,6 @@ enum Origin {
     Backend,
 }
 
-/// What changes. Locked for moments only, never across a read or write of redb.
-struct Live {
-    memtable: Memtable,
-    store: Arc<Store>,
-    /// redb as of the last flush: another one whenever rows go to redb or redb is replaced.
-    lookups: Arc<Lookups>,
-    flushed_meta: Meta,
-    /// Flushed since the last checkpoint.
-    flushed_bytes: u64,
-    checkpointed: Option<u64>,
-}
-
-/// How a [`State`] is opened.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The uuid of the store the file must belong to; a new file is given it.
-    pub store: String,
-    /// redb's page cache.
-    pub cache_bytes: usize,
-    /// Rows kept ready for lookups.
-    pub row_cache_bytes: usize,
-    /// What may be applied and not yet durable in redb.
-    pub memtable_bytes: usize,
-}
-
-impl Options {
-    /// The usual sizes: 146 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
-    /// memtable more at the worst moment of an upload. The operating system's page cache holds the rest of the file.
-    pub fn new(store: impl Into<String>) -> Self {
-        const MIB: usize = 1 << 20;
-        Self {
-            store: store.into(),
-            // The index of a million accounts is 100 MB, its inner pages 1 MB: a larger cache only copies what the
-            // operating system caches anyway.
-            cache_bytes: 12 * MIB,
-            // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
-            row_cache_bytes: 134 * MIB,
-            // About 35,000 uploads; at that, uploads wait for the disk.
-            memtable_bytes: 64 * MIB,
-        }
-    }
-}
-
 /// What a log entry does to the state.
 #[derive(Debug)]
 pub enum Effect<'a> {
@@ -117,11 +84,12 @@ pub enum Effect<'a> {
     Command(&'a [u8]),
 }
 
+/// Opening, and what changes the state.
 impl State {
     /// Opens the state file at `path`, or makes it. Refuses a file that is damaged, of another format or of another
     /// store. After a crash it holds what the last checkpoint made durable, or a later entry's end.
     pub fn open_file(path: &Path, options: Options) -> Result<Self, Fault> {
-        let store = snapshot::open_or_make(path, &options)?;
+        let store = file::open_or_make(path, &options)?;
         Self::open(store, Origin::File(path.to_owned()), options)
     }
 
@@ -133,23 +101,11 @@ impl State {
 
     fn open(store: Store, origin: Origin, options: Options) -> Result<Self, Fault> {
         let store = Arc::new(store);
-        let held = SnapshotView::of(store.clone())?;
-        let flushed_meta = held.meta().clone();
-        let memtable = Memtable::new(flushed_meta.clone(), held.trust()?, held.positions()?);
-        let checkpointed = flushed_meta.applied.as_ref().map(|mark| mark.index);
-        drop(held);
+        let found = SnapshotView::of(store.clone())?.mark().map(|mark| mark.index);
         // What was found may have been written by a process that died before its sync: durable only from here on.
-        store.checkpoint(checkpointed)?;
+        store.checkpoint(found)?;
+        let live = Live::on(store)?;
         let cache = RowCache::new(options.row_cache_bytes);
-        let live = Live {
-            memtable,
-            lookups: Arc::new(Lookups::of(store.clone())?),
-            store,
-            flushed_meta,
-            flushed_bytes: 0,
-            checkpointed,
-        };
-        live.assert_order();
         Ok(Self {
             inner: Arc::new(Inner {
                 options,
@@ -167,29 +123,22 @@ impl State {
     ///
     /// The caller looks at [`Self::is_full`] first. Whether entries come without a hole is for the log to say, which
     /// numbers them; here only the order can be held.
-    pub fn apply(&self, mark: Mark, effect: Effect<'_>) -> Result<Vec<Outcome>, Fault> {
+    pub fn apply(&self, mark: Mark, effect: Effect<'_>) -> Result<Outcomes, Fault> {
         let _applying = lock(&self.inner.applying);
-        let (applied, trust) = {
-            let memtable = &self.live().memtable;
-            (memtable.applied.as_ref().map(|mark| mark.index), memtable.trust.clone())
-        };
-        if let Some(applied) = applied.filter(|applied| *applied >= mark.index) {
-            return Err(Fault::Order {
-                index: mark.index,
-                applied,
-            });
-        }
         let index = mark.index;
+        if let Some(applied) = self.live().applied().filter(|applied| *applied >= index) {
+            return Err(Fault::Order { index, applied });
+        }
         let mut change = Change::blank(mark);
         let outcomes = match effect {
-            Effect::Blank => Vec::new(),
+            Effect::Blank => Outcomes::None,
             Effect::Membership(membership) => {
                 change.membership = Some(membership);
-                Vec::new()
+                Outcomes::None
             }
             Effect::Command(encoded) => {
                 let command = Command::decode(encoded).map_err(|cause| Fault::Entry { index, cause })?;
-                self.decide(&mut change, &trust, command)?
+                apply::decide(&mut change, self, command)?
             }
         };
         let mut live = self.live_mut();
@@ -198,27 +147,130 @@ impl State {
         Ok(outcomes)
     }
 
-    fn decide(&self, change: &mut Change, trust: &Trust, command: Command) -> Result<Vec<Outcome>, Fault> {
-        match command {
-            Command::PutAccounts { trust_epoch, items } => {
-                let mut outcomes = Vec::with_capacity(items.len());
-                for item in items {
-                    // A later item of the same entry sees the earlier ones.
-                    let present = match change.rows.iter().rev().find(|row| row.account == item.account) {
-                        Some(row) => Some(row.clone()),
-                        None => self.account(item.account)?,
-                    };
-                    outcomes.push(accounts::put(change, trust, trust_epoch, present, item));
-                }
-                Ok(outcomes)
-            }
-            Command::PutOperators { items } => Ok(operators::put(change, trust, items)),
-            Command::MarkPropagated { nats_cluster, position } => {
-                let present = self.position(&nats_cluster);
-                changes::mark_propagated(change, present, nats_cluster, position);
-                Ok(vec![Outcome::Marked])
-            }
+    /// Moves the oldest entries, whole and in order, about `rows` rows, into redb; says whether more are waiting. Not
+    /// durable until the next [`Self::checkpoint`]: a crash before it leaves an older prefix of the log, never half an
+    /// entry. Readers and `apply` go on meanwhile.
+    pub fn flush_step(&self, rows: usize) -> Result<bool, Fault> {
+        let _flushing = lock(&self.inner.flushing);
+        let Some(flush) = Flush::next(&self.live(), rows) else {
+            return Ok(false);
+        };
+        let lookups = flush.write()?;
+        let mut live = self.live_mut();
+        flush.finish(lookups, &mut live, &self.inner.cache);
+        Ok(!live.memtable.is_empty())
+    }
+
+    /// Makes durable what is flushed; gives the index up to which the log may go. Readers and `apply` go on meanwhile.
+    pub fn checkpoint(&self) -> Result<u64, Fault> {
+        let _flushing = lock(&self.inner.flushing);
+        let (store, index, bytes) = {
+            let live = self.live();
+            (live.store.clone(), live.flushed(), live.flushed_bytes)
+        };
+        store.checkpoint(index)?;
+        let mut live = self.live_mut();
+        live.checkpointed = index;
+        live.flushed_bytes -= bytes;
+        live.assert_order();
+        Ok(index.unwrap_or(0))
+    }
+
+    /// Becomes what `view` shows, durably. A crash at any moment leaves either the old state or the new one, whole.
+    /// Lookups are answered meanwhile, from the old state; `apply` waits.
+    pub fn install(&self, view: SnapshotView) -> Result<(), Fault> {
+        let _applying = lock(&self.inner.applying);
+        let _flushing = lock(&self.inner.flushing);
+        let (store, applied) = {
+            let live = self.live();
+            (live.store.clone(), live.applied())
+        };
+        let index = view.mark().map(|mark| mark.index);
+        if index < applied {
+            return Err(Fault::Order {
+                index: index.unwrap_or(0),
+                applied: applied.unwrap_or(0),
+            });
         }
+        let store = match &self.inner.origin {
+            Origin::File(path) => Arc::new(file::build_beside(path, &self.inner.options, &view)?),
+            Origin::Backend => {
+                file::replace(&store, &view)?;
+                store
+            }
+        };
+        let installed = Live::on(store)?;
+        let mut live = self.live_mut();
+        *live = installed;
+        // Under the lock: no reader may find a row of the old state in the cache of the new one.
+        self.inner.cache.clear();
+        Ok(())
+    }
+
+    /// About how much memory the entries take that are applied and not yet flushed.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.live().memtable.bytes()
+    }
+
+    fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.inner.live.read().expect(UNPOISONED)
+    }
+
+    fn live_mut(&self) -> RwLockWriteGuard<'_, Live> {
+        self.inner.live.write().expect(UNPOISONED)
+    }
+}
+
+/// Every read.
+impl State {
+    /// The agreed row of `account` as of what is applied here, if no file need be read for it. Absent says nothing: ask
+    /// [`Self::account_in_file`], off the threads that answer everyone else if its disk may hang.
+    pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
+        let cached = {
+            let live = self.live();
+            if let Some(unflushed) = live.memtable.account(account) {
+                return Some(unflushed.clone());
+            }
+            // Under the same lock: a flush must not move the account out of the memtable between the two looks.
+            self.inner.cache.get(account)
+        };
+        cached?.row()
+    }
+
+    /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
+    pub fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        match self.account_at_hand(account) {
+            Some(row) => Ok(Some(row)),
+            None => self.account_in_file(account),
+        }
+    }
+
+    /// What redb has of `account`, for whoever has looked at what is at hand: a row that was applied since may be missing.
+    pub fn account_in_file(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        let lookups = self.live().lookups.clone();
+        let Some((row, encoded)) = lookups.row(account)? else {
+            return Ok(None);
+        };
+        let row = Arc::new(row);
+        // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
+        // Held across the insertion, so that a flush that ends after it finds and removes the cached row.
+        let live = self.live();
+        if Arc::ptr_eq(&live.lookups, &lookups) {
+            self.inner.cache.insert(&row, encoded);
+        }
+        drop(live);
+        Ok(Some(row))
+    }
+
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`. Reads what the flush has reached.
+    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
+        self.snapshot()?.accounts(after, limit)
+    }
+
+    /// The versions of `account` that are kept, newest first; empty if there is no such account. Reads what the
+    /// flush has reached.
+    pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
+        self.snapshot()?.history(account)
     }
 
     /// The last applied entry.
@@ -239,31 +291,74 @@ impl State {
     /// Whether as much is applied beyond the last checkpoint as the memtable may hold. The caller then flushes and
     /// checkpoints before it applies more: a slow disk slows uploads and never eats memory.
     pub fn is_full(&self) -> bool {
-        self.beyond_checkpoint() >= self.inner.options.memtable_bytes as u64
+        self.live().beyond_checkpoint() >= self.inner.options.memtable_bytes as u64
     }
 
     /// Whether nothing new should be proposed for now: three quarters of that. A start after a crash applies anew what
     /// lies beyond the checkpoint, and must not find the memtable full, or lookups would wait for the flush.
     pub fn is_crowded(&self) -> bool {
-        self.beyond_checkpoint() >= self.inner.options.memtable_bytes as u64 / 4 * 3
+        self.live().beyond_checkpoint() >= self.inner.options.memtable_bytes as u64 / 4 * 3
     }
 
-    fn beyond_checkpoint(&self) -> u64 {
-        let live = self.live();
-        live.memtable.bytes() as u64 + live.flushed_bytes
+    /// What would become of `operators`, if none of them would be stored; `None` if one would.
+    pub fn outcomes_without_change(&self, operators: PutOperators) -> Option<Vec<OperatorOutcome>> {
+        apply::outcomes_without_change(&self.trust(), operators)
     }
 
-    /// About how much memory the entries take that are applied and not yet flushed.
-    pub fn unflushed_bytes(&self) -> usize {
-        self.live().memtable.bytes()
+    /// Up to which revision the NATS cluster has been told everything; 0 if it was never told anything.
+    pub fn position(&self, nats_cluster: &str) -> Revision {
+        self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
     }
 
-    fn live(&self) -> RwLockReadGuard<'_, Live> {
-        self.inner.live.read().expect(UNPOISONED)
+    /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; absent if
+    /// some of it is in redb only.
+    pub fn recent_changes(&self, after: Revision, limit: usize) -> Option<Changes> {
+        self.live().memtable.since(after, limit)
     }
 
-    fn live_mut(&self) -> RwLockWriteGuard<'_, Live> {
-        self.inner.live.write().expect(UNPOISONED)
+    /// The accounts that changed after revision `after`, about `limit` of them. Reads what the flush has reached.
+    pub fn rows_since(&self, after: Revision, limit: usize) -> Result<Changes, Fault> {
+        self.snapshot()?.rows_since(after, limit)
+    }
+
+    /// What redb holds now: every entry up to `flushed()`. Whoever wants a later one lets the flush reach it first.
+    pub fn snapshot(&self) -> Result<SnapshotView, Fault> {
+        let store = self.live().store.clone();
+        SnapshotView::of(store)
+    }
+
+    /// [`SnapshotView::digest`] of what redb holds now.
+    pub fn digest(&self) -> Result<[u8; 32], Fault> {
+        self.snapshot()?.digest()
+    }
+
+    /// The log index that redb has reached, durable or not; 0 also while it holds nothing.
+    pub fn flushed(&self) -> u64 {
+        self.live().flushed().unwrap_or(0)
+    }
+
+    /// The log index up to which everything is durable here; 0 also while nothing is.
+    pub fn checkpointed(&self) -> u64 {
+        self.live().checkpointed.unwrap_or(0)
+    }
+
+    /// How much has been flushed since the last checkpoint: replaying the log after a crash is about as much work.
+    pub fn checkpoint_due_bytes(&self) -> u64 {
+        self.live().flushed_bytes
+    }
+}
+
+impl Before for State {
+    fn trust(&self) -> Arc<Trust> {
+        self.trust()
+    }
+
+    fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
+        self.account(account)
+    }
+
+    fn position(&self, nats_cluster: &str) -> Revision {
+        self.position(nats_cluster)
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use ::redb::backends::InMemoryBackend;
-use jwtmesh::state::{Command, Fault, Options, Outcome, State};
+use jwtmesh::state::{Command, Fault, Options, State};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::model::{Model, apply, flush, item, options, put, random_command, token_of, trust_operator};
+use crate::model::{Model, Outcome, apply, flush, item, options, put, random_command, token_of, trust_operator};
 use crate::redb::CrashingDisk;
 
 /// One life of a state between two power cuts: the log outlives it, as raft's does.

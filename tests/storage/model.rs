@@ -6,9 +6,58 @@ use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
-use jwtmesh::state::{Command, Effect, Mark, Options, Outcome, PutAccount, PutOperator, State};
+use jwtmesh::state::{
+    AccountOutcome, Command, Effect, Mark, MarkPropagated, OperatorOutcome, Options, Outcomes, PutAccount, PutAccounts,
+    PutOperator, PutOperators, State,
+};
 use rand::Rng;
 use rand::rngs::SmallRng;
+
+/// What becomes of one item, of whichever command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Stored { revision: u64 },
+    Unchanged { revision: u64 },
+    Superseded { stored_issued_at: i64, revision: u64 },
+    StaleTrust { trust_epoch: u64 },
+    NotTrusted,
+    Marked,
+}
+
+impl From<AccountOutcome> for Outcome {
+    fn from(outcome: AccountOutcome) -> Self {
+        match outcome {
+            AccountOutcome::Stored { revision } => Self::Stored { revision },
+            AccountOutcome::Unchanged { revision } => Self::Unchanged { revision },
+            AccountOutcome::Superseded {
+                stored_issued_at,
+                revision,
+            } => Self::Superseded {
+                stored_issued_at,
+                revision,
+            },
+            AccountOutcome::StaleTrust { trust_epoch } => Self::StaleTrust { trust_epoch },
+            AccountOutcome::NotTrusted => Self::NotTrusted,
+        }
+    }
+}
+
+impl From<OperatorOutcome> for Outcome {
+    fn from(outcome: OperatorOutcome) -> Self {
+        match outcome {
+            OperatorOutcome::Stored { revision } => Self::Stored { revision },
+            OperatorOutcome::Unchanged { revision } => Self::Unchanged { revision },
+            OperatorOutcome::Superseded {
+                stored_issued_at,
+                revision,
+            } => Self::Superseded {
+                stored_issued_at,
+                revision,
+            },
+            OperatorOutcome::NotTrusted => Self::NotTrusted,
+        }
+    }
+}
 
 pub(crate) fn account(n: u8) -> AccountKey {
     AccountKey::from_bytes([n; 32])
@@ -47,23 +96,26 @@ pub(crate) fn item(n: u8, issued_at: i64, token: &str) -> PutAccount {
 
 pub(crate) fn trust_operator(issued_at: i64) -> Command {
     let token = Bytes::from(format!("operator {issued_at}"));
-    Command::PutOperators {
-        items: vec![PutOperator {
-            operator: operator(),
-            issued_at,
-            token,
-        }],
-    }
+    let items = vec![PutOperator {
+        operator: operator(),
+        issued_at,
+        token,
+    }];
+    PutOperators { items }.into()
 }
 
 pub(crate) fn put(trust_epoch: u64, items: Vec<PutAccount>) -> Command {
-    Command::PutAccounts { trust_epoch, items }
+    PutAccounts { trust_epoch, items }.into()
 }
 
 pub(crate) fn apply(state: &State, index: u64, command: &Command) -> Vec<Outcome> {
-    state
-        .apply(mark(index), Effect::Command(&command.encode()))
-        .expect("an applicable command")
+    let outcomes = state.apply(mark(index), Effect::Command(&command.encode()));
+    match outcomes.expect("an applicable command") {
+        Outcomes::None => panic!("a command has an outcome"),
+        Outcomes::Accounts(each) => each.into_iter().map(Outcome::from).collect(),
+        Outcomes::Operators(each) => each.into_iter().map(Outcome::from).collect(),
+        Outcomes::Marked => vec![Outcome::Marked],
+    }
 }
 
 /// A state in memory with the operator trusted at index 1, epoch 1.
@@ -103,11 +155,11 @@ impl Model {
 
     pub(crate) fn apply(&mut self, revision: u64, command: &Command) -> Vec<Outcome> {
         match command {
-            Command::PutAccounts { trust_epoch, items } => items
+            Command::PutAccounts(PutAccounts { trust_epoch, items }) => items
                 .iter()
                 .map(|item| self.put(revision, *trust_epoch, item))
                 .collect(),
-            Command::PutOperators { items } => items
+            Command::PutOperators(PutOperators { items }) => items
                 .iter()
                 .map(|item| {
                     let outcome = judge(self.operator.as_ref(), item.issued_at, &item.token, revision);
@@ -118,7 +170,7 @@ impl Model {
                     outcome
                 })
                 .collect(),
-            Command::MarkPropagated { nats_cluster, position } => {
+            Command::MarkPropagated(MarkPropagated { nats_cluster, position }) => {
                 let present = self.positions.entry(nats_cluster.clone()).or_default();
                 *present = (*present).max(*position);
                 vec![Outcome::Marked]
@@ -219,10 +271,11 @@ pub(crate) const ACCOUNTS: u8 = 12;
 pub(crate) fn random_command(random: &mut SmallRng, epoch: u64) -> Command {
     match random.gen_range(0..20) {
         0 => trust_operator(random.gen_range(0..40)),
-        1 => Command::MarkPropagated {
+        1 => MarkPropagated {
             nats_cluster: "east".to_owned(),
             position: random.gen_range(0..50),
-        },
+        }
+        .into(),
         _ => {
             let items = (0..random.gen_range(0..5)).map(|_| {
                 let length = if random.gen_bool(0.02) {

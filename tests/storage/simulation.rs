@@ -16,7 +16,7 @@ use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
 use jwtmesh::raft::stores::{Flusher, Space, Stores};
 use jwtmesh::raft::{Member, NoPeers, ProposeError, Raft, Runtime, Settings};
-use jwtmesh::state::{Command, Options, Outcome, PutAccount, PutOperator, State};
+use jwtmesh::state::{AccountOutcome, Options, PutAccount, PutOperator, PutOperators, State};
 use jwtmesh::tasks::{FaultHandle, Scope};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -59,7 +59,7 @@ pub(crate) struct Life {
 impl Life {
     async fn trust_somebody(&self) -> Result<(), String> {
         if self.state.trust().epoch == 0 {
-            let first = self.raft.propose(&trust_one()).await;
+            let first = self.raft.propose(trust_one()).await;
             first.map_err(|error| error.to_string())?;
         }
         Ok(())
@@ -199,14 +199,14 @@ impl World {
             for ((account, issued_at, item), outcome) in batch.into_iter().zip(outcomes) {
                 let known = self.known.entry(account).or_default();
                 match outcome {
-                    Ok(Outcome::Stored { .. }) => {
+                    Ok(AccountOutcome::Stored { .. }) => {
                         assert!(
                             known.acknowledged.as_ref().is_none_or(|newest| newest.0 <= issued_at),
                             "account {account}: an older token was stored"
                         );
                         known.acknowledged = Some((issued_at, item.token));
                     }
-                    Ok(Outcome::Unchanged { .. } | Outcome::Superseded { .. }) => {}
+                    Ok(AccountOutcome::Unchanged { .. } | AccountOutcome::Superseded { .. }) => {}
                     Ok(other) => panic!("{other:?}"),
                     Err(ProposeError::OutcomeUnknown | ProposeError::Unavailable { .. }) => {
                         known.unsure.push((issued_at, item.token));
@@ -266,8 +266,8 @@ pub(crate) fn operator() -> OperatorKey {
     OperatorKey::from_bytes([9; 32])
 }
 
-fn trust_one() -> Command {
-    Command::PutOperators {
+fn trust_one() -> PutOperators {
+    PutOperators {
         items: vec![PutOperator {
             operator: operator(),
             issued_at: 1,

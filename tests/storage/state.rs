@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
-use jwtmesh::state::{Command, Effect, Fault, Options, Outcome, PutAccount, PutOperator, State};
+use jwtmesh::state::{Command, Effect, Fault, MarkPropagated, Options, PutAccount, PutOperator, PutOperators, State};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::model::{Model, account, apply, flush, item, mark, options, put, random_command};
+use crate::model::{Model, Outcome, account, apply, flush, item, mark, options, put, random_command};
 use crate::model::{token_of, trust_operator, trusting};
 
 #[test]
@@ -185,9 +185,8 @@ fn g3_only_the_first_command_brings_operators_and_later_ones_renew_them() {
         token: Bytes::from_static(token.as_bytes()),
     };
     let stored = |revision| Outcome::Stored { revision };
-    let both = Command::PutOperators {
-        items: vec![operator(9, 5, "nine"), operator(3, 5, "three")],
-    };
+    let put = |items| Command::from(PutOperators { items });
+    let both = put(vec![operator(9, 5, "nine"), operator(3, 5, "three")]);
     assert_eq!(apply(&state, 1, &both), [stored(1), stored(1)]);
     assert_eq!(state.trust().epoch, 2);
     let mixed = vec![
@@ -196,7 +195,7 @@ fn g3_only_the_first_command_brings_operators_and_later_ones_renew_them() {
         operator(3, 5, "three"),
         operator(3, 5, "other"),
     ];
-    let outcomes = apply(&state, 2, &Command::PutOperators { items: mixed });
+    let outcomes = apply(&state, 2, &put(mixed));
     let superseded = Outcome::Superseded {
         stored_issued_at: 5,
         revision: 1,
@@ -470,10 +469,10 @@ fn an_unknown_command_stops_the_node_and_is_never_skipped() {
 #[test]
 fn commands_keep_their_bytes() {
     // What is in a log stays readable: a change of these bytes needs a new version.
-    let mark = Command::MarkPropagated {
+    let mark = Command::from(MarkPropagated {
         nats_cluster: "east".to_owned(),
         position: 300,
-    };
+    });
     assert_eq!(&mark.encode()[..], b"\x01\x02\x04east\xac\x02");
     let operators = trust_operator(1).encode();
     assert_eq!(operators[..3], [1, 1, 1]);

@@ -9,9 +9,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{ProposeError, Proposer};
-use crate::state::Command;
-use crate::state::Outcome;
+use crate::state::AccountOutcome;
 use crate::state::PutAccount;
+use crate::state::PutAccounts;
 use crate::state::State;
 use crate::tasks::Scope;
 
@@ -37,7 +37,7 @@ const QUEUE_KIB: usize = 64 * 1024;
 struct Waiting {
     trust_epoch: u64,
     item: PutAccount,
-    verdict: oneshot::Sender<Result<Outcome, ProposeError>>,
+    verdict: oneshot::Sender<Result<AccountOutcome, ProposeError>>,
     /// Its part of the queue's memory, until it is part of an entry: of those there are [`IN_FLIGHT`].
     _place: OwnedSemaphorePermit,
 }
@@ -72,7 +72,11 @@ impl Batcher {
     }
 
     /// Proposes one account and waits for its verdict.
-    pub(in crate::raft) async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<Outcome, ProposeError> {
+    pub(in crate::raft) async fn submit(
+        &self,
+        trust_epoch: u64,
+        item: PutAccount,
+    ) -> Result<AccountOutcome, ProposeError> {
         let (verdict, decided) = oneshot::channel();
         let size = u32::try_from(item.token.len().div_ceil(1024)).unwrap_or(u32::MAX);
         let place = self.places.clone().try_acquire_many_owned(size);
@@ -176,7 +180,7 @@ async fn propose(proposer: Proposer, batch: Vec<Waiting>) {
         items.push(waiting.item);
         verdicts.push(waiting.verdict);
     }
-    let proposed = proposer.propose(&Command::PutAccounts { trust_epoch, items }).await;
+    let proposed = proposer.propose(PutAccounts { trust_epoch, items }).await;
     match proposed {
         Ok(outcomes) => {
             assert_eq!(outcomes.len(), verdicts.len(), "an item without a verdict");

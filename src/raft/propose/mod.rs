@@ -9,8 +9,7 @@ use openraft::error::{ClientWriteError, RaftError};
 pub(super) use batch::Batcher;
 
 use super::runtime::{Payload, Types};
-use crate::state::Command;
-use crate::state::Outcome;
+use crate::state::Proposal;
 
 /// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller
 /// when a snapshot is installed meanwhile, so every wait has an end.
@@ -56,10 +55,13 @@ impl std::fmt::Debug for Proposer {
 
 impl Proposer {
     /// Proposes `command` and waits until it is applied here.
-    pub(super) async fn propose(&self, command: &Command) -> Result<Vec<Outcome>, ProposeError> {
-        let payload = Payload(command.encode());
+    pub(super) async fn propose<P: Proposal>(&self, command: P) -> Result<P::Outcome, ProposeError> {
+        let payload = Payload(command.into().encode());
         match self.core.client_write(payload).await {
-            Ok(response) => Ok(response.data.0),
+            Ok(response) => {
+                let outcome = P::outcome(response.data.0);
+                Ok(outcome.expect("applying an entry answers the command that it carries"))
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::Unavailable {
                 reason: "no leader is known".to_owned(),
             }),

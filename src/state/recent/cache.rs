@@ -5,16 +5,16 @@ use std::sync::Arc;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-use super::accounts::AccountRow;
-use super::tables::EncodedRow;
 use crate::jwt::AccountKey;
+use crate::state::file::EncodedRow;
+use crate::state::rows::AccountRow;
 
 /// Rows as they are in redb. One in the memtable is newer than one here.
-pub(super) struct RowCache(Cache<AccountKey, CachedRow, Weight>);
+pub(in crate::state) struct RowCache(Cache<AccountKey, CachedRow, Weight>);
 
 /// A row in the cache.
 #[derive(Clone)]
-pub(super) enum CachedRow {
+pub(in crate::state) enum CachedRow {
     /// The usual one: in one piece and small, because memory decides how many lookups read the file.
     Encoded(EncodedRow),
     /// One with a large token, which all answers share: a copy for each of thousands that a client does not read would
@@ -24,7 +24,7 @@ pub(super) enum CachedRow {
 
 impl CachedRow {
     /// The row. It was decoded when it came, so it does again; if not, the file is asked and says what is wrong.
-    pub(super) fn row(self) -> Option<Arc<AccountRow>> {
+    pub(in crate::state) fn row(self) -> Option<Arc<AccountRow>> {
         match self {
             Self::Encoded(encoded) => encoded.decode().map(Arc::new).ok(),
             Self::Shared(row) => Some(row),
@@ -34,7 +34,7 @@ impl CachedRow {
 
 impl RowCache {
     /// Empty, for about `bytes` of memory.
-    pub(super) fn new(bytes: usize) -> Self {
+    pub(in crate::state) fn new(bytes: usize) -> Self {
         let options = OptionsBuilder::new()
             .weight_capacity(bytes as u64)
             .estimated_items_capacity(bytes / USUAL_ROW_BYTES)
@@ -50,12 +50,12 @@ impl RowCache {
     }
 
     /// The row of `account`, if it is here.
-    pub(super) fn get(&self, account: AccountKey) -> Option<CachedRow> {
+    pub(in crate::state) fn get(&self, account: AccountKey) -> Option<CachedRow> {
         self.0.get(&account)
     }
 
     /// Keeps `row`, and lets others go where there is no room.
-    pub(super) fn insert(&self, row: &Arc<AccountRow>, encoded: EncodedRow) {
+    pub(in crate::state) fn insert(&self, row: &Arc<AccountRow>, encoded: EncodedRow) {
         let cached = if row.token.len() > SHARED_TOKEN_BYTES {
             CachedRow::Shared(row.clone())
         } else {
@@ -65,12 +65,12 @@ impl RowCache {
     }
 
     /// Forgets the row of `account`, which is being replaced in redb.
-    pub(super) fn remove(&self, account: &AccountKey) {
+    pub(in crate::state) fn remove(&self, account: &AccountKey) {
         drop(self.0.remove(account));
     }
 
     /// Forgets everything.
-    pub(super) fn clear(&self) {
+    pub(in crate::state) fn clear(&self) {
         self.0.clear();
     }
 }

@@ -10,14 +10,10 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::{Meta, RowId};
+use super::Meta;
 use crate::jwt::{AccountKey, OperatorKey};
-use crate::state::accounts::{AccountRow, Past};
 use crate::state::command::Revision;
-use crate::state::operators::OperatorRow;
-
-/// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
-pub(in crate::state) const ETAG_BYTES: usize = 16;
+use crate::state::rows::{AccountRow, ETAG_BYTES, OperatorRow, Past, RowId};
 
 /// The first byte of every value that we encode.
 const VALUE_VERSION: u8 = 1;
@@ -57,17 +53,6 @@ struct StoredOperator {
     issued_at: i64,
     revision: Revision,
     token: Bytes,
-}
-
-/// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat` (T8).
-pub(in crate::state) fn etag(token: &[u8]) -> String {
-    BASE64URL_NOPAD.encode(&digest(token))
-}
-
-pub(in crate::state) fn digest(token: &[u8]) -> [u8; ETAG_BYTES] {
-    let mut digest = [0; ETAG_BYTES];
-    digest.copy_from_slice(&blake3::hash(token).as_bytes()[..ETAG_BYTES]);
-    digest
 }
 
 /// A row as it stands in `rows_v1`.
@@ -212,6 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::state::rows::{digest, etag};
 
     fn row(token: &[u8]) -> AccountRow {
         AccountRow {

@@ -5,67 +5,30 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::accounts::AccountRow;
-use super::changes::Changes;
-use super::command::Revision;
-use super::operators::{OperatorRow, Trust};
-use super::tables::{Mark, Meta, RowId};
+use super::change::Change;
 use crate::jwt::AccountKey;
-
-/// What one log entry changed. Decided completely before any of it can be seen.
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) mark: Mark,
-    pub(super) membership: Option<Bytes>,
-    pub(super) rows: Vec<Arc<AccountRow>>,
-    /// Rows that fall out of their account's history.
-    pub(super) forgotten: Vec<RowId>,
-    pub(super) operators: Vec<OperatorRow>,
-    /// The trust after this entry, if it changed it.
-    pub(super) trust: Option<Arc<Trust>>,
-    pub(super) position: Option<(String, Revision)>,
-}
-
-impl Change {
-    /// A change that changes nothing but the mark.
-    pub(super) fn blank(mark: Mark) -> Self {
-        Self {
-            mark,
-            membership: None,
-            rows: Vec::new(),
-            forgotten: Vec::new(),
-            operators: Vec::new(),
-            trust: None,
-            position: None,
-        }
-    }
-
-    /// About how much memory it takes.
-    pub(super) fn bytes(&self) -> usize {
-        let rows: usize = self.rows.iter().map(|row| row.bytes()).sum();
-        let operators: usize = self.operators.iter().map(|row| row.token.len()).sum();
-        CHANGE_OVERHEAD_BYTES + rows + operators + self.membership.as_ref().map_or(0, Bytes::len)
-    }
-}
+use crate::state::command::Revision;
+use crate::state::file::Meta;
+use crate::state::rows::{AccountRow, Changes, Mark, Trust};
 
 /// The applied state that is small (all of it), and the rows that redb does not have yet.
 ///
 /// Invariant: `changes` are in log order without a hole behind what redb holds, so that moving any number of the
 /// oldest leaves redb at the end of an entry; `newest` holds exactly the last row of each account in `changes`.
 #[derive(Debug)]
-pub(super) struct Memtable {
+pub(in crate::state) struct Memtable {
     changes: VecDeque<Arc<Change>>,
     newest: HashMap<AccountKey, Arc<AccountRow>>,
     bytes: usize,
-    pub(super) applied: Option<Mark>,
-    pub(super) membership: Option<Bytes>,
-    pub(super) trust: Arc<Trust>,
-    pub(super) positions: BTreeMap<String, Revision>,
+    pub(in crate::state) applied: Option<Mark>,
+    pub(in crate::state) membership: Option<Bytes>,
+    pub(in crate::state) trust: Arc<Trust>,
+    pub(in crate::state) positions: BTreeMap<String, Revision>,
 }
 
 impl Memtable {
     /// Empty, on top of what redb holds.
-    pub(super) fn new(meta: Meta, trust: Trust, positions: BTreeMap<String, Revision>) -> Self {
+    pub(in crate::state) fn new(meta: Meta, trust: Trust, positions: BTreeMap<String, Revision>) -> Self {
         Self {
             changes: VecDeque::new(),
             newest: HashMap::new(),
@@ -78,17 +41,17 @@ impl Memtable {
     }
 
     /// The newest row of `account`, if redb does not have it yet.
-    pub(super) fn account(&self, account: AccountKey) -> Option<&Arc<AccountRow>> {
+    pub(in crate::state) fn account(&self, account: AccountKey) -> Option<&Arc<AccountRow>> {
         self.newest.get(&account)
     }
 
     /// Memory taken by what redb does not have yet.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::state) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Makes a decided change the present: rows, mark and all else together (I4).
-    pub(super) fn push(&mut self, change: Change) {
+    pub(in crate::state) fn push(&mut self, change: Change) {
         self.bytes += change.bytes();
         for row in &change.rows {
             self.newest.insert(row.account, row.clone());
@@ -107,7 +70,7 @@ impl Memtable {
     }
 
     /// What changed after `after`, about `limit` rows of whole entries, if redb is not needed for it.
-    pub(super) fn since(&self, after: Revision, limit: usize) -> Option<Changes> {
+    pub(in crate::state) fn since(&self, after: Revision, limit: usize) -> Option<Changes> {
         let oldest = self.changes.front()?.mark.index;
         if oldest > after.saturating_add(1) {
             return None;
@@ -134,7 +97,7 @@ impl Memtable {
     }
 
     /// The oldest entries, whole, until they have `rows` rows or [`STEP_BYTES`].
-    pub(super) fn oldest(&self, rows: usize) -> Vec<Arc<Change>> {
+    pub(in crate::state) fn oldest(&self, rows: usize) -> Vec<Arc<Change>> {
         let (mut count, mut bytes) = (0, 0);
         let enough = |change: &&Arc<Change>| {
             let take = count < rows.max(1) && bytes < STEP_BYTES;
@@ -147,7 +110,7 @@ impl Memtable {
     }
 
     /// Lets go of the oldest `count` entries, which redb holds now. Gives their rows that no newer one has replaced.
-    pub(super) fn release(&mut self, count: usize) -> Vec<Arc<AccountRow>> {
+    pub(in crate::state) fn release(&mut self, count: usize) -> Vec<Arc<AccountRow>> {
         let mut last = Vec::new();
         for change in self.changes.drain(..count) {
             self.bytes -= change.bytes();
@@ -166,7 +129,7 @@ impl Memtable {
     }
 
     /// Whether nothing waits for redb.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::state) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 }
@@ -174,6 +137,3 @@ impl Memtable {
 /// Of tokens of the largest size a step takes a few, so that whoever waits for room in the memtable waits for megabytes and
 /// not for all of it: on a slow disk that would take longer than a proposal may.
 const STEP_BYTES: usize = 4 * 1024 * 1024;
-
-/// What an entry takes beside its rows; counted so that a million blank entries are not free.
-const CHANGE_OVERHEAD_BYTES: usize = 256;

@@ -1,52 +1,13 @@
-//! By revision: what changed since one, and how far each NATS cluster has been told.
+//! By revision: what changed since one.
 
 use std::sync::Arc;
 
-use super::State;
-use super::accounts::AccountRow;
-use super::command::Revision;
-use super::fault::Fault;
-use super::memtable::Change;
-use super::snapshot::SnapshotView;
-use super::tables::{ACCOUNTS, ROWS, RowId, row_account};
-
-/// Accounts that changed, oldest change first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes {
-    /// The current rows of the accounts that changed, in the order of their revisions. A row that was replaced since is
-    /// not here: its account comes later, with the revision of its newest.
-    pub rows: Vec<Arc<AccountRow>>,
-    /// Every change up to and including this revision is in `rows`: where to continue.
-    pub position: Revision,
-    /// Whether there is more behind `position`.
-    pub more: bool,
-}
-
-/// Notes how far a NATS cluster has been told. Positions only ever grow: a late mark of a publisher that was
-/// replaced must not make the next one send everything again.
-pub(super) fn mark_propagated(change: &mut Change, present: Revision, nats_cluster: String, position: Revision) {
-    if position > present {
-        change.position = Some((nats_cluster, position));
-    }
-}
-
-impl State {
-    /// Up to which revision the NATS cluster has been told everything; 0 if it was never told anything.
-    pub fn position(&self, nats_cluster: &str) -> Revision {
-        self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
-    }
-
-    /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; absent if
-    /// some of it is in redb only.
-    pub fn recent_changes(&self, after: Revision, limit: usize) -> Option<Changes> {
-        self.live().memtable.since(after, limit)
-    }
-
-    /// The accounts that changed after revision `after`, about `limit` of them. Reads what the flush has reached.
-    pub fn rows_since(&self, after: Revision, limit: usize) -> Result<Changes, Fault> {
-        self.snapshot()?.rows_since(after, limit)
-    }
-}
+use super::encoding::row_account;
+use super::view::SnapshotView;
+use super::{ACCOUNTS, ROWS};
+use crate::state::command::Revision;
+use crate::state::fault::Fault;
+use crate::state::rows::{Changes, RowId};
 
 impl SnapshotView {
     /// The accounts that changed after revision `after`, about `limit` of them: a revision is never split, so a few

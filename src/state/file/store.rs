@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use super::encoding::{EncodedRow, decode_meta, decode_operator, decode_row, encode_meta, etag};
-use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS, RowId};
+use super::encoding::{EncodedRow, decode_meta, decode_operator, decode_row, encode_meta};
+use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::jwt::{AccountKey, OperatorKey};
-use crate::state::Options;
-use crate::state::accounts::AccountRow;
 use crate::state::fault::Fault;
-use crate::state::operators::OperatorRow;
+use crate::state::options::Options;
+use crate::state::rows::{AccountRow, OperatorRow, RowId, etag};
 
 /// An open file and its name.
 pub(in crate::state) struct Store {
@@ -67,6 +66,7 @@ impl Store {
             return Err(Fault::Format {
                 file: store.file,
                 found: format,
+                known: FORMAT,
             });
         }
         let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid"))?;
@@ -128,6 +128,19 @@ impl Store {
 
     pub(in crate::state) fn commit(&self, writing: WriteTransaction) -> Result<(), Fault> {
         writing.commit().map_err(|error| self.fault("commit to", error))
+    }
+
+    /// A durable commit. It writes something of its own, because a commit of nothing need not reach the disk.
+    pub(in crate::state) fn checkpoint(&self, index: Option<u64>) -> Result<(), Fault> {
+        let writing = self.write(Durability::Immediate)?;
+        let mut meta = writing
+            .open_table(META)
+            .map_err(|error| self.fault("write to", error))?;
+        let value = index.unwrap_or(0).to_le_bytes();
+        meta.insert("checkpoint", value.as_slice())
+            .map_err(|error| self.fault("write to", error))?;
+        drop(meta);
+        self.commit(writing)
     }
 
     pub(in crate::state) fn write_meta(&self, writing: &WriteTransaction, meta: &Meta) -> Result<(), Fault> {

@@ -11,17 +11,22 @@
 //! Rows are only ever appended, because a value under a random key leaves half of each page empty and makes every
 //! update touch a page of its own; the index that is random (32 + 12 bytes) stays small.
 
+mod changes;
 mod encoding;
+mod install;
 mod store;
+mod view;
 
 use bytes::Bytes;
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
-pub(super) use encoding::{ETAG_BYTES, EncodedRow, digest, encode_operator, encode_row, etag, row_account};
+pub(super) use encoding::{EncodedRow, encode_operator, encode_row};
+pub(super) use install::{build_beside, open_or_make, replace};
 pub(super) use store::{Lookups, Store};
+pub use view::SnapshotView;
 
-use super::command::Revision;
+use super::rows::Mark;
 
 /// The number of this file's layout. Another number is another layout, and refused.
 pub(super) const FORMAT: u32 = 3;
@@ -31,32 +36,6 @@ pub(super) const ROWS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new
 pub(super) const OPERATORS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("operators_v1");
 pub(super) const POSITIONS: TableDefinition<&str, u64> = TableDefinition::new("positions_v1");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta_v1");
-
-/// Where a row stands: the revision that wrote it, and its place in that entry (one entry carries many rows).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(super) struct RowId {
-    pub(super) revision: Revision,
-    pub(super) slot: u32,
-}
-
-impl RowId {
-    pub(super) fn key(self) -> (u64, u32) {
-        (self.revision, self.slot)
-    }
-
-    pub(super) fn from_key((revision, slot): (u64, u32)) -> Self {
-        Self { revision, slot }
-    }
-}
-
-/// A log index, and the whole log id it belongs to, in whatever form the log encodes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    /// The log index.
-    pub index: u64,
-    /// Opaque: the log's own encoding of its log id.
-    pub log_id: Bytes,
-}
 
 /// What a redb file says about itself beside its rows; moves in the same transaction as they do (I4).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

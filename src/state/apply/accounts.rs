@@ -1,0 +1,118 @@
+//! Which token may replace which (I2), and which versions of an account are kept.
+
+use std::sync::Arc;
+
+use super::Before;
+use crate::state::command::{AccountOutcome, PutAccount, PutAccounts};
+use crate::state::fault::Fault;
+use crate::state::recent::Change;
+use crate::state::rows::{AccountRow, Past, RowId, Trust, digest, etag};
+
+/// Judges each submission on its own; a later one of the same entry sees the earlier ones.
+pub(super) fn put_all(
+    change: &mut Change,
+    before: &impl Before,
+    command: PutAccounts,
+) -> Result<Vec<AccountOutcome>, Fault> {
+    let trust = before.trust();
+    let mut outcomes = Vec::with_capacity(command.items.len());
+    for item in command.items {
+        let present = match change.rows.iter().rev().find(|row| row.account == item.account) {
+            Some(row) => Some(row.clone()),
+            None => before.account(item.account)?,
+        };
+        outcomes.push(put(change, &trust, command.trust_epoch, present, item));
+    }
+    Ok(outcomes)
+}
+
+/// Judges one submission against `present`, the account's row as of this place in the log. The whole of G2.
+fn put(
+    change: &mut Change,
+    trust: &Trust,
+    trust_epoch: u64,
+    present: Option<Arc<AccountRow>>,
+    item: PutAccount,
+) -> AccountOutcome {
+    if trust_epoch != trust.epoch {
+        return AccountOutcome::StaleTrust {
+            trust_epoch: trust.epoch,
+        };
+    }
+    if trust.operator(item.operator).is_none() {
+        return AccountOutcome::NotTrusted;
+    }
+    let (mut history, mut replaced) = (Vec::new(), Vec::new());
+    if let Some(present) = &present {
+        let revision = present.revision;
+        if present.token == item.token {
+            return AccountOutcome::Unchanged { revision };
+        }
+        if present.supersedes(item.issued_at, &item.token) {
+            return AccountOutcome::Superseded {
+                stored_issued_at: present.issued_at,
+                revision,
+            };
+        }
+        if item.issued_at == present.issued_at {
+            let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
+            replaced = std::iter::once(&digest(&present.token))
+                .chain(before)
+                .copied()
+                .collect();
+        }
+        history = remember(present, &mut change.forgotten);
+    }
+    let slot = u32::try_from(change.rows.len()).expect("an entry is bounded far below 4 billion rows");
+    let revision = change.mark.index;
+    change.rows.push(Arc::new(AccountRow {
+        account: item.account,
+        operator: item.operator,
+        issued_at: item.issued_at,
+        expires_at: item.expires_at,
+        name: item.name,
+        revision,
+        etag: etag(&item.token),
+        token: item.token,
+        slot,
+        history,
+        replaced,
+    }));
+    AccountOutcome::Stored { revision }
+}
+
+/// The history of the row that replaces `present`; what it has no room for goes to `forgotten`.
+///
+/// Part of the row, hence of the agreed state: every node forgets the same versions with the same entry, no scan
+/// ever looks for garbage, and an entry removes at most as many rows as the accounts it replaces ever had.
+fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
+    let newest = Past {
+        id: present.id(),
+        bytes: u32::try_from(present.token.len()).unwrap_or(u32::MAX),
+    };
+    let mut total = 0u64;
+    let mut history = Vec::with_capacity(HISTORY_VERSIONS.min(present.history.len() + 1));
+    for past in std::iter::once(newest).chain(present.history.iter().copied()) {
+        total += u64::from(past.bytes);
+        if history.len() < HISTORY_VERSIONS && total <= HISTORY_BYTES {
+            history.push(past);
+        } else {
+            // Nothing older is kept either: the history has no holes.
+            total = u64::MAX / 2;
+            forgotten.push(past.id);
+        }
+    }
+    history
+}
+
+/// How many replaced versions of an account are kept: enough to see what a week of nightly re-signing changed, few
+/// enough that a script that re-signs one account in a loop cannot fill the disk.
+const HISTORY_VERSIONS: usize = 15;
+
+/// How many bytes of replaced tokens are kept for an account: at the usual 1-4 KB all of the versions, of the largest
+/// allowed token (1 MiB) none, so that history never multiplies the room that big accounts take.
+const HISTORY_BYTES: u64 = 256 * 1024;
+
+/// How many replaced versions of one second are known again. nsc and scripts sign a few in a second; who holds the key
+/// and signs more only makes his own oldest ones acceptable once more.
+const REPLACED_VERSIONS: usize = 64;

@@ -1,0 +1,46 @@
+//! WHAT A COMMAND DOES: one file a command, each a pure function of the command and of what was agreed before it.
+//!
+//! Nothing here looks at a clock, draws a number or reads the configuration, and nothing depends on the order of a hash
+//! map: every node that applies the same log must come to the same rows (I3). The result is a [`Change`], complete
+//! before any of it can be seen.
+
+mod accounts;
+mod operators;
+mod positions;
+
+use std::sync::Arc;
+
+use super::command::{Command, OperatorOutcome, Outcomes, PutOperators, Revision};
+use super::fault::Fault;
+use super::recent::Change;
+use super::rows::{AccountRow, Mark, Trust};
+use crate::jwt::AccountKey;
+
+/// What was agreed before an entry.
+pub(super) trait Before {
+    /// Whom the mesh trusts.
+    fn trust(&self) -> Arc<Trust>;
+    /// The current row of `account`.
+    fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault>;
+    /// How far `nats_cluster` has been updated; 0 if it never was.
+    fn position(&self, nats_cluster: &str) -> Revision;
+}
+
+/// Decides what `command` does, into `change`, and gives what became of it.
+pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command) -> Result<Outcomes, Fault> {
+    Ok(match command {
+        Command::PutAccounts(command) => Outcomes::Accounts(accounts::put_all(change, before, command)?),
+        Command::PutOperators(command) => Outcomes::Operators(operators::put(change, &before.trust(), command)),
+        Command::MarkPropagated(command) => {
+            positions::mark(change, before, command);
+            Outcomes::Marked
+        }
+    })
+}
+
+/// What would become of operators, if none of them would be stored; `None` if one would.
+pub(super) fn outcomes_without_change(trust: &Trust, command: PutOperators) -> Option<Vec<OperatorOutcome>> {
+    let mut change = Change::blank(Mark::default());
+    let outcomes = operators::put(&mut change, trust, command);
+    change.trust.is_none().then_some(outcomes)
+}

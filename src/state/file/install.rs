@@ -1,0 +1,103 @@
+//! Making a state file, and taking over what another one holds: whole, or not at all.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
+
+use super::store::Store;
+use super::view::SnapshotView;
+use super::{ACCOUNTS, OPERATORS, POSITIONS, ROWS};
+use crate::state::fault::Fault;
+use crate::state::options::Options;
+
+/// A new file that holds `view`, in the place of the one at `path`.
+pub(in crate::state) fn build_beside(path: &Path, options: &Options, view: &SnapshotView) -> Result<Store, Fault> {
+    remove_unfinished(path)?;
+    let store = Store::open_file(&beside(path), options)?;
+    replace(&store, view)?;
+    put_in_place(path, store)
+}
+
+/// The file at `path`. A new one is made beside it first: a power cut while redb writes the first bytes of a file
+/// leaves one that it refuses for ever after, and a node must start whenever the power comes back.
+pub(in crate::state) fn open_or_make(path: &Path, options: &Options) -> Result<Store, Fault> {
+    remove_unfinished(path)?;
+    if path.exists() {
+        let store = Store::open_file(path, options)?;
+        sync_folder(path)?;
+        return Ok(store);
+    }
+    put_in_place(path, Store::open_file(&beside(path), options)?)
+}
+
+/// Gives the durable file beside `path` its name. The rename is the moment at which it counts.
+fn put_in_place(path: &Path, mut store: Store) -> Result<Store, Fault> {
+    store.file = path.display().to_string().into();
+    std::fs::rename(beside(path), path).map_err(|error| Fault::io("replace", &store.file, error))?;
+    sync_folder(path)?;
+    Ok(store)
+}
+
+/// Removes what a creation or an installation that was cut off left behind.
+fn remove_unfinished(path: &Path) -> Result<(), Fault> {
+    let beside = beside(path);
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::io("remove", &beside.display().to_string().into(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a new or renamed file's name durable.
+fn sync_folder(path: &Path) -> Result<(), Fault> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| Fault::io("sync the folder of", &path.display().to_string().into(), error))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Everything of ours out, everything of `view` in, in one durable transaction.
+pub(in crate::state) fn replace(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
+    let writing = store.write(Durability::Immediate)?;
+    copy(store, &writing, view, ACCOUNTS)?;
+    copy(store, &writing, view, ROWS)?;
+    copy(store, &writing, view, OPERATORS)?;
+    copy(store, &writing, view, POSITIONS)?;
+    store.write_meta(&writing, view.meta())?;
+    store.commit(writing)
+}
+
+/// In the order of the keys: ascending insertions fill their pages and touch no other.
+fn copy<K: Key + 'static, V: Value + 'static>(
+    store: &Store,
+    writing: &WriteTransaction,
+    view: &SnapshotView,
+    definition: TableDefinition<'static, K, V>,
+) -> Result<(), Fault> {
+    writing
+        .delete_table(definition)
+        .map_err(|error| store.fault("write to", error))?;
+    let mut table = writing
+        .open_table(definition)
+        .map_err(|error| store.fault("write to", error))?;
+    for entry in view
+        .table(definition)?
+        .range::<K::SelfType<'_>>(..)
+        .map_err(|error| view.fault(error))?
+    {
+        let (key, value) = entry.map_err(|error| view.fault(error))?;
+        table
+            .insert(key.value(), value.value())
+            .map_err(|error| store.fault("write to", error))?;
+    }
+    Ok(())
+}

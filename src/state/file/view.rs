@@ -1,0 +1,221 @@
+//! The state as of one moment: what redb held after a whole log entry.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, Value};
+
+use super::store::Store;
+use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
+use crate::jwt::AccountKey;
+use crate::state::command::Revision;
+use crate::state::fault::Fault;
+use crate::state::rows::{AccountRow, Mark, RowId, Trust, Version};
+
+/// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb keeps
+/// every page it shows until it is dropped, so one that is held for long makes the file grow.
+#[derive(Clone)]
+pub struct SnapshotView(Arc<View>);
+
+struct View {
+    reading: ReadTransaction,
+    meta: Meta,
+    accounts: u64,
+    // Dropped last: reading needs it open.
+    store: Arc<Store>,
+}
+
+impl std::fmt::Debug for SnapshotView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "SnapshotView(index {:?}, {} accounts)",
+            self.mark().map(|mark| mark.index),
+            self.len()
+        )
+    }
+}
+
+impl SnapshotView {
+    pub(in crate::state) fn of(store: Arc<Store>) -> Result<Self, Fault> {
+        let reading = store.read()?;
+        let meta = store.read_meta(&reading)?;
+        let accounts = reading
+            .open_table(ACCOUNTS)
+            .map_err(|error| store.fault("read", error))?;
+        let accounts = accounts.len().map_err(|error| store.fault("read", error))?;
+        Ok(Self(Arc::new(View {
+            reading,
+            meta,
+            accounts,
+            store,
+        })))
+    }
+
+    /// The last entry it includes.
+    pub fn mark(&self) -> Option<&Mark> {
+        self.0.meta.applied.as_ref()
+    }
+
+    /// The membership as of then, as it was handed in.
+    pub fn membership(&self) -> Option<&Bytes> {
+        self.0.meta.membership.as_ref()
+    }
+
+    /// How many accounts it has.
+    pub fn len(&self) -> u64 {
+        self.0.accounts
+    }
+
+    /// Whether it has no account.
+    pub fn is_empty(&self) -> bool {
+        self.0.accounts == 0
+    }
+
+    /// Every row, the replaced ones that are kept for the history included, in the order of their revisions: of two
+    /// rows of one account the later one is the newer.
+    pub fn rows(&self) -> Result<impl Iterator<Item = Result<AccountRow, Fault>> + use<>, Fault> {
+        let view = self.clone();
+        let rows = self
+            .table(ROWS)?
+            .range::<(u64, u32)>(..)
+            .map_err(|error| self.fault(error))?;
+        Ok(rows.map(move |entry| {
+            let (id, value) = entry.map_err(|error| view.fault(error))?;
+            view.decode(RowId::from_key(id.value()), value.value())
+        }))
+    }
+
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`.
+    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
+        let from = after.as_ref().map_or(Unbounded, |after| Excluded(after.as_bytes()));
+        let range = accounts
+            .range::<&[u8; 32]>((from, Unbounded))
+            .map_err(|error| self.fault(error))?;
+        let mut found = Vec::new();
+        for entry in range.take(limit) {
+            let (_, id) = entry.map_err(|error| self.fault(error))?;
+            found.push(Arc::new(self.row(&rows, RowId::from_key(id.value()))?));
+        }
+        Ok(found)
+    }
+
+    /// The versions of `account` that are kept, newest first; empty if there is no such account.
+    pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
+        let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
+        let Some(id) = accounts.get(account.as_bytes()).map_err(|error| self.fault(error))? else {
+            return Ok(Vec::new());
+        };
+        let current = self.row(&rows, RowId::from_key(id.value()))?;
+        let mut versions = vec![version(&current)];
+        for past in &current.history {
+            versions.push(version(&self.row(&rows, past.id)?));
+        }
+        Ok(versions)
+    }
+
+    /// The trust as of then.
+    pub fn trust(&self) -> Result<Trust, Fault> {
+        let mut trust = Trust {
+            epoch: self.0.meta.trust_epoch,
+            operators: Vec::new(),
+        };
+        for entry in self
+            .table(OPERATORS)?
+            .range::<&[u8; 32]>(..)
+            .map_err(|error| self.fault(error))?
+        {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            trust.operators.push(self.0.store.operator(key.value(), value.value())?);
+        }
+        Ok(trust)
+    }
+
+    /// The positions of all NATS clusters as of then.
+    pub fn positions(&self) -> Result<BTreeMap<String, Revision>, Fault> {
+        let table = self.table(POSITIONS)?;
+        let mut positions = BTreeMap::new();
+        for entry in table.range::<&str>(..).map_err(|error| self.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            positions.insert(key.value().to_owned(), value.value());
+        }
+        Ok(positions)
+    }
+
+    /// A hash over everything agreed in it, byte by byte: equal on all nodes at the same index (I3). The store's own
+    /// uuid and its checkpoints are not part of it.
+    pub fn digest(&self) -> Result<[u8; 32], Fault> {
+        let mut hash = blake3::Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        let meta = &self.0.meta;
+        add(&meta.applied.as_ref().map_or(0, |mark| mark.index).to_le_bytes());
+        add(meta.applied.as_ref().map_or(&[], |mark| &mark.log_id));
+        add(meta.membership.as_deref().unwrap_or(&[]));
+        add(&meta.trust_epoch.to_le_bytes());
+        self.each(ACCOUNTS, &mut add)?;
+        self.each(ROWS, &mut add)?;
+        self.each(OPERATORS, &mut add)?;
+        self.each(POSITIONS, &mut add)?;
+        Ok(*hash.finalize().as_bytes())
+    }
+
+    fn each<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+        add: &mut impl FnMut(&[u8]),
+    ) -> Result<(), Fault> {
+        let table = self.table(table)?;
+        add(&table.len().map_err(|error| self.fault(error))?.to_le_bytes());
+        for entry in table.range::<K::SelfType<'_>>(..).map_err(|error| self.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            add(K::as_bytes(&key.value()).as_ref());
+            add(V::as_bytes(&value.value()).as_ref());
+        }
+        Ok(())
+    }
+
+    pub(in crate::state) fn meta(&self) -> &Meta {
+        &self.0.meta
+    }
+
+    pub(in crate::state) fn table<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<ReadOnlyTable<K, V>, Fault> {
+        self.0.reading.open_table(table).map_err(|error| self.fault(error))
+    }
+
+    pub(in crate::state) fn row(
+        &self,
+        rows: &ReadOnlyTable<(u64, u32), &'static [u8]>,
+        id: RowId,
+    ) -> Result<AccountRow, Fault> {
+        let value = rows.get(id.key()).map_err(|error| self.fault(error))?;
+        let missing = || format!("rows_v1 lacks revision {}, row {}", id.revision, id.slot);
+        let value = value.ok_or_else(|| self.0.store.damaged(missing()))?;
+        self.decode(id, value.value())
+    }
+
+    pub(in crate::state) fn decode(&self, id: RowId, bytes: &[u8]) -> Result<AccountRow, Fault> {
+        self.0.store.row(id, bytes)
+    }
+
+    pub(in crate::state) fn fault(&self, cause: impl Into<redb::Error>) -> Fault {
+        self.0.store.fault("read", cause)
+    }
+}
+
+fn version(row: &AccountRow) -> Version {
+    Version {
+        revision: row.revision,
+        issued_at: row.issued_at,
+        bytes: row.token.len(),
+        etag: row.etag.clone(),
+    }
+}

@@ -1,0 +1,32 @@
+//! How a state is opened: whose it is, and how much memory it may take.
+
+/// How a [`super::State`] is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The uuid of the store the file must belong to; a new file is given it.
+    pub store: String,
+    /// redb's page cache.
+    pub cache_bytes: usize,
+    /// Rows kept ready for lookups.
+    pub row_cache_bytes: usize,
+    /// What may be applied and not yet durable in redb.
+    pub memtable_bytes: usize,
+}
+
+impl Options {
+    /// The usual sizes: 146 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
+    /// memtable more at the worst moment of an upload. The operating system's page cache holds the rest of the file.
+    pub fn new(store: impl Into<String>) -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            store: store.into(),
+            // The index of a million accounts is 100 MB, its inner pages 1 MB: a larger cache only copies what the
+            // operating system caches anyway.
+            cache_bytes: 12 * MIB,
+            // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
+            row_cache_bytes: 134 * MIB,
+            // About 35,000 uploads; at that, uploads wait for the disk.
+            memtable_bytes: 64 * MIB,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The way from the memtable into redb, as steps that somebody else drives: whole entries in order, then a checkpoint.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use redb::{Durability, TableError};
+
+use super::cache::RowCache;
+use super::change::Change;
+use super::live::Live;
+use crate::state::fault::Fault;
+use crate::state::file::{ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, Store, encode_operator, encode_row};
+use crate::state::rows::RowId;
+
+/// One step of the flush: some of the oldest entries, whole and in order.
+pub(in crate::state) struct Flush {
+    store: Arc<Store>,
+    changes: Vec<Arc<Change>>,
+    /// What redb says of itself after the step.
+    meta: Meta,
+}
+
+impl Flush {
+    /// Takes the oldest entries, about `rows` rows; `None` if nothing is waiting. They stay where readers find them.
+    pub(in crate::state) fn next(live: &Live, rows: usize) -> Option<Self> {
+        let changes = live.memtable.oldest(rows);
+        let mut meta = live.flushed_meta.clone();
+        for change in &changes {
+            meta.applied = Some(change.mark.clone());
+            if let Some(membership) = &change.membership {
+                meta.membership = Some(membership.clone());
+            }
+            if let Some(trust) = &change.trust {
+                meta.trust_epoch = trust.epoch;
+            }
+        }
+        (!changes.is_empty()).then(|| Self {
+            store: live.store.clone(),
+            changes,
+            meta,
+        })
+    }
+
+    /// Writes them in one transaction, not durable until the next checkpoint; gives redb as of then.
+    pub(in crate::state) fn write(&self) -> Result<Arc<Lookups>, Fault> {
+        let store = &self.store;
+        let writing = store.write(Durability::None)?;
+        write_changes(&writing, &self.changes).map_err(|error| store.fault("write to", error))?;
+        store.write_meta(&writing, &self.meta)?;
+        store.commit(writing)?;
+        Ok(Arc::new(Lookups::of(store.clone())?))
+    }
+
+    /// Lets go of what is written. Only now, with the rows readable in redb, may the memtable do so; until here a
+    /// reader finds them there, and from the same moment on the cache has no older one.
+    pub(in crate::state) fn finish(self, lookups: Arc<Lookups>, live: &mut Live, cache: &RowCache) {
+        for row in live.memtable.release(self.changes.len()) {
+            // Not replaced: to encode it under this lock would hold up every lookup, and most are never asked for.
+            cache.remove(&row.account);
+        }
+        live.lookups = lookups;
+        live.flushed_bytes += self.changes.iter().map(|change| change.bytes() as u64).sum::<u64>();
+        live.flushed_meta = self.meta;
+        live.assert_order();
+    }
+}
+
+fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> Result<(), TableError> {
+    let mut accounts = writing.open_table(ACCOUNTS)?;
+    let mut rows = writing.open_table(ROWS)?;
+    let mut operators = writing.open_table(OPERATORS)?;
+    let mut positions = writing.open_table(POSITIONS)?;
+    // Sorted, so that neighbours are removed from the same page; what came and went within this step is not written.
+    let mut forgotten: BTreeSet<RowId> = changes
+        .iter()
+        .flat_map(|change| change.forgotten.iter().copied())
+        .collect();
+    for change in changes {
+        for row in &change.rows {
+            accounts.insert(row.account.as_bytes(), row.id().key())?;
+            if !forgotten.remove(&row.id()) {
+                rows.insert(row.id().key(), encode_row(row).as_slice())?;
+            }
+        }
+        for row in &change.operators {
+            operators.insert(row.operator.as_bytes(), encode_operator(row).as_slice())?;
+        }
+        if let Some((nats_cluster, position)) = &change.position {
+            positions.insert(nats_cluster.as_str(), *position)?;
+        }
+    }
+    for id in forgotten {
+        rows.remove(id.key())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What the mesh has agreed, as plain data: rows, trust, changes, and where a row stands.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+
+use super::command::Revision;
+use crate::jwt::AccountKey;
+use crate::jwt::OperatorKey;
+
+/// The agreed token of an account.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccountRow {
+    /// The account.
+    pub account: AccountKey,
+    /// The operator whose key signed the token.
+    pub operator: OperatorKey,
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// `exp`, Unix seconds; 0 means never.
+    pub expires_at: i64,
+    /// The account's name.
+    pub name: String,
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// The token, canonical bytes.
+    pub token: Bytes,
+    /// Names these bytes: 22 characters of base64url, without quotes.
+    pub etag: String,
+    pub(super) slot: u32,
+    /// Where the versions before it stand, newest first.
+    pub(super) history: Vec<Past>,
+    /// The ETags of the versions of the same `iat` that it replaced, newest first.
+    pub(super) replaced: Vec<[u8; ETAG_BYTES]>,
+}
+
+/// Where an older version of an account stands, and how much room its token takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Past {
+    pub(super) id: RowId,
+    pub(super) bytes: u32,
+}
+
+impl AccountRow {
+    pub(super) fn id(&self) -> RowId {
+        RowId {
+            revision: self.revision,
+            slot: self.slot,
+        }
+    }
+
+    /// Whether `token`, issued at `issued_at`, may not take its place (G2).
+    ///
+    /// Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8). But what was
+    /// replaced stays so: anybody can fetch a token, keep it and send it again, and must not undo a revocation by it.
+    pub fn supersedes(&self, issued_at: i64, token: &[u8]) -> bool {
+        let same_second = issued_at == self.issued_at;
+        issued_at < self.issued_at
+            || (same_second && !self.replaced.is_empty() && self.replaced.contains(&digest(token)))
+    }
+
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.token.len()
+            + self.name.len()
+            + self.history.len() * size_of::<Past>()
+            + self.replaced.len() * ETAG_BYTES
+            + ROW_OVERHEAD_BYTES
+    }
+}
+
+impl std::fmt::Debug for AccountRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Tokens never reach a log line.
+        write!(
+            f,
+            "AccountRow({}, revision {}, iat {})",
+            self.account, self.revision, self.issued_at
+        )
+    }
+}
+
+/// One version of an account's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// The token's length.
+    pub bytes: usize,
+    /// The token's ETag.
+    pub etag: String,
+}
+
+/// An agreed operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorRow {
+    /// Its identity key.
+    pub operator: OperatorKey,
+    /// `iat` of its token, Unix seconds.
+    pub issued_at: i64,
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// Its token, canonical bytes.
+    pub token: Bytes,
+}
+
+/// Whom the mesh trusts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Grows with every stored operator. An account verified under another epoch is not applied.
+    pub epoch: u64,
+    /// The operators, in the order of their keys.
+    pub operators: Vec<OperatorRow>,
+}
+
+impl Trust {
+    /// The agreed row of `operator`.
+    pub fn operator(&self, operator: OperatorKey) -> Option<&OperatorRow> {
+        let at = self
+            .operators
+            .binary_search_by_key(&operator, |row| row.operator)
+            .ok()?;
+        self.operators.get(at)
+    }
+
+    pub(super) fn put(&mut self, row: OperatorRow) {
+        match self.operators.binary_search_by_key(&row.operator, |row| row.operator) {
+            Ok(at) => self.operators[at] = row,
+            Err(at) => self.operators.insert(at, row),
+        }
+        self.epoch += 1;
+    }
+}
+
+/// Accounts that changed, oldest change first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The current rows of the accounts that changed, in the order of their revisions. A row that was replaced since is
+    /// not here: its account comes later, with the revision of its newest.
+    pub rows: Vec<Arc<AccountRow>>,
+    /// Every change up to and including this revision is in `rows`: where to continue.
+    pub position: Revision,
+    /// Whether there is more behind `position`.
+    pub more: bool,
+}
+
+/// Where a row stands: the revision that wrote it, and its place in that entry (one entry carries many rows).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct RowId {
+    pub(super) revision: Revision,
+    pub(super) slot: u32,
+}
+
+impl RowId {
+    pub(super) fn key(self) -> (u64, u32) {
+        (self.revision, self.slot)
+    }
+
+    pub(super) fn from_key((revision, slot): (u64, u32)) -> Self {
+        Self { revision, slot }
+    }
+}
+
+/// A log index, and the whole log id it belongs to, in whatever form the log encodes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The log index.
+    pub index: u64,
+    /// Opaque: the log's own encoding of its log id.
+    pub log_id: Bytes,
+}
+
+/// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
+pub(super) const ETAG_BYTES: usize = 16;
+
+/// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat` (T8).
+pub(super) fn etag(token: &[u8]) -> String {
+    BASE64URL_NOPAD.encode(&digest(token))
+}
+
+pub(super) fn digest(token: &[u8]) -> [u8; ETAG_BYTES] {
+    let mut digest = [0; ETAG_BYTES];
+    digest.copy_from_slice(&blake3::hash(token).as_bytes()[..ETAG_BYTES]);
+    digest
+}
+
+/// What a row takes in memory beside token, name and history.
+const ROW_OVERHEAD_BYTES: usize = 420;
