@@ -123,13 +123,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
         let first = Socket::bind(&path).expect("binds");
-        let error = Socket::bind(&path).err().expect("answered");
+        let error = Socket::bind(&path).expect_err("answered");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
         drop(first);
         Socket::bind(&path).expect("left behind by the first");
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "precious").expect("written");
-        let error = Socket::bind(&path).err().expect("not ours");
+        let error = Socket::bind(&path).expect_err("not ours");
         assert!(error.to_string().contains("move it away"), "{error}");
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
     }
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn a_path_that_is_too_long_is_named_before_anything_is_made() {
         let path = PathBuf::from(format!("/tmp/{}/admin.sock", "x".repeat(100)));
-        let error = Socket::bind(&path).err().expect("too long");
+        let error = Socket::bind(&path).expect_err("too long");
         assert!(
             error.to_string().contains("has 116 bytes, the system allows 107"),
             "{error}"

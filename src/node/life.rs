@@ -1,0 +1,129 @@
+//! The life of a running node, and its end: no longer ready, requests and publishers finish, agreement ends, the stores
+//! are written and closed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::folder::Folder;
+use crate::folder::FolderError;
+use crate::raft::Raft;
+use crate::raft::stores::StoreThreads;
+use crate::resolver::Resolver;
+use crate::tasks::Scope;
+use crate::tls::ReloadableTls;
+
+/// How long the end of agreement and the last flush may take once nobody is served any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running node. Ends by [`Node::shutdown`], or by a fault that [`Node::ended`] tells.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) name: String,
+    pub(super) public_url: String,
+    pub(super) admin_path: PathBuf,
+    pub(super) resolver: Resolver,
+    pub(super) raft: Raft,
+    pub(super) tls: Option<ReloadableTls>,
+    /// What serves and what propagates.
+    pub(super) serving: Scope,
+    /// Agreement, which ends after that.
+    pub(super) agreeing: Scope,
+    pub(super) threads: StoreThreads,
+    pub(super) _folder: Folder,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What the configuration names holds something else than it should: starting again would only repeat it.
+    #[error("{0:#}")]
+    Configuration(anyhow::Error),
+    /// Everything else.
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+
+impl From<FolderError> for StartError {
+    fn from(error: FolderError) -> Self {
+        match error {
+            FolderError::Foreign { .. } => Self::Configuration(error.into()),
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl Node {
+    /// Where nats-servers and nsc reach it: `http://ADDRESS` or `https://ADDRESS`.
+    pub fn public_url(&self) -> &str {
+        &self.public_url
+    }
+
+    /// The socket for administration.
+    pub fn admin_path(&self) -> &Path {
+        &self.admin_path
+    }
+
+    /// Its name in `cluster.toml`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until a fault ends it, and gives the reason.
+    pub async fn ended(&self) -> String {
+        self.agreeing.fault().reported().await
+    }
+
+    /// Reads the certificates again.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
+    }
+
+    /// Finishes the requests under way, at most for `grace`, then leaves everything on disk.
+    pub async fn shutdown(self, grace: Duration) -> Result<()> {
+        self.shutdown_within(grace, CLOSE_TIMEOUT).await
+    }
+
+    pub(super) async fn shutdown_within(self, grace: Duration, close: Duration) -> Result<()> {
+        self.resolver.retire();
+        self.serving.stop();
+        if tokio::time::timeout(grace, self.serving.ended()).await.is_err() {
+            tracing::warn!(
+                seconds = grace.as_secs(),
+                "some requests did not finish in time and are cut off"
+            );
+        }
+        self.agreeing.stop();
+        let fault = self.agreeing.fault().clone();
+        let (raft, resolver, agreeing, threads) = (self.raft, self.resolver, self.agreeing, self.threads);
+        let closed = async move {
+            // Waits for the log's writer, and so for the disk, as everything here does.
+            raft.shutdown().await;
+            drop((raft, resolver));
+            agreeing.ended().await;
+            blocking(move || threads.join()).await
+        };
+        let closed = tokio::time::timeout(close, closed).await;
+        if fault.is_reported() {
+            bail!(fault.reported().await);
+        }
+        if closed.is_err() {
+            bail!(
+                "the stores did not close within {} s; nothing acknowledged is lost",
+                close.as_secs()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Runs what may wait for a disk away from the async workers: whoever waits for it can be dropped meanwhile, and hears
+/// of signals.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .context("a thread has panicked; this is a defect of the program")
+}
