@@ -50,7 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("nkeys", &["jwt/nkey.rs", "cli/demo/"]),
     ("clap", &["cli/"]),
     ("rcgen", &["cli/demo/", "tls.rs"]),
-    ("toml", &["config.rs"]),
+    ("toml", &["config/"]),
     (
         "rustix",
         &["main.rs", "raft/log/disk.rs", "raft/stores/flusher.rs", "listener/"],

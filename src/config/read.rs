@@ -1,186 +1,13 @@
-//! The whole grammar of `cluster.toml`: the text as written becomes the configuration as meant.
-//!
-//! What is wrong with a file ends the program before anything is opened, with the line and what to do.
+//! From the text to its meaning: each defect is found with its line.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use toml::Spanned;
 
-/// What this node is to do: the file, resolved for one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// The mesh's name.
-    pub cluster: String,
-    /// Files with the operators to trust first. Absolute or relative to where the program runs.
-    pub operators: Vec<PathBuf>,
-    /// How patient Raft's timers are.
-    pub timing: Timing,
-    /// This node's name.
-    pub node: String,
-    /// This node's data folder.
-    pub data: PathBuf,
-    /// The address of the public port.
-    pub public: SocketAddr,
-    /// How the public port is encrypted; plain HTTP without.
-    pub tls: Option<PublicTls>,
-    /// The NATS clusters this node connects to.
-    pub nats: Vec<NatsCluster>,
-}
-
-/// Presets of Raft's timers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Timing {
-    /// Nodes within a few milliseconds of each other.
-    #[default]
-    Lan,
-    /// Nodes on several continents.
-    Wan,
-}
-
-/// Certificate files of the public port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicTls {
-    /// PEM: the certificate, then its chain.
-    pub cert: PathBuf,
-    /// PEM: the private key.
-    pub key: PathBuf,
-    /// PEM: authorities whose client certificates are verified, if clients are asked for one.
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client without a certificate is refused. Only with `client_ca`.
-    pub client_required: bool,
-}
-
-/// One NATS cluster that is told of changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NatsCluster {
-    /// Its name, as it appears in logs and in the agreed position.
-    pub name: String,
-    /// URLs of its servers.
-    pub servers: Vec<String>,
-    /// The creds file of a system-account user.
-    pub creds: PathBuf,
-    /// PEM: authorities its servers' certificates are verified with, instead of the system's.
-    pub ca: Option<PathBuf>,
-}
-
-/// Why a `cluster.toml` cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file itself cannot be read.
-    #[error("cannot read {}: {source}. {}", path.display(), way_out(source, "Give the configuration with --config FILE"))]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// It is no TOML, or has keys or types that do not belong there.
-    #[error("{}: {detail}", path.display())]
-    Grammar {
-        /// Which file.
-        path: PathBuf,
-        /// Line, column and defect.
-        detail: String,
-    },
-    /// Every word is known, but together they make no sense.
-    #[error("{}:{line}: {defect}", path.display())]
-    Meaning {
-        /// Which file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// The defect and what to do.
-        defect: String,
-    },
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConfigText {
-    cluster: ClusterText,
-    #[serde(default)]
-    public: PublicText,
-    /// Used as soon as there is a second node.
-    #[serde(rename = "peer")]
-    _peer: Option<PeerText>,
-    #[serde(default)]
-    node: Vec<Spanned<NodeText>>,
-    #[serde(default)]
-    nats: Vec<Spanned<NatsText>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ClusterText {
-    name: Spanned<String>,
-    operators: Spanned<Vec<Spanned<String>>>,
-    #[serde(default)]
-    timing: Timing,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct PublicText {
-    tls: Option<PublicTlsText>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PublicTlsText {
-    cert: Spanned<String>,
-    key: Spanned<String>,
-    client_ca: Option<Spanned<String>>,
-    client_required: Option<Spanned<bool>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PeerText {
-    #[expect(
-        dead_code,
-        reason = "part of the file's grammar; used as soon as there is a second node"
-    )]
-    tls: PeerTlsText,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "part of the file's grammar; used as soon as there is a second node"
-)]
-struct PeerTlsText {
-    ca: Spanned<String>,
-    cert: Spanned<String>,
-    key: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NodeText {
-    name: Spanned<String>,
-    data: Spanned<String>,
-    public: Spanned<String>,
-    #[expect(
-        dead_code,
-        reason = "part of the file's grammar; used as soon as there is a second node"
-    )]
-    peer: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NatsText {
-    name: Spanned<String>,
-    servers: Spanned<Vec<Spanned<String>>>,
-    creds: Spanned<String>,
-    ca: Option<Spanned<String>>,
-    nodes: Option<Spanned<Vec<Spanned<String>>>>,
-}
+use super::error::{ConfigError, way_out, without_userinfo};
+use super::meaning::{Config, NatsCluster, PublicTls};
+use super::text::{ConfigText, NodeText, PublicTlsText};
 
 impl Config {
     /// Reads `path` for the node called `node`; with one node in the file the name may be left out.
@@ -442,34 +269,10 @@ impl Reader<'_> {
     }
 }
 
-/// What to do about a file that cannot be read: `otherwise`, unless it is there and closed.
-fn way_out(error: &std::io::Error, otherwise: &str) -> String {
-    if error.kind() == std::io::ErrorKind::PermissionDenied {
-        "Make it readable for the user that runs jwtmesh".to_owned()
-    } else {
-        otherwise.to_owned()
-    }
-}
-
-/// `text` for people, without what a URL in it may carry before its `@`: the parser's sentences quote whole lines of
-/// the file, and a line with a mistake may be one with a password.
-fn without_userinfo(text: &str) -> String {
-    let line = |line: &str| {
-        let Some((before, after)) = line.rsplit_once('@') else {
-            return line.to_owned();
-        };
-        // A password may hold anything, so everything goes from where the value begins; where that cannot be said
-        // for certain, as nothing is quoted, the whole line.
-        let value = before.find(['"', '\'', '=']).map(|at| before.split_at(at + 1).0);
-        let key = value.filter(|key| !key.replace(": ", "").contains(':'));
-        format!("{}***@{after}", key.unwrap_or_default())
-    };
-    text.lines().map(line).collect::<Vec<_>>().join("\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Timing;
 
     const SMALL: &str = "[cluster]\nname = \"m\"\noperators = [\"o.jwt\"]\n\n[[node]]\nname = \"n1\"\ndata = \"d/{node}\"\npublic = \"127.0.0.1:0\"\n";
 

@@ -1,0 +1,64 @@
+//! `cluster.toml` as it is meant: checked, complete, and resolved for one node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// What this node is to do: the file, resolved for one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The mesh's name.
+    pub cluster: String,
+    /// Files with the operators to trust first. Absolute or relative to where the program runs.
+    pub operators: Vec<PathBuf>,
+    /// How patient Raft's timers are.
+    pub timing: Timing,
+    /// This node's name.
+    pub node: String,
+    /// This node's data folder.
+    pub data: PathBuf,
+    /// The address of the public port.
+    pub public: SocketAddr,
+    /// How the public port is encrypted; plain HTTP without.
+    pub tls: Option<PublicTls>,
+    /// The NATS clusters this node connects to.
+    pub nats: Vec<NatsCluster>,
+}
+
+/// Presets of Raft's timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Timing {
+    /// Nodes within a few milliseconds of each other.
+    #[default]
+    Lan,
+    /// Nodes on several continents.
+    Wan,
+}
+
+/// Certificate files of the public port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicTls {
+    /// PEM: the certificate, then its chain.
+    pub cert: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+    /// PEM: authorities whose client certificates are verified, if clients are asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client without a certificate is refused. Only with `client_ca`.
+    pub client_required: bool,
+}
+
+/// One NATS cluster that is told of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsCluster {
+    /// Its name, as it appears in logs and in the agreed position.
+    pub name: String,
+    /// URLs of its servers.
+    pub servers: Vec<String>,
+    /// The creds file of a system-account user.
+    pub creds: PathBuf,
+    /// PEM: authorities its servers' certificates are verified with, instead of the system's.
+    pub ca: Option<PathBuf>,
+}

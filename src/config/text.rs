@@ -1,0 +1,90 @@
+//! `cluster.toml` as it is written: every key that may stand in it. A key that is not here is refused.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::meaning::Timing;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigText {
+    pub(super) cluster: ClusterText,
+    #[serde(default)]
+    pub(super) public: PublicText,
+    /// Used as soon as there is a second node.
+    #[serde(rename = "peer")]
+    pub(super) _peer: Option<PeerText>,
+    #[serde(default)]
+    pub(super) node: Vec<Spanned<NodeText>>,
+    #[serde(default)]
+    pub(super) nats: Vec<Spanned<NatsText>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClusterText {
+    pub(super) name: Spanned<String>,
+    pub(super) operators: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) timing: Timing,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PublicText {
+    pub(super) tls: Option<PublicTlsText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PublicTlsText {
+    pub(super) cert: Spanned<String>,
+    pub(super) key: Spanned<String>,
+    pub(super) client_ca: Option<Spanned<String>>,
+    pub(super) client_required: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeerText {
+    #[expect(
+        dead_code,
+        reason = "part of the file's grammar; used as soon as there is a second node"
+    )]
+    pub(super) tls: PeerTlsText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "part of the file's grammar; used as soon as there is a second node"
+)]
+pub(super) struct PeerTlsText {
+    pub(super) ca: Spanned<String>,
+    pub(super) cert: Spanned<String>,
+    pub(super) key: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeText {
+    pub(super) name: Spanned<String>,
+    pub(super) data: Spanned<String>,
+    pub(super) public: Spanned<String>,
+    #[expect(
+        dead_code,
+        reason = "part of the file's grammar; used as soon as there is a second node"
+    )]
+    pub(super) peer: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NatsText {
+    pub(super) name: Spanned<String>,
+    pub(super) servers: Spanned<Vec<Spanned<String>>>,
+    pub(super) creds: Spanned<String>,
+    pub(super) ca: Option<Spanned<String>>,
+    pub(super) nodes: Option<Spanned<Vec<Spanned<String>>>>,
+}
