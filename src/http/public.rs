@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -18,7 +17,6 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tower::Service;
 
 use super::accounts::Uploads;
@@ -43,10 +41,6 @@ pub struct Public {
 const DECODINGS: usize = 2;
 /// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
 const PACKS: usize = 2;
-
-/// A week's notice, four times a day: seen by whoever reads the log on working days.
-const EXPIRY_NOTICE_SECONDS: i64 = 7 * 24 * 3600;
-const EXPIRY_LOOK: Duration = Duration::from_secs(6 * 3600);
 
 impl Public {
     /// Binds `addr`, with as many connections allowed as this process may have files for.
@@ -90,7 +84,7 @@ impl Public {
             decodings: Semaphore::new(DECODINGS),
         };
         if let Some(tls) = self.tls.clone() {
-            let watch = warn_of_expiry(tls, state.clock.clone(), scope.clone());
+            let watch = tls.warn_before_expiry(state.clock.clone(), scope.clone());
             scope.spawn("the watch over the certificate's end", watch);
         }
         let port = Port::new(
@@ -101,29 +95,6 @@ impl Public {
             scope.clone(),
         );
         scope.spawn("the public port", port.run(self.listener));
-    }
-}
-
-/// Says when the certificate is about to end, or has: clients that verify it then refuse this port all at once.
-async fn warn_of_expiry(tls: ReloadableTls, clock: Clock, scope: Scope) {
-    loop {
-        let (not_after, now) = (tls.not_after(), clock.now());
-        if not_after < now {
-            tracing::error!(
-                not_after,
-                now,
-                "the certificate of the public port has expired; put a new one in its place"
-            );
-        } else if not_after - now < EXPIRY_NOTICE_SECONDS {
-            tracing::warn!(
-                not_after,
-                now,
-                "the certificate of the public port expires soon; put a new one in its place"
-            );
-        }
-        if scope.until_stop(sleep(EXPIRY_LOOK)).await.is_none() {
-            break;
-        }
     }
 }
 

@@ -1,0 +1,129 @@
+//! Certificate and key files: reading them, what is wrong with one, and whether one has changed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The largest certificate or key file read: a chain is a few KiB, a bundle of every public authority 250 KiB.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Why a port's TLS files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file could not be read.
+    #[error("cannot read the {what} {path}: {source}; give the file and this program's user read access")]
+    Unreadable {
+        /// Which of the files.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file has nothing of the kind it should hold.
+    #[error(
+        "the {what} {path} holds no {wanted} in PEM (-----BEGIN {wanted}-----); point the setting at the right file"
+    )]
+    Empty {
+        /// Which of the files.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The PEM label that was looked for.
+        wanted: &'static str,
+    },
+    /// A file is damaged or of a kind that is not supported.
+    #[error("the {what} {path} cannot be used: {reason}")]
+    Damaged {
+        /// Which of the files.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificate and key are not a pair.
+    #[error(
+        "the private key {key} does not belong to the first certificate in {cert}; \
+         give the key that goes with it, and put the port's own certificate before those of its authorities"
+    )]
+    NotAPair {
+        /// The certificate's path.
+        cert: PathBuf,
+        /// The key's path.
+        key: PathBuf,
+    },
+}
+
+/// What shows that a file was written or replaced; symlinks are followed, so a Kubernetes swap shows too.
+pub(super) type Stamp = Vec<Option<(u64, u64, i64, i64, u64)>>;
+
+/// How the files at `paths` are now.
+pub(super) fn stamp<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Stamp {
+    let look = |path: &PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
+    };
+    paths.into_iter().map(look).collect()
+}
+
+/// Every certificate in the file; at least one.
+pub(super) fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = contents(what, path)?;
+    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(TlsError::Empty {
+            what,
+            path: path.to_owned(),
+            wanted: "CERTIFICATE",
+        }),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(damaged(what, path, &error)),
+    }
+}
+
+/// The first private key in the file.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    const WHAT: &str = "private key";
+    let bytes = contents(WHAT, path)?;
+    if let Ok(found) = fs::metadata(path)
+        && found.permissions().mode() & 0o007 != 0
+    {
+        tracing::warn!(key = %path.display(), "the private key is open to every user of this machine; chmod o= it");
+    }
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::Empty {
+            what: WHAT,
+            path: path.to_owned(),
+            wanted: "PRIVATE KEY",
+        },
+        other => damaged(WHAT, path, &other),
+    })
+}
+
+fn contents(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |source| TlsError::Unreadable {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_FILE_BYTES {
+        let reason = format!("it has {length} bytes, more than the {MAX_FILE_BYTES} a PEM file may have");
+        return Err(damaged(what, path, &reason));
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+/// What a file that cannot be used is reported as.
+pub(super) fn damaged(what: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> TlsError {
+    TlsError::Damaged {
+        what,
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
