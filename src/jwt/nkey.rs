@@ -4,6 +4,7 @@
 //! (nkeys, `strkey.go`). Each kind has its own type here, so that an operator's key cannot stand where an
 //! account's is meant.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -51,32 +52,67 @@ fn parse(text: &str, kind: &'static str, letter: char, prefix: u8) -> Result<[u8
 
 /// A public key of any kind, ready to check signatures: to take its text apart costs a tenth of a check.
 #[derive(Clone)]
-pub(super) struct Issuer(KeyPair);
+struct Issuer {
+    key: KeyPair,
+    kind: KeyKind,
+}
 
 impl Issuer {
-    /// The key that `text` spells, if it spells one.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let key = KeyPair::from_public_key(text).ok().filter(|_| text.len() == KEY_CHARS);
-        key.map(Self)
+    /// The key that `text` spells, if it spells one that may sign.
+    fn parse(text: &str) -> Option<Self> {
+        let kind = kind(text)?;
+        let key = KeyPair::from_public_key(text).ok()?;
+        Some(Self { key, kind })
     }
 
     /// Whether `signature` is the Ed25519 signature of `message` under this key.
     ///
     /// Not the strict variant of the check: nats-server uses Go's `crypto/ed25519`, and both must agree.
-    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        signature.len() == 64 && self.0.verify(message, signature).is_ok()
+    fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        signature.len() == 64 && self.key.verify(message, signature).is_ok()
     }
 }
 
-impl fmt::Debug for Issuer {
+/// Keys that usually issue tokens, by their text, taken apart once. Any other key is taken apart when it is met.
+#[derive(Clone, Default)]
+pub(super) struct Issuers(BTreeMap<String, Issuer>);
+
+impl FromIterator<String> for Issuers {
+    fn from_iter<I: IntoIterator<Item = String>>(texts: I) -> Self {
+        let parsed = texts
+            .into_iter()
+            .filter_map(|text| Issuer::parse(&text).map(|issuer| (text, issuer)));
+        Self(parsed.collect())
+    }
+}
+
+impl Issuers {
+    /// The kind of the key `text`, if it is one.
+    pub(super) fn kind(&self, text: &str) -> Option<KeyKind> {
+        self.0.get(text).map_or_else(|| kind(text), |issuer| Some(issuer.kind))
+    }
+
+    /// Whether `signature` is the Ed25519 signature of `message` under the key `text`.
+    pub(super) fn verify(&self, text: &str, message: &[u8], signature: &[u8]) -> bool {
+        match self.0.get(text) {
+            Some(issuer) => issuer.verify(message, signature),
+            None => verify(text, message, signature),
+        }
+    }
+}
+
+impl fmt::Debug for Issuers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Issuer({})", self.0.public_key())
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
 /// Whether `signature` is the Ed25519 signature of `message` under the public key `issuer` (text, of any kind).
 pub fn verify(issuer: &str, message: &[u8], signature: &[u8]) -> bool {
-    Issuer::parse(issuer).is_some_and(|key| key.verify(message, signature))
+    let key = KeyPair::from_public_key(issuer)
+        .ok()
+        .filter(|_| issuer.len() == KEY_CHARS);
+    key.is_some_and(|key| signature.len() == 64 && key.verify(message, signature).is_ok())
 }
 
 /// What a public key belongs to.
@@ -106,8 +142,8 @@ pub fn kind(text: &str) -> Option<KeyKind> {
     if crc != crc16(key).to_le_bytes() {
         return None;
     }
-    // Only ed25519 keys sign; anybody could sign under one of these, which nkeys refuses too (`strkey.go`).
-    if key[0] >> 3 != 23 && has_small_order(&key[1..]) {
+    // Only ed25519 keys sign; anybody could sign under one of small order, which nkeys refuses too (`strkey.go`).
+    if key[0] >> 3 != 23 && is_weak(&key[1..]) {
         return None;
     }
     match key[0] >> 3 {
@@ -122,23 +158,11 @@ pub fn kind(text: &str) -> Option<KeyKind> {
     .filter(|_| key[0] & 7 == 0)
 }
 
-/// The y coordinates, least byte first, of the points of small order, some of them in two spellings.
-const SMALL_ORDER: [&str; 7] = [
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "0100000000000000000000000000000000000000000000000000000000000000",
-    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-];
-
-fn has_small_order(key: &[u8]) -> bool {
-    // The sign bit of x stands in the last byte.
-    let spelt = |at: usize| if at == 31 { key[at] & 0x7f } else { key[at] };
-    SMALL_ORDER.iter().any(|point| {
-        (0..32).all(|at| u8::from_str_radix(&point[2 * at..2 * at + 2], 16).is_ok_and(|byte| byte == spelt(at)))
-    })
+/// Whether the key's point is of small order. Bytes that are no point at all are no weak key: no signature fits them.
+fn is_weak(key: &[u8]) -> bool {
+    let key = <&[u8; 32]>::try_from(key).ok();
+    let key = key.and_then(|key| ed25519_dalek::VerifyingKey::from_bytes(key).ok());
+    key.is_some_and(|key| key.is_weak())
 }
 
 fn print(bytes: &[u8; 32], prefix: u8) -> String {
@@ -281,5 +305,35 @@ mod tests {
             let other = String::from_utf8(other).expect("ascii");
             assert!(other.parse::<UserKey>().is_err(), "{other} was taken for {text}");
         }
+    }
+
+    /// The y coordinates, least byte first, of the points of small order, some of them in two spellings.
+    const SMALL_ORDER: [&str; 7] = [
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    ];
+
+    #[test]
+    fn a_key_of_small_order_is_no_key_in_any_spelling() {
+        for point in SMALL_ORDER {
+            for sign in [0, 0x80] {
+                let mut bytes = [0; 32];
+                let length = data_encoding::HEXLOWER.decode_mut(point.as_bytes(), &mut bytes);
+                assert_eq!(length.expect("hexadecimal digits"), 32);
+                bytes[31] |= sign;
+                assert_eq!(
+                    kind(&OperatorKey::from_bytes(bytes).to_string()),
+                    None,
+                    "{point}, sign {sign}"
+                );
+            }
+        }
+        let sound = KeyPair::new_operator().public_key();
+        assert_eq!(kind(&sound), Some(KeyKind::Operator));
     }
 }

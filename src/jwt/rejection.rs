@@ -3,7 +3,6 @@
 //! Each sentence names the defect, the keys or the times concerned, and what to do.
 
 use super::nkey::AccountKey;
-use super::token::MAX_TOKEN_BYTES;
 
 /// A rule of the jwt library that a token breaks, and that nats-server would refuse it for.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -23,12 +22,14 @@ pub enum Rejection {
     Empty,
     /// Longer than any nats-server takes.
     #[error(
-        "the token has {bytes} bytes, {MAX_TOKEN_BYTES} are allowed, since nats-server takes no more over every path: remove revocations \
+        "the token has {bytes} bytes, {limit} are allowed, since nats-server takes no more over every path: remove revocations \
          that no longer matter, or use `*`"
     )]
     TooLarge {
         /// Its length.
         bytes: usize,
+        /// The most that is allowed.
+        limit: usize,
     },
     /// A private key was sent. Its text is never repeated.
     #[error(

@@ -1,12 +1,9 @@
-//! Tokens as text, and the proof that one was verified.
+//! Tokens as text: bounded, in one spelling, not yet known to be true.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-use super::account::{self, AccountClaims};
-use super::claims::{Kind, Opened};
-use super::operator::{self, OperatorClaims, TrustedKeys};
 use super::quote::looks_like_seed;
 use super::rejection::Rejection;
 
@@ -40,7 +37,10 @@ impl Token {
             return Err(Rejection::Empty);
         }
         if text.len() > MAX_TOKEN_BYTES {
-            return Err(Rejection::TooLarge { bytes: text.len() });
+            return Err(Rejection::TooLarge {
+                bytes: text.len(),
+                limit: MAX_TOKEN_BYTES,
+            });
         }
         if has_form_of_a_token(text) {
             Ok(Self(Bytes::copy_from_slice(text)))
@@ -119,49 +119,4 @@ fn foreign_byte(part: &'static str, byte: u8) -> Rejection {
         byte => format!("it holds the byte {:?}, which does not belong there", char::from(byte)),
     };
     Rejection::Base64 { part, defect }
-}
-
-/// Claims that were verified, with the token they came from. Its existence is the proof.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verified<C> {
-    token: Token,
-    claims: C,
-}
-
-impl<C> Verified<C> {
-    /// The token.
-    pub fn token(&self) -> &Token {
-        &self.token
-    }
-
-    /// What it says.
-    pub fn claims(&self) -> &C {
-        &self.claims
-    }
-}
-
-impl Verified<AccountClaims> {
-    /// Verifies an account's token as nats-server does for `trusted` operators: signature, issuer, subject, times
-    /// and the blocking rules. `now` in Unix seconds.
-    pub fn verify(token: Token, trusted: &TrustedKeys, now: i64) -> Result<Self, Rejection> {
-        let opened = Opened::open(&token)?;
-        let json = opened.json()?;
-        let common = opened.verify(&json, Kind::Account, Some(trusted))?;
-        let operator = trusted.operator_of(&common)?;
-        common.check_times(now)?;
-        let claims = account::read(&json, &common, operator)?;
-        Ok(Self { token, claims })
-    }
-}
-
-impl Verified<OperatorClaims> {
-    /// Verifies an operator's token: signed by its own identity key. Its expiry is not looked at, as nats-server
-    /// does not (`server.go`).
-    pub fn verify(token: Token) -> Result<Self, Rejection> {
-        let opened = Opened::open(&token)?;
-        let json = opened.json()?;
-        let common = opened.verify(&json, Kind::Operator, None)?;
-        let claims = operator::read(&json, &common)?;
-        Ok(Self { token, claims })
-    }
 }

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::super::account::{Account, permissions, revocations};
-use super::super::json::{Fields, Json};
-use super::super::nkey::{self, KeyKind};
-use super::super::quote::cut;
-use super::super::rejection::{Issue, Rejection};
-use super::url::Url;
-use super::{Issues, exports, imports, subject};
+use super::info::info;
+use super::issues::Issues;
+use super::shape::{Account, permissions, revocations};
+use super::{exports, imports, subject};
+use crate::jwt::json::{Fields, Json};
+use crate::jwt::nkey::{self, KeyKind};
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::{Issue, Rejection};
 
 /// Every rule that an account breaks (jwt `account_claims.go`).
-pub(in super::super) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, Rejection> {
+pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, Rejection> {
     let mut issues = Issues::default();
     let nats = &account.nats;
     let imports = imports::check(nats, account.subject, &mut issues)?;
@@ -40,7 +41,7 @@ pub(in super::super) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>,
     if !account.v1 {
         newer(nats, &mut issues)?;
     }
-    Ok(issues.0)
+    Ok(issues.into_list())
 }
 
 /// -1 means unlimited; absent reads as 0, so that a token without limits may have neither.
@@ -174,37 +175,6 @@ fn trace(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
     let sampling = trace.int("sampling")?;
     if !(0..=100).contains(&sampling) {
         issues.add("trace", || format!("the trace sampling is {sampling}: use 1 to 100"));
-    }
-    Ok(())
-}
-
-/// The longest description or URL (jwt `types.go`, `MaxInfoLength`).
-const MAX_INFO_BYTES: usize = 8 * 1024;
-
-pub(super) fn info(fields: &Fields<'_, '_>, of: &str, issues: &mut Issues) -> Result<(), Rejection> {
-    if fields.text("description")?.len() > MAX_INFO_BYTES {
-        issues.add("info", || {
-            format!("the description of {of} is longer than {MAX_INFO_BYTES} bytes: shorten it")
-        });
-    }
-    let url = fields.text("info_url")?;
-    if url.len() > MAX_INFO_BYTES {
-        issues.add("info", || {
-            format!("the info URL of {of} is longer than {MAX_INFO_BYTES} bytes: shorten it")
-        });
-    }
-    let defect = match Url::parse(url) {
-        Ok(parsed) if parsed.scheme.is_empty() || parsed.host_name.is_empty() => "it lacks a scheme or a host",
-        Ok(_) => return Ok(()),
-        Err(defect) => defect,
-    };
-    if !url.is_empty() {
-        issues.add("info", || {
-            format!(
-                "the info URL {:?} of {of} is none: {defect}; write https://HOST/...",
-                cut(url)
-            )
-        });
     }
     Ok(())
 }

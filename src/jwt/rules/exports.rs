@@ -1,10 +1,12 @@
 //! Rules of exports (jwt `exports.go`).
 
-use super::super::account::{Traffic, revocations};
-use super::super::json::{Fields, Json};
-use super::super::quote::cut;
-use super::super::rejection::Rejection;
-use super::{Issues, info, subject};
+use super::info::info;
+use super::issues::Issues;
+use super::shape::{Traffic, revocations};
+use super::subject;
+use crate::jwt::json::{Fields, Json};
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::Rejection;
 
 /// What the limits need to know of all exports.
 #[derive(Debug, Default)]

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::super::account::Traffic;
-use super::super::claims::{Kind, Opened};
-use super::super::json::{Fields, Json};
-use super::super::nkey::{self, KeyKind};
-use super::super::quote::cut;
-use super::super::rejection::Rejection;
-use super::super::token::Token;
-use super::{Issues, subject};
+use super::issues::Issues;
+use super::shape::Traffic;
+use super::subject;
+use crate::jwt::json::{Fields, Json};
+use crate::jwt::nkey::{self, Issuers, KeyKind};
+use crate::jwt::opened::{Kind, Opened};
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::Rejection;
+use crate::jwt::token::Token;
 
 struct Import<'j> {
     subject: &'j str,
@@ -212,7 +213,7 @@ impl Activation {
         let token = Token::parse(text.as_bytes())?;
         let opened = Opened::open(&token)?;
         let json = opened.json()?;
-        let common = opened.verify(&json, Kind::Activation, None)?;
+        let common = opened.verify(&json, Kind::Activation, &Issuers::default())?;
         let top = Fields::of(&json, "", &[])?;
         let nats = top.fields(
             "nats",

@@ -5,28 +5,13 @@
 mod account;
 mod exports;
 mod imports;
+mod info;
+mod issues;
 mod operator;
+mod shape;
 mod subject;
 mod url;
 
 pub(super) use account::account;
 pub(super) use operator::operator;
-
-use account::info;
-
-use super::rejection::Issue;
-
-/// How many issues a refusal names: enough to mend a token in one go, few enough for one screen.
-pub(super) const MAX_ISSUES: usize = 10;
-
-/// The rules a token breaks.
-#[derive(Debug, Default)]
-pub(super) struct Issues(Vec<Issue>);
-
-impl Issues {
-    pub(super) fn add(&mut self, code: &'static str, detail: impl FnOnce() -> String) {
-        if self.0.len() < MAX_ISSUES {
-            self.0.push(Issue { code, detail: detail() });
-        }
-    }
-}
+pub(super) use shape::{Account, revocations};

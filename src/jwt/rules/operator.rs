@@ -1,14 +1,14 @@
 //! Rules of an operator (jwt `operator_claims.go`). nats-server never asks for them; nsc and this program do.
 
-use super::super::json::Fields;
-use super::super::nkey::{self, KeyKind};
-use super::super::quote::cut;
-use super::super::rejection::{Issue, Rejection};
-use super::Issues;
+use super::issues::Issues;
 use super::url::Url;
+use crate::jwt::json::Fields;
+use crate::jwt::nkey::{self, KeyKind};
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::{Issue, Rejection};
 
 /// Every rule that an operator's `nats` breaks.
-pub(in super::super) fn operator(nats: &Fields<'_, '_>, v1: bool) -> Result<Vec<Issue>, Rejection> {
+pub(in crate::jwt) fn operator(nats: &Fields<'_, '_>, v1: bool) -> Result<Vec<Issue>, Rejection> {
     let mut issues = Issues::default();
     for key in nats.texts("signing_keys")? {
         if nkey::kind(key) != Some(KeyKind::Operator) {
@@ -62,7 +62,7 @@ pub(in super::super) fn operator(nats: &Fields<'_, '_>, v1: bool) -> Result<Vec<
             )
         });
     }
-    Ok(issues.0)
+    Ok(issues.into_list())
 }
 
 fn service_url_defect(text: &str) -> Option<&'static str> {

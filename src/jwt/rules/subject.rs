@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::quote::cut;
-use super::Issues;
+use super::issues::Issues;
+use crate::jwt::quote::cut;
 
 /// Steps that a search for overlaps may take, for each byte of the subjects. Wildcards in every token could
 /// otherwise make it quadratic, 40 s for the largest token; honest accounts need one step or two, and fewer than 32

@@ -1,50 +1,10 @@
-//! Accounts: what their claims say, read as nats-server reads them.
+//! The shape of an account's `nats`: which fields it has and of which types, read for the rules.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use super::claims::Common;
-use super::json::{Fields, Json};
-use super::nkey::{AccountKey, OperatorKey};
-use super::rejection::{Issue, Rejection};
-use super::rules;
-
-/// What an account's token says, as far as this program needs it; the rest was validated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountClaims {
-    /// The account.
-    pub account: AccountKey,
-    /// The operator for whom it was signed.
-    pub operator: OperatorKey,
-    /// The key that signed it: the operator's identity key or one of its signing keys.
-    pub issuer: String,
-    /// The name.
-    pub name: String,
-    /// `iat`, Unix seconds.
-    pub issued_at: i64,
-    /// `exp`, Unix seconds; 0 means never.
-    pub expires_at: i64,
-    /// `nbf`, Unix seconds; 0 means at once.
-    pub not_before: i64,
-    /// `jti`. Not an identity of the bytes: it ignores the body of the claims (jwt `claims.go`).
-    pub id: String,
-    /// Revoked users: public key or `*`, and the time up to which their JWTs are void.
-    pub revocations: BTreeMap<String, i64>,
-    /// Keys that may sign users for it.
-    pub signing_keys: Vec<String>,
-}
-
-impl AccountClaims {
-    /// Whether a JWT of `user`, issued at `issued_at`, is void: issued at or before the time its key or `*` was
-    /// revoked at (jwt `revocation_list.go`).
-    pub fn is_revoked(&self, user: &str, issued_at: i64) -> bool {
-        [user, "*"].iter().any(|key| {
-            self.revocations
-                .get(*key)
-                .is_some_and(|revoked_at| *revoked_at >= issued_at)
-        })
-    }
-}
+use crate::jwt::json::{Fields, Json};
+use crate::jwt::opened::Common;
+use crate::jwt::rejection::Rejection;
 
 /// The names inside an account's `nats`.
 const ACCOUNT: &[&str] = &[
@@ -70,14 +30,14 @@ const ACCOUNT_V1: &[&str] = &["imports", "exports", "limits", "signing_keys", "r
 
 /// What an import or export carries. Absent is a validation error, anything else a decoding one, as in Go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Traffic {
+pub(in crate::jwt) enum Traffic {
     Missing,
     Stream,
     Service,
 }
 
 impl Traffic {
-    pub(super) fn read(fields: &Fields<'_, '_>, name: &str) -> Result<Self, Rejection> {
+    pub(in crate::jwt) fn read(fields: &Fields<'_, '_>, name: &str) -> Result<Self, Rejection> {
         match fields.text(name)? {
             "stream" => Ok(Self::Stream),
             "service" => Ok(Self::Service),
@@ -92,17 +52,17 @@ impl Traffic {
 
 /// The limits that other rules need; -1 means none.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Limits {
-    pub(super) imports: i64,
-    pub(super) exports: i64,
-    pub(super) wildcards: bool,
-    pub(super) blank_tier: bool,
+pub(in crate::jwt) struct Limits {
+    pub(in crate::jwt) imports: i64,
+    pub(in crate::jwt) exports: i64,
+    pub(in crate::jwt) wildcards: bool,
+    pub(in crate::jwt) blank_tier: bool,
 }
 
 /// A key that may sign users, with a scope or without.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SigningKey<'j> {
-    pub(super) key: &'j str,
+pub(in crate::jwt) struct SigningKey<'j> {
+    pub(in crate::jwt) key: &'j str,
 }
 
 const NATS_LIMITS: &[&str] = &["subs", "data", "payload"];
@@ -148,14 +108,15 @@ const LIMITS_V1: &[&str] = &[
 ];
 
 /// An account's `nats`, opened for the rules.
-pub(super) struct Account<'j, 'a> {
-    pub(super) nats: Fields<'j, 'a>,
-    pub(super) subject: &'j str,
-    pub(super) v1: bool,
+pub(in crate::jwt) struct Account<'j, 'a> {
+    pub(in crate::jwt) nats: Fields<'j, 'a>,
+    pub(in crate::jwt) subject: &'j str,
+    pub(in crate::jwt) v1: bool,
 }
 
 impl<'j, 'a> Account<'j, 'a> {
-    fn open(json: &'j Json<'a>, common: &'j Common) -> Result<Self, Rejection> {
+    /// Opens the claims `json`.
+    pub(in crate::jwt) fn open(json: &'j Json<'a>, common: &'j Common) -> Result<Self, Rejection> {
         let top = Fields::of(json, "", &[])?;
         let v1 = common.version == 1;
         Ok(Account {
@@ -166,40 +127,8 @@ impl<'j, 'a> Account<'j, 'a> {
     }
 }
 
-/// Every rule that an account's claims break.
-pub(super) fn issues(json: &Json<'_>, common: &Common) -> Result<Vec<Issue>, Rejection> {
-    rules::account(&Account::open(json, common)?)
-}
-
-/// Reads and validates an account's claims, whose signature and issuer were verified.
-pub(super) fn read(json: &Json<'_>, common: &Common, operator: OperatorKey) -> Result<AccountClaims, Rejection> {
-    let account_key = common.account()?;
-    let account = Account::open(json, common)?;
-    let issues = rules::account(&account)?;
-    if !issues.is_empty() {
-        return Err(Rejection::Invalid { issues });
-    }
-    let revocations = revocations(&account.nats)?;
-    Ok(AccountClaims {
-        account: account_key,
-        operator,
-        issuer: common.issuer.clone(),
-        name: common.name.clone(),
-        issued_at: common.issued_at,
-        expires_at: common.expires_at,
-        not_before: common.not_before,
-        id: common.id.clone(),
-        revocations: revocations.into_iter().map(|(key, at)| (key.to_string(), at)).collect(),
-        signing_keys: account
-            .signing_keys()?
-            .into_iter()
-            .map(|signer| signer.key.to_owned())
-            .collect(),
-    })
-}
-
 /// A revocation list: public key or `*` -> Unix seconds.
-pub(super) fn revocations<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<Vec<(&'j Cow<'a, str>, i64)>, Rejection> {
+pub(in crate::jwt) fn revocations<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<Vec<(&'j Cow<'a, str>, i64)>, Rejection> {
     let entry = |(key, at): &'j (Cow<'a, str>, Json<'a>)| match at {
         Json::Null => Ok((key, 0)),
         at => at.int().map(|at| (key, at)).ok_or_else(|| Rejection::FieldType {
@@ -211,7 +140,7 @@ pub(super) fn revocations<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<Vec<(&'j Co
 }
 
 impl<'j, 'a> Account<'j, 'a> {
-    pub(super) fn limits(&self) -> Result<Limits, Rejection> {
+    pub(in crate::jwt) fn limits(&self) -> Result<Limits, Rejection> {
         let limits = self.nats.fields("limits", if self.v1 { LIMITS_V1 } else { LIMITS })?;
         for name in NATS_LIMITS.iter().chain(&["conn", "leaf"]) {
             limits.int(name)?;
@@ -238,7 +167,7 @@ impl<'j, 'a> Account<'j, 'a> {
     }
 
     /// The keys that may sign users. What is neither a string nor an object is passed over, as in Go.
-    pub(super) fn signing_keys(&self) -> Result<Vec<SigningKey<'j>>, Rejection> {
+    pub(in crate::jwt) fn signing_keys(&self) -> Result<Vec<SigningKey<'j>>, Rejection> {
         if self.v1 {
             let keys = self.nats.texts("signing_keys")?;
             return Ok(keys.into_iter().map(|key| SigningKey { key }).collect());
@@ -326,7 +255,7 @@ fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
 const RESPONSE: &[&str] = &["max", "ttl"];
 
 /// Publish, subscribe and response permissions: `(pub, sub)`, each allowed then denied.
-pub(super) fn permissions<'j>(fields: &Fields<'j, '_>) -> Result<(Vec<&'j str>, Vec<&'j str>), Rejection> {
+pub(in crate::jwt) fn permissions<'j>(fields: &Fields<'j, '_>) -> Result<(Vec<&'j str>, Vec<&'j str>), Rejection> {
     let (publish, subscribe, response) = permission_lists(fields)?;
     for name in RESPONSE {
         response.int(name)?;
@@ -344,31 +273,4 @@ fn permission_lists<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<PermissionLists<'
         Ok(subjects)
     };
     Ok((read("pub")?, read("sub")?, fields.fields("resp", RESPONSE)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_is_revoked_up_to_and_including_the_second() {
-        let claims = |revocations: &[(&str, i64)]| AccountClaims {
-            account: AccountKey::from_bytes([1; 32]),
-            operator: OperatorKey::from_bytes([2; 32]),
-            issuer: String::new(),
-            name: String::new(),
-            issued_at: 0,
-            expires_at: 0,
-            not_before: 0,
-            id: String::new(),
-            revocations: revocations.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect(),
-            signing_keys: Vec::new(),
-        };
-        let one = claims(&[("U1", 100)]);
-        assert!(one.is_revoked("U1", 99) && one.is_revoked("U1", 100));
-        assert!(!one.is_revoked("U1", 101) && !one.is_revoked("U2", 1));
-        let all = claims(&[("U1", 100), ("*", 200)]);
-        assert!(all.is_revoked("U1", 150) && all.is_revoked("U2", 200));
-        assert!(!all.is_revoked("U1", 201));
-    }
 }

@@ -4,12 +4,16 @@
 //! win. What such a reader and a strict one could disagree about is refused: no key twice, no key in odd case, no
 //! trailing data. Numbers stay text, because Go takes `1` for an int64 and refuses `1.0` and `1e0`. One pass, never back.
 
+mod fields;
+
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 
-use super::quote::cut;
-use super::rejection::Rejection;
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::Rejection;
+
+pub(super) use fields::Fields;
 
 /// How deep values may lie in each other. Nothing that nats-server reads lies deeper than 8; recursion has to end.
 const MAX_DEPTH: usize = 128;
@@ -20,7 +24,7 @@ const SMALL_OBJECT: usize = 16;
 
 /// A JSON value. Strings borrow from the text where they have no escapes.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Json<'a> {
+pub(in crate::jwt) enum Json<'a> {
     Null,
     Bool(bool),
     /// As written.
@@ -31,7 +35,7 @@ pub(super) enum Json<'a> {
 }
 
 /// The text of `bytes`, each byte that is not UTF-8 replaced, as Go does when it reads a string.
-pub(super) fn text_of(bytes: Vec<u8>) -> String {
+pub(in crate::jwt) fn text_of(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| {
         let mut text = String::new();
         for chunk in error.as_bytes().utf8_chunks() {
@@ -44,7 +48,7 @@ pub(super) fn text_of(bytes: Vec<u8>) -> String {
 
 impl<'a> Json<'a> {
     /// Reads all of `text`.
-    pub(super) fn parse(text: &'a str) -> Result<Self, Rejection> {
+    pub(in crate::jwt) fn parse(text: &'a str) -> Result<Self, Rejection> {
         let mut parser = Parser::new(text);
         let value = parser.value(0)?;
         parser.blanks();
@@ -56,7 +60,7 @@ impl<'a> Json<'a> {
     }
 
     /// The number, if it is written as Go reads an int64: without point and exponent.
-    pub(super) fn int(&self) -> Option<i64> {
+    pub(in crate::jwt) fn int(&self) -> Option<i64> {
         if let Self::Number(text) = self {
             text.parse().ok()
         } else {
@@ -65,7 +69,7 @@ impl<'a> Json<'a> {
     }
 
     /// Whether every number in it fits a float64.
-    pub(super) fn fits_floats(&self) -> bool {
+    pub(in crate::jwt) fn fits_floats(&self) -> bool {
         match self {
             Self::Number(text) => text.parse::<f64>().is_ok_and(f64::is_finite),
             Self::List(list) => list.iter().all(Self::fits_floats),
@@ -330,155 +334,6 @@ fn duplicate<'o>(object: &'o [(Cow<'_, str>, Json<'_>)]) -> Option<&'o str> {
         .iter()
         .map(|(key, _)| key.as_ref())
         .find(|key| !seen.insert(*key))
-}
-
-/// An object whose fields are known by name. An absent one reads as empty, as Go leaves a zero value.
-pub(super) struct Fields<'j, 'a> {
-    path: String,
-    object: &'j [(Cow<'a, str>, Json<'a>)],
-}
-
-impl<'j, 'a> Fields<'j, 'a> {
-    /// The object `json`, found at `path`, in which a reader knows the fields `known`.
-    pub(super) fn of(json: &'j Json<'a>, path: &str, known: &[&'static str]) -> Result<Self, Rejection> {
-        let object: &[_] = match json {
-            Json::Object(object) => object,
-            Json::Null => &[],
-            _ => {
-                return Err(Rejection::FieldType {
-                    field: if path.is_empty() {
-                        "(all of it)".to_owned()
-                    } else {
-                        path.to_owned()
-                    },
-                    wanted: "an object",
-                });
-            }
-        };
-        for (key, _) in object {
-            if !known.contains(&key.as_ref())
-                && let Some(wanted) = known.iter().find(|known| folds_to(key, known))
-            {
-                return Err(Rejection::OddCase {
-                    found: cut(key),
-                    wanted,
-                });
-            }
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            object,
-        })
-    }
-
-    pub(super) fn path(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
-    }
-
-    fn wrong<T>(&self, name: &str, wanted: &'static str) -> Result<T, Rejection> {
-        Err(Rejection::FieldType {
-            field: self.path(name),
-            wanted,
-        })
-    }
-
-    /// The field as it is; null and absent are the same.
-    pub(super) fn get(&self, name: &str) -> Option<&'j Json<'a>> {
-        let found = self.object.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-        found.filter(|value| !matches!(value, Json::Null))
-    }
-
-    /// Whether the field is written, even as null.
-    pub(super) fn is_written(&self, name: &str) -> bool {
-        self.object.iter().any(|(key, _)| key == name)
-    }
-
-    pub(super) fn text(&self, name: &str) -> Result<&'j str, Rejection> {
-        match self.get(name) {
-            None => Ok(""),
-            Some(Json::Text(text)) => Ok(text),
-            Some(_) => self.wrong(name, "a string"),
-        }
-    }
-
-    pub(super) fn int(&self, name: &str) -> Result<i64, Rejection> {
-        match self.get(name) {
-            None => Ok(0),
-            Some(json) => match json.int() {
-                Some(value) => Ok(value),
-                None => self.wrong(name, "a whole number of 64 bits, written without point and exponent"),
-            },
-        }
-    }
-
-    /// A whole number that Go reads as float64, writes again and then reads as int64: `1e3` is one, and the largest
-    /// int64 is none.
-    pub(super) fn int_through_float(&self, name: &str) -> Result<i64, Rejection> {
-        let written = match self.get(name) {
-            Some(Json::Number(text)) => text.parse::<f64>().unwrap_or(f64::NAN).to_string(),
-            Some(_) => String::new(),
-            None => return Ok(0),
-        };
-        match written.parse() {
-            Ok(value) => Ok(value),
-            Err(_) => self.wrong(name, "a whole number that a float64 holds exactly"),
-        }
-    }
-
-    pub(super) fn bool(&self, name: &str) -> Result<bool, Rejection> {
-        match self.get(name) {
-            None => Ok(false),
-            Some(Json::Bool(value)) => Ok(*value),
-            Some(_) => self.wrong(name, "true or false"),
-        }
-    }
-
-    pub(super) fn list(&self, name: &str) -> Result<&'j [Json<'a>], Rejection> {
-        match self.get(name) {
-            None => Ok(&[]),
-            Some(Json::List(list)) => Ok(list),
-            Some(_) => self.wrong(name, "a list"),
-        }
-    }
-
-    /// A list of strings; null among them reads as an empty string, as in Go.
-    pub(super) fn texts(&self, name: &str) -> Result<Vec<&'j str>, Rejection> {
-        let text = |item: &'j Json<'a>| match item {
-            Json::Text(text) => Ok(text.as_ref()),
-            Json::Null => Ok(""),
-            _ => self.wrong(name, "a list of strings"),
-        };
-        self.list(name)?.iter().map(text).collect()
-    }
-
-    /// An object whose keys are data, not names.
-    pub(super) fn map(&self, name: &str) -> Result<&'j [(Cow<'a, str>, Json<'a>)], Rejection> {
-        match self.get(name) {
-            None => Ok(&[]),
-            Some(Json::Object(object)) => Ok(object),
-            Some(_) => self.wrong(name, "an object"),
-        }
-    }
-
-    /// The object in the field `name`, in which a reader knows the fields `known`.
-    pub(super) fn fields(&self, name: &str, known: &[&'static str]) -> Result<Fields<'j, 'a>, Rejection> {
-        Fields::of(self.get(name).unwrap_or(&Json::Null), &self.path(name), known)
-    }
-}
-
-/// Whether Go's `encoding/json` takes `key` for the field `known` (`foldName`: simple Unicode folding, under which
-/// the long s and the Kelvin sign are letters of ASCII).
-fn folds_to(key: &str, known: &str) -> bool {
-    let fold = |c: char| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        other => other.to_ascii_lowercase(),
-    };
-    key.chars().map(fold).eq(known.chars().map(fold))
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 use data_encoding::DecodeKind;
 
 use super::json::{Fields, Json, text_of};
-use super::nkey::{self, AccountKey, KeyKind};
-use super::operator::TrustedKeys;
+use super::nkey::{AccountKey, Issuers, KeyError, KeyKind};
 use super::quote::{cut, time};
 use super::rejection::Rejection;
 use super::token::Token;
@@ -147,13 +146,8 @@ impl<'t> Opened<'t> {
     }
 
     /// Checks that these are claims of `kind`, signed by the issuer they name, who may sign such. Whether he is one of
-    /// the `trusted` is another question; their keys are merely at hand.
-    pub(super) fn verify(
-        &self,
-        json: &Json<'_>,
-        kind: Kind,
-        trusted: Option<&TrustedKeys>,
-    ) -> Result<Common, Rejection> {
+    /// the trusted ones is another question: `issuers` are merely at hand.
+    pub(super) fn verify(&self, json: &Json<'_>, kind: Kind, issuers: &Issuers) -> Result<Common, Rejection> {
         let common = Common::read(json)?;
         if common.kind != kind.name() {
             let found = match common.kind.as_str() {
@@ -169,10 +163,10 @@ impl<'t> Opened<'t> {
         if !(1..=2).contains(&common.version) {
             return Err(Rejection::Version(common.version));
         }
-        let Some(issuer_kind) = nkey::kind(&common.issuer) else {
+        let Some(issuer_kind) = issuers.kind(&common.issuer) else {
             return Err(Rejection::IssuerNotKey(cut(&common.issuer)));
         };
-        if !self.is_signed_by_issuer(&common, trusted) {
+        if !self.is_signed_by_issuer(&common, issuers) {
             return Err(Rejection::Signature { issuer: common.issuer });
         }
         if !kind.may_issue(issuer_kind) {
@@ -193,15 +187,12 @@ impl<'t> Opened<'t> {
 impl Opened<'_> {
     /// Whether the issuer's signature fits. What is signed goes by the claims' version, not by the header's algorithm
     /// (jwt `decoder.go`); what is no known version is a version 1 there.
-    pub(super) fn is_signed_by_issuer(&self, common: &Common, trusted: Option<&TrustedKeys>) -> bool {
+    pub(super) fn is_signed_by_issuer(&self, common: &Common, issuers: &Issuers) -> bool {
         let signed = match common.version {
             2 => self.token.rsplit_once('.').map_or("", |(signed, _)| signed),
             _ => self.claims_chunk,
         };
-        match trusted.and_then(|trusted| trusted.issuer(&common.issuer)) {
-            Some(issuer) => issuer.verify(signed.as_bytes(), &self.signature),
-            None => nkey::verify(&common.issuer, signed.as_bytes(), &self.signature),
-        }
+        issuers.verify(&common.issuer, signed.as_bytes(), &self.signature)
     }
 }
 
@@ -264,6 +255,6 @@ impl Common {
     pub(super) fn account(&self) -> Result<AccountKey, Rejection> {
         self.subject
             .parse()
-            .map_err(|error: nkey::KeyError| Rejection::Subject(error.to_string()))
+            .map_err(|error: KeyError| Rejection::Subject(error.to_string()))
     }
 }

@@ -1,0 +1,109 @@
+//! Accounts: what their claims say, read as nats-server reads them.
+
+use std::collections::BTreeMap;
+
+use crate::jwt::json::Json;
+use crate::jwt::nkey::{AccountKey, OperatorKey};
+use crate::jwt::opened::Common;
+use crate::jwt::rejection::{Issue, Rejection};
+use crate::jwt::rules::{self, Account, revocations};
+
+/// What an account's token says, as far as this program needs it; the rest was validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountClaims {
+    /// The account.
+    pub account: AccountKey,
+    /// The operator for whom it was signed.
+    pub operator: OperatorKey,
+    /// The key that signed it: the operator's identity key or one of its signing keys.
+    pub issuer: String,
+    /// The name.
+    pub name: String,
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// `exp`, Unix seconds; 0 means never.
+    pub expires_at: i64,
+    /// `nbf`, Unix seconds; 0 means at once.
+    pub not_before: i64,
+    /// `jti`. Not an identity of the bytes: it ignores the body of the claims (jwt `claims.go`).
+    pub id: String,
+    /// Revoked users: public key or `*`, and the time up to which their JWTs are void.
+    pub revocations: BTreeMap<String, i64>,
+    /// Keys that may sign users for it.
+    pub signing_keys: Vec<String>,
+}
+
+impl AccountClaims {
+    /// Whether a JWT of `user`, issued at `issued_at`, is void: issued at or before the time its key or `*` was
+    /// revoked at (jwt `revocation_list.go`).
+    pub fn is_revoked(&self, user: &str, issued_at: i64) -> bool {
+        [user, "*"].iter().any(|key| {
+            self.revocations
+                .get(*key)
+                .is_some_and(|revoked_at| *revoked_at >= issued_at)
+        })
+    }
+}
+
+/// Every rule that an account's claims break.
+pub(in crate::jwt) fn issues(json: &Json<'_>, common: &Common) -> Result<Vec<Issue>, Rejection> {
+    rules::account(&Account::open(json, common)?)
+}
+
+/// Reads and validates an account's claims, whose signature and issuer were verified.
+pub(in crate::jwt) fn read(
+    json: &Json<'_>,
+    common: &Common,
+    operator: OperatorKey,
+) -> Result<AccountClaims, Rejection> {
+    let account_key = common.account()?;
+    let account = Account::open(json, common)?;
+    let issues = rules::account(&account)?;
+    if !issues.is_empty() {
+        return Err(Rejection::Invalid { issues });
+    }
+    let revocations = revocations(&account.nats)?;
+    Ok(AccountClaims {
+        account: account_key,
+        operator,
+        issuer: common.issuer.clone(),
+        name: common.name.clone(),
+        issued_at: common.issued_at,
+        expires_at: common.expires_at,
+        not_before: common.not_before,
+        id: common.id.clone(),
+        revocations: revocations.into_iter().map(|(key, at)| (key.to_string(), at)).collect(),
+        signing_keys: account
+            .signing_keys()?
+            .into_iter()
+            .map(|signer| signer.key.to_owned())
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_revoked_up_to_and_including_the_second() {
+        let claims = |revocations: &[(&str, i64)]| AccountClaims {
+            account: AccountKey::from_bytes([1; 32]),
+            operator: OperatorKey::from_bytes([2; 32]),
+            issuer: String::new(),
+            name: String::new(),
+            issued_at: 0,
+            expires_at: 0,
+            not_before: 0,
+            id: String::new(),
+            revocations: revocations.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect(),
+            signing_keys: Vec::new(),
+        };
+        let one = claims(&[("U1", 100)]);
+        assert!(one.is_revoked("U1", 99) && one.is_revoked("U1", 100));
+        assert!(!one.is_revoked("U1", 101) && !one.is_revoked("U2", 1));
+        let all = claims(&[("U1", 100), ("*", 200)]);
+        assert!(all.is_revoked("U1", 150) && all.is_revoked("U2", 200));
+        assert!(!all.is_revoked("U1", 201));
+    }
+}

@@ -1,0 +1,156 @@
+//! Objects read by the names of their fields, as Go's `encoding/json` fills a struct: what is absent reads as zero.
+
+use std::borrow::Cow;
+
+use super::Json;
+use crate::jwt::quote::cut;
+use crate::jwt::rejection::Rejection;
+
+/// An object whose fields are known by name. An absent one reads as empty, as Go leaves a zero value.
+pub(in crate::jwt) struct Fields<'j, 'a> {
+    path: String,
+    object: &'j [(Cow<'a, str>, Json<'a>)],
+}
+
+impl<'j, 'a> Fields<'j, 'a> {
+    /// The object `json`, found at `path`, in which a reader knows the fields `known`.
+    pub(in crate::jwt) fn of(json: &'j Json<'a>, path: &str, known: &[&'static str]) -> Result<Self, Rejection> {
+        let object: &[_] = match json {
+            Json::Object(object) => object,
+            Json::Null => &[],
+            _ => {
+                return Err(Rejection::FieldType {
+                    field: if path.is_empty() {
+                        "(all of it)".to_owned()
+                    } else {
+                        path.to_owned()
+                    },
+                    wanted: "an object",
+                });
+            }
+        };
+        for (key, _) in object {
+            if !known.contains(&key.as_ref())
+                && let Some(wanted) = known.iter().find(|known| folds_to(key, known))
+            {
+                return Err(Rejection::OddCase {
+                    found: cut(key),
+                    wanted,
+                });
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            object,
+        })
+    }
+
+    pub(in crate::jwt) fn path(&self, name: &str) -> String {
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+
+    fn wrong<T>(&self, name: &str, wanted: &'static str) -> Result<T, Rejection> {
+        Err(Rejection::FieldType {
+            field: self.path(name),
+            wanted,
+        })
+    }
+
+    /// The field as it is; null and absent are the same.
+    pub(in crate::jwt) fn get(&self, name: &str) -> Option<&'j Json<'a>> {
+        let found = self.object.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+        found.filter(|value| !matches!(value, Json::Null))
+    }
+
+    /// Whether the field is written, even as null.
+    pub(in crate::jwt) fn is_written(&self, name: &str) -> bool {
+        self.object.iter().any(|(key, _)| key == name)
+    }
+
+    pub(in crate::jwt) fn text(&self, name: &str) -> Result<&'j str, Rejection> {
+        match self.get(name) {
+            None => Ok(""),
+            Some(Json::Text(text)) => Ok(text),
+            Some(_) => self.wrong(name, "a string"),
+        }
+    }
+
+    pub(in crate::jwt) fn int(&self, name: &str) -> Result<i64, Rejection> {
+        match self.get(name) {
+            None => Ok(0),
+            Some(json) => match json.int() {
+                Some(value) => Ok(value),
+                None => self.wrong(name, "a whole number of 64 bits, written without point and exponent"),
+            },
+        }
+    }
+
+    /// A whole number that Go reads as float64, writes again and then reads as int64: `1e3` is one, and the largest
+    /// int64 is none.
+    pub(in crate::jwt) fn int_through_float(&self, name: &str) -> Result<i64, Rejection> {
+        let written = match self.get(name) {
+            Some(Json::Number(text)) => text.parse::<f64>().unwrap_or(f64::NAN).to_string(),
+            Some(_) => String::new(),
+            None => return Ok(0),
+        };
+        match written.parse() {
+            Ok(value) => Ok(value),
+            Err(_) => self.wrong(name, "a whole number that a float64 holds exactly"),
+        }
+    }
+
+    pub(in crate::jwt) fn bool(&self, name: &str) -> Result<bool, Rejection> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Json::Bool(value)) => Ok(*value),
+            Some(_) => self.wrong(name, "true or false"),
+        }
+    }
+
+    pub(in crate::jwt) fn list(&self, name: &str) -> Result<&'j [Json<'a>], Rejection> {
+        match self.get(name) {
+            None => Ok(&[]),
+            Some(Json::List(list)) => Ok(list),
+            Some(_) => self.wrong(name, "a list"),
+        }
+    }
+
+    /// A list of strings; null among them reads as an empty string, as in Go.
+    pub(in crate::jwt) fn texts(&self, name: &str) -> Result<Vec<&'j str>, Rejection> {
+        let text = |item: &'j Json<'a>| match item {
+            Json::Text(text) => Ok(text.as_ref()),
+            Json::Null => Ok(""),
+            _ => self.wrong(name, "a list of strings"),
+        };
+        self.list(name)?.iter().map(text).collect()
+    }
+
+    /// An object whose keys are data, not names.
+    pub(in crate::jwt) fn map(&self, name: &str) -> Result<&'j [(Cow<'a, str>, Json<'a>)], Rejection> {
+        match self.get(name) {
+            None => Ok(&[]),
+            Some(Json::Object(object)) => Ok(object),
+            Some(_) => self.wrong(name, "an object"),
+        }
+    }
+
+    /// The object in the field `name`, in which a reader knows the fields `known`.
+    pub(in crate::jwt) fn fields(&self, name: &str, known: &[&'static str]) -> Result<Fields<'j, 'a>, Rejection> {
+        Fields::of(self.get(name).unwrap_or(&Json::Null), &self.path(name), known)
+    }
+}
+
+/// Whether Go's `encoding/json` takes `key` for the field `known` (`foldName`: simple Unicode folding, under which
+/// the long s and the Kelvin sign are letters of ASCII).
+fn folds_to(key: &str, known: &str) -> bool {
+    let fold = |c: char| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).eq(known.chars().map(fold))
+}

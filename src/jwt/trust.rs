@@ -1,0 +1,132 @@
+//! Whom an account's token may be signed by, and the proof that one was verified.
+
+use super::claims::account::{self, AccountClaims};
+use super::claims::operator::{self, OperatorClaims};
+use super::nkey::{Issuers, OperatorKey};
+use super::opened::{Common, Kind, Opened};
+use super::quote::cut;
+use super::rejection::Rejection;
+use super::token::Token;
+
+/// Claims that were verified, with the token they came from. Its existence is the proof.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verified<C> {
+    token: Token,
+    claims: C,
+}
+
+impl<C> Verified<C> {
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// What it says.
+    pub fn claims(&self) -> &C {
+        &self.claims
+    }
+}
+
+impl Verified<AccountClaims> {
+    /// Verifies an account's token as nats-server does for `trusted` operators: signature, issuer, subject, times
+    /// and the blocking rules. `now` in Unix seconds.
+    pub fn verify(token: Token, trusted: &TrustedKeys, now: i64) -> Result<Self, Rejection> {
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Account, trusted.issuers())?;
+        let operator = trusted.operator_of(&common)?;
+        common.check_times(now)?;
+        let claims = account::read(&json, &common, operator)?;
+        Ok(Self { token, claims })
+    }
+}
+
+impl Verified<OperatorClaims> {
+    /// Verifies an operator's token: signed by its own identity key. Its expiry is not looked at, as nats-server
+    /// does not (`server.go`).
+    pub fn verify(token: Token) -> Result<Self, Rejection> {
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Operator, &Issuers::default())?;
+        let claims = operator::read(&json, &common)?;
+        Ok(Self { token, claims })
+    }
+}
+
+/// Who may issue accounts. Built only from verified operators, so that nobody forgets strictness.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedKeys {
+    operators: Vec<Verified<OperatorClaims>>,
+    /// Every key that may sign here.
+    issuers: Issuers,
+}
+
+impl TrustedKeys {
+    /// The keys of `operators`.
+    pub fn new(operators: impl IntoIterator<Item = Verified<OperatorClaims>>) -> Self {
+        let operators: Vec<Verified<OperatorClaims>> = operators.into_iter().collect();
+        let keys = operators.iter().flat_map(|operator| {
+            let claims = operator.claims();
+            claims.signing_keys.iter().chain([&claims.operator])
+        });
+        let issuers = keys.map(ToString::to_string).collect();
+        Self { operators, issuers }
+    }
+
+    /// The keys that may sign for one of the operators, taken apart already.
+    pub(super) fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    /// The operators, in the order given.
+    pub fn operators(&self) -> &[Verified<OperatorClaims>] {
+        &self.operators
+    }
+
+    /// The operator for whom the issuer of an account's claims may sign (nats-server `jwt.go`, `strict`).
+    pub(super) fn operator_of(&self, common: &Common) -> Result<OperatorKey, Rejection> {
+        let issuer = common.issuer.as_str();
+        if let Ok(key) = issuer.parse::<OperatorKey>() {
+            for operator in &self.operators {
+                let claims = operator.claims();
+                if claims.signing_keys.contains(&key) || (claims.operator == key && !claims.strict_signing_key_usage) {
+                    return Ok(claims.operator);
+                }
+            }
+            if let Some(strict) = self.operators.iter().find(|operator| operator.claims().operator == key) {
+                return Err(Rejection::Strict {
+                    issuer: issuer.to_owned(),
+                    operator: cut(&strict.claims().name),
+                    signing_keys: list(strict.claims().signing_keys.iter().map(ToString::to_string)),
+                });
+            }
+        } else if common.issuer == common.subject {
+            return Err(Rejection::SelfSigned {
+                account: common.account()?,
+                trusted: self.names(),
+            });
+        }
+        Err(Rejection::Untrusted {
+            issuer: issuer.to_owned(),
+            trusted: self.names(),
+        })
+    }
+
+    fn names(&self) -> String {
+        list(self.operators.iter().map(|operator| {
+            let claims = operator.claims();
+            format!("{} {}", cut(&claims.name), claims.operator)
+        }))
+    }
+}
+
+/// The first few, for a sentence.
+fn list(items: impl Iterator<Item = String>) -> String {
+    const MOST: usize = 4;
+    let all: Vec<String> = items.collect();
+    match all.len() {
+        0 => "none".to_owned(),
+        count if count > MOST => format!("{} and {} more", all[..MOST].join(", "), count - MOST),
+        _ => all.join(", "),
+    }
+}
