@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::Value;
 
+use super::exit::{Exit, Failure};
+use super::input::{read, trusted_files};
 use super::output::{json, plain, time};
-use super::{Exit, Failure, accounts, operator};
 use crate::clock::Clock;
 use crate::jwt::{Explanation, Token, explain};
 
@@ -32,12 +33,12 @@ impl Inspect {
         let bytes = if self.is_token() {
             self.token.into_bytes()
         } else {
-            accounts::read(Path::new(&self.token))?
+            read(Path::new(&self.token))?
         };
         let trusted = if self.operator.is_empty() {
             None
         } else {
-            Some(operator::trusted_files(&self.operator)?)
+            Some(trusted_files(&self.operator)?)
         };
         // A creds file has a seed behind the token, which is not even looked at; what is no such file is explained as it is.
         let decorated = std::str::from_utf8(&bytes)

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{Exit, Failure};
+use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Exit, Failure};
+use super::exit::{Exit, Failure};
 use crate::client::AdminClient;
 use crate::config::{Config, ConfigError};
 use crate::folder;

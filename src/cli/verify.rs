@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::accounts::Pages;
+use super::account::Pages;
+use super::exit::{Exit, Failure};
+use super::input::{trusted, trusted_files};
 use super::output::{JsonArray, Progress, plain};
 use super::target::Target;
-use super::{Exit, Failure, operator};
 use crate::api::Account;
 use crate::clock::Clock;
 use crate::jwt::{AccountClaims, Token, TrustedKeys, Verified};
@@ -53,9 +54,9 @@ impl Verify {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         let client = self.target.client()?;
         let trusted = if self.operator.is_empty() {
-            operator::trusted(&client.operators().await?)?
+            trusted(&client.operators().await?)?
         } else {
-            operator::trusted_files(&self.operator)?
+            trusted_files(&self.operator)?
         };
         let now = Clock::system().now();
         let mut counts = Counts {

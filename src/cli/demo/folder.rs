@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure};
 
 /// Says that a folder is ours, and keeps the ports: they stand in tokens and files.
 const MARKER: &str = ".jwtmesh-demo";

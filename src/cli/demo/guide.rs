@@ -6,7 +6,7 @@ use super::certificates::CA;
 use super::folder::{Folder, Ports};
 use super::keys::{ALICE_CREDS, BOB_CREDS, KEYS, Keys, NODE_CREDS, OPERATOR, token_file};
 use super::server::CONFIG;
-use crate::cli::Failure;
+use crate::cli::exit::Failure;
 use crate::cli::nats::{BaseUrl, Pointing, ResolverTls};
 
 /// The node's whole configuration.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure};
 
 mod certificates;
 mod folder;

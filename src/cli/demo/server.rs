@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::folder::Folder;
-use crate::cli::{Exit, Failure};
+use crate::cli::exit::{Exit, Failure};
 
 /// Its configuration.
 pub(super) const CONFIG: &str = "nats-server.conf";

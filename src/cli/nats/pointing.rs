@@ -1,121 +1,21 @@
-//! `nats config`: the exact lines that point nats-server and nsc here.
+//! The exact lines that point nats-server and nsc here.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::output::{json, plain, to_stderr};
-use super::target::Target;
-use super::{Exit, Failure};
-use crate::api::{Operator, Operators};
-
-#[derive(Debug, Subcommand)]
-pub(super) enum NatsCommand {
-    /// Print the nats-server configuration for this mesh, and the nsc line
-    Config(ConfigCommand),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ConfigCommand {
-    #[command(flatten)]
-    target: Target,
-    /// Where nats-servers and nsc reach the public port, such as `https://jwt.example.net:9090` [default: the
-    /// address the node listens on]
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
-    /// The authority that signed the public port's certificate, as a path on the nats-server's machine; without
-    /// it the system's authorities count
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// A client certificate for nats-server, as a path on its machine
-    #[arg(long, value_name = "FILE", requires_all = ["client_key", "ca"])]
-    client_cert: Option<PathBuf>,
-    /// Its key
-    #[arg(long, value_name = "FILE", requires = "client_cert")]
-    client_key: Option<PathBuf>,
-    /// Which operator, by name or key; may be left out if the mesh trusts one
-    #[arg(long, value_name = "OPERATOR")]
-    operator: Option<String>,
-    /// Print JSON, with the configuration as one string
-    #[arg(long)]
-    json: bool,
-}
-
-impl NatsCommand {
-    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
-        let Self::Config(command) = self;
-        let client = command.target.client()?;
-        let operators = client.operators().await?;
-        let operator = choose(&operators, command.operator.as_deref())?;
-        let url = match &command.url {
-            Some(url) => url.clone(),
-            None => client.status().await?.public,
-        };
-        let url = BaseUrl::parse(&url)?;
-        let tls = match (command.ca, command.client_cert, command.client_key) {
-            (Some(ca), Some(cert), Some(key)) => Some(ResolverTls {
-                ca,
-                client: Some((cert, key)),
-            }),
-            (Some(ca), ..) => Some(ResolverTls { ca, client: None }),
-            _ => None,
-        };
-        if tls.is_some() && !url.is_https() {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("--ca means nothing for {}: give an https:// URL", url.text()),
-            ));
-        }
-        let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
-        for warning in &pointing.warnings {
-            to_stderr(&format!("jwtmesh: warning: {warning}"));
-        }
-        if command.json {
-            json(out, &pointing)?;
-        } else {
-            out.write_all(pointing.config.as_bytes())?;
-        }
-        Ok(Exit::Done)
-    }
-}
-
-fn choose<'o>(operators: &'o Operators, wanted: Option<&str>) -> Result<&'o Operator, Failure> {
-    match (wanted, operators.items.as_slice()) {
-        (None, [only]) => Ok(only),
-        (None, []) => Err(Failure::new(Exit::NotFound, "the mesh trusts no operator yet")),
-        (None, several) => {
-            let names: Vec<_> = several.iter().map(|operator| plain(&operator.name)).collect();
-            Err(Failure::new(
-                Exit::Usage,
-                format!(
-                    "the mesh trusts {} operators and a nats-server one of them: choose with --operator ({})",
-                    several.len(),
-                    names.join(", ")
-                ),
-            ))
-        }
-        (Some(wanted), items) => items
-            .iter()
-            .find(|operator| operator.operator == wanted || operator.name == wanted)
-            .ok_or_else(|| {
-                Failure::new(
-                    Exit::NotFound,
-                    format!("the mesh trusts no operator {wanted:?}; see `jwtmesh operator show`"),
-                )
-            }),
-    }
-}
+use crate::api::Operator;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::plain;
 
 /// Where the public port is reached, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BaseUrl(String);
+pub(in crate::cli) struct BaseUrl(String);
 
 impl BaseUrl {
     /// Accepts the address alone and every form in which people have it: with `/jwt/v1`, with `/accounts/`.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, Failure> {
         if text.contains('@') {
             // First, and without the URL: every other sentence shows it, and so do the lines for nats-server.
             return Err(Failure::new(
@@ -140,21 +40,21 @@ impl BaseUrl {
         }
     }
 
-    fn text(&self) -> &str {
+    pub(in crate::cli) fn text(&self) -> &str {
         &self.0
     }
 
-    fn is_https(&self) -> bool {
+    pub(in crate::cli) fn is_https(&self) -> bool {
         self.0.starts_with("https://")
     }
 
     /// What nsc is given, and an operator's `account_server_url`.
-    pub(super) fn account_server(&self) -> String {
+    pub(in crate::cli) fn account_server(&self) -> String {
         format!("{}/jwt/v1", self.0)
     }
 
     /// What nats-server is given.
-    pub(super) fn resolver(&self) -> String {
+    pub(in crate::cli) fn resolver(&self) -> String {
         format!("{}/jwt/v1/accounts/", self.0)
     }
 
@@ -180,30 +80,30 @@ impl BaseUrl {
 
 /// How nats-server verifies the public port.
 #[derive(Debug, Clone)]
-pub(super) struct ResolverTls {
+pub(in crate::cli) struct ResolverTls {
     /// The authority, as a path for nats-server.
-    pub(super) ca: PathBuf,
+    pub(in crate::cli) ca: PathBuf,
     /// Its own certificate and key.
-    pub(super) client: Option<(PathBuf, PathBuf)>,
+    pub(in crate::cli) client: Option<(PathBuf, PathBuf)>,
 }
 
 /// Everything that points others here.
 #[derive(Debug, Serialize)]
-pub(super) struct Pointing {
+pub(in crate::cli) struct Pointing {
     operator: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     system_account: Option<String>,
     resolver: String,
     account_server_url: String,
     nsc: String,
-    warnings: Vec<String>,
+    pub(in crate::cli) warnings: Vec<String>,
     /// The lines for nats-server's configuration file.
-    pub(super) config: String,
+    pub(in crate::cli) config: String,
 }
 
 impl Pointing {
     /// With the operator's token in the text, or read by nats-server from `operator_file`.
-    pub(super) fn new(
+    pub(in crate::cli) fn new(
         operator: &Operator,
         url: &BaseUrl,
         tls: Option<&ResolverTls>,
@@ -280,7 +180,7 @@ fn config(
 }
 
 /// A path as a string of nats-server's configuration language.
-pub(super) fn quoted(path: &Path) -> String {
+fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -386,22 +286,5 @@ mod tests {
             assert_eq!(pointing.warnings.len(), 1, "{url}: {:?}", pointing.warnings);
             assert!(pointing.config.starts_with("# WARNING: "), "{}", pointing.config);
         }
-    }
-
-    #[test]
-    fn of_several_operators_one_must_be_chosen() {
-        let several = Operators {
-            trust_epoch: 1,
-            items: vec![
-                operator(),
-                Operator {
-                    name: "B".to_owned(),
-                    ..operator()
-                },
-            ],
-        };
-        assert_eq!(choose(&several, None).expect_err("two").exit, Exit::Usage);
-        assert_eq!(choose(&several, Some("C")).expect_err("no C").exit, Exit::NotFound);
-        assert_eq!(choose(&several, Some("B")).map(|one| one.name.as_str()).ok(), Some("B"));
     }
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Tally, read, unreadable};
+use super::tally::Tally;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::input::{read, unreadable};
 use crate::cli::output::{JsonArray, Progress, plain};
 use crate::cli::target::Target;
-use crate::cli::{Exit, Failure};
 use crate::client::{AdminClient, ClientError};
 use crate::jwt::{AccountKey, Token};
 

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Pages, Tally};
+use super::pages::Pages;
+use super::tally::Tally;
 use crate::api::Account;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{JsonArray, Progress, plain, to_stderr};
 use crate::cli::target::Target;
-use crate::cli::{Exit, Failure};
 use crate::client::{AdminClient, ClientError};
 use crate::jwt::AccountKey;
 

@@ -1,0 +1,39 @@
+//! `account`: list, show, push, pull.
+
+mod list;
+mod pages;
+mod pull;
+mod push;
+mod show;
+mod tally;
+
+use std::io::Write;
+
+use clap::Subcommand;
+
+pub(super) use pages::Pages;
+
+use super::exit::{Exit, Failure};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AccountCommand {
+    /// List the accounts in the order of their keys
+    List(list::List),
+    /// Show one account and explain its claims
+    Show(show::Show),
+    /// Submit tokens; each gets its verdict. An older token never replaces a newer one
+    Push(push::Push),
+    /// Write accounts' tokens to stdout or to files
+    Pull(pull::Pull),
+}
+
+impl AccountCommand {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        match self {
+            Self::List(list) => list.run(out).await,
+            Self::Show(show) => show.run(out).await,
+            Self::Push(push) => push.run(out).await,
+            Self::Pull(pull) => pull.run(out).await,
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! `account show`: one account, and what its token says.
+
+use std::io::Write;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::api::Account;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::input::trusted;
+use crate::cli::inspect;
+use crate::cli::output::json;
+use crate::cli::target::Target;
+use crate::clock::Clock;
+use crate::jwt::{AccountKey, Explanation, explain};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Show {
+    /// The account's public key
+    #[arg(value_name = "ACCOUNT")]
+    account: AccountKey,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON, with the token
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    account: &'a Account,
+    explanation: &'a Explanation,
+}
+
+impl Show {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let client = self.target.client()?;
+        let account = client.account(self.account).await?;
+        let trusted = trusted(&client.operators().await?)?;
+        let token = account.token.as_deref().unwrap_or_default();
+        let explanation = explain(token.as_bytes(), Some(&trusted), Clock::system().now());
+        if self.json {
+            json(
+                out,
+                &Shown {
+                    account: &account,
+                    explanation: &explanation,
+                },
+            )?;
+        } else {
+            writeln!(out, "revision    {}", account.revision)?;
+            inspect::print(out, &explanation)?;
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,148 @@
+//! How the program ends: exit codes, and the failures that lead to them.
+
+use std::process::ExitCode;
+
+use crate::client::ClientError;
+use crate::config::ConfigError;
+use crate::node::StartError;
+
+/// The codes, for the help.
+pub(in crate::cli) const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a fault, or something asked for failed
+  2  the command line or the configuration is wrong
+  3  not found
+  4  a token was refused (rejected or superseded)
+  5  no node answers
+Where several things were asked for and ended differently, the highest of their codes.
+`serve` ended by a second signal: 128 + the signal's number";
+
+/// How the program ends, in the order of the numbers. These are an interface: scripts compare them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(in crate::cli) enum Exit {
+    /// All is done.
+    #[default]
+    Done,
+    /// A fault, or something that was asked for failed.
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// What was asked for does not exist.
+    NotFound,
+    /// A token was rejected or superseded.
+    Refused,
+    /// No node answers.
+    Unreachable,
+    /// A second signal did not wait for a graceful end.
+    Signal(u8),
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NotFound => 3,
+            Exit::Refused => 4,
+            Exit::Unreachable => 5,
+            Exit::Signal(number) => 128 + number,
+        })
+    }
+}
+
+/// Why a command ends early: the exit code and the last line on stderr.
+#[derive(Debug)]
+pub(in crate::cli) struct Failure {
+    pub(in crate::cli) exit: Exit,
+    pub(in crate::cli) said: String,
+}
+
+impl Failure {
+    pub(in crate::cli) fn new(exit: Exit, said: impl Into<String>) -> Self {
+        Self {
+            exit,
+            said: said.into(),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Unreachable { .. } => Exit::Unreachable,
+            ClientError::Problem(problem) => match problem.status {
+                404 => Exit::NotFound,
+                400..=403 | 409 | 413 | 422 => Exit::Refused,
+                _ => Exit::Failed,
+            },
+            ClientError::Broken { .. } => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Configuration(_) => Exit::Usage,
+            StartError::Failed(_) => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Exit::Failed, format!("{error:#}"))
+    }
+}
+
+/// For what is printed; files say their own name.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        // `jwtmesh account list | head` is no failure of ours, and nobody is left to tell.
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::new(Exit::Done, "");
+        }
+        Self::new(Exit::Failed, format!("cannot print: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Problem;
+
+    #[test]
+    fn a_refused_token_a_missing_account_and_a_busy_node_end_differently() {
+        let problem = |status| {
+            Failure::from(ClientError::Problem(Problem {
+                code: "x".to_owned(),
+                status,
+                title: String::new(),
+                detail: "why".to_owned(),
+            }))
+        };
+        for (status, exit) in [
+            (400, Exit::Refused),
+            (403, Exit::Refused),
+            (404, Exit::NotFound),
+            (409, Exit::Refused),
+            (413, Exit::Refused),
+            (429, Exit::Failed),
+            (500, Exit::Failed),
+            (503, Exit::Failed),
+        ] {
+            assert_eq!(problem(status).exit, exit, "{status}");
+            assert_eq!(problem(status).said, "why");
+        }
+    }
+}

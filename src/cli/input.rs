@@ -1,0 +1,64 @@
+//! What commands read: tokens from files or stdin, and the operators to verify them with.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, Failure};
+use crate::api::Operators;
+use crate::jwt::{MAX_TOKEN_BYTES, OperatorClaims, Token, TrustedKeys, Verified};
+
+/// What a file that cannot be read is reported as.
+pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let exit = if error.kind() == std::io::ErrorKind::NotFound {
+        Exit::NotFound
+    } else {
+        Exit::Failed
+    };
+    Failure::new(exit, format!("cannot read {}: {error}", path.display()))
+}
+
+/// Reads a file, or stdin for `-`, up to a little more than the largest token in its decoration.
+pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
+    // The decoration of a creds file is below 1 KiB; what is longer is refused by size anyway.
+    let limit = MAX_TOKEN_BYTES as u64 + 4096;
+    let mut bytes = Vec::new();
+    let read = if from == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(from).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| unreadable(from, &error))?;
+    Ok(bytes)
+}
+
+/// What these operators allow, verified on this side: a listing is only a claim.
+pub(super) fn trusted(operators: &Operators) -> Result<TrustedKeys, Failure> {
+    let mut verified = Vec::with_capacity(operators.items.len());
+    for operator in &operators.items {
+        verified.push(verify(operator.token.as_bytes()).map_err(|defect| {
+            Failure::new(
+                Exit::Failed,
+                format!("the node's operator {} does not verify: {defect}", operator.operator),
+            )
+        })?);
+    }
+    Ok(TrustedKeys::new(verified))
+}
+
+/// The trust that files with operator JWTs give.
+pub(super) fn trusted_files(files: &[PathBuf]) -> Result<TrustedKeys, Failure> {
+    let mut verified = Vec::with_capacity(files.len());
+    for file in files {
+        let wrong = |defect: String| Failure::new(Exit::Usage, format!("{}: {defect}", file.display()));
+        let text = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+        verified.push(verify(&text).map_err(wrong)?);
+    }
+    Ok(TrustedKeys::new(verified))
+}
+
+fn verify(text: &[u8]) -> Result<Verified<OperatorClaims>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "this is no text, so no operator JWT".to_owned())?;
+    Token::from_file_text(text)
+        .and_then(Verified::<OperatorClaims>::verify)
+        .map_err(|rejection| rejection.to_string())
+}

@@ -1,0 +1,131 @@
+//! `nats config`: prints the lines that point nats-server and nsc here.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::pointing::{BaseUrl, Pointing, ResolverTls};
+use crate::api::{Operator, Operators};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::{json, plain, to_stderr};
+use crate::cli::target::Target;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ConfigCommand {
+    #[command(flatten)]
+    target: Target,
+    /// Where nats-servers and nsc reach the public port, such as `https://jwt.example.net:9090` [default: the
+    /// address the node listens on]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The authority that signed the public port's certificate, as a path on the nats-server's machine; without
+    /// it the system's authorities count
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// A client certificate for nats-server, as a path on its machine
+    #[arg(long, value_name = "FILE", requires_all = ["client_key", "ca"])]
+    client_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// Which operator, by name or key; may be left out if the mesh trusts one
+    #[arg(long, value_name = "OPERATOR")]
+    operator: Option<String>,
+    /// Print JSON, with the configuration as one string
+    #[arg(long)]
+    json: bool,
+}
+
+impl ConfigCommand {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let client = self.target.client()?;
+        let operators = client.operators().await?;
+        let operator = choose(&operators, self.operator.as_deref())?;
+        let url = match &self.url {
+            Some(url) => url.clone(),
+            None => client.status().await?.public,
+        };
+        let url = BaseUrl::parse(&url)?;
+        let tls = match (self.ca, self.client_cert, self.client_key) {
+            (Some(ca), Some(cert), Some(key)) => Some(ResolverTls {
+                ca,
+                client: Some((cert, key)),
+            }),
+            (Some(ca), ..) => Some(ResolverTls { ca, client: None }),
+            _ => None,
+        };
+        if tls.is_some() && !url.is_https() {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--ca means nothing for {}: give an https:// URL", url.text()),
+            ));
+        }
+        let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
+        for warning in &pointing.warnings {
+            to_stderr(&format!("jwtmesh: warning: {warning}"));
+        }
+        if self.json {
+            json(out, &pointing)?;
+        } else {
+            out.write_all(pointing.config.as_bytes())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn choose<'o>(operators: &'o Operators, wanted: Option<&str>) -> Result<&'o Operator, Failure> {
+    match (wanted, operators.items.as_slice()) {
+        (None, [only]) => Ok(only),
+        (None, []) => Err(Failure::new(Exit::NotFound, "the mesh trusts no operator yet")),
+        (None, several) => {
+            let names: Vec<_> = several.iter().map(|operator| plain(&operator.name)).collect();
+            Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "the mesh trusts {} operators and a nats-server one of them: choose with --operator ({})",
+                    several.len(),
+                    names.join(", ")
+                ),
+            ))
+        }
+        (Some(wanted), items) => items
+            .iter()
+            .find(|operator| operator.operator == wanted || operator.name == wanted)
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::NotFound,
+                    format!("the mesh trusts no operator {wanted:?}; see `jwtmesh operator show`"),
+                )
+            }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator(name: &str) -> Operator {
+        Operator {
+            operator: "OKEY".to_owned(),
+            name: name.to_owned(),
+            issued_at: 0,
+            signing_keys: Vec::new(),
+            strict_signing_key_usage: false,
+            system_account: None,
+            account_server_url: String::new(),
+            token: String::new(),
+        }
+    }
+
+    #[test]
+    fn of_several_operators_one_must_be_chosen() {
+        let several = Operators {
+            trust_epoch: 1,
+            items: vec![operator("A"), operator("B")],
+        };
+        assert_eq!(choose(&several, None).expect_err("two").exit, Exit::Usage);
+        assert_eq!(choose(&several, Some("C")).expect_err("no C").exit, Exit::NotFound);
+        assert_eq!(choose(&several, Some("B")).map(|one| one.name.as_str()).ok(), Some("B"));
+    }
+}
