@@ -65,6 +65,7 @@ pub mod nats;
 pub mod node;
 pub mod raft;
 pub mod resolver;
+pub mod sign;
 pub mod state;
 pub mod tasks;
 pub mod tls;

@@ -24,6 +24,8 @@ const LADDER: &[(&str, &[&str])] = &[
     ("state", &["jwt"]),
     ("jwt", &[]),
     ("client", &["jwt", "api"]),
+    // Only the command line names it, and tests and benches: `serve` cannot sign.
+    ("sign", &["jwt"]),
     // Shared leaf modules.
     ("listener", &["tls", "config"]),
     ("tls", &["config"]),
@@ -46,8 +48,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper_util", &["listener/", "client.rs"]),
     // The demo is a client of the NATS cluster it shows, as its user's own program would be.
     ("async_nats", &["nats/", "cli/demo/"]),
-    // The demo makes keys for its own folder; nothing else in the program ever signs.
-    ("nkeys", &["jwt/nkey.rs", "cli/demo/"]),
+    // The demo makes keys for its own folder; only sign/ signs with them.
+    ("nkeys", &["jwt/nkey.rs", "sign/", "cli/demo/"]),
+    ("ed25519_dalek", &["jwt/nkey.rs"]),
     ("clap", &["cli/"]),
     ("rcgen", &["cli/demo/"]),
     ("x509_parser", &["tls/"]),

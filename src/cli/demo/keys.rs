@@ -2,11 +2,12 @@
 
 use anyhow::Context;
 use nkeys::{KeyPair, KeyPairType};
+use serde_json::json;
 
 use super::folder::{Folder, Secrecy};
-use super::mint::{Claims, creds};
 use crate::api::Operator;
 use crate::jwt::AccountKey;
+use crate::sign::{Claims, creds};
 
 /// Where seeds are kept, as nsc imports them.
 pub(super) const KEYS: &str = "keys";
@@ -51,11 +52,15 @@ impl Keys {
         let app = seed(folder, "app-account", KeyPairType::Account)?;
         let url = format!("https://127.0.0.1:{}/jwt/v1", folder.ports.public);
         let operator_token = folder.keep(OPERATOR, Secrecy::Open, || {
-            Claims::operator(&operator, &signing, &system, &url).sign(&operator, now)
+            let claims = Claims::operator(&operator, "demo", &system).with(|nats| {
+                nats["signing_keys"] = json!([signing.public_key()]);
+                nats["account_server_url"] = json!(url);
+            });
+            claims.sign(&operator, now)
         })?;
         for (key, name) in [(&system, "SYS"), (&app, "APP")] {
             folder.keep(&token_file(name), Secrecy::Open, || {
-                Claims::account(key, name).sign(&signing, now)
+                Claims::account(&key.public_key(), name).sign(&signing, now)
             })?;
         }
         let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;

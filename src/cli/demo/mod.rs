@@ -13,7 +13,6 @@ mod certificates;
 mod folder;
 mod guide;
 mod keys;
-mod mint;
 mod server;
 mod show;
 mod story;

@@ -1,6 +1,7 @@
 //! Keys, tokens and creds, made here so that a test can make any it needs, also those no tool would.
 
 use data_encoding::BASE64URL_NOPAD;
+use jwtmesh::sign::{self, Claims};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
@@ -11,14 +12,7 @@ pub(crate) fn now() -> i64 {
 
 /// `claims` as a v2 token signed by `signer`.
 pub(crate) fn sign(signer: &KeyPair, claims: &Value) -> String {
-    let header = br#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
-    let signed = format!(
-        "{}.{}",
-        BASE64URL_NOPAD.encode(header),
-        BASE64URL_NOPAD.encode(claims.to_string().as_bytes())
-    );
-    let signature = signer.sign(signed.as_bytes()).expect("the key has its private half");
-    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+    sign::encode(signer, claims).expect("the key has its private half")
 }
 
 /// `claims` as a v1 token: the older header, and only the claims are signed.
@@ -31,14 +25,14 @@ pub(crate) fn sign_v1(signer: &KeyPair, claims: &Value) -> String {
 
 /// The claims of a token, unchecked.
 pub(crate) fn claims(token: &str) -> Value {
-    let body = token.split('.').nth(1).expect("a token has three chunks");
-    let bytes = BASE64URL_NOPAD.decode(body.as_bytes()).expect("claims are base64url");
-    serde_json::from_slice(&bytes).expect("claims are JSON")
+    sign::decode(token).expect("a token")
 }
 
-/// Different for every token, as the libraries' are.
-fn token_id() -> String {
-    KeyPair::new_module().public_key()
+/// `claims`, issued now by `issuer`, with an id of their own: two of one second are not the same bytes.
+fn issued(claims: Claims, issuer: &KeyPair) -> Value {
+    let mut claims = claims.into_value(issuer, now()).expect("plain data");
+    claims["jti"] = json!(KeyPair::new_module().public_key());
+    claims
 }
 
 /// An operator with its private key.
@@ -64,11 +58,7 @@ impl Operator {
 
     /// The operator's own token, with its claims changed.
     pub(crate) fn token_with(&self, change: impl FnOnce(&mut Value)) -> String {
-        let mut claims = json!({
-            "jti": token_id(), "iat": now(), "iss": self.key.public_key(), "sub": self.key.public_key(),
-            "name": self.name,
-            "nats": {"type": "operator", "version": 2, "system_account": self.system.id()},
-        });
+        let mut claims = issued(Claims::operator(&self.key, &self.name, &self.system.key), &self.key);
         change(&mut claims);
         sign(&self.key, &claims)
     }
@@ -90,19 +80,7 @@ impl Operator {
 
     /// The claims of `account`, changed; for a signer other than this operator's identity key.
     pub(crate) fn account_claims(&self, account: &Account, change: impl FnOnce(&mut Value)) -> Value {
-        let mut claims = json!({
-            "jti": token_id(), "iat": now(), "iss": self.key.public_key(), "sub": account.id(), "name": account.name,
-            "nats": {
-                "limits": {
-                    "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-                    "conn": -1, "leaf": -1,
-                },
-                "default_permissions": {"pub": {}, "sub": {}},
-                "authorization": {},
-                "type": "account",
-                "version": 2,
-            },
-        });
+        let mut claims = issued(Claims::account(&account.id(), &account.name), &self.key);
         change(&mut claims);
         claims
     }
@@ -140,16 +118,11 @@ impl Account {
     /// A user of this account with these permissions.
     pub(crate) fn user_with(&self, permissions: Value) -> User {
         let key = KeyPair::new_user();
-        let mut nats = json!({"subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2});
-        if let (Some(nats), Some(permissions)) = (nats.as_object_mut(), permissions.as_object()) {
-            nats.extend(permissions.clone());
-        }
-        let token = sign(
-            &self.key,
-            &json!({
-                "jti": token_id(), "iat": now(), "iss": self.id(), "sub": key.public_key(), "name": "user", "nats": nats,
-            }),
-        );
+        let claims = Claims::user(&key, "user", &[], &[]).with(|nats| {
+            let (nats, permissions) = (nats.as_object_mut().expect("claims"), permissions.as_object());
+            nats.extend(permissions.expect("an object").clone());
+        });
+        let token = sign(&self.key, &issued(claims, &self.key));
         User { key, token }
     }
 
@@ -191,11 +164,6 @@ impl User {
 
     /// As a creds file's text.
     pub(crate) fn creds(&self) -> String {
-        format!(
-            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
-             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-            self.token,
-            self.key.seed().expect("the key has its private half")
-        )
+        sign::creds(&self.token, &self.key).expect("the key has its private half")
     }
 }

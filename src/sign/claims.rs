@@ -1,4 +1,4 @@
-//! Claims become signed tokens, as nsc makes them.
+//! Claims, and the signature that makes a token of them: as nsc does it.
 
 use anyhow::Context;
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha512_256};
 
 /// The fields every token has, in the order of the Go library (jwt, `claims.go`), then those of its kind.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Claims {
+pub struct Claims {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     aud: String,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -36,20 +36,14 @@ fn is_zero(number: &i64) -> bool {
 }
 
 impl Claims {
-    /// An operator with one signing key.
-    pub(super) fn operator(key: &KeyPair, signing: &KeyPair, system: &KeyPair, account_server_url: &str) -> Self {
-        let nats = json!({
-            "signing_keys": [signing.public_key()],
-            "account_server_url": account_server_url,
-            "system_account": system.public_key(),
-            "type": "operator",
-            "version": 2,
-        });
-        Self::of(key, "demo", nats)
+    /// An operator with a system account.
+    pub fn operator(key: &KeyPair, name: &str, system: &KeyPair) -> Self {
+        let nats = json!({ "system_account": system.public_key(), "type": "operator", "version": 2 });
+        Self::of(&key.public_key(), name, nats)
     }
 
-    /// An account without limits on NATS itself and without JetStream.
-    pub(super) fn account(key: &KeyPair, name: &str) -> Self {
+    /// The account with the public key `key`, without limits on NATS itself and without JetStream.
+    pub fn account(key: &str, name: &str) -> Self {
         let nats = json!({
             "limits": {
                 "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
@@ -64,7 +58,7 @@ impl Claims {
     }
 
     /// A user that may publish and subscribe to these subjects; to everything where there is none.
-    pub(super) fn user(key: &KeyPair, name: &str, publish: &[&str], subscribe: &[&str]) -> Self {
+    pub fn user(key: &KeyPair, name: &str, publish: &[&str], subscribe: &[&str]) -> Self {
         let allow = |subjects: &[&str]| {
             if subjects.is_empty() {
                 json!({})
@@ -78,12 +72,12 @@ impl Claims {
             "type": "user",
             "version": 2,
         });
-        Self::of(key, name, nats)
+        Self::of(&key.public_key(), name, nats)
     }
 
-    fn of(key: &KeyPair, name: &str, nats: Value) -> Self {
+    fn of(key: &str, name: &str, nats: Value) -> Self {
         Self {
-            sub: key.public_key(),
+            sub: key.to_owned(),
             name: name.to_owned(),
             nats,
             ..Self::default()
@@ -91,35 +85,47 @@ impl Claims {
     }
 
     /// The claims of a token, all of them, so that what others put into it survives a change of one.
-    pub(super) fn of_token(token: &str) -> anyhow::Result<Self> {
-        let claims = token.trim().split('.').nth(1).context("a token has three parts")?;
-        Ok(serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?)
+    pub fn of_token(token: &str) -> anyhow::Result<Self> {
+        decode(token)
     }
 
     /// The same until this time.
-    pub(super) fn until(mut self, expires_at: i64) -> Self {
+    pub fn until(mut self, expires_at: i64) -> Self {
         self.exp = expires_at;
         self
     }
 
     /// Revokes whatever was issued to `user` up to `now`.
-    pub(super) fn revoke(&mut self, user: &str, now: i64) {
+    pub fn revoke(&mut self, user: &str, now: i64) {
         if !self.nats["revocations"].is_object() {
             self.nats["revocations"] = json!({});
         }
         self.nats["revocations"][user] = json!(now);
     }
 
-    /// Signs them. Issued `now`, or when they were issued before, if that is later: time must not go backwards.
-    pub(super) fn sign(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<String> {
+    /// The same with other values under `nats`.
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.nats);
+        self
+    }
+
+    /// All of them as JSON, issued `now` by `issuer`: for [`encode`], after any change.
+    pub fn into_value(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<Value> {
+        self.issue(issuer, now)?;
+        Ok(serde_json::to_value(&self)?)
+    }
+
+    fn issue(&mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<()> {
         self.iat = self.iat.max(now);
         self.iss = issuer.public_key();
         self.jti = self.id()?;
-        let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
-        let claims = BASE64URL_NOPAD.encode(&serde_json::to_vec(&self)?);
-        let signed = format!("{header}.{claims}");
-        let signature = issuer.sign(signed.as_bytes()).context("cannot sign")?;
-        Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
+        Ok(())
+    }
+
+    /// Signs them. Issued `now`, or when they were issued before, if that is later: time must not go backwards.
+    pub fn sign(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<String> {
+        self.issue(issuer, now)?;
+        encode(issuer, &self)
     }
 
     /// A hash of the common fields but for itself, as Go prints them. The fields of the kind are not in it.
@@ -137,17 +143,19 @@ impl Claims {
     }
 }
 
-/// The file that NATS clients take: a user's token and seed.
-pub(super) fn creds(token: &str, user: &KeyPair) -> anyhow::Result<String> {
-    let seed = user.seed().context("the user's key has no seed")?;
-    Ok(format!(
-        "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
-         ************************* IMPORTANT *************************\n\
-         NKEY Seed printed below can be used to sign and prove identity.\n\
-         NKEYs are sensitive and should be treated as secrets.\n\n\
-         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n\n\
-         *************************************************************\n"
-    ))
+/// A token of version 2 from any `claims`, also such as no tool would make, signed by `signer`.
+pub fn encode(signer: &KeyPair, claims: &impl Serialize) -> anyhow::Result<String> {
+    let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let claims = BASE64URL_NOPAD.encode(&serde_json::to_vec(claims)?);
+    let signed = format!("{header}.{claims}");
+    let signature = signer.sign(signed.as_bytes()).context("cannot sign")?;
+    Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
+}
+
+/// The claims of a token, unchecked: for whoever is about to change and sign them.
+pub fn decode<T: for<'de> Deserialize<'de>>(token: &str) -> anyhow::Result<T> {
+    let claims = token.trim().split('.').nth(1).context("a token has three parts")?;
+    Ok(serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?)
 }
 
 #[cfg(test)]
@@ -158,17 +166,18 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
 
     #[test]
-    fn our_own_rules_accept_what_the_demo_signs() {
+    fn our_own_rules_accept_what_is_signed_here() {
         let [operator, signing] = [KeyPair::new_operator(), KeyPair::new_operator()];
         let [system, app] = [KeyPair::new_account(), KeyPair::new_account()];
-        let token = Claims::operator(&operator, &signing, &system, "https://127.0.0.1:1/jwt/v1")
+        let token = Claims::operator(&operator, "demo", &system)
+            .with(|nats| nats["signing_keys"] = json!([signing.public_key()]))
             .sign(&operator, NOW)
             .unwrap();
         let verified = Verified::<OperatorClaims>::verify(Token::parse(token.as_bytes()).unwrap()).unwrap();
         assert_eq!(verified.claims().signing_keys.len(), 1);
         let trusted = TrustedKeys::new([verified]);
         for issuer in [&operator, &signing] {
-            let mut claims = Claims::account(&app, "APP");
+            let mut claims = Claims::account(&app.public_key(), "APP");
             claims.revoke("*", NOW);
             let token = claims.sign(issuer, NOW).unwrap();
             let token = Token::parse(token.as_bytes()).unwrap();
@@ -176,7 +185,7 @@ mod tests {
             assert_eq!(verified.claims().name, "APP");
             assert_eq!(verified.claims().revocations.get("*"), Some(&NOW));
         }
-        let foreign = Claims::account(&app, "APP")
+        let foreign = Claims::account(&app.public_key(), "APP")
             .sign(&KeyPair::new_operator(), NOW)
             .unwrap();
         let foreign = Token::parse(foreign.as_bytes()).unwrap();
@@ -186,7 +195,7 @@ mod tests {
     #[test]
     fn a_revocation_keeps_what_others_wrote_and_never_goes_back_in_time() {
         let [operator, app] = [KeyPair::new_operator(), KeyPair::new_account()];
-        let mut claims = Claims::account(&app, "APP");
+        let mut claims = Claims::account(&app.public_key(), "APP");
         claims.nats["description"] = json!("by hand");
         let token = claims.sign(&operator, NOW + 60).unwrap();
         let mut claims = Claims::of_token(&token).unwrap();
