@@ -23,7 +23,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ("raft", &["jwt", "state", "config", "tls", "listener", "folder"]),
     ("state", &["jwt"]),
     ("jwt", &[]),
-    ("client", &["jwt", "api"]),
+    ("client", &["jwt", "tls", "api"]),
     // Only the command line names it, and tests and benches: `serve` cannot sign.
     ("sign", &["jwt"]),
     // Shared leaf modules.
@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["state/"]),
     ("openraft", &["raft/"]),
     ("axum", &["http/"]),
-    ("hyper_util", &["listener/", "client.rs"]),
+    ("hyper_util", &["listener/", "client/"]),
     // The demo is a client of the NATS cluster it shows, as its user's own program would be.
     ("async_nats", &["nats/", "cli/demo/"]),
     // The demo makes keys for its own folder; only sign/ signs with them.

@@ -24,6 +24,9 @@ pub(super) struct Refusal {
 /// Seconds after which to try again: a queue is empty and an election over by then.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
+/// What a node says that has not caught up yet, or is about to end.
+pub(super) const NOT_READY: &str = "this node is starting or ending; ask again, or ask another node";
+
 const NOSNIFF: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
 const TEXT: (HeaderName, HeaderValue) = (

@@ -2,6 +2,7 @@
 //! nobody wants.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Request, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
+use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -18,6 +20,7 @@ use tower::Service;
 use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::error::Refusal;
+use crate::jwt::AccountKey;
 
 /// What a port calls for each request: the path is cleaned, then `S` answers. A panic of ours ends the request, not the
 /// connection's other requests.
@@ -96,21 +99,26 @@ fn clean_path(path: &str) -> Option<String> {
     Some(if clean.is_empty() { "/".into() } else { clean })
 }
 
-/// The last segment of a path, as it was sent: keys need no escapes, so what has some is no key.
-pub(super) fn last_segment(uri: &Uri) -> &str {
+/// The account that the path names.
+pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
+    let text = last_segment(uri);
+    text.parse().map_err(|error| {
+        Refusal::bad(
+            "malformed-key",
+            format!("{error}; the path ends in the account's public key, A and 55 more"),
+        )
+    })
+}
+
+/// The last segment of a path. Not percent-decoded: a valid key contains no escapes.
+fn last_segment(uri: &Uri) -> &str {
     uri.path().rsplit('/').next().unwrap_or_default()
 }
 
-/// The first value of a query parameter, as it was sent.
-pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
-    let pairs = uri
-        .query()?
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs
-        .into_iter()
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value)
+/// The first value of a query parameter.
+pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
+    let mut pairs = form_urlencoded::parse(uri.query()?.as_bytes());
+    pairs.find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
 /// Whether a switch is on: only `true`, in any case, as nats-account-server reads it.
@@ -120,30 +128,11 @@ pub(super) fn is_on(uri: &Uri, name: &str) -> bool {
 
 /// Whether `If-None-Match` names `etag` (without quotes), by the weak comparison that RFC 9110, 13.1.2 asks for.
 pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
-        let value = value.as_bytes().trim_ascii();
-        value == b"*" || lists(value, etag.as_bytes())
-    })
-}
-
-/// A list of entity tags, `W/"a", "b"`; a tag may contain commas. What follows a defect is not read.
-fn lists(mut list: &[u8], etag: &[u8]) -> bool {
-    loop {
-        while let [b' ' | b'\t' | b',', rest @ ..] = list {
-            list = rest;
-        }
-        list = list.strip_prefix(b"W/").unwrap_or(list);
-        let Some(rest) = list.strip_prefix(b"\"") else {
-            return false;
-        };
-        let Some(end) = rest.iter().position(|byte| *byte == b'"') else {
-            return false;
-        };
-        if &rest[..end] == etag {
-            return true;
-        }
-        list = &rest[end + 1..];
-    }
+    let Some(known) = headers.typed_get::<IfNoneMatch>() else {
+        return false;
+    };
+    let etag = format!("\"{etag}\"").parse::<ETag>();
+    etag.is_ok_and(|etag| !known.precondition_passes(&etag))
 }
 
 /// Of a body that nobody wants, this much is thrown away before the answer. A client that is still sending when the
@@ -195,12 +184,12 @@ mod tests {
 
     #[test]
     fn only_the_word_true_is_true() {
-        let uri: Uri = "/a?text=TRUE&decode=1&check&notify=true&notify=false&jti="
+        let uri: Uri = "/a?text=TRUE&decode=1&check&notify=%74rue&notify=false&jti="
             .parse()
             .expect("a path");
         assert!(is_on(&uri, "text") && is_on(&uri, "notify"));
         assert!(!is_on(&uri, "decode") && !is_on(&uri, "check") && !is_on(&uri, "other"));
-        assert_eq!(parameter(&uri, "jti"), Some(""));
+        assert_eq!(parameter(&uri, "jti").as_deref(), Some(""));
         assert_eq!(parameter(&uri, "tex"), None);
     }
 
@@ -212,7 +201,7 @@ mod tests {
             headers.append(header::IF_NONE_MATCH, value.parse().expect("a value"));
             is_known(&headers, "abc")
         };
-        for value in ["\"abc\"", "W/\"abc\"", "*", "\"x,y\" ,\t\"abc\"", " \"x\",W/\"abc\" "] {
+        for value in ["\"abc\"", "W/\"abc\"", "\"x,y\" ,\t\"abc\"", " \"x\",W/\"abc\" "] {
             assert!(known(value), "{value}");
         }
         for value in [
@@ -227,6 +216,11 @@ mod tests {
         ] {
             assert!(!known(value), "{value}");
         }
+        let alone = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().expect("a value"))]);
+            is_known(&headers, "abc")
+        };
+        assert!(alone("*") && alone("\"abc\"") && !alone("\"other\"") && !alone(""));
         assert!(!is_known(&HeaderMap::new(), "abc"));
     }
 }

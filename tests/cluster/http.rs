@@ -400,6 +400,16 @@ fn the_operators_token_is_served_byte_for_byte() {
     }
 }
 
+/// nsc asks for version 2 first, and takes whatever is answered there for its operator.
+#[test]
+fn an_operator_of_version_1_is_not_served_as_one_of_version_2() {
+    let token = include_str!("../vectors/accept/operator-v1.jwt");
+    let node = Node::plain(token);
+    let answer = node.get("/jwt/v1/operator");
+    assert_eq!((answer.status, answer.text().as_str()), (200, token));
+    assert_eq!(node.get("/jwt/v2/operator").status, 404);
+}
+
 /// As `nc -N` does: it closes its side behind the request, and waits for the answer.
 #[test]
 fn a_client_that_has_finished_sending_is_answered() {

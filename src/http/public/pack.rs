@@ -16,9 +16,9 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::error::Refusal;
-use super::public::Shared;
-use super::request;
+use super::answer::Shared;
+use crate::http::error::Refusal;
+use crate::http::request;
 use crate::jwt::AccountKey;
 use crate::resolver::Resolver;
 
@@ -47,7 +47,7 @@ pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 
 async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
     let lines = match request::parameter(uri, "max") {
-        Some(text) => limit(text)?,
+        Some(text) => limit(&text)?,
         None => MAX_LINES,
     };
     let Ok(place) = state.packs.clone().try_acquire_owned() else {

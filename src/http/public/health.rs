@@ -5,11 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::error::Refusal;
-use super::public::Shared;
-
-/// What a node says that has not caught up yet, or is about to end.
-pub(super) const NOT_READY: &str = "this node is starting or ending; ask again, or ask another node";
+use super::answer::Shared;
+use crate::http::error::{NOT_READY, Refusal};
 
 /// `GET /jwt/v1/accounts`: nats-server's question at its start. Anything but 200 ends that nats-server.
 ///

@@ -1,5 +1,12 @@
 //! The public port: what nats-server, nsc and nats-account-server's other clients speak. No administrative verb.
 
+mod accounts;
+mod answer;
+mod health;
+mod help;
+mod operator;
+mod pack;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -8,21 +15,19 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use axum::routing::{MethodRouter, get};
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tower::Service;
 
-use super::accounts::Uploads;
+use answer::{PublicState, Shared};
+
 use super::error::Refusal;
 use super::request::{self, Entry};
-use super::{accounts, health, operator, pack};
 use crate::clock::Clock;
 use crate::listener::{self, Limits, Port};
 use crate::resolver::Resolver;
@@ -37,11 +42,6 @@ pub struct Public {
     limits: Limits,
 }
 
-/// Large tokens that are printed for people at once, which takes as long as verifying them. Past it, 429.
-const DECODINGS: usize = 2;
-/// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
-const PACKS: usize = 2;
-
 impl Public {
     /// Binds `addr`, with as many connections allowed as this process may have files for.
     pub async fn bind(addr: SocketAddr, tls: Option<ReloadableTls>) -> io::Result<Self> {
@@ -53,11 +53,6 @@ impl Public {
             tls,
             limits: Limits::of_this_process(),
         })
-    }
-
-    /// The same port with other limits.
-    pub fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
     }
 
     /// The address it is bound to, with the port that the system chose for port 0.
@@ -74,17 +69,9 @@ impl Public {
     /// Serves in `scope` until it is told to stop, and then until the requests in flight are answered, or their time is
     /// over.
     pub fn serve(self, resolver: Resolver, clock: Clock, scope: &Scope) {
-        let state = PublicState {
-            resolver,
-            clock,
-            limits: self.limits,
-            scope: scope.clone(),
-            uploads: Uploads::default(),
-            packs: Arc::new(Semaphore::new(PACKS)),
-            decodings: Semaphore::new(DECODINGS),
-        };
+        let state = PublicState::new(resolver, clock.clone(), self.limits, scope.clone());
         if let Some(tls) = self.tls.clone() {
-            let watch = tls.warn_before_expiry(state.clock.clone(), scope.clone());
+            let watch = tls.warn_before_expiry(clock, scope.clone());
             scope.spawn("the watch over the certificate's end", watch);
         }
         let port = Port::new(
@@ -97,20 +84,6 @@ impl Public {
         scope.spawn("the public port", port.run(self.listener));
     }
 }
-
-/// What the handlers of the public port share.
-pub(super) struct PublicState {
-    pub(super) resolver: Resolver,
-    pub(super) clock: Clock,
-    pub(super) limits: Limits,
-    pub(super) scope: Scope,
-    pub(super) uploads: Uploads,
-    pub(super) packs: Arc<Semaphore>,
-    pub(super) decodings: Semaphore,
-}
-
-/// What handlers are given.
-pub(super) type Shared = Arc<PublicState>;
 
 /// Where an account's token is, before its key.
 const ACCOUNT: &str = "/jwt/v1/accounts/";
@@ -163,7 +136,7 @@ fn router(state: Shared) -> Router {
         .route("/jwt/v1/accounts", only(get(health::probe), READ))
         .route("/jwt/v1/operator", only(get(operator::show), READ))
         .route("/jwt/v2/operator", only(get(operator::show_version_2), READ))
-        .route("/jwt/v1/help", only(get(operator::help), READ))
+        .route("/jwt/v1/help", only(get(help::show), READ))
         .route("/jwt/v1/pack", only(get(pack::show), READ))
         .route("/healthz", only(get(health::alive), READ))
         .fallback(async |request| refuse(request, Refusal::unknown_path()).await)
@@ -181,63 +154,4 @@ async fn refuse(request: Request, refusal: Refusal) -> Response {
     let (parts, body) = request.into_parts();
     request::discard(&parts.headers, body).await;
     refusal.plain()
-}
-
-/// The answer carries the revision this node is at.
-const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
-/// The answer carries how many milliseconds ago this node heard from a leader; nothing, if it never has.
-const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
-const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-/// May be kept, must be asked about before each use: an answer served from a cache without asking would undo a
-/// revocation. nats-account-server's `max-age` up to the expiry did.
-const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
-const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
-
-impl PublicState {
-    /// An answer with the headers that every answer under `/jwt` has; room for two more.
-    pub(super) fn answer(&self, status: StatusCode, body: Bytes) -> Response {
-        let view = self.resolver.view();
-        let mut answer = Response::new(body.into());
-        *answer.status_mut() = status;
-        let headers = answer.headers_mut();
-        headers.reserve(6);
-        headers.insert(REVISION, view.revision.into());
-        if view.leader_age_ms != u64::MAX {
-            headers.insert(LEADER_AGE, view.leader_age_ms.into());
-        }
-        answer
-    }
-
-    /// 200 with a token.
-    pub(super) fn jwt(&self, token: Bytes) -> Response {
-        let mut answer = self.answer(StatusCode::OK, token);
-        answer.headers_mut().insert(header::CONTENT_TYPE, JWT);
-        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
-        answer
-    }
-
-    /// 200 with text for people.
-    pub(super) fn text(&self, text: impl Into<Bytes>) -> Response {
-        let mut answer = self.answer(StatusCode::OK, text.into());
-        let headers = answer.headers_mut();
-        headers.insert(header::CONTENT_TYPE, TEXT);
-        headers.insert(header::CACHE_CONTROL, ASK_FIRST);
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-        answer
-    }
-
-    /// 304: the caller has these bytes.
-    pub(super) fn unchanged(&self) -> Response {
-        let mut answer = self.answer(StatusCode::NOT_MODIFIED, Bytes::new());
-        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
-        answer
-    }
-
-    /// 200 for an upload: no body, because nsc prints one as if it mattered, and the revision that holds these bytes.
-    pub(super) fn stored(&self, revision: u64) -> Response {
-        let mut answer = self.answer(StatusCode::OK, Bytes::new());
-        answer.headers_mut().insert(REVISION, revision.into());
-        answer
-    }
 }

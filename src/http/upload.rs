@@ -1,146 +1,26 @@
-//! `/jwt/v1/accounts/{account}`: one account's token out, and in.
+//! The body of a submission: no longer than a token, no slower than allowed, within a bounded memory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, Uri, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::error::Refusal;
-use super::health;
-use super::public::Shared;
 use super::request;
-use crate::jwt::AccountKey;
 use crate::jwt::MAX_TOKEN_BYTES;
-use crate::jwt::Token;
-use crate::jwt::render_decoded;
-use crate::resolver::AccountRow;
-use crate::resolver::INLINE_TOKEN_BYTES;
 
 /// Room behind the largest token for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
 
-/// `GET`: in the order of nats-account-server.
-pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
-    let (parts, _) = request.into_parts();
-    match find(&state, &parts).await {
-        Ok(answer) => answer,
-        Err(refusal) => refusal.plain(),
-    }
-}
-
-async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
-    let uri = &request.uri;
-    if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
-        return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
-    }
-    let account = account(uri)?;
-    let Some(row) = state.resolver.lookup(account).await? else {
-        // A member that has not caught up knows of no absence.
-        return Err(if state.resolver.view().ready {
-            Refusal::missing(
-                "unknown-account",
-                format!("no matching account JWT: {account} is not stored here"),
-            )
-        } else {
-            Refusal::unavailable(health::NOT_READY)
-        });
-    };
-    if uri.query().is_some() {
-        if request::is_on(uri, "text") {
-            return Ok(state.text(row.token.clone()));
-        }
-        if request::is_on(uri, "decode") {
-            return Ok(state.text(decoded(state, row.token.clone()).await?));
-        }
-        let now = state.clock.now();
-        if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
-            let sentence = format!(
-                "the JWT of account {account} expired at {}, it is now {now}",
-                row.expires_at
-            );
-            return Err(Refusal::missing("expired", sentence));
-        }
-    }
-    if request::is_known(&request.headers, &row.etag) {
-        return Ok(tagged(state.unchanged(), &row));
-    }
-    if uri.query().is_some() && request::is_on(uri, "notify") {
-        state.resolver.republish(account);
-    }
-    Ok(tagged(state.jwt(row.token.clone()), &row))
-}
-
-/// What a token says, for people. The large ones not on the threads that answer everyone else.
-async fn decoded(state: &Shared, token: Bytes) -> Result<String, Refusal> {
-    let is_small = token.len() <= INLINE_TOKEN_BYTES;
-    let print = move || Token::parse(&token).map(|token| render_decoded(&token));
-    let printed = if is_small {
-        print()
-    } else {
-        let Ok(_place) = state.decodings.try_acquire() else {
-            return Err(Refusal::busy("other large tokens are being decoded; try again"));
-        };
-        tokio::task::spawn_blocking(print)
-            .await
-            .map_err(|_| Refusal::internal())?
-    };
-    printed.map_err(|_| Refusal::internal())
-}
-
-fn tagged(mut answer: Response, row: &AccountRow) -> Response {
-    let mut tag = BytesMut::with_capacity(row.etag.len() + 2);
-    tag.extend_from_slice(b"\"");
-    tag.extend_from_slice(row.etag.as_bytes());
-    tag.extend_from_slice(b"\"");
-    if let Ok(tag) = HeaderValue::from_maybe_shared(tag.freeze()) {
-        answer.headers_mut().insert(header::ETAG, tag);
-    }
-    answer
-}
-
-/// The account that the path names.
-pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
-    let text = request::last_segment(uri);
-    text.parse().map_err(|error| {
-        Refusal::bad(
-            "malformed-key",
-            format!("{error}; the path ends in the account's public key, A and 55 more"),
-        )
-    })
-}
-
-/// `POST`: 200 without a body once it is durable.
-pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let outcome = async {
-        let account = match account(&parts.uri) {
-            Ok(account) => account,
-            Err(refusal) => {
-                request::discard(&parts.headers, body).await;
-                return Err(refusal);
-            }
-        };
-        let upload = read(&parts.headers, body, &state.uploads, state.limits.body).await?;
-        Ok(state.resolver.submit(Some(account), upload.bytes).await?)
-    };
-    match outcome.await {
-        Ok(submitted) => state.stored(submitted.revision),
-        Err(refusal) => refused(&parts.uri, refusal).plain(),
-    }
-}
-
 /// Notes a refused submission. Not louder: anyone can cause as many as he likes.
 pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
     // Only what is a key: whatever else stands in the path may be a seed or a whole token.
-    let account = account(uri).map_or_else(|_| "-".to_owned(), |key| key.to_string());
+    let account = request::account(uri).map_or_else(|_| "-".to_owned(), |key| key.to_string());
     tracing::debug!(
         account,
         status = refusal.status().as_u16(),

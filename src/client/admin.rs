@@ -1,0 +1,121 @@
+//! A client of `/v1` over a node's admin socket.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::call::{Call, ClientError};
+use crate::api::{Account, Accounts, Operators, Status, Submitted};
+use crate::jwt::AccountKey;
+
+/// How many accounts are asked for at once: the most that a node gives. With their tokens it may give fewer.
+pub const PAGE: usize = 1000;
+
+/// An administrator's client: whoever may open a node's `admin.sock` may do everything.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    socket: PathBuf,
+}
+
+impl AdminClient {
+    /// A client of the node whose socket is at `socket`. Nothing is opened yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// What the node is and what it knows.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    /// The accounts after `after` in the order of their keys, at most `limit` of them.
+    pub async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        with_tokens: bool,
+    ) -> Result<Accounts, ClientError> {
+        let after = after.map(|key| format!("&after={key}")).unwrap_or_default();
+        let token = if with_tokens { "&token=true" } else { "" };
+        let path = format!("/v1/accounts?limit={limit}{after}{token}");
+        self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// One account with its token.
+    pub async fn account(&self, account: AccountKey) -> Result<Account, ClientError> {
+        self.ask(Method::GET, &format!("/v1/accounts/{account}"), Bytes::new())
+            .await
+    }
+
+    /// Submits a token.
+    pub async fn submit(&self, account: AccountKey, token: Bytes) -> Result<Submitted, ClientError> {
+        self.ask(Method::PUT, &format!("/v1/accounts/{account}"), token).await
+    }
+
+    /// The agreed trust.
+    pub async fn operators(&self) -> Result<Operators, ClientError> {
+        self.ask(Method::GET, "/v1/operators", Bytes::new()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let at = self.socket.display().to_string();
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| ClientError::Unreachable {
+                at: at.clone(),
+                reason: why_no_socket(&error),
+            })?;
+        let call = Call {
+            at,
+            host: "localhost".to_owned(),
+            method,
+            path: path.to_owned(),
+            body,
+        };
+        let (status, answer) = call.over(stream).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&answer)
+                .map_err(|error| call.broken(format!("{error}; are program and node of one version?")));
+        }
+        match serde_json::from_slice(&answer) {
+            Ok(problem) => Err(ClientError::Problem(problem)),
+            Err(_) => Err(call.broken(format!("status {status} without a reason"))),
+        }
+    }
+}
+
+fn why_no_socket(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no such socket. Is the node running? Start it with `jwtmesh serve --config FILE`".to_owned()
+        }
+        std::io::ErrorKind::ConnectionRefused => {
+            "nobody listens on it any more. The node has ended; start it with `jwtmesh serve --config FILE`".to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "you may not open it. Run this as the user that runs the node".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_is_not_there_is_said_so_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("admin.sock");
+        let error = AdminClient::new(&socket).status().await.expect_err("there is no node");
+        assert!(matches!(error, ClientError::Unreachable { .. }));
+        assert!(error.to_string().contains("Is the node running?"), "{error}");
+
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let error = AdminClient::new(&socket).status().await.expect_err("the node ended");
+        assert!(error.to_string().contains("nobody listens on it any more"), "{error}");
+    }
+}

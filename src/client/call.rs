@@ -1,0 +1,109 @@
+//! One request and its answer, over a connection of its own.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::api::Problem;
+
+/// Longer than a node may take to say that an outcome is unknown; a node that is silent for so long is not well.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// A page of tokens ends after 8 MiB of them, and the last one may be 1 MiB; the rest is room for its JSON.
+const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
+
+/// Why a request has no answer of the kind asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers there.
+    #[error("no node answers at {at}: {reason}")]
+    Unreachable {
+        /// The socket or address.
+        at: String,
+        /// What the system says, and what to do.
+        reason: String,
+    },
+    /// The node's own words.
+    #[error("{}", .0.detail)]
+    Problem(Problem),
+    /// The connection broke or the answer is not what this version expects.
+    #[error("the node at {at} gave no usable answer to {request}: {reason}")]
+    Broken {
+        /// The socket or address.
+        at: String,
+        /// Method and path.
+        request: String,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// One request and its answer.
+pub(super) struct Call {
+    pub(super) at: String,
+    pub(super) host: String,
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Bytes,
+}
+
+impl Call {
+    pub(super) fn broken(&self, reason: String) -> ClientError {
+        ClientError::Broken {
+            at: self.at.clone(),
+            request: format!("{} {}", self.method, self.path),
+            reason,
+        }
+    }
+
+    pub(super) async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        match tokio::time::timeout(REQUEST_LIMIT, self.exchange(stream)).await {
+            Ok(answer) => answer.map_err(|reason| self.broken(reason)),
+            Err(_) => Err(self.broken(format!(
+                "it said nothing for {} seconds; whether a submission was kept is unknown, and it is safe to repeat it",
+                REQUEST_LIMIT.as_secs()
+            ))),
+        }
+    }
+
+    async fn exchange(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(StatusCode, Bytes), String> {
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(&self.path)
+            .header(header::HOST, &self.host)
+            .header(header::CONNECTION, "close");
+        if !self.body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/jwt");
+        }
+        let request = request
+            .body(Full::new(self.body.clone()))
+            .map_err(|error| error.to_string())?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES)
+                .collect()
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok((status, body.to_bytes()))
+        };
+        // The connection does the reading and writing for `answer`; polled here it needs no task of its own. It
+        // may end first, with the answer's last bytes still to be picked up.
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
+    }
+}

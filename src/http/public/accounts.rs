@@ -1,0 +1,115 @@
+//! `/jwt/v1/accounts/{account}`: one account's token out, and in.
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+
+use super::answer::Shared;
+use crate::http::error::{NOT_READY, Refusal};
+use crate::http::request;
+use crate::http::upload;
+use crate::jwt::Token;
+use crate::jwt::render_decoded;
+use crate::resolver::AccountRow;
+use crate::resolver::INLINE_TOKEN_BYTES;
+
+/// `GET`: in the order of nats-account-server.
+pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    match find(&state, &parts).await {
+        Ok(answer) => answer,
+        Err(refusal) => refusal.plain(),
+    }
+}
+
+async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
+    let uri = &request.uri;
+    if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
+        return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
+    }
+    let account = request::account(uri)?;
+    let Some(row) = state.resolver.lookup(account).await? else {
+        // A member that has not caught up knows of no absence.
+        return Err(if state.resolver.view().ready {
+            Refusal::missing(
+                "unknown-account",
+                format!("no matching account JWT: {account} is not stored here"),
+            )
+        } else {
+            Refusal::unavailable(NOT_READY)
+        });
+    };
+    if uri.query().is_some() {
+        if request::is_on(uri, "text") {
+            return Ok(state.text(row.token.clone()));
+        }
+        if request::is_on(uri, "decode") {
+            return Ok(state.text(decoded(state, row.token.clone()).await?));
+        }
+        let now = state.clock.now();
+        if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
+            let sentence = format!(
+                "the JWT of account {account} expired at {}, it is now {now}",
+                row.expires_at
+            );
+            return Err(Refusal::missing("expired", sentence));
+        }
+    }
+    if request::is_known(&request.headers, &row.etag) {
+        return Ok(tagged(state.unchanged(), &row));
+    }
+    if uri.query().is_some() && request::is_on(uri, "notify") {
+        state.resolver.republish(account);
+    }
+    Ok(tagged(state.jwt(row.token.clone()), &row))
+}
+
+/// What a token says, for people. The large ones not on the threads that answer everyone else.
+async fn decoded(state: &Shared, token: Bytes) -> Result<String, Refusal> {
+    let is_small = token.len() <= INLINE_TOKEN_BYTES;
+    let print = move || Token::parse(&token).map(|token| render_decoded(&token));
+    let printed = if is_small {
+        print()
+    } else {
+        let Ok(_place) = state.decodings.try_acquire() else {
+            return Err(Refusal::busy("other large tokens are being decoded; try again"));
+        };
+        tokio::task::spawn_blocking(print)
+            .await
+            .map_err(|_| Refusal::internal())?
+    };
+    printed.map_err(|_| Refusal::internal())
+}
+
+fn tagged(mut answer: Response, row: &AccountRow) -> Response {
+    let mut tag = BytesMut::with_capacity(row.etag.len() + 2);
+    tag.extend_from_slice(b"\"");
+    tag.extend_from_slice(row.etag.as_bytes());
+    tag.extend_from_slice(b"\"");
+    if let Ok(tag) = HeaderValue::from_maybe_shared(tag.freeze()) {
+        answer.headers_mut().insert(header::ETAG, tag);
+    }
+    answer
+}
+
+/// `POST`: 200 without a body once it is durable.
+pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let outcome = async {
+        let account = match request::account(&parts.uri) {
+            Ok(account) => account,
+            Err(refusal) => {
+                request::discard(&parts.headers, body).await;
+                return Err(refusal);
+            }
+        };
+        let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+        Ok(state.resolver.submit(Some(account), upload.bytes).await?)
+    };
+    match outcome.await {
+        Ok(submitted) => state.stored(submitted.revision),
+        Err(refusal) => upload::refused(&parts.uri, refusal).plain(),
+    }
+}

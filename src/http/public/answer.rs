@@ -1,0 +1,105 @@
+//! What the handlers of the public port share, and the answers that they give.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::http::upload::Uploads;
+use crate::listener::Limits;
+use crate::resolver::Resolver;
+use crate::tasks::Scope;
+
+/// Large tokens that are printed for people at once, which takes as long as verifying them. Past it, 429.
+const DECODINGS: usize = 2;
+/// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
+const PACKS: usize = 2;
+
+/// What the handlers of the public port share.
+pub(super) struct PublicState {
+    pub(super) resolver: Resolver,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    pub(super) scope: Scope,
+    pub(super) uploads: Uploads,
+    pub(super) packs: Arc<Semaphore>,
+    pub(super) decodings: Semaphore,
+}
+
+/// What handlers are given.
+pub(super) type Shared = Arc<PublicState>;
+
+/// The answer carries the revision this node is at.
+const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
+/// The answer carries how many milliseconds ago this node heard from a leader; nothing, if it never has.
+const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
+const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// May be kept, must be asked about before each use: an answer served from a cache without asking would undo a
+/// revocation. nats-account-server's `max-age` up to the expiry did.
+const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+impl PublicState {
+    /// For a port that answers from `resolver` within `limits`, its tasks in `scope`.
+    pub(super) fn new(resolver: Resolver, clock: Clock, limits: Limits, scope: Scope) -> Self {
+        Self {
+            resolver,
+            clock,
+            limits,
+            scope,
+            uploads: Uploads::default(),
+            packs: Arc::new(Semaphore::new(PACKS)),
+            decodings: Semaphore::new(DECODINGS),
+        }
+    }
+
+    /// An answer with the headers that every answer under `/jwt` has; room for two more.
+    pub(super) fn answer(&self, status: StatusCode, body: Bytes) -> Response {
+        let view = self.resolver.view();
+        let mut answer = Response::new(body.into());
+        *answer.status_mut() = status;
+        let headers = answer.headers_mut();
+        headers.reserve(6);
+        headers.insert(REVISION, view.revision.into());
+        if view.leader_age_ms != u64::MAX {
+            headers.insert(LEADER_AGE, view.leader_age_ms.into());
+        }
+        answer
+    }
+
+    /// 200 with a token.
+    pub(super) fn jwt(&self, token: Bytes) -> Response {
+        let mut answer = self.answer(StatusCode::OK, token);
+        answer.headers_mut().insert(header::CONTENT_TYPE, JWT);
+        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
+        answer
+    }
+
+    /// 200 with text for people.
+    pub(super) fn text(&self, text: impl Into<Bytes>) -> Response {
+        let mut answer = self.answer(StatusCode::OK, text.into());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, TEXT);
+        headers.insert(header::CACHE_CONTROL, ASK_FIRST);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
+        answer
+    }
+
+    /// 304: the caller has these bytes.
+    pub(super) fn unchanged(&self) -> Response {
+        let mut answer = self.answer(StatusCode::NOT_MODIFIED, Bytes::new());
+        answer.headers_mut().insert(header::CACHE_CONTROL, ASK_FIRST);
+        answer
+    }
+
+    /// 200 for an upload: no body, because nsc prints one as if it mattered, and the revision that holds these bytes.
+    pub(super) fn stored(&self, revision: u64) -> Response {
+        let mut answer = self.answer(StatusCode::OK, Bytes::new());
+        answer.headers_mut().insert(REVISION, revision.into());
+        answer
+    }
+}

@@ -1,0 +1,49 @@
+//! `GET /jwt/v1/help`: what this port answers, for people.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::answer::Shared;
+
+/// `GET /jwt/v1/help`.
+pub(super) async fn show(State(state): State<Shared>) -> Response {
+    state.text(HELP)
+}
+
+const HELP: &str = "\
+# jwtmesh: account JWTs over HTTP
+
+nats-server: `resolver: URL(\"http://HOST:PORT/jwt/v1/accounts/\")`.
+nsc: `nsc edit operator --account-jwt-server-url http://HOST:PORT/jwt/v1`, then `nsc push` and `nsc pull`.
+
+## GET /jwt/v1/accounts/ACCOUNT
+
+The account's JWT, as it was uploaded (`application/jwt`). 404 if there is none.
+The ETag is of the bytes: send it back in `If-None-Match` and get 304 while they are current.
+
+* `?text=true`: as `text/plain`
+* `?decode=true`: header and claims readable
+* `?check=true`: 404 if it has expired
+* `?notify=true`: also sends it to the connected nats-servers again
+
+## POST /jwt/v1/accounts/ACCOUNT
+
+Body: the account's JWT, signed by a trusted operator. 200 with an empty body once it is kept; otherwise one sentence
+that says what is wrong. An older JWT than the stored one is refused (409).
+
+## GET /jwt/v1/accounts
+
+200 if this node can answer; nats-server asks this at its start.
+
+## GET /jwt/v1/operator, GET /jwt/v2/operator
+
+The operator's JWT; 409 where several operators are trusted. `?text=true` and `?decode=true` as above.
+
+## GET /jwt/v1/pack?max=N
+
+Up to N lines `ACCOUNT|JWT`, at most 10000, without expired ones.
+
+## GET /healthz
+
+200 if the process runs.
+";

@@ -1,0 +1,42 @@
+//! The operator's token, as nsc asks for it.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::answer::{PublicState, Shared};
+use crate::http::error::Refusal;
+use crate::http::request;
+use crate::jwt::OperatorClaims;
+use crate::jwt::render_decoded;
+
+/// `GET /jwt/v1/operator`: the bytes. Where several operators are trusted, none: the path has no place for a name, and
+/// nsc 2.15 (`cmd/pull.go`) puts whichever it is given in the place of its own.
+pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
+    answer(&state, &uri, |_| true)
+}
+
+/// `GET /jwt/v2/operator`: the same if it is a version 2 token. nsc asks here first and takes whatever answers 200
+/// for an operator.
+pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Response {
+    answer(&state, &uri, |claims| claims.version == 2)
+}
+
+fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) -> bool) -> Response {
+    let trust = state.resolver.trust();
+    let token = match trust.keys.operators() {
+        [operator] if is_wanted(operator.claims()) => operator.token(),
+        [_, _, ..] => return Refusal::ambiguous(SEVERAL).plain(),
+        _ => return Refusal::missing("unknown-operator", "no matching operator JWT").plain(),
+    };
+    if request::is_on(uri, "text") {
+        state.text(token.bytes().clone())
+    } else if request::is_on(uri, "decode") {
+        state.text(render_decoded(token))
+    } else {
+        state.jwt(token.bytes().clone())
+    }
+}
+
+const SEVERAL: &str = "several operators are trusted here, and this path cannot say which is meant: pull accounts by name \
+                       (nsc pull --account NAME), and get the operator's JWT from whoever holds its keys";

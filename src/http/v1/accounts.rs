@@ -1,0 +1,106 @@
+//! `/v1/accounts`: list, show, submit.
+
+use axum::extract::{Request, State};
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::answer::{AdminState, Shared, answer};
+use crate::api;
+use crate::http::error::Refusal;
+use crate::http::request;
+use crate::http::upload;
+use crate::jwt::AccountKey;
+use crate::resolver::AccountRow;
+
+/// Accounts in one page of a listing, where the caller does not say, and at most.
+const PAGE: usize = 100;
+const MAX_PAGE: usize = 1000;
+/// Rows read in one step, and the token bytes after which a page ends early: a thousand of the largest would be 1 GiB.
+const STEP_ROWS: usize = 64;
+const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
+
+/// `GET /v1/accounts`.
+pub(super) async fn list(State(state): State<Shared>, uri: Uri) -> Response {
+    answer(page(&state, &uri).await)
+}
+
+async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
+    let bad = |sentence: String| Refusal::bad("bad-parameter", sentence);
+    let mut after = match request::parameter(uri, "after") {
+        Some(text) => Some(
+            text.parse::<AccountKey>()
+                .map_err(|error| bad(format!("after: {error}")))?,
+        ),
+        None => None,
+    };
+    let limit = match request::parameter(uri, "limit") {
+        Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)),
+        None => Some(PAGE),
+    };
+    let limit = limit.ok_or_else(|| bad(format!("limit is a number from 1 to {MAX_PAGE}")))?;
+    let with_token = request::is_on(uri, "token");
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    loop {
+        // One more than asked for, which tells whether this page is the last.
+        let wanted = STEP_ROWS.min(limit + 1 - items.len());
+        let rows = state.resolver.accounts(after, wanted).await?;
+        let is_end = rows.len() < wanted;
+        for row in rows {
+            if items.len() == limit || bytes >= PAGE_TOKEN_BYTES {
+                let next = after.map(|last| last.to_string());
+                return Ok(api::Accounts { items, next });
+            }
+            after = Some(row.account);
+            bytes += if with_token { row.token.len() } else { 0 };
+            items.push(shown(&row, with_token));
+        }
+        if is_end {
+            return Ok(api::Accounts { items, next: None });
+        }
+    }
+}
+
+fn shown(row: &AccountRow, with_token: bool) -> api::Account {
+    api::Account {
+        account: row.account.to_string(),
+        name: row.name.clone(),
+        operator: row.operator.to_string(),
+        issued_at: row.issued_at,
+        expires_at: row.expires_at,
+        revision: row.revision,
+        // A stored token is ASCII: base64 and dots.
+        token: with_token.then(|| String::from_utf8_lossy(&row.token).into_owned()),
+    }
+}
+
+/// `GET /v1/accounts/{account}`.
+pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
+    answer(find(&state, &uri).await)
+}
+
+async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
+    let account = request::account(uri)?;
+    match state.resolver.lookup(account).await? {
+        Some(row) => Ok(shown(&row, true)),
+        None => Err(Refusal::missing(
+            "unknown-account",
+            format!("there is no account {account} in this mesh"),
+        )),
+    }
+}
+
+/// `PUT /v1/accounts/{account}`.
+pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let outcome = async {
+        let account = request::account(&parts.uri)?;
+        let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+        let submitted = state.resolver.submit(Some(account), upload.bytes.clone()).await?;
+        let outcome = if submitted.stored { "stored" } else { "unchanged" };
+        Ok(api::Submitted {
+            outcome: outcome.into(),
+            revision: submitted.revision,
+        })
+    };
+    answer(outcome.await.map_err(|refusal| upload::refused(&parts.uri, refusal)))
+}

@@ -1,0 +1,41 @@
+//! What the handlers of `/v1` share, and how they answer.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+
+use crate::http::error::Refusal;
+use crate::http::upload::Uploads;
+use crate::listener::Limits;
+use crate::resolver::Resolver;
+
+/// Which node answers.
+#[derive(Debug)]
+pub struct About {
+    /// The mesh's name.
+    pub cluster: String,
+    /// The node's name in `cluster.toml`.
+    pub node: String,
+    /// Where nats-servers and nsc reach it.
+    pub public_url: String,
+}
+
+/// What handlers share.
+pub(super) struct AdminState {
+    pub(super) about: About,
+    pub(super) resolver: Resolver,
+    pub(super) limits: Limits,
+    pub(super) uploads: Uploads,
+}
+
+/// What handlers are given.
+pub(super) type Shared = Arc<AdminState>;
+
+/// JSON, or the problem.
+pub(super) fn answer<T: serde::Serialize>(outcome: Result<T, Refusal>) -> Response {
+    match outcome {
+        Ok(found) => Json(found).into_response(),
+        Err(refusal) => refusal.problem(),
+    }
+}

@@ -1,0 +1,83 @@
+//! The native API, `/v1`, on a Unix socket only: whoever may open the file is the administrator.
+
+mod accounts;
+mod answer;
+mod operators;
+mod status;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{MethodRouter, get};
+
+pub use answer::About;
+use answer::AdminState;
+use answer::Shared;
+
+use super::error::Refusal;
+use super::request::Entry;
+use super::upload::Uploads;
+use crate::listener::Limits;
+use crate::listener::Port;
+use crate::listener::Socket;
+use crate::resolver::Resolver;
+use crate::tasks::Scope;
+
+/// Commands at once: a person has a few terminals, a script a few workers.
+const CONNECTIONS: usize = 256;
+
+/// The admin socket, bound and not yet serving.
+pub struct Admin {
+    socket: Socket,
+    limits: Limits,
+}
+
+impl Admin {
+    /// Binds `path`, see [`Socket::bind`]. To be called inside the runtime.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::bind(path)?,
+            limits: Limits {
+                connections: CONNECTIONS,
+                ..Limits::default()
+            },
+        })
+    }
+
+    /// Serves in `scope` until it is told to stop, then removes the socket.
+    pub fn serve(self, about: About, resolver: Resolver, scope: &Scope) {
+        let limits = self.limits;
+        let router = router(AdminState {
+            about,
+            resolver,
+            limits,
+            uploads: Uploads::default(),
+        });
+        let port = Port::new("admin", Entry::new(router), limits, None, scope.clone());
+        let (listener, file) = self.socket.into_parts();
+        scope.spawn("the admin socket", async move {
+            port.run(listener).await;
+            file.remove();
+        });
+    }
+}
+
+fn router(state: AdminState) -> Router {
+    const READ: &str = "GET, HEAD";
+    const WRITE: &str = "GET, HEAD, PUT, POST";
+    let only = |methods: MethodRouter<Shared>, allow: &'static str| {
+        methods.fallback(async move || Refusal::wrong_method(allow).problem())
+    };
+    Router::new()
+        .route("/v1/status", only(get(status::show), READ))
+        .route("/v1/accounts", only(get(accounts::list), READ))
+        .route(
+            "/v1/accounts/{account}",
+            only(get(accounts::show).put(accounts::submit).post(accounts::submit), WRITE),
+        )
+        .route("/v1/operators", only(get(operators::list), READ))
+        .fallback(async || Refusal::missing("unknown-path", "no such path under /v1").problem())
+        .with_state(Arc::new(state))
+}

@@ -1,0 +1,21 @@
+//! `/v1/status`: what this node is and what it knows.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::answer::{Shared, answer};
+use crate::api;
+
+/// `GET /v1/status`.
+pub(super) async fn show(State(state): State<Shared>) -> Response {
+    let view = state.resolver.view();
+    answer(Ok(api::Status {
+        cluster: state.about.cluster.clone(),
+        node: state.about.node.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ready: view.ready,
+        revision: view.revision,
+        leader_age_ms: view.leader_age_ms,
+        public: state.about.public_url.clone(),
+    }))
+}
