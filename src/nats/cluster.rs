@@ -2,8 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -11,11 +9,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::connection::{Connection, Incoming};
+use super::connection::{Connection, Ended, Incoming, Route};
 use super::notices::Notices;
-use super::pending::{Lane, Step};
-use super::propagate::{ANSWER_MS, Propagation};
-use super::route::{Ended, Route};
+use super::publish::{ANSWER_MS, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
@@ -42,71 +38,42 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After a read that failed.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// The NATS clusters that this node tells of changes.
-#[derive(Debug)]
-pub struct NatsClusters(Vec<Arc<Status>>);
-
-#[derive(Debug)]
-struct Status {
-    name: String,
-    connected: AtomicBool,
-    position: AtomicU64,
-}
-
-impl NatsClusters {
-    /// Starts telling each of `clusters` of every change, in tasks of `scope`, until it is told to stop.
-    ///
-    /// None of them has to exist yet.
-    pub fn start(node: &str, clusters: &[NatsCluster], resolver: Resolver, scope: &Scope) -> Self {
-        let start = |cluster: &NatsCluster| {
-            let agreed = resolver.position(&cluster.name);
-            let status = Arc::new(Status {
-                name: cluster.name.clone(),
-                connected: AtomicBool::new(false),
-                position: AtomicU64::new(agreed),
-            });
-            let teller = Teller {
-                node: node.to_owned(),
-                cluster: cluster.clone(),
-                revision: resolver.watch_revision(),
-                republished: resolver.republished(),
-                resolver: resolver.clone(),
-                status: status.clone(),
-                propagation: Propagation::new(agreed),
-                started: Instant::now(),
-                marking: None,
-                route: Route::new(&cluster.servers),
-                answered: false,
-                notices: Notices::new(&cluster.name),
-            };
-            scope.spawn("the publisher of a NATS cluster", teller.run(scope.clone()));
-            status
+/// Starts a publisher for each of `clusters`, in `scope`, until it is told to stop. None of them has to exist yet.
+pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, scope: &Scope) {
+    for cluster in clusters {
+        let publisher = Publisher {
+            node: node.to_owned(),
+            cluster: cluster.clone(),
+            revision: resolver.watch_revision(),
+            republished: resolver.republished(),
+            resolver: resolver.clone(),
+            propagation: Propagation::new(resolver.position(&cluster.name)),
+            started: Instant::now(),
+            marking: None,
+            route: Route::new(&cluster.servers),
+            answered: false,
+            notices: Notices::new(&cluster.name),
         };
-        Self(clusters.iter().map(start).collect())
-    }
-
-    /// Of each NATS cluster: its name, whether there is a connection, and the revision up to which it has been told.
-    pub fn statuses(&self) -> Vec<(String, bool, u64)> {
-        let read = |status: &Arc<Status>| {
-            let connected = status.connected.load(Ordering::Relaxed);
-            (status.name.clone(), connected, status.position.load(Ordering::Relaxed))
-        };
-        self.0.iter().map(read).collect()
+        scope.spawn("the publisher of a NATS cluster", publisher.run(scope.clone()));
     }
 }
 
 type Marking = Pin<Box<dyn Future<Output = (u64, bool)> + Send>>;
 
-struct Teller {
+/// The task that sends updates to one NATS cluster.
+struct Publisher {
+    // Who publishes where.
     node: String,
     cluster: NatsCluster,
+    // What it is told by this node.
     resolver: Resolver,
     revision: watch::Receiver<u64>,
     republished: broadcast::Receiver<AccountKey>,
-    status: Arc<Status>,
+    // What it decides.
     propagation: Propagation,
     started: Instant,
     marking: Option<Marking>,
+    // The connection.
     route: Route,
     /// Whether a server answered over this connection.
     answered: bool,
@@ -119,8 +86,8 @@ enum End {
     Stopped,
     /// The connection is of no more use, for this reason.
     Lost(String),
-    /// The user lacks a right. It may have it by the next connection, which reads the creds anew.
-    WithoutRights,
+    /// The user lacks a permission. It may have it by the next connection, which reads the creds anew.
+    WithoutPermission,
 }
 
 /// What woke the task.
@@ -133,7 +100,7 @@ enum Woken {
     Time,
 }
 
-impl Teller {
+impl Publisher {
     async fn run(mut self, scope: Scope) {
         while let Some(mut connection) = self.connect(&scope).await {
             let opened = Instant::now();
@@ -143,12 +110,10 @@ impl Teller {
             if let Some((from, to)) = self.propagation.catching_up() {
                 self.notices.catching_up(from, to);
             }
-            self.status.connected.store(true, Ordering::Relaxed);
             let end = self.serve(&mut connection, &scope).await;
-            self.status.connected.store(false, Ordering::Relaxed);
             self.propagation.disconnected(self.now());
             let ended = match end {
-                End::WithoutRights => Ended::WithoutRights,
+                End::WithoutPermission => Ended::WithoutPermission,
                 _ if self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
                 _ => Ended::Useless,
             };
@@ -160,7 +125,7 @@ impl Teller {
                 // A server that no longer reads does not hold up the shutdown.
                 End::Stopped => drop(timeout(LAST_WORDS, connection.close()).await),
                 End::Lost(reason) => self.notices.lost(&reason),
-                End::WithoutRights => {}
+                End::WithoutPermission => {}
             }
         }
         self.last_mark().await;
@@ -261,11 +226,11 @@ impl Teller {
                 Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
                 // What was published reached nobody; it is sent again when its answer is overdue.
                 Incoming::Nobody => self.notices.nobody(),
-                Incoming::Complaint(words) => match subjects::missing_right(&words) {
+                Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
-                    Some(right) => {
-                        self.notices.missing_right(right, &words);
-                        return Some(End::WithoutRights);
+                    Some(permission) => {
+                        self.notices.missing_permission(permission, &words);
+                        return Some(End::WithoutPermission);
                     }
                 },
                 Incoming::LameDuck => self.notices.going_away(),
@@ -281,7 +246,7 @@ impl Teller {
 
     /// Takes a few steps; gives when to take the next.
     async fn work(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
-        self.propagation.heard(connection.received());
+        self.propagation.received(connection.received());
         for _ in 0..STEPS {
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
@@ -297,7 +262,6 @@ impl Teller {
                     return Err(format!("no answer from {} for {seconds} s", connection.url()));
                 }
                 Step::Wait(until) => {
-                    self.status.position.store(self.propagation.told(), Ordering::Relaxed);
                     return Ok(until.map(|at| self.started + Duration::from_millis(at)));
                 }
             }

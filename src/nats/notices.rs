@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::Server;
-use super::pending::{Lane, Summary};
-use super::subjects::{MissingRight, Reply, Verdict};
+use super::publish::{Lane, Summary};
+use super::subjects::{MissingPermission, Reply, Verdict};
 use crate::jwt::AccountKey;
 
 /// How soon the same is said again: often enough to be seen by somebody who begins to look.
@@ -251,13 +251,13 @@ impl Notices {
         }
     }
 
-    pub(super) fn missing_right(&mut self, right: MissingRight, words: &str) {
-        let advice = match right {
-            MissingRight::Publish => {
+    pub(super) fn missing_permission(&mut self, permission: MissingPermission, words: &str) {
+        let advice = match permission {
+            MissingPermission::Publish => {
                 "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
                  '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again; they are read within seconds"
             }
-            MissingRight::Subscribe => {
+            MissingPermission::Subscribe => {
                 "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
                  '_INBOX.jwtmesh.>'`, then generate its creds again; they are read within seconds"
             }

@@ -16,7 +16,7 @@ use crate::http::Admin;
 use crate::http::Public;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
-use crate::nats::NatsClusters;
+use crate::nats;
 use crate::raft::Member;
 use crate::raft::NoPeers;
 use crate::raft::Raft;
@@ -112,7 +112,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     if config.nats.is_empty() {
         tracing::warn!("no [[nats]] in cluster.toml: running nats-servers will not hear of changes, only new ones");
     }
-    NatsClusters::start(&config.node, &config.nats, resolver.clone(), &serving);
+    nats::start(&config.node, &config.nats, &resolver, &serving);
     Ok(Node {
         name: config.node,
         public_url,

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::pending::{Step, Summary};
-use super::propagate::Propagation;
-use super::subjects::Verdict;
+use super::propagation::Propagation;
+use super::step::{Step, Summary};
 use crate::jwt::AccountKey;
+use crate::nats::subjects::Verdict;
 
 pub(super) const UPDATED: Verdict = Verdict::Updated;
 pub(super) const SKIPPED: Verdict = Verdict::Skipped;
@@ -158,7 +158,7 @@ impl World {
 
     fn hear(&mut self) {
         self.heard += u64::from(!self.hung);
-        self.propagation.heard(self.heard);
+        self.propagation.received(self.heard);
     }
 
     pub(super) fn answer_all(&mut self) {

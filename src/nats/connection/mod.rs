@@ -4,6 +4,8 @@
 //! the cluster something newer; it keeps the creds it read first; and of a failure it gives the kind, not the
 //! sentence. A new client for each connection has none of this.
 
+mod route;
+
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+
+pub(super) use route::{Ended, Route};
 
 use super::subjects;
 use crate::config::NatsCluster;
@@ -42,7 +46,7 @@ const MAX_CREDS_BYTES: u64 = 256 * 1024;
 const NOWHERE: &str = "nats://127.0.0.1:0";
 
 /// A connection that is up.
-pub(super) struct Connection {
+pub(in crate::nats) struct Connection {
     url: String,
     client: Client,
     inbox: String,
@@ -53,7 +57,7 @@ pub(super) struct Connection {
 }
 
 /// Something that came over the connection.
-pub(super) enum Incoming {
+pub(in crate::nats) enum Incoming {
     /// An answer, to the subject given.
     Reply { subject: String, payload: Bytes },
     /// Nobody listens to the subject of a request.
@@ -67,17 +71,17 @@ pub(super) enum Incoming {
 }
 
 /// Who is at the other end.
-pub(super) struct Server {
-    pub(super) name: String,
-    pub(super) version: String,
+pub(in crate::nats) struct Server {
+    pub(in crate::nats) name: String,
+    pub(in crate::nats) version: String,
     /// Other servers of its cluster, as URLs.
-    pub(super) others: Vec<String>,
+    pub(in crate::nats) others: Vec<String>,
 }
 
 impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds are read now, so that new ones count from the next
     /// connection on.
-    pub(super) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
+    pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
         let mut options = credentials(&cluster.creds)
             .await?
@@ -120,17 +124,17 @@ impl Connection {
     }
 
     /// To which server.
-    pub(super) fn url(&self) -> &str {
+    pub(in crate::nats) fn url(&self) -> &str {
         &self.url
     }
 
     /// Below which subject answers come.
-    pub(super) fn inbox(&self) -> &str {
+    pub(in crate::nats) fn inbox(&self) -> &str {
         &self.inbox
     }
 
     /// Who answered.
-    pub(super) fn server(&self) -> Server {
+    pub(in crate::nats) fn server(&self) -> Server {
         let info = self.client.server_info();
         let scheme = self.url.split_once("://").map_or("nats", |(scheme, _)| scheme);
         Server {
@@ -145,17 +149,17 @@ impl Connection {
     }
 
     /// Bytes that came over it, answers to pings included.
-    pub(super) fn received(&self) -> u64 {
+    pub(in crate::nats) fn received(&self) -> u64 {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// The largest message that this server takes.
-    pub(super) fn max_payload(&self) -> usize {
+    pub(in crate::nats) fn max_payload(&self) -> usize {
         self.client.max_payload()
     }
 
     /// Sends `token` without headers: directory resolvers would take them for a part of it.
-    pub(super) async fn publish(&self, subject: String, reply: String, token: Bytes) -> Result<(), String> {
+    pub(in crate::nats) async fn publish(&self, subject: String, reply: String, token: Bytes) -> Result<(), String> {
         match timeout(PUBLISH_PATIENCE, self.client.publish_with_reply(subject, reply, token)).await {
             Ok(sent) => sent.map_err(|error| error.to_string()),
             Err(_) => Err(format!("nothing could be sent for {} s", PUBLISH_PATIENCE.as_secs())),
@@ -163,7 +167,7 @@ impl Connection {
     }
 
     /// The next that comes. Losing the future loses nothing.
-    pub(super) async fn next(&mut self) -> Incoming {
+    pub(in crate::nats) async fn next(&mut self) -> Incoming {
         loop {
             tokio::select! {
                 biased;
@@ -193,7 +197,7 @@ impl Connection {
     }
 
     /// Sends what is still held, and ends.
-    pub(super) async fn close(self) {
+    pub(in crate::nats) async fn close(self) {
         // Both fail only where the connection has ended already.
         let _ = self.client.flush().await;
         let _ = self.client.drain().await;

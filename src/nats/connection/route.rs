@@ -7,22 +7,22 @@ use std::time::Duration;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(1_500);
 
-/// The longest pause where a right is missing: somebody has to act, and each attempt costs the server a line of its
+/// The longest pause where a permission is missing: somebody has to act, and each attempt costs the server a line of its
 /// log for every account that is on its way.
-const MAX_PAUSE_WITHOUT_RIGHTS: Duration = Duration::from_secs(5);
+const MAX_PAUSE_WITHOUT_PERMISSION: Duration = Duration::from_secs(5);
 
 /// Servers learnt from other servers that are remembered.
 const LEARNT_SERVERS: usize = 32;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(in crate::nats) enum Ended {
     /// It was of use for a while: what ended it is new.
     Useful,
     /// It was of no use yet.
     Useless,
-    /// Our user lacks a right that only somebody else can give.
-    WithoutRights,
+    /// Our user lacks a permission that only somebody else can give.
+    WithoutPermission,
 }
 
 /// The servers of a NATS cluster, in the order in which they are tried.
@@ -30,7 +30,7 @@ pub(super) enum Ended {
 /// A round is every configured one, beginning behind the one that was tried last, and one of those that servers spoke
 /// of. These may be many, and out of reach from here: they must not keep the configured ones from being tried.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(in crate::nats) struct Route {
     configured: Vec<String>,
     learnt: Vec<String>,
     next_configured: usize,
@@ -47,7 +47,7 @@ pub(super) struct Route {
 
 impl Route {
     /// To a NATS cluster with these servers, of which there is at least one.
-    pub(super) fn new(configured: &[String]) -> Self {
+    pub(in crate::nats) fn new(configured: &[String]) -> Self {
         Self {
             configured: configured.to_vec(),
             learnt: Vec::new(),
@@ -61,7 +61,7 @@ impl Route {
     }
 
     /// A server spoke of these others.
-    pub(super) fn learn(&mut self, others: Vec<String>) {
+    pub(in crate::nats) fn learn(&mut self, others: Vec<String>) {
         self.learnt = others;
         self.learnt.retain(|other| !self.configured.contains(other));
         self.learnt.truncate(LEARNT_SERVERS);
@@ -69,7 +69,7 @@ impl Route {
     }
 
     /// The next server to try, after a pause.
-    pub(super) fn attempt(&mut self) -> (Duration, String) {
+    pub(in crate::nats) fn attempt(&mut self) -> (Duration, String) {
         if self.left == 0 && !self.learnt_left {
             self.begin_round(MAX_PAUSE);
         }
@@ -86,12 +86,12 @@ impl Route {
     }
 
     /// The connection to the server that was tried last has ended.
-    pub(super) fn ended(&mut self, how: Ended) {
+    pub(in crate::nats) fn ended(&mut self, how: Ended) {
         if how == Ended::Useful {
             self.backoff = MIN_PAUSE;
         }
         self.begin_round(match how {
-            Ended::WithoutRights => MAX_PAUSE_WITHOUT_RIGHTS,
+            Ended::WithoutPermission => MAX_PAUSE_WITHOUT_PERMISSION,
             Ended::Useful | Ended::Useless => MAX_PAUSE,
         });
     }
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_right_is_asked_for_again_with_longer_pauses() {
+    fn a_missing_permission_is_asked_for_again_with_longer_pauses() {
         let mut route = route(&["a"]);
         let mut seen = Vec::new();
         for _ in 0..10 {
             seen.extend(pauses(&mut route, 1));
-            route.ended(Ended::WithoutRights);
+            route.ended(Ended::WithoutPermission);
         }
         assert_eq!(seen, [0, 50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }

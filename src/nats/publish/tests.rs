@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::pending::{Lane, Step};
-use super::propagate::Propagation;
-use super::propagate_world::{SKIPPED, UPDATED, World, account, refused};
-use super::subjects::Verdict;
+use super::propagation::Propagation;
+use super::step::{Lane, Step};
+use super::world::{SKIPPED, UPDATED, World, account, refused};
 use crate::jwt::AccountKey;
+use crate::nats::subjects::Verdict;
 
 #[test]
 fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {

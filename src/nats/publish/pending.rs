@@ -1,0 +1,128 @@
+//! What is remembered of one account until every server has it.
+
+use crate::nats::subjects::Verdict;
+
+/// Servers that are remembered, and whose answers to one update are counted. Those of a larger supercluster are logged,
+/// and not counted.
+pub(super) const SERVERS: usize = 64;
+
+/// An account on its way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    // Its revisions.
+    /// The newest revision it is known to have.
+    pub(super) listed: u64,
+    /// The revision that was last sent.
+    pub(super) sent: u64,
+    /// The newest revision that was answered.
+    pub(super) answered: u64,
+
+    // Where it stands.
+    pub(super) phase: Phase,
+    pub(super) due: u64,
+    pub(super) routine: bool,
+    /// Whether every known server has to answer: it is a change, not one that servers may have missed earlier.
+    pub(super) fresh: bool,
+
+    // The last send.
+    pub(super) sent_at: u64,
+    /// Bytes received on the connection when it was sent.
+    pub(super) received: u64,
+    pub(super) first_answer_ms: u64,
+    answers: Vec<(u64, Answer)>,
+
+    // Why it is sent again.
+    /// Sends since the last answer.
+    pub(super) tries: u32,
+    pub(super) repeats: u8,
+    pub(super) refusals: u8,
+    /// Since when a server that should have answered is waited for, and how often it was sent for that.
+    pub(super) missing_since: Option<u64>,
+    pub(super) misses: u32,
+}
+
+/// Where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// To be sent when due.
+    Queued,
+    /// Sent; when due, nobody has answered.
+    Sent,
+    /// Answered; when due, all answers are in.
+    Listening,
+}
+
+/// A server's verdict, without its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Updated,
+    Skipped,
+    Refused,
+    /// One of these, to an earlier send of the same revision.
+    Earlier,
+}
+
+impl Pending {
+    /// An account that is at `listed` and was not sent yet.
+    pub(super) fn new(listed: u64, due: u64, routine: bool) -> Self {
+        Self {
+            listed,
+            sent: 0,
+            answered: 0,
+            phase: Phase::Queued,
+            due,
+            sent_at: 0,
+            received: 0,
+            first_answer_ms: 0,
+            tries: 0,
+            repeats: 0,
+            refusals: 0,
+            routine,
+            fresh: !routine,
+            missing_since: None,
+            misses: 0,
+            answers: Vec::new(),
+        }
+    }
+
+    /// What `server` said last to what is being sent.
+    pub(super) fn hear(&mut self, server: u64, verdict: &Verdict) {
+        let answer = match verdict {
+            Verdict::Updated => Answer::Updated,
+            Verdict::Skipped => Answer::Skipped,
+            Verdict::Refused(_) => Answer::Refused,
+        };
+        match self.answers.iter().position(|(known, _)| *known == server) {
+            Some(at) => self.answers[at].1 = answer,
+            None if self.answers.len() < SERVERS => self.answers.push((server, answer)),
+            None => {}
+        }
+    }
+
+    /// It is sent again: what was said to the earlier send no longer counts, but who said something does.
+    pub(super) fn listen_anew(&mut self) {
+        for (_, answer) in &mut self.answers {
+            *answer = Answer::Earlier;
+        }
+    }
+
+    /// It is at another revision, of which nobody knows yet.
+    pub(super) fn begin_anew(&mut self, revision: u64) {
+        self.listed = revision;
+        self.repeats = 0;
+        self.refusals = 0;
+        self.missing_since = None;
+        self.misses = 0;
+        self.answers.clear();
+    }
+
+    /// What each server said, by the number that the roster gave it.
+    pub(super) fn answers(&self) -> &[(u64, Answer)] {
+        &self.answers
+    }
+
+    /// How many servers gave `wanted`.
+    pub(super) fn count(&self, wanted: Answer) -> usize {
+        self.answers.iter().filter(|(_, answer)| *answer == wanted).count()
+    }
+}

@@ -1,0 +1,102 @@
+//! Subjects, and what a server says that one of them is forbidden.
+
+use crate::jwt::AccountKey;
+
+/// Where all inboxes of ours begin, so that the user's permission to subscribe can end there.
+pub(in crate::nats) const INBOX_PREFIX: &str = "_INBOX.jwtmesh";
+
+/// The subject that every kind of resolver listens to (nats-server `server/events.go`, `server/accounts.go`).
+///
+/// The shorter `$SYS.REQ.CLAIMS.UPDATE` reaches directory resolvers only.
+pub(in crate::nats) fn update(account: AccountKey) -> String {
+    format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE")
+}
+
+/// Where the answers to one update come back. Its last token says all that is needed to read them, so that no
+/// request has to be remembered for an answer that comes late or never.
+pub(in crate::nats) fn reply_to(inbox: &str, account: AccountKey, revision: u64) -> String {
+    format!("{inbox}.{account}-{revision}")
+}
+
+/// The account and revision that an answer to `subject` is about; `None` if it is not one of ours.
+pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<(AccountKey, u64)> {
+    let token = subject.strip_prefix(inbox)?.strip_prefix('.')?;
+    let (account, revision) = token.split_once('-')?;
+    Some((account.parse().ok()?, revision.parse().ok()?))
+}
+
+/// A permission that the user we connect as lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::nats) enum MissingPermission {
+    /// To tell servers of changes.
+    Publish,
+    /// To receive their answers.
+    Subscribe,
+}
+
+/// The permission that a server's complaint is about; `None` if it is about something else (nats-server `server/client.go`:
+/// `Permissions Violation for Publish to "..."`, `... for Subscription to "..."`).
+pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPermission> {
+    let complaint = complaint.to_lowercase();
+    let (_, violation) = complaint.split_once("permissions violation for ")?;
+    let (kind, subject) = violation.split_once(" to ")?;
+    match kind {
+        "publish" if subject.contains(".claims.update") => Some(MissingPermission::Publish),
+        "subscription" if subject.contains(&INBOX_PREFIX.to_lowercase()) => Some(MissingPermission::Subscribe),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> AccountKey {
+        AccountKey::from_bytes([7; 32])
+    }
+
+    #[test]
+    fn an_update_goes_to_the_subject_that_every_resolver_listens_to() {
+        let text = account().to_string();
+        assert_eq!(update(account()), format!("$SYS.REQ.ACCOUNT.{text}.CLAIMS.UPDATE"));
+    }
+
+    #[test]
+    fn an_answer_says_which_account_and_revision_it_is_about() {
+        let inbox = "_INBOX.jwtmesh.fra-1.x9Y";
+        let subject = reply_to(inbox, account(), 41);
+        assert_eq!(about(inbox, &subject), Some((account(), 41)));
+        for foreign in [
+            "_INBOX.jwtmesh.fra-1.other.AAAA-1".to_owned(),
+            inbox.to_owned(),
+            format!("{inbox}."),
+            format!("{inbox}.{}", account()),
+            format!("{inbox}.{}-", account()),
+            format!("{inbox}.{}-x", account()),
+            format!("{inbox}.{}-99999999999999999999", account()),
+            format!("{inbox}.ABC-4"),
+        ] {
+            assert_eq!(about(inbox, &foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_about_a_missing_permission_is_told_from_others() {
+        for (complaint, permission) in [
+            (
+                r#"nats: Permissions Violation for Publish to "$SYS.REQ.ACCOUNT.AAAA.CLAIMS.UPDATE""#,
+                Some(MissingPermission::Publish),
+            ),
+            (
+                r#"nats: Permissions Violation for Subscription to "_INBOX.jwtmesh.fra-1.x9Y.*""#,
+                Some(MissingPermission::Subscribe),
+            ),
+            (r#"nats: Permissions Violation for Publish to "_INBOX.other""#, None),
+            (r#"nats: Permissions Violation for Subscription to "foo""#, None),
+            ("nats: User Authentication Expired", None),
+            ("", None),
+        ] {
+            assert_eq!(missing_permission(complaint), permission, "{complaint}");
+        }
+    }
+}
