@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::EntryPayload;
 
@@ -228,4 +228,9 @@ pub(super) fn weight(entry: &Entry) -> usize {
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     };
     payload + ENTRY_OVERHEAD
+}
+
+/// The memory is never left half changed: whoever panics with it ends the process.
+pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
+    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,8 +7,10 @@
 
 mod disk;
 mod fault;
+mod files;
 mod memory;
 mod open;
+mod options;
 mod prepare;
 mod segment;
 mod store;
@@ -16,7 +18,8 @@ mod writer;
 
 pub use disk::{Disk, DiskFile, RealDisk, Room};
 pub use fault::{LogFault, OnFault};
+pub use options::Options;
 pub use prepare::Prepare;
 pub use segment::StoreId;
-pub use store::{LogStore, Options};
+pub use store::LogStore;
 pub use writer::{LogWriter, WriteCommand};

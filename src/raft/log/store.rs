@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::raft::log::disk::Disk;
 use crate::raft::log::fault::{LogFault, OnFault};
-use crate::raft::log::memory::{Memory, Place};
-use crate::raft::log::open::{self, read_entries};
-use crate::raft::log::prepare::{Prepare, segment_name};
-use crate::raft::log::segment::StoreId;
+use crate::raft::log::files::read_entries;
+use crate::raft::log::memory::{Memory, Place, lock};
+use crate::raft::log::open;
+use crate::raft::log::options::Options;
+use crate::raft::log::prepare::segment_name;
 use crate::raft::log::writer::{self, LogWriter, WriteCommand};
 use crate::raft::runtime::{Entry, LogId, StorageError, Types, Vote};
 
@@ -27,37 +28,6 @@ const PAYLOAD_BYTES: usize = 1 << 20;
 const QUEUE: usize = 256;
 /// What is read at once of entries that lie together.
 const READ_BYTES: u32 = 4 << 20;
-
-/// How a log is kept.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The store this log is part of.
-    pub store: StoreId,
-    /// Size of a segment. 64 MiB: large enough that a new one is rare, small enough to purge by.
-    pub segment_bytes: u64,
-    /// Memory for the newest entries, which every follower in step asks for.
-    pub tail_bytes: usize,
-    /// The most that is collected for one sync; one append may be more.
-    pub group_bytes: usize,
-    /// Where segment files are made.
-    pub prepare: Prepare,
-    /// Refuse to begin a new log: the store has had one.
-    pub must_exist: bool,
-}
-
-impl Options {
-    /// What production uses.
-    pub fn new(store: StoreId) -> Self {
-        Self {
-            store,
-            segment_bytes: 64 << 20,
-            tail_bytes: 16 << 20,
-            group_bytes: 8 << 20,
-            prepare: Prepare::Thread,
-            must_exist: false,
-        }
-    }
-}
 
 /// The log as openraft sees it. Clones are the same log.
 #[derive(Clone)]
@@ -73,11 +43,6 @@ impl Debug for LogStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "LogStore({})", self.disk.path("").display())
     }
-}
-
-/// The memory is never left half changed: whoever panics with it ends the process.
-pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
-    memory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogStore {

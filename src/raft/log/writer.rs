@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use openraft::storage::LogFlushed;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::raft::log::disk::{Disk, DiskFile};
+use crate::raft::log::disk::Disk;
 use crate::raft::log::fault::{LogFault, OnFault};
-use crate::raft::log::memory::{self, Memory};
-use crate::raft::log::prepare::{Preparer, segment_name};
+use crate::raft::log::files::{Current, Segment};
+use crate::raft::log::memory::{self, Memory, lock};
+use crate::raft::log::open::Opened;
+use crate::raft::log::options::Options;
+use crate::raft::log::prepare::{Preparer, Worker, segment_name};
 use crate::raft::log::segment::{self, Group, Item, Position, SECTOR, SegmentHeader, StoreId};
-use crate::raft::log::store::{Options, lock};
 use crate::raft::runtime::{Entry, LogId, Types, Vote};
 
 /// Something to be made durable, in the order in which it was queued.
@@ -76,37 +78,25 @@ impl WriteCommand {
     }
 }
 
-/// A segment that is on disk.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Segment {
-    pub(super) number: u32,
-    /// The highest index of any entry in it, truncated since or not.
-    pub(super) highest: Option<u64>,
-}
-
-/// The segment that is being written.
-pub(super) struct Current {
-    pub(super) number: u32,
-    pub(super) file: Arc<dyn DiskFile>,
-    /// Where the next group begins.
-    pub(super) offset: u64,
-    pub(super) size: u64,
-}
-
 /// Writes the log. Owned by one thread, or by one task of a simulation.
 pub struct LogWriter {
+    // What it is asked for, and with whom it shares what the log knows.
     pub(super) queue: mpsc::Receiver<WriteCommand>,
     pub(super) memory: Arc<Mutex<Memory>>,
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) store: StoreId,
-    pub(super) group_bytes: usize,
     pub(super) on_fault: OnFault,
     pub(super) fault: Option<LogFault>,
+
+    // Where the log stands on disk.
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) position: Position,
     /// Oldest first; the last one is the current one.
     pub(super) segments: VecDeque<Segment>,
     pub(super) current: Current,
     pub(super) preparer: Preparer,
+
+    // How a group is made.
+    pub(super) store: StoreId,
+    pub(super) group_bytes: usize,
     pub(super) group: Group,
 }
 
@@ -231,8 +221,8 @@ impl LogWriter {
         // Rides along: a sync of its own would double the syncs of a client that writes alone. Not before the entry
         // it names is on its way, so that a log on disk never says "committed" of an entry it does not hold.
         let committed = lock(&self.memory).committed;
-        let news = committed.filter(|_| !self.group.is_empty() && committed != self.position.committed);
-        if let Some(id) = news.filter(|id| after.next.is_some_and(|next| next > id.index)) {
+        let newer = committed.filter(|_| !self.group.is_empty() && committed != self.position.committed);
+        if let Some(id) = newer.filter(|id| after.next.is_some_and(|next| next > id.index)) {
             let item = Item::Committed(id);
             self.group.item(&item);
             after.committed = Some(id);
@@ -323,13 +313,13 @@ impl LogWriter {
 
 /// What opening found, completed to a writer.
 pub(super) fn writer(
-    opened: super::open::Opened,
+    opened: Opened,
     disk: Arc<dyn Disk>,
     options: &Options,
     on_fault: OnFault,
     queue: mpsc::Receiver<WriteCommand>,
 ) -> Result<LogWriter, LogFault> {
-    let worker = super::prepare::Worker {
+    let worker = Worker {
         disk: Arc::clone(&disk),
         size: options.segment_bytes,
         on_fault: Arc::clone(&on_fault),

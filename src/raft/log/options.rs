@@ -1,0 +1,35 @@
+//! How a log is kept.
+
+use crate::raft::log::prepare::Prepare;
+use crate::raft::log::segment::StoreId;
+
+/// How a log is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The store this log is part of.
+    pub store: StoreId,
+    /// Size of a segment. 64 MiB: large enough that a new one is rare, small enough to purge by.
+    pub segment_bytes: u64,
+    /// Memory for the newest entries, which every follower in step asks for.
+    pub tail_bytes: usize,
+    /// The most that is collected for one sync; one append may be more.
+    pub group_bytes: usize,
+    /// Where segment files are made.
+    pub prepare: Prepare,
+    /// Refuse to begin a new log: the store has had one.
+    pub must_exist: bool,
+}
+
+impl Options {
+    /// What production uses.
+    pub fn new(store: StoreId) -> Self {
+        Self {
+            store,
+            segment_bytes: 64 << 20,
+            tail_bytes: 16 << 20,
+            group_bytes: 8 << 20,
+            prepare: Prepare::Thread,
+            must_exist: false,
+        }
+    }
+}
