@@ -1,14 +1,10 @@
 //! One account by its key, from this node's own state: without a leader, a peer or a queue.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-
-use super::ReadError;
-use super::Resolver;
+use super::error::ReadError;
+use super::handle::{Reading, Resolver};
 use crate::jwt::AccountKey;
 use crate::state::AccountRow;
 use crate::state::Fault;
@@ -18,33 +14,8 @@ use crate::tasks::chain;
 /// this is not enough the disk hangs, and the lookup waits for it on a thread of its own.
 const READ_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Lookups that wait for a hanging disk on threads of their own. The next ones wait for these, and whoever hangs up
-/// meanwhile leaves nothing behind.
-const HANGING_READS: usize = 32;
-
 /// Damaged rows that are logged; beyond these the file is what is damaged.
 const DAMAGES_LOGGED: usize = 64;
-
-/// How lookups share the disk.
-pub(super) struct Reading {
-    /// For those that read on the thread that answers.
-    inline: Semaphore,
-    /// For those that wait for a hanging disk on threads of their own.
-    hanging: Arc<Semaphore>,
-    damages: Mutex<BTreeSet<String>>,
-}
-
-impl Reading {
-    pub(super) fn on_this_runtime() -> Self {
-        let workers = Handle::current().metrics().num_workers();
-        Self {
-            // One permit fewer than workers, so that one worker still serves cached rows while the disk hangs.
-            inline: Semaphore::new(workers.saturating_sub(1).max(1)),
-            hanging: Arc::new(Semaphore::new(HANGING_READS)),
-            damages: Mutex::default(),
-        }
-    }
-}
 
 impl Resolver {
     /// The current token of `account`, from this node's own state. Waits for nothing but the disk.

@@ -2,8 +2,8 @@
 
 use tokio::sync::broadcast;
 
-use super::Resolver;
-use super::SubmitError;
+use super::error::SubmitError;
+use super::handle::Resolver;
 use crate::jwt::AccountKey;
 use crate::state::MarkPropagated;
 use crate::state::Revision;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::ReadError;
-use super::Resolver;
+use super::error::ReadError;
+use super::handle::Resolver;
 use crate::jwt::AccountKey;
 use crate::state::AccountRow;
 use crate::state::Changes;

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Resolver;
-use super::SubmitError;
-use super::Trust;
+use super::error::SubmitError;
+use super::handle::{Resolver, Trust};
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
 use crate::jwt::Rejection;
@@ -29,9 +28,6 @@ pub struct Submitted {
 /// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
 /// everyone else.
 pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
-
-/// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
-pub(super) const LARGE_VERIFICATIONS: usize = 2;
 
 /// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
 const TRUST_RETRIES: usize = 3;

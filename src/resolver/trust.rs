@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Resolver;
-use super::SubmitError;
+use super::error::SubmitError;
+use super::handle::{Resolver, Trust};
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::TrustedKeys;
@@ -11,15 +11,6 @@ use crate::jwt::Verified;
 use crate::state::OperatorOutcome;
 use crate::state::PutOperator;
 use crate::state::PutOperators;
-
-/// Whom this mesh trusts to issue accounts.
-#[derive(Debug, Default)]
-pub struct Trust {
-    /// Grows with every change.
-    pub epoch: u64,
-    /// The operators and their keys.
-    pub keys: TrustedKeys,
-}
 
 impl Resolver {
     /// Whom this mesh trusts now.

@@ -1,25 +1,60 @@
 //! What the demo does, step by step, a line for each.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use bytes::Bytes;
+use clap::Args;
 
 use super::certificates::{self, CA};
 use super::folder::{Folder, Secrecy};
 use super::keys::{Keys, token_file};
 use super::server::{self, NatsServer};
-use super::{Demo, guide, show};
+use super::{guide, show};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::serve::{Ending, GRACE};
+use crate::cli::serve::{Ending, GRACE, LogFormat, node_runtime, start_log};
 use crate::client::PublicClient;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::AccountKey;
 use crate::node::Node;
 
+/// async-nats reports what the show provokes: a client that is cut off and refused.
+const DEFAULT_LOG: &str = "off,jwtmesh=error,openraft=error";
+
+/// Makes an operator, accounts, creds, certificates and a cluster.toml in a folder, and runs a node on it.
+///
+/// Where a nats-server is found it starts one too, connects a client, revokes its user and tells how soon the
+/// client is cut off. Then it prints what to try next and serves until Ctrl-C. Run again, it continues.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Demo {
+    /// The folder; made if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "jwtmesh-demo")]
+    dir: PathBuf,
+    /// The nats-server to start [default: the one in PATH, if any]
+    #[arg(long, value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// Stop after the show instead of serving until Ctrl-C
+    #[arg(long)]
+    exit: bool,
+    /// What is logged on stderr
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
+    log: String,
+}
+
+impl Demo {
+    pub(in crate::cli) fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        start_log(&self.log, LogFormat::Text)?;
+        let runtime = node_runtime()?;
+        let exit = runtime.block_on(run(&self, out));
+        runtime.shutdown_background();
+        exit
+    }
+}
+
 /// From the empty folder to the end.
-pub(super) async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
+async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
     let clock = Clock::system();
     let program = server::find(demo.nats_server.as_deref())?;
     // Before anything is started, so that whatever is started is also ended.

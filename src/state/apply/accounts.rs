@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Before;
+use super::before::Before;
 use crate::state::command::{AccountOutcome, PutAccount, PutAccounts};
 use crate::state::fault::Fault;
 use crate::state::recent::Change;

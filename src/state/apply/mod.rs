@@ -5,26 +5,16 @@
 //! before any of it can be seen.
 
 mod accounts;
+mod before;
 mod operators;
 mod positions;
 
-use std::sync::Arc;
+pub(super) use before::Before;
 
-use super::command::{Command, OperatorOutcome, Outcomes, PutOperators, Revision};
+use super::command::{Command, OperatorOutcome, Outcomes, PutOperators};
 use super::fault::Fault;
 use super::recent::Change;
-use super::rows::{AccountRow, Mark, Trust};
-use crate::jwt::AccountKey;
-
-/// What was agreed before an entry.
-pub(super) trait Before {
-    /// Whom the mesh trusts.
-    fn trust(&self) -> Arc<Trust>;
-    /// The current row of `account`.
-    fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault>;
-    /// How far `nats_cluster` has been updated; 0 if it never was.
-    fn position(&self, nats_cluster: &str) -> Revision;
-}
+use super::rows::{Mark, Trust};
 
 /// Decides what `command` does, into `change`, and gives what became of it.
 pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command) -> Result<Outcomes, Fault> {

@@ -1,6 +1,6 @@
 //! How far each NATS cluster has been updated.
 
-use super::Before;
+use super::before::Before;
 use crate::state::command::MarkPropagated;
 use crate::state::recent::Change;
 

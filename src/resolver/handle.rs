@@ -1,0 +1,139 @@
+//! The handle that everyone shares, and what it stands on.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, broadcast, watch};
+
+use crate::clock::Clock;
+use crate::jwt::AccountKey;
+use crate::jwt::TrustedKeys;
+use crate::raft::Raft;
+use crate::state::Revision;
+use crate::state::State;
+use crate::tasks::FaultHandle;
+
+/// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
+pub(super) const LARGE_VERIFICATIONS: usize = 2;
+
+/// Lookups that wait for a hanging disk on threads of their own. The next ones wait for these, and whoever hangs up
+/// meanwhile leaves nothing behind.
+const HANGING_READS: usize = 32;
+
+/// Requests to send an account again that may wait for a slow NATS cluster; older ones are dropped, since the
+/// regular way has sent that account already.
+const REPUBLISH_QUEUE: usize = 1024;
+
+/// Whom this mesh trusts to issue accounts.
+#[derive(Debug, Default)]
+pub struct Trust {
+    /// Grows with every change.
+    pub epoch: u64,
+    /// The operators and their keys.
+    pub keys: TrustedKeys,
+}
+
+/// How lookups share the disk.
+pub(super) struct Reading {
+    /// For those that read on the thread that answers.
+    pub(super) inline: Semaphore,
+    /// For those that wait for a hanging disk on threads of their own.
+    pub(super) hanging: Arc<Semaphore>,
+    /// Those that were logged.
+    pub(super) damages: Mutex<BTreeSet<String>>,
+}
+
+impl Reading {
+    fn on_this_runtime() -> Self {
+        let workers = Handle::current().metrics().num_workers();
+        Self {
+            // One permit fewer than workers, so that one worker still serves cached rows while the disk hangs.
+            inline: Semaphore::new(workers.saturating_sub(1).max(1)),
+            hanging: Arc::new(Semaphore::new(HANGING_READS)),
+            damages: Mutex::default(),
+        }
+    }
+}
+
+/// How far this node's view is, and how old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// The newest revision that can be read here.
+    pub revision: Revision,
+    /// Milliseconds since this node last heard from a leader; 0 on the leader.
+    pub leader_age_ms: u64,
+    /// Whether the state is usable: lookups are answered from it.
+    pub ready: bool,
+}
+
+/// The single entry point. Clones lead to the same place.
+#[derive(Clone)]
+pub struct Resolver(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    // What it stands on.
+    pub(super) raft: Raft,
+    pub(super) state: State,
+    pub(super) clock: Clock,
+    pub(super) fault: FaultHandle,
+    // What it knows of them.
+    pub(super) trust: ArcSwap<Trust>,
+    pub(super) revision: watch::Receiver<Revision>,
+    pub(super) ready: AtomicBool,
+    // What it grants and passes on.
+    pub(super) reading: Reading,
+    pub(super) verifying: Arc<Semaphore>,
+    pub(super) republish: broadcast::Sender<AccountKey>,
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+impl Resolver {
+    /// An entry point to `raft` and `state`, open for lookups at once. To be called on the runtime that answers.
+    pub fn new(raft: Raft, state: State, clock: Clock, fault: FaultHandle) -> Self {
+        let revision = raft.revision();
+        Self(Arc::new(Inner {
+            raft,
+            state,
+            clock,
+            fault,
+            trust: ArcSwap::default(),
+            revision,
+            ready: AtomicBool::new(true),
+            reading: Reading::on_this_runtime(),
+            verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
+            republish: broadcast::channel(REPUBLISH_QUEUE).0,
+        }))
+    }
+
+    /// How far and how old this node's view is.
+    pub fn view(&self) -> View {
+        View {
+            revision: *self.0.revision.borrow(),
+            leader_age_ms: self.0.raft.leader_age().map_or(u64::MAX, as_ms),
+            ready: self.0.ready.load(Ordering::Relaxed) && !self.0.fault.is_reported(),
+        }
+    }
+
+    /// No longer ready: new nats-servers shall ask another node, while this one still answers.
+    pub fn retire(&self) {
+        self.0.ready.store(false, Ordering::Relaxed);
+    }
+
+    /// Changes with every applied entry; says "look again", not what changed.
+    pub fn watch_revision(&self) -> watch::Receiver<Revision> {
+        self.0.revision.clone()
+    }
+}
+
+fn as_ms(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}

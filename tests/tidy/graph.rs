@@ -1,0 +1,286 @@
+//! Which file of `src` names which other, read from its `use` lines and paths.
+//!
+//! A name is followed to the file that defines it, through the re-exports of each `mod.rs` on the way: such a re-export
+//! is the interface of its folder, not a dependency. Comments, inline tests and files that only tests compile are left
+//! out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A file of `src`.
+pub(crate) struct Source {
+    /// Relative to `src`, with `/`.
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+impl Source {
+    /// The part of its name that names its room: the first folder, or the file itself.
+    pub(crate) fn room(&self) -> &str {
+        self.name.split(['/', '.']).next().expect("split gives at least one")
+    }
+
+    /// The lines that run in the program: without comments and without the inline tests at the end.
+    pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let mut following = self.text.lines().skip(1);
+        self.text
+            .lines()
+            .enumerate()
+            .take_while(move |(_, line)| {
+                let next = following.next().unwrap_or_default();
+                !(*line == "#[cfg(test)]" && next.starts_with("mod ") && next.ends_with('{'))
+            })
+            .map(|(at, line)| (at + 1, line.split("//").next().unwrap_or_default()))
+    }
+
+    /// Its place in the tree of modules.
+    fn module(&self) -> Vec<String> {
+        let path = self.name.strip_suffix(".rs").expect("a Rust file");
+        let path = path.strip_suffix("/mod").unwrap_or(path);
+        path.split('/')
+            .filter(|part| *part != "lib")
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// Every file of `src`, in the order of the names.
+pub(crate) fn sources() -> Vec<Source> {
+    fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("src is readable") {
+            let path = entry.expect("src is readable").path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                into.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    walk(&root, &mut paths);
+    paths.sort();
+    assert!(paths.len() > 20, "the source was not found in {}", root.display());
+    paths
+        .iter()
+        .map(|path| Source {
+            name: path
+                .strip_prefix(&root)
+                .expect("below src")
+                .to_string_lossy()
+                .replace('\\', "/"),
+            text: std::fs::read_to_string(path).expect("src is readable"),
+        })
+        .collect()
+}
+
+/// Files, and for each the files that it names.
+pub(crate) type Graph = BTreeMap<String, BTreeSet<String>>;
+
+/// What one `use` brings in: where it comes from, and under which name it is known.
+struct Import {
+    path: Vec<String>,
+    name: String,
+    is_public: bool,
+}
+
+/// The graph of `sources`.
+pub(crate) fn graph(sources: &[Source]) -> Graph {
+    let tests = only_for_tests(sources);
+    let sources: Vec<&Source> = sources
+        .iter()
+        .filter(|source| !tests.contains(&source.module()))
+        .collect();
+    let files: BTreeMap<Vec<String>, &str> = sources
+        .iter()
+        .map(|source| (source.module(), source.name.as_str()))
+        .collect();
+    let imports: BTreeMap<Vec<String>, Vec<Import>> = sources
+        .iter()
+        .map(|source| (source.module(), imports(source)))
+        .collect();
+    let tree = Tree { files, imports };
+    let mut graph = Graph::new();
+    for source in &sources {
+        let own = source.module();
+        let mut named: BTreeSet<String> = BTreeSet::new();
+        for import in &tree.imports[&own] {
+            let path = tree.absolute(&own, &import.path);
+            let is_interface = import.is_public && path.as_ref().is_some_and(|path| path.starts_with(&own));
+            if let Some(path) = path.filter(|_| !is_interface) {
+                named.insert(tree.file(&path, 0).to_owned());
+            }
+        }
+        for path in inline_paths(source) {
+            if let Some(path) = tree.absolute(&own, &path) {
+                named.insert(tree.file(&path, 0).to_owned());
+            }
+        }
+        named.remove(&source.name);
+        graph.insert(source.name.clone(), named);
+    }
+    graph
+}
+
+/// The modules that stand behind `#[cfg(test)]` in a file of their own.
+fn only_for_tests(sources: &[Source]) -> BTreeSet<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for source in sources {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]") {
+            if let Some(name) = pair[1].strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+                let mut module = source.module();
+                module.push(name.to_owned());
+                found.insert(module);
+            }
+        }
+    }
+    found
+}
+
+struct Tree<'s> {
+    files: BTreeMap<Vec<String>, &'s str>,
+    imports: BTreeMap<Vec<String>, Vec<Import>>,
+}
+
+impl Tree<'_> {
+    /// `path` as seen from module `own`, from the root of the crate; `None` for another crate's.
+    fn absolute(&self, own: &[String], path: &[String]) -> Option<Vec<String>> {
+        let mut base = own.to_vec();
+        let mut rest = path;
+        match path.first()?.as_str() {
+            "crate" => {
+                base.clear();
+                rest = &path[1..];
+            }
+            "self" => rest = &path[1..],
+            "super" => {
+                while rest.first().is_some_and(|part| part == "super") {
+                    base.pop();
+                    rest = &rest[1..];
+                }
+            }
+            first => {
+                base.push(first.to_owned());
+                if !self.files.contains_key(&base) {
+                    return None;
+                }
+                rest = &path[1..];
+            }
+        }
+        base.extend_from_slice(rest);
+        Some(base)
+    }
+
+    /// The file that defines what `path` names.
+    fn file(&self, path: &[String], depth: usize) -> &str {
+        assert!(depth < 16, "a re-export leads back to itself: {path:?}");
+        let mut module: Vec<String> = Vec::new();
+        let mut rest = path;
+        while let Some(next) = rest.first() {
+            module.push(next.clone());
+            if !self.files.contains_key(&module) {
+                module.pop();
+                break;
+            }
+            rest = &rest[1..];
+        }
+        let reexport = rest.first().and_then(|name| {
+            let mut found = self.imports.get(&module)?.iter();
+            found.find(|import| import.is_public && import.name == *name)
+        });
+        if let Some(path) = reexport.and_then(|import| self.absolute(&module, &import.path)) {
+            return self.file(&path, depth + 1);
+        }
+        self.files.get(&module).copied().unwrap_or("lib.rs")
+    }
+}
+
+/// The imports of a file, each name on its own.
+fn imports(source: &Source) -> Vec<Import> {
+    let mut found = Vec::new();
+    let mut statement: Option<String> = None;
+    for (_, line) in source.code() {
+        let line = line.trim();
+        let is_use =
+            line.starts_with("use ") || (line.starts_with("pub") && line.contains(" use ") && !line.contains('"'));
+        if statement.is_none() && !is_use {
+            continue;
+        }
+        let mut text = statement.take().unwrap_or_default();
+        text.push_str(line);
+        let Some(end) = text.find(';') else {
+            statement = Some(text);
+            continue;
+        };
+        let is_public = text.starts_with("pub");
+        let at = text.find("use ").expect("it is a use") + 4;
+        for path in expand(&text[at..end]) {
+            let (path, alias) = path
+                .split_once(" as ")
+                .map_or((path.as_str(), None), |(p, a)| (p, Some(a)));
+            let mut parts: Vec<String> = path.split("::").map(|part| part.trim().to_owned()).collect();
+            if parts.last().is_some_and(|last| last == "self" || last == "*") {
+                parts.pop();
+            }
+            let name = alias.map_or_else(|| parts.last().cloned().unwrap_or_default(), |a| a.trim().to_owned());
+            found.push(Import {
+                path: parts,
+                name,
+                is_public,
+            });
+        }
+    }
+    found
+}
+
+/// `a::{b, c::{d, e}}` as `a::b`, `a::c::d`, `a::c::e`.
+fn expand(text: &str) -> Vec<String> {
+    let text = text.trim();
+    let Some(open) = text.find('{') else {
+        return vec![text.to_owned()];
+    };
+    let (before, inner) = (&text[..open], text[open + 1..].strip_suffix('}').expect("braces match"));
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (at, c) in inner.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&inner[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&inner[start..]);
+    parts
+        .into_iter()
+        .filter(|part| !part.trim().is_empty())
+        .flat_map(|part| expand(part).into_iter().map(|rest| format!("{before}{rest}")))
+        .collect()
+}
+
+/// Paths outside of `use` lines: `crate::a::B`, `super::B`, and `child::f` of a module that the file declares.
+fn inline_paths(source: &Source) -> Vec<Vec<String>> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    let mut found = Vec::new();
+    for (_, line) in source.code() {
+        // `pub(in crate::room)` says who may see it, and names nobody.
+        let (before, after) = line.split_once("pub(in ").unwrap_or((line, ""));
+        let line = format!("{before} {}", after.split_once(')').map_or("", |(_, after)| after));
+        if line.trim_start().starts_with("use ") || line.contains(" use ") {
+            continue;
+        }
+        let words = line.split(|c: char| !is_word(c));
+        let paths = words.filter(|word| word.contains("::") && !word.starts_with(':'));
+        let parts = |path: &str| {
+            path.split("::")
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
+        found.extend(paths.map(parts));
+    }
+    found
+}
