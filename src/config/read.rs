@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use async_nats::ServerAddr;
 use toml::Spanned;
 
 use super::error::{ConfigError, way_out, without_userinfo};
@@ -253,19 +254,17 @@ impl Reader<'_> {
                 "a server URL must not carry a user or password: put the system-account user into the creds file",
             );
         }
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return self.wrong(
-                server.span(),
-                format!("{url:?} is no server URL: write nats://HOST:4222 or tls://HOST:4222"),
-            );
+        // `ServerAddr` takes an address without a scheme, and those of websockets, which need a feature that we leave out.
+        let is_ours = |server: &ServerAddr| matches!(server.scheme(), "nats" | "tls") && !server.host().is_empty();
+        let defect = match url.parse::<ServerAddr>() {
+            Ok(server) if url.contains("://") && is_ours(&server) => return Ok(()),
+            Ok(_) => "is no server URL".to_owned(),
+            Err(error) => format!("is no server URL ({error})"),
         };
-        if !matches!(scheme, "nats" | "tls") || rest.is_empty() {
-            return self.wrong(
-                server.span(),
-                format!("{url:?}: write nats://HOST:4222 or tls://HOST:4222"),
-            );
-        }
-        Ok(())
+        self.wrong(
+            server.span(),
+            format!("{url:?} {defect}: write nats://HOST:4222 or tls://HOST:4222"),
+        )
     }
 }
 
@@ -317,6 +316,18 @@ mod tests {
             ),
             (nats("").replace("nats://h", "ws://h"), ":11: \"ws://h:4222\""),
             (nats("").replace("nats://h", "h"), ":11: \"h:4222\" is no server URL"),
+            (
+                nats("").replace("h:4222", "h:x"),
+                ":11: \"nats://h:x\" is no server URL (NATS",
+            ),
+            (
+                nats("").replace("h:4222", "h:99999"),
+                ":11: \"nats://h:99999\" is no server URL (NATS",
+            ),
+            (
+                nats("").replace("nats://h:4222", "nats://"),
+                ":11: \"nats://\" is no server URL",
+            ),
             (
                 SMALL.replace(
                     "[[node]]",

@@ -1,6 +1,6 @@
 //! Which failure answers what: the one table of statuses, sentences and codes.
 //!
-//! Three kinds: the caller's (4xx, the sentence says what to change), the weather's (429, 503, 504: try again), and
+//! Three kinds: the caller's (4xx, the sentence says what to change), transient (429, 503, 504: try again), and
 //! ours (500, which says nothing: the reason is in this node's log).
 
 use std::borrow::Cow;
@@ -122,7 +122,7 @@ impl Refusal {
         &self.sentence
     }
 
-    fn is_weather(&self) -> bool {
+    fn is_transient(&self) -> bool {
         matches!(
             self.status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
@@ -130,7 +130,7 @@ impl Refusal {
     }
 
     fn with_headers(&self, mut answer: Response) -> Response {
-        if self.is_weather() {
+        if self.is_transient() {
             answer
                 .headers_mut()
                 .insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
@@ -202,9 +202,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weather_says_when_to_try_again_and_a_wrong_method_which_are_right() {
-        let weather = Refusal::busy("too many at once").plain();
-        assert_eq!(weather.headers()[header::RETRY_AFTER], "1");
+    fn a_transient_failure_says_when_to_try_again_and_a_wrong_method_names_the_right_ones() {
+        let busy = Refusal::busy("too many at once").plain();
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
         let wrong = Refusal::wrong_method("GET, HEAD").plain();
         assert_eq!(
             (wrong.status().as_u16(), &wrong.headers()[header::ALLOW]),

@@ -30,13 +30,13 @@ pub struct Machine {
     /// Everything up to this revision can be read.
     revision: Arc<watch::Sender<u64>>,
     fault: FaultHandle,
-    made: Made,
+    snapshot_ready: SnapshotReady,
 }
 
 type Meta = SnapshotMeta<u64, Member>;
 
-/// Whether there is a snapshot to be had.
-type Made = Arc<AtomicBool>;
+/// Whether a snapshot has been built, or was found at the start.
+type SnapshotReady = Arc<AtomicBool>;
 
 /// A view of redb as a snapshot. Made anew each time it is asked for: one that is held keeps redb from using pages
 /// again, and its file grows.
@@ -93,13 +93,13 @@ impl Machine {
     ) -> Self {
         // What a start finds in redb is a snapshot that covers everything the log has let go of. Were it said to be none,
         // openraft would have one built before the node serves, and that waits for the flush.
-        let made = Arc::new(AtomicBool::new(state.flushed() > 0));
+        let snapshot_ready = Arc::new(AtomicBool::new(state.flushed() > 0));
         Self {
             state,
             flushed,
             revision,
             fault,
-            made,
+            snapshot_ready,
         }
     }
 
@@ -169,7 +169,7 @@ impl RaftStateMachine<Types> for Machine {
             state: self.state.clone(),
             flushed: self.flushed.clone(),
             fault: self.fault.clone(),
-            made: self.made.clone(),
+            snapshot_ready: self.snapshot_ready.clone(),
         }
     }
 
@@ -190,12 +190,12 @@ impl RaftStateMachine<Types> for Machine {
             .map_err(|fault| self.ended(chain(&fault)))?;
         self.revision
             .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
-        self.made.store(true, Ordering::Relaxed);
+        self.snapshot_ready.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        if !self.made.load(Ordering::Relaxed) {
+        if !self.snapshot_ready.load(Ordering::Relaxed) {
             return Ok(None);
         }
         // At least as new as the one that was made: redb only moves on.
@@ -210,7 +210,7 @@ pub struct Builder {
     state: State,
     flushed: watch::Receiver<u64>,
     fault: FaultHandle,
-    made: Made,
+    snapshot_ready: SnapshotReady,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -229,7 +229,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             }
         };
         let current = Current::of(view).map_err(|reason| ended(&self.fault, reason))?;
-        self.made.store(true, Ordering::Relaxed);
+        self.snapshot_ready.store(true, Ordering::Relaxed);
         Ok(current.handle())
     }
 }
