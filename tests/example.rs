@@ -1,4 +1,4 @@
-//! `cluster.example.toml` is what the program reads, and what stands behind a # in it is true.
+//! `cluster.example.toml` can be read, names every setting, and its lines behind a # are defaults or valid choices.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ fn parse(text: &str) -> Config {
     Config::parse(Path::new("etc/cluster.toml"), text, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The example with the line that begins `# {setting}` taken out of its comment.
+/// The example with the line that begins `# {setting}` uncommented.
 fn with(setting: &str) -> String {
     let line = EXAMPLE
         .lines()
@@ -44,7 +44,7 @@ fn a_default_written_out_changes_nothing() {
 #[test]
 fn every_other_choice_is_read_too() {
     assert!(parse(&with("ca = ")).nats[0].ca.is_some());
-    // The other form of a setting replaces the first one.
+    // The example has two forms of this setting, and TOML allows a key only once.
     let mtls = with("tls = { cert").replacen(
         "\ntls = { cert = \"tls/{node}.pem\", key = \"tls/{node}.key\" }\n",
         "\n",

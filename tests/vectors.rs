@@ -1,4 +1,4 @@
-//! What we accept and refuse, against the official library's verdict on the same tokens.
+//! Our verdict on each test vector, compared with the official library's.
 //!
 //! `tests/vectors/generate` made the tokens and asked the library; `tests/vectors/generate/nsc.sh` made more with nsc.
 
@@ -13,8 +13,8 @@ use jwtmesh::jwt::{
 use proptest::prelude::*;
 use serde::Deserialize;
 
-/// Where we refuse what the official library accepts: the code of our refusal, the vector (`*` for all under that
-/// code) and why. Nowhere do we accept what it refuses.
+/// Tokens that we refuse although the official library accepts them: the code of our refusal, the vector (`*` for all
+/// under that code) and the reason. We never accept a token that the library refuses.
 const STRICTER: &[(&str, &str, &str)] = &[
     (
         "duplicate-key",
@@ -36,7 +36,7 @@ const STRICTER: &[(&str, &str, &str)] = &[
     (
         "issued-in-future",
         "*",
-        "stored, it would refuse every honest update until then (G2)",
+        "if it were stored, every legitimate update would be refused until that time (G2)",
     ),
     (
         "base64",
@@ -46,27 +46,27 @@ const STRICTER: &[(&str, &str, &str)] = &[
     (
         "base64",
         "newline-in-signature",
-        "one token shall have one spelling (T28): Go passes over line ends within a part",
+        "one token shall have one spelling (T28): Go ignores line ends within a part",
     ),
     (
         "base64",
         "newline-in-claims-before-signing",
-        "one token shall have one spelling (T28): Go passes over line ends within a part",
+        "one token shall have one spelling (T28): Go ignores line ends within a part",
     ),
     (
         "json",
         "json-too-deep",
-        "recursion is bounded; nothing that is read lies deeper than 8",
+        "recursion is bounded; no field that is read is nested deeper than 8",
     ),
     (
         "subject",
         "subject-newline",
-        "nkeys passes over a line end within a key; as a name it is never asked for",
+        "nkeys ignores a line end within a key; no server asks for an account by such a name",
     ),
     (
         "signing-key",
         "signing-key-newline",
-        "nkeys passes over a line end within a key; compared as text it signs for nobody",
+        "nkeys ignores a line end within a key; compared as text, such a key matches no issuer",
     ),
     (
         "issuer-kind",
@@ -109,7 +109,7 @@ fn all_verdicts() -> &'static [Verdicts; 2] {
     &ALL
 }
 
-/// The vectors of the library that are to be accepted, with their bytes.
+/// The library's vectors that must be accepted, with their bytes.
 fn accepted() -> &'static [(&'static Vector, Vec<u8>)] {
     static ACCEPTED: LazyLock<Vec<(&Vector, Vec<u8>)>> = LazyLock::new(|| {
         let good = all_verdicts()[0]
@@ -259,7 +259,7 @@ fn every_refusal_says_what_to_do_and_never_shows_a_seed_or_a_token() {
 }
 
 #[test]
-fn what_is_accepted_reads_back_as_the_same_bytes_and_facts() {
+fn an_accepted_token_has_the_same_bytes_and_the_claims_that_were_signed() {
     let verdicts = &all_verdicts()[0];
     let (trusted, token) = verdicts.named("revocations");
     let verified = Verified::<AccountClaims>::verify(token.clone(), &trusted, verdicts.now).expect("a good token");
@@ -291,7 +291,7 @@ fn a_valid_token_with_any_bit_changed_anywhere_is_refused() {
         for bit in 0..8 {
             let mut changed = text.to_vec();
             changed[at] ^= 1 << bit;
-            // One change makes a line end of the last character, which is cut off like any other.
+            // A change may turn the last character into a line end. It is cut off, and the shorter token is refused.
             let said = Token::parse(&changed)
                 .and_then(|token| Verified::<AccountClaims>::verify(token, &trusted, verdicts.now));
             assert!(said.is_err(), "bit {bit} of byte {at}");
@@ -300,9 +300,9 @@ fn a_valid_token_with_any_bit_changed_anywhere_is_refused() {
 }
 
 #[test]
-fn what_is_no_token_is_told_apart_and_a_seed_is_never_repeated() {
+fn seeds_and_decorated_files_are_recognized_and_a_seed_is_never_repeated() {
     let code = |text: &str| Token::parse(text.as_bytes()).err().map(|rejection| rejection.code());
-    // Of the length and alphabet of seeds, but none: their checksums are wrong.
+    // These have the length and alphabet of seeds, but are none: their checksums are wrong.
     for seed in ["SA", "SO", "SU"].map(|start| format!("{start}{}", "A".repeat(56))) {
         for text in [seed.clone(), format!("{seed}\n"), seed.replace('A', "B")] {
             assert!(matches!(code(&text), Some("seed" | "chunks")), "{text}");
@@ -417,11 +417,11 @@ fn an_explanation_names_every_defect_at_once() {
             verdicts.now,
         );
         let named = explanation.problems.iter().any(|problem| problem.code == vector.ours);
-        // A file may be decorated, and may be any kind of JWT.
+        // `explain` also takes the text of a file, which may be decorated or trimmed, and any kind of JWT.
         let is_other = matches!(vector.ours.as_str(), "decorated" | "kind" | "base64");
         assert!(named || is_other, "{}: {:?}", vector.file, explanation.problems);
     }
-    // Foreign and expired: both are told.
+    // A foreign token, which at time 0 is issued in the future too: both defects are reported.
     let (_, foreign) = verdicts.named("other-operator");
     let codes = |now| {
         let problems = explain(foreign.as_str().as_bytes(), Some(&trusted), now).problems;
@@ -429,7 +429,7 @@ fn an_explanation_names_every_defect_at_once() {
     };
     assert_eq!(codes(verdicts.now), ["untrusted"]);
     assert_eq!(codes(0), ["issued-in-future", "untrusted"]);
-    // Without an operator nobody is distrusted; but that an account signed itself shows all the same.
+    // Without an operator no issuer is distrusted, but an account that signed itself is reported all the same.
     for (name, expected) in [("other-operator", &[][..]), ("self-signed", &["self-signed"])] {
         let (_, token) = verdicts.named(name);
         let problems = explain(token.as_str().as_bytes(), None, verdicts.now).problems;
@@ -453,7 +453,7 @@ fn a_decoded_token_is_shown_as_nats_account_server_shows_it() {
     );
     assert!(claims.starts_with("{\n    \"iat\": "), "sorted: {claims}");
     assert!(!claims.contains("eyJ"), "{claims}");
-    // What cannot be read is shown as nothing, not as a failure.
+    // A token that cannot be decoded must not cause a panic.
     let nonsense = Token::parse(b"AAAA.AAAA.AAAA").expect("three parts");
     let _ = render_decoded(&nonsense);
 }
@@ -471,7 +471,7 @@ proptest! {
         }
         let at = at.index(bytes.len());
         prop_assume!(bytes[at] != byte);
-        // A version 1 signature covers the claims alone; of the header, only what it says counts.
+        // A version 1 signature covers the claims alone, so a token with a changed header may be valid.
         prop_assume!(!(vector.name.starts_with("v1-") || vector.name == "operator-v1") || bytes[..at].contains(&b'.'));
         bytes[at] = byte;
         prop_assert!(verdicts.judge(vector, &bytes).is_err(), "{} with byte {} replaced by {}", vector.file, at, byte);
@@ -489,7 +489,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bent_claims_make_it_panic(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), put in "[\\[\\]{}\",:0-9a-z*.>$\\\\ -]{0,6}") {
+    fn no_altered_claims_make_it_panic(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), put in "[\\[\\]{}\",:0-9a-z*.>$\\\\ -]{0,6}") {
         let (_, bytes) = which.get(accepted());
         let chunk = bytes.split(|byte| *byte == b'.').nth(1).expect("three parts").to_vec();
         let mut claims = data_encoding::BASE64URL_NOPAD.decode(&chunk).expect("base64url");
@@ -500,7 +500,7 @@ proptest! {
     }
 }
 
-/// Every check that `explain` makes is made, whatever the one before said.
+/// Runs `explain` and `render_decoded` on a token of these parts, which must not be valid and must not cause a panic.
 fn explain_claims(header: &[u8], claims: &[u8], signature: &[u8]) {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     let text = format!("{}.{}.{}", encode(header), encode(claims), encode(signature));

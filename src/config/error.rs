@@ -6,14 +6,14 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file itself cannot be read.
-    #[error("cannot read {}: {source}. {}", path.display(), way_out(source, "Give the configuration with --config FILE"))]
+    #[error("cannot read {}: {source}. {}", path.display(), remedy(source, "Give the configuration with --config FILE"))]
     Unreadable {
         /// Which file.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
     },
-    /// It is no TOML, or has keys or types that do not belong there.
+    /// It is not TOML, or has an unknown key or a value of the wrong type.
     #[error("{}: {detail}", path.display())]
     Grammar {
         /// Which file.
@@ -21,7 +21,7 @@ pub enum ConfigError {
         /// Line, column and defect.
         detail: String,
     },
-    /// Every word is known, but together they make no sense.
+    /// It can be parsed, but a value or a combination of settings is wrong.
     #[error("{}:{line}: {defect}", path.display())]
     Meaning {
         /// Which file.
@@ -33,8 +33,8 @@ pub enum ConfigError {
     },
 }
 
-/// What to do about a file that cannot be read: `otherwise`, unless it is there and closed.
-pub(super) fn way_out(error: &std::io::Error, otherwise: &str) -> String {
+/// What to do about a file that cannot be read: `otherwise`, unless the reason is a missing permission.
+pub(super) fn remedy(error: &std::io::Error, otherwise: &str) -> String {
     if error.kind() == std::io::ErrorKind::PermissionDenied {
         "Make it readable for the user that runs jwtmesh".to_owned()
     } else {
@@ -42,15 +42,15 @@ pub(super) fn way_out(error: &std::io::Error, otherwise: &str) -> String {
     }
 }
 
-/// `text` for people, without what a URL in it may carry before its `@`: the parser's sentences quote whole lines of
-/// the file, and a line with a mistake may be one with a password.
+/// `text` without the user and password that a URL in it may have before its `@`. The TOML parser's errors quote whole
+/// lines of the file, and the line with the mistake may have a password in it.
 pub(super) fn without_userinfo(text: &str) -> String {
     let line = |line: &str| {
         let Some((before, after)) = line.rsplit_once('@') else {
             return line.to_owned();
         };
-        // A password may hold anything, so everything goes from where the value begins; where that cannot be said
-        // for certain, as nothing is quoted, the whole line.
+        // A password may contain any character, so everything from the start of the value to the last `@` is hidden.
+        // Where that start is uncertain, as when nothing is quoted, everything from the start of the line is hidden.
         let value = before.find(['"', '\'', '=']).map(|at| before.split_at(at + 1).0);
         let key = value.filter(|key| !key.replace(": ", "").contains(':'));
         format!("{}***@{after}", key.unwrap_or_default())

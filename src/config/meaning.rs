@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// What this node is to do: the file, resolved for one node.
+/// The settings of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The mesh's name.
     pub cluster: String,
-    /// Files with the operators to trust first. Absolute or relative to where the program runs.
+    /// Files with the JWTs of the operators to trust at the first start. Absolute or relative to the working directory.
     pub operators: Vec<PathBuf>,
     /// How patient Raft's timers are.
     pub timing: Timing,
@@ -20,7 +20,7 @@ pub struct Config {
     pub data: PathBuf,
     /// The address of the public port.
     pub public: SocketAddr,
-    /// How the public port is encrypted; plain HTTP without.
+    /// TLS of the public port; `None` means plain HTTP.
     pub tls: Option<PublicTls>,
     /// The NATS clusters this node connects to.
     pub nats: Vec<NatsCluster>,
@@ -44,13 +44,13 @@ pub struct PublicTls {
     pub cert: PathBuf,
     /// PEM: the private key.
     pub key: PathBuf,
-    /// PEM: authorities whose client certificates are verified, if clients are asked for one.
+    /// PEM: authorities that client certificates are verified with; `None` if clients are not asked for one.
     pub client_ca: Option<PathBuf>,
     /// Whether a client without a certificate is refused. Only with `client_ca`.
     pub client_required: bool,
 }
 
-/// One NATS cluster that is told of changes.
+/// One NATS cluster that is sent every change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsCluster {
     /// Its name, as it appears in logs and in the agreed position.

@@ -1,4 +1,4 @@
-//! From the text to its meaning: each defect is found with its line.
+//! Turns the text of the file into its meaning, and reports each defect with its line.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use async_nats::ServerAddr;
 use toml::Spanned;
 
-use super::error::{ConfigError, way_out, without_userinfo};
+use super::error::{ConfigError, remedy, without_userinfo};
 use super::meaning::{Config, NatsCluster, PublicTls};
 use super::text::{ConfigText, NodeText, PublicTlsText};
 
@@ -20,28 +20,28 @@ impl Config {
         Reader {
             path,
             text: &text,
-            look: true,
+            check_files: true,
         }
         .config(node)
     }
 
-    /// Reads configuration text as if it stood in `path`, without looking whether the files it names exist.
+    /// Reads configuration text as if it stood in `path`, without checking whether the files it names exist.
     pub fn parse(path: &Path, text: &str, node: Option<&str>) -> Result<Self, ConfigError> {
         Reader {
             path,
             text,
-            look: false,
+            check_files: false,
         }
         .config(node)
     }
 }
 
-/// Turns one file's text into its meaning; knows where a defect stands.
+/// Turns one file's text into its meaning, and a defect's place in the text into a line number.
 struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
     /// Whether the files it names must be readable now.
-    look: bool,
+    check_files: bool,
 }
 
 impl Reader<'_> {
@@ -111,7 +111,7 @@ impl Reader<'_> {
         self.wrong(
             name.span(),
             format!(
-                "{:?} cannot name {of}: use 1 to 63 of a-z, 0-9 and -, neither first nor last a -",
+                "{:?} cannot name {of}: use 1 to 63 characters of a-z, 0-9 and -, with no - at either end",
                 without_userinfo(text)
             ),
         )
@@ -158,17 +158,17 @@ impl Reader<'_> {
 
     fn file(&self, written: &Spanned<String>, node: &str, what: &str) -> Result<PathBuf, ConfigError> {
         let path = self.resolve(written.get_ref(), node);
-        if !self.look {
+        if !self.check_files {
             return Ok(path);
         }
         let shown = path.display();
         let defect = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
-            // It opens like a file, and fails only where it is read: with the sentence of whoever reads it.
+            // A folder opens like a file and fails only when it is read, with an error that does not name the line.
             Ok(found) if found.is_dir() => format!("{what} {shown} is a folder: name the file in it"),
             Ok(_) => return Ok(path),
             Err(error) => {
                 let start = format!("Relative paths start at the folder of {}", self.path.display());
-                format!("cannot read {what} {shown}: {error}. {}", way_out(&error, &start))
+                format!("cannot read {what} {shown}: {error}. {}", remedy(&error, &start))
             }
         };
         self.wrong(written.span(), defect)
@@ -247,14 +247,16 @@ impl Reader<'_> {
 
     fn nats_url(&self, server: &Spanned<String>) -> Result<(), ConfigError> {
         let url = server.get_ref();
-        // First, as every other sentence shows the URL. It also keeps passwords out of whatever names a server later.
+        // Checked first, because every other error shows the URL. It also keeps passwords out of all later messages
+        // that name a server.
         if url.contains('@') {
             return self.wrong(
                 server.span(),
                 "a server URL must not carry a user or password: put the system-account user into the creds file",
             );
         }
-        // `ServerAddr` takes an address without a scheme, and those of websockets, which need a feature that we leave out.
+        // `ServerAddr` also takes an address without a scheme, and websocket URLs, which need a feature of async-nats
+        // that is not compiled in.
         let is_ours = |server: &ServerAddr| matches!(server.scheme(), "nats" | "tls") && !server.host().is_empty();
         let defect = match url.parse::<ServerAddr>() {
             Ok(server) if url.contains("://") && is_ours(&server) => return Ok(()),
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_start_at_the_files_folder_and_know_the_node() {
+    fn paths_start_at_the_files_folder_and_may_contain_the_node() {
         let config = parse(SMALL).expect("it is complete");
         assert_eq!(config.data, Path::new("etc/d/n1"));
         assert_eq!(config.operators, [Path::new("etc/o.jwt")]);
@@ -341,9 +343,9 @@ mod tests {
         }
     }
 
-    /// Each of these lines is wrong in its own way, and each is one that somebody may write.
+    /// Each of these lines has a different mistake that an administrator may make.
     #[test]
-    fn no_sentence_shows_what_stands_before_the_at_of_a_url() {
+    fn no_error_shows_the_user_and_password_of_a_url() {
         for line in [
             "servers = [\"nats://sys:secret@h:4222\"]",
             "servers = [\"wss://sys:secret@h:443\"]",
@@ -376,11 +378,11 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_file_and_a_folder_are_told_from_a_missing_file() {
+    fn an_unreadable_file_and_a_folder_get_other_errors_than_a_missing_file() {
         let closed = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        assert_eq!(way_out(&closed, "x"), "Make it readable for the user that runs jwtmesh");
+        assert_eq!(remedy(&closed, "x"), "Make it readable for the user that runs jwtmesh");
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        assert_eq!(way_out(&missing, "x"), "x");
+        assert_eq!(remedy(&missing, "x"), "x");
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cluster.toml");

@@ -1,4 +1,4 @@
-//! Explaining a token to a person: what it says, who signed it, until when it holds, and every rule it breaks.
+//! Explains a token to a person: what it says, who signed it, when it is valid, and every rule that it breaks.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -15,26 +15,33 @@ use super::trust::TrustedKeys;
 /// What a token says and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
-    /// Whether nothing is wrong, as far as was looked: without trusted operators the issuer's trust is unknown.
+    // The verdict.
+    /// Whether no problem was found. Without trusted operators this does not include whether the issuer is trusted.
     pub valid: bool,
+
+    // What it is about, and who signed it.
     /// `operator`, `account`, `user`, `activation` or another kind; empty if it cannot be read.
     pub kind: String,
-    /// The name in it.
+    /// The name in the claims.
     pub name: String,
     /// The subject's key.
     pub subject: String,
-    /// The key that is said to have signed it.
+    /// The key that the claims name as the issuer.
     pub issuer: String,
-    /// Whether that key's signature fits; absent if it cannot be checked.
+    /// Whether the signature is that key's; `None` if it cannot be checked.
     pub signature_valid: Option<bool>,
-    /// The operator for whom the issuer signed, for an account and where operators are known.
+    /// The operator for whom the issuer signed: only for an account, and only if trusted operators were given.
     pub operator: Option<String>,
+
+    // When it is valid.
     /// When it was issued: RFC 3339 and Unix seconds. Empty if it does not say.
     pub issued: String,
     /// When it expires; empty if never.
     pub expires: String,
-    /// From when it holds; empty if at once.
+    /// When it becomes valid; empty if at once.
     pub valid_from: String,
+
+    // All that it says, and all that is wrong with it.
     /// The decoded header.
     pub header: Value,
     /// The decoded claims.
@@ -43,7 +50,8 @@ pub struct Explanation {
     pub problems: Vec<Issue>,
 }
 
-/// Explains `text`, any token of any kind, with the trust in `trusted` if that is known; `now` in Unix seconds.
+/// Explains `text`, a token of any kind, bare or in a decorated file. Whether an account's issuer is trusted is judged
+/// only if `trusted` is given. `now` in Unix seconds.
 pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanation {
     let mut explanation = Explanation {
         valid: false,
@@ -96,9 +104,9 @@ impl Explanation {
         self.issued = when(common.issued_at);
         self.expires = when(common.expires_at);
         self.valid_from = when(common.not_before);
-        // Unknown operators change nothing: then each key is taken apart here.
-        let unknown = Issuers::default();
-        let issuers = trusted.map_or(&unknown, TrustedKeys::issuers);
+        // Only saves parsing keys: without trusted operators the issuer's key is parsed when it is used.
+        let no_issuers = Issuers::default();
+        let issuers = trusted.map_or(&no_issuers, TrustedKeys::issuers);
         if nkey::kind(&common.issuer).is_some() {
             self.signature_valid = Some(opened.is_signed_by_issuer(&common, issuers));
         }
@@ -108,7 +116,7 @@ impl Explanation {
             "activation" => Kind::Activation,
             _ => return self.other(&opened, &common, now),
         };
-        // Each check by itself, so that all that is wrong is named at once.
+        // Each check runs whatever the others found, so that every defect is reported at once.
         if let Err(rejection) = opened.verify(&json, kind, issuers) {
             self.note(rejection);
         }
@@ -124,10 +132,10 @@ impl Explanation {
     }
 
     fn account(&mut self, json: &Json<'_>, common: &Common, trusted: Option<&TrustedKeys>) -> Result<(), Rejection> {
-        // That it signed itself shows without knowing any operator.
-        let nobody = TrustedKeys::default();
+        // No operator accepts an account that signed itself, so that is reported without trusted operators too.
+        let no_operators = TrustedKeys::default();
         let is_self_signed = common.issuer == common.subject;
-        if let Some(trusted) = trusted.or(is_self_signed.then_some(&nobody)) {
+        if let Some(trusted) = trusted.or(is_self_signed.then_some(&no_operators)) {
             match trusted.operator_of(common) {
                 Ok(operator) => self.operator = Some(operator.to_string()),
                 Err(rejection) => self.note(rejection),
@@ -139,7 +147,7 @@ impl Explanation {
         Ok(())
     }
 
-    /// A user's token, or some other kind: signature and times.
+    /// Checks a user's token, or one of another kind that has no rules here: signature and times.
     fn other(&mut self, opened: &Opened<'_>, common: &Common, now: i64) -> Result<(), Rejection> {
         if !opened.is_signed_by_issuer(common, &Issuers::default()) {
             self.note(Rejection::Signature {
@@ -150,8 +158,9 @@ impl Explanation {
     }
 }
 
-/// Header, claims and signature for people, as nats-account-server's `?decode=true` shows them: JSON with sorted
-/// keys, four blanks deep, dates behind `iat` and `exp`, activation tokens opened.
+/// Header, claims and signature for people, as nats-account-server's `?decode=true` shows them: JSON indented by four
+/// blanks, the claims with sorted keys, dates after `iat` and `exp`, and activation tokens decoded. Empty if the token
+/// cannot be decoded.
 pub fn render_decoded(token: &Token) -> String {
     let Ok(opened) = Opened::open(token) else {
         return String::new();
@@ -204,12 +213,12 @@ fn activation_claims(text: &str) -> Option<Value> {
     let token = Token::parse(text.as_bytes()).ok()?;
     let opened = Opened::open(&token).ok()?;
     let json = opened.json().ok()?;
-    // Only what reads as claims is worth showing opened.
+    // Text that does not decode to a JSON object is shown as it is.
     Fields::of(&json, "", &[]).ok()?;
     serde_json::from_str(&opened.claims).ok()
 }
 
-/// A line with `iat` or `exp` gets the day behind the number.
+/// Adds the date after the number of a line with `iat` or `exp`.
 fn dated(line: &str) -> String {
     let trimmed = line.trim_start();
     if !(trimmed.starts_with("\"iat\": ") || trimmed.starts_with("\"exp\": ")) {

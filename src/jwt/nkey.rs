@@ -1,8 +1,7 @@
 //! Public NATS keys by kind: text to bytes, bytes to text, and the signature check. Never a seed.
 //!
 //! The text form is base32 without padding of one prefix byte, 32 key bytes and a CRC-16, 56 characters
-//! (nkeys, `strkey.go`). Each kind has its own type here, so that an operator's key cannot stand where an
-//! account's is meant.
+//! (nkeys, `strkey.go`). Each kind has its own type here, so that an operator's key cannot be used as an account's.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +49,7 @@ fn parse(text: &str, kind: &'static str, letter: char, prefix: u8) -> Result<[u8
     }
 }
 
-/// A public key of any kind, ready to check signatures: to take its text apart costs a tenth of a check.
+/// A parsed public key of any kind, to check signatures with. Parsing the text again would add a tenth to each check.
 #[derive(Clone)]
 struct Issuer {
     key: KeyPair,
@@ -58,7 +57,7 @@ struct Issuer {
 }
 
 impl Issuer {
-    /// The key that `text` spells, if it spells one that may sign.
+    /// Parses `text`; `None` if it is not a usable public key.
     fn parse(text: &str) -> Option<Self> {
         let kind = kind(text)?;
         let key = KeyPair::from_public_key(text).ok()?;
@@ -73,7 +72,7 @@ impl Issuer {
     }
 }
 
-/// Keys that usually issue tokens, by their text, taken apart once. Any other key is taken apart when it is met.
+/// The keys that usually issue tokens, by their text, parsed once. Any other key is parsed each time it is used.
 #[derive(Clone, Default)]
 pub(super) struct Issuers(BTreeMap<String, Issuer>);
 
@@ -142,7 +141,8 @@ pub fn kind(text: &str) -> Option<KeyKind> {
     if crc != crc16(key).to_le_bytes() {
         return None;
     }
-    // Only ed25519 keys sign; anybody could sign under one of small order, which nkeys refuses too (`strkey.go`).
+    // Anyone can forge signatures under a key of small order; nkeys refuses such keys too (`strkey.go`). Curve keys
+    // (23) do not sign.
     if key[0] >> 3 != 23 && is_weak(&key[1..]) {
         return None;
     }
@@ -158,7 +158,7 @@ pub fn kind(text: &str) -> Option<KeyKind> {
     .filter(|_| key[0] & 7 == 0)
 }
 
-/// Whether the key's point is of small order. Bytes that are no point at all are no weak key: no signature fits them.
+/// Whether the key's point is of small order. Bytes that encode no point are not weak: no signature fits them.
 fn is_weak(key: &[u8]) -> bool {
     let key = <&[u8; 32]>::try_from(key).ok();
     let key = key.and_then(|key| ed25519_dalek::VerifyingKey::from_bytes(key).ok());
@@ -174,7 +174,7 @@ fn print(bytes: &[u8; 32], prefix: u8) -> String {
     data_encoding::BASE32_NOPAD.encode(&raw)
 }
 
-/// CRC-16/XMODEM, as nkeys `crc16.go`: one key is checked in every lookup.
+/// CRC-16/XMODEM, as nkeys `crc16.go`. Uses a table, because every lookup checks a key.
 fn crc16(bytes: &[u8]) -> u16 {
     const TABLE: [u16; 256] = crc16_table();
     bytes.iter().fold(0u16, |crc, byte| {
@@ -307,7 +307,7 @@ mod tests {
         }
     }
 
-    /// The y coordinates, least byte first, of the points of small order, some of them in two spellings.
+    /// The y coordinates, least significant byte first, of the points of small order, some of them in two encodings.
     const SMALL_ORDER: [&str; 7] = [
         "0000000000000000000000000000000000000000000000000000000000000000",
         "0100000000000000000000000000000000000000000000000000000000000000",
@@ -319,7 +319,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_key_of_small_order_is_no_key_in_any_spelling() {
+    fn a_key_of_small_order_is_refused_in_every_encoding() {
         for point in SMALL_ORDER {
             for sign in [0, 0x80] {
                 let mut bytes = [0; 32];

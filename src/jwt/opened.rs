@@ -1,4 +1,4 @@
-//! What every kind of claims has: header, signature rules of both versions, issuer, subject and times.
+//! What tokens of every kind have in common: header, issuer, subject, times, and the signature rules of both versions.
 
 use data_encoding::DecodeKind;
 
@@ -8,10 +8,10 @@ use super::quote::{cut, time};
 use super::rejection::Rejection;
 use super::token::Token;
 
-/// How far ahead of this server's clock a token may be issued. A clock is wrong by less, or it is broken.
+/// How far ahead of this server's clock a token may be issued. A clock that works is wrong by less.
 pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
 
-/// The names at the top of claims, of version 1 too.
+/// The fields at the top level of claims, including those that only version 1 has.
 const TOP: &[&str] = &[
     "aud",
     "exp",
@@ -27,7 +27,7 @@ const TOP: &[&str] = &[
     "issuer_account",
 ];
 
-/// What a token claims to be.
+/// The kinds of token that this program verifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Operator,
@@ -86,7 +86,7 @@ pub(super) struct Common {
 }
 
 fn decode(part: &'static str, chunk: &str) -> Result<Vec<u8>, Rejection> {
-    // Stricter than Go, which ignores the last character's unused bits: one token shall have one spelling.
+    // Stricter than Go, which ignores the last character's unused bits: a token must have only one spelling.
     data_encoding::BASE64URL_NOPAD
         .decode(chunk.as_bytes())
         .map_err(|error| Rejection::Base64 {
@@ -134,7 +134,7 @@ impl<'t> Opened<'t> {
         if typ.to_uppercase() != "JWT" {
             return Err(Rejection::Header(format!("its typ is {:?}", cut(typ))));
         }
-        // "ed25519" in a v2 token too: the claims decide how it is signed (jwt `decoder.go`).
+        // A v2 token may say "ed25519" too: the claims decide how it is signed (jwt `decoder.go`).
         if !matches!(alg.to_lowercase().as_str(), "ed25519" | "ed25519-nkey") {
             return Err(Rejection::Header(format!("its alg is {:?}", cut(alg))));
         }
@@ -145,8 +145,8 @@ impl<'t> Opened<'t> {
         Json::parse(&self.claims)
     }
 
-    /// Checks that these are claims of `kind`, signed by the issuer they name, who may sign such. Whether he is one of
-    /// the trusted ones is another question: `issuers` are merely at hand.
+    /// Checks that these are claims of `kind`, signed by the issuer that they name, and that a key of the issuer's kind
+    /// may sign them. Does not check whether the issuer is trusted: `issuers` only saves parsing keys (see `trust.rs`).
     pub(super) fn verify(&self, json: &Json<'_>, kind: Kind, issuers: &Issuers) -> Result<Common, Rejection> {
         let common = Common::read(json)?;
         if common.kind != kind.name() {
@@ -185,8 +185,8 @@ impl<'t> Opened<'t> {
 }
 
 impl Opened<'_> {
-    /// Whether the issuer's signature fits. What is signed goes by the claims' version, not by the header's algorithm
-    /// (jwt `decoder.go`); what is no known version is a version 1 there.
+    /// Whether the signature is the issuer's. The claims' version, not the header's algorithm, decides which bytes are
+    /// signed (jwt `decoder.go`): header and claims in version 2; the claims alone in version 1, and in any other.
     pub(super) fn is_signed_by_issuer(&self, common: &Common, issuers: &Issuers) -> bool {
         let signed = match common.version {
             2 => self.token.rsplit_once('.').map_or("", |(signed, _)| signed),
@@ -227,8 +227,8 @@ impl Common {
         })
     }
 
-    /// The boundaries of jwt `claims.go`, and one of ours: a token issued in the future would block every honest
-    /// update until then.
+    /// Compares the times with `now` (Unix seconds) as jwt `claims.go` does. One limit is ours: a token issued in the
+    /// future would block every legitimate update until that time.
     pub(super) fn check_times(&self, now: i64) -> Result<(), Rejection> {
         if self.expires_at > 0 && now > self.expires_at {
             return Err(Rejection::Expired {

@@ -1,6 +1,6 @@
-//! Other people's text and times, made safe to repeat in a sentence: short, and never a private key.
+//! Foreign text and times, made safe to repeat in a sentence: short, and never a private key.
 
-/// A time for people and for programs.
+/// A time in Unix seconds, for people and for programs: RFC 3339, then the seconds in parentheses.
 pub fn time(seconds: i64) -> String {
     match jiff::Timestamp::from_second(seconds) {
         Ok(at) => format!("{at} ({seconds})"),
@@ -8,7 +8,7 @@ pub fn time(seconds: i64) -> String {
     }
 }
 
-/// Somebody else's text, short enough to be repeated in a sentence.
+/// Foreign text, shortened so that a sentence can repeat it. If a word of it looks like a seed, none of it is repeated.
 pub(super) fn cut(text: &str) -> String {
     const MOST: usize = 80;
     if text.split_whitespace().any(|word| looks_like_seed(word.as_bytes())) {

@@ -4,7 +4,7 @@
 
 use super::nkey::AccountKey;
 
-/// A rule of the jwt library that a token breaks, and that nats-server would refuse it for.
+/// A rule of the jwt library that a token breaks, and for which nats-server would refuse the token.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Issue {
     /// A stable code, kebab-case.
@@ -20,10 +20,10 @@ pub enum Rejection {
     /// Nothing was sent.
     #[error("the body is empty: send the encoded JWT, three base64url parts joined by dots")]
     Empty,
-    /// Longer than any nats-server takes.
+    /// Longer than [`super::MAX_TOKEN_BYTES`].
     #[error(
-        "the token has {bytes} bytes, {limit} are allowed, since nats-server takes no more over every path: remove revocations \
-         that no longer matter, or use `*`"
+        "the token has {bytes} bytes, at most {limit} are allowed, so that nats-server can receive it over HTTP and over NATS: \
+         remove revocations that no longer matter, or use `*`"
     )]
     TooLarge {
         /// Its length.
@@ -58,7 +58,7 @@ pub enum Rejection {
         "the header is not that of a NATS JWT: {0}. It must say typ \"JWT\" and alg \"ed25519-nkey\" (or \"ed25519\" in version 1)"
     )]
     Header(String),
-    /// The claims are no JSON that both this server and nats-server read the same way.
+    /// The claims are not valid JSON, are nested too deep or have too many values.
     #[error("the claims cannot be read: {0}")]
     Json(String),
     /// A key twice in one object: readers differ in which one counts.
@@ -66,7 +66,7 @@ pub enum Rejection {
         "the claims have {0} twice in one object; readers differ in which one counts, so no value is safe: encode it once"
     )]
     DuplicateKey(String),
-    /// A key that only a case-insensitive reader takes for a known one.
+    /// A key that only a reader which ignores case, such as Go's, takes for a known field.
     #[error(
         "the claims spell {found:?} where the field is {wanted:?}; nats-server would take it for that field, other readers not: use {wanted:?}"
     )]
@@ -86,7 +86,7 @@ pub enum Rejection {
         /// What it must be.
         wanted: &'static str,
     },
-    /// Made by a library that is newer than any nats-server this program knows.
+    /// A version other than 1 and 2, such as a newer library would write.
     #[error("the JWT has version {0}, nats-server reads versions 1 and 2: encode it with a jwt v2 library")]
     Version(i64),
     /// Another kind of JWT.
@@ -105,11 +105,11 @@ pub enum Rejection {
     /// A key of a kind that may not sign this.
     #[error("the issuer {issuer} may not sign {kind} JWT: {wanted} must")]
     IssuerKind {
-        /// Who signed.
+        /// The key that signed.
         issuer: String,
-        /// What was signed.
+        /// What was signed, with its article.
         kind: &'static str,
-        /// Who must.
+        /// Which key must sign it.
         wanted: &'static str,
     },
     /// The signature is not the issuer's.
@@ -118,7 +118,7 @@ pub enum Rejection {
          encode and sign it again"
     )]
     Signature {
-        /// Whose it should be.
+        /// The key that the claims name as the issuer.
         issuer: String,
     },
     /// The subject is not a key of the right kind.
@@ -132,17 +132,17 @@ pub enum Rejection {
     SelfSigned {
         /// The account.
         account: AccountKey,
-        /// Who could sign.
+        /// The operators whose keys may sign.
         trusted: String,
     },
-    /// Signed by somebody this mesh does not trust.
+    /// Signed by a key that belongs to no trusted operator.
     #[error(
         "the issuer {issuer} is no key of an operator this mesh trusts ({trusted}): sign with one of those, or push to the mesh of that operator"
     )]
     Untrusted {
-        /// Who signed.
+        /// The key that signed.
         issuer: String,
-        /// Who could sign.
+        /// The operators whose keys may sign.
         trusted: String,
     },
     /// The identity key of an operator that allows only its signing keys.
@@ -151,14 +151,14 @@ pub enum Rejection {
          (strict_signing_key_usage): sign with one of {signing_keys}"
     )]
     Strict {
-        /// Who signed.
+        /// The key that signed.
         issuer: String,
         /// The operator's name.
         operator: String,
-        /// Who could sign.
+        /// The keys that may sign.
         signing_keys: String,
     },
-    /// Its time is over.
+    /// `exp` has passed.
     #[error("the JWT is expired: it was valid until {expired}, and it is now {now}; issue a new one")]
     Expired {
         /// `exp`.
@@ -166,7 +166,7 @@ pub enum Rejection {
         /// The present time.
         now: String,
     },
-    /// Its time has not come.
+    /// `nbf` is in the future.
     #[error(
         "the JWT is not yet valid: it is valid from {valid_from}, and it is now {now}; submit it then, or issue one without `nbf`"
     )]
@@ -176,7 +176,7 @@ pub enum Rejection {
         /// The present time.
         now: String,
     },
-    /// Issued by a clock that is ahead. Accepted, it would block every honest update until then.
+    /// Issued by a clock that is ahead. If it were accepted, it would block every legitimate update until that time.
     #[error(
         "the JWT was issued at {issued}, which is more than five minutes after now ({now}): set the clock of the machine that signs and \
          issue it again"
@@ -190,7 +190,7 @@ pub enum Rejection {
     /// nats-server would refuse the content.
     #[error("{}", sentence(issues))]
     Invalid {
-        /// Every rule it breaks, the first ten of them.
+        /// The rules that it breaks, at most the first ten.
         issues: Vec<Issue>,
     },
 }

@@ -1,4 +1,4 @@
-//! Tokens as text: bounded, in one spelling, not yet known to be true.
+//! Tokens as text: bounded, in one spelling, not yet verified.
 
 use std::fmt;
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::quote::looks_like_seed;
 use super::rejection::Rejection;
 
-/// The longest token: nats-server's decoder takes 1 MiB (jwt `decoder.go`), and a line of a PACK answer is 57 bytes
-/// longer than its token while NATS carries 1 MiB a message.
+/// The longest token. nats-server's decoder takes 1 MiB (jwt `decoder.go`), but a line of a PACK answer is 57 bytes
+/// longer than its token and must fit into a NATS message of 1 MiB.
 pub const MAX_TOKEN_BYTES: usize = 1_048_576 - 57;
 
 /// An encoded JWT of bounded size, in the one spelling under which it is stored, compared and served.
 ///
-/// What is in it is not known to be true. Clones share the bytes.
+/// Its content is not verified. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Bytes);
 
@@ -25,8 +25,8 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// A token from what somebody sent. A trailing newline is cut: nats-server would keep it, and take the same
-    /// token with and without it for two different ones.
+    /// A token from the bytes that a client sent, without trailing line ends: nats-server would keep those, and treat
+    /// the same token with and without them as two different ones.
     pub fn parse(sent: &[u8]) -> Result<Self, Rejection> {
         let end = sent
             .iter()
@@ -77,7 +77,8 @@ impl Token {
     }
 }
 
-/// Three parts of URL-safe base64. Without an early way out, so that the compiler looks at many bytes at once.
+/// Whether `text` is three parts of URL-safe base64. Without an early return, so that the compiler can check many bytes
+/// at once.
 fn has_form_of_a_token(text: &[u8]) -> bool {
     let (mut dots, mut foreign) = (0, 0);
     for byte in text {
@@ -91,7 +92,7 @@ fn is_base64url(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
 }
 
-/// What to tell whoever sent a text that is not three parts of base64.
+/// Why `text`, which is not three parts of base64, is refused.
 fn defect_of_form(text: &[u8]) -> Rejection {
     if text.windows(5).any(|window| window == b"-----") {
         // A creds file holds the user's private key under such a line.

@@ -1,4 +1,4 @@
-//! Whom an account's token may be signed by, and the proof that one was verified.
+//! Which keys may sign an account's token, and the type that proves that a token was verified.
 
 use super::claims::account::{self, AccountClaims};
 use super::claims::operator::{self, OperatorClaims};
@@ -8,7 +8,7 @@ use super::quote::cut;
 use super::rejection::Rejection;
 use super::token::Token;
 
-/// Claims that were verified, with the token they came from. Its existence is the proof.
+/// Verified claims, with the token they came from. Only `verify` makes one, so its existence is the proof (I1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified<C> {
     token: Token,
@@ -42,8 +42,8 @@ impl Verified<AccountClaims> {
 }
 
 impl Verified<OperatorClaims> {
-    /// Verifies an operator's token: signed by its own identity key. Its expiry is not looked at, as nats-server
-    /// does not (`server.go`).
+    /// Verifies an operator's token, which must be signed by its own identity key. Its expiry is ignored, as in
+    /// nats-server (`server.go`).
     pub fn verify(token: Token) -> Result<Self, Rejection> {
         let opened = Opened::open(&token)?;
         let json = opened.json()?;
@@ -53,11 +53,12 @@ impl Verified<OperatorClaims> {
     }
 }
 
-/// Who may issue accounts. Built only from verified operators, so that nobody forgets strictness.
+/// The keys that may issue accounts. Built only from verified operators, so that no caller can forget that an operator
+/// is strict (`strict_signing_key_usage`).
 #[derive(Debug, Clone, Default)]
 pub struct TrustedKeys {
     operators: Vec<Verified<OperatorClaims>>,
-    /// Every key that may sign here.
+    /// Every identity and signing key of the operators, parsed. Strictness is checked in `operator_of`.
     issuers: Issuers,
 }
 
@@ -73,7 +74,7 @@ impl TrustedKeys {
         Self { operators, issuers }
     }
 
-    /// The keys that may sign for one of the operators, taken apart already.
+    /// Every identity and signing key of the operators, parsed once for checking signatures.
     pub(super) fn issuers(&self) -> &Issuers {
         &self.issuers
     }
@@ -120,7 +121,7 @@ impl TrustedKeys {
     }
 }
 
-/// The first few, for a sentence.
+/// The first few items, joined for a sentence.
 fn list(items: impl Iterator<Item = String>) -> String {
     const MOST: usize = 4;
     let all: Vec<String> = items.collect();

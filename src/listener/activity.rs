@@ -1,4 +1,4 @@
-//! What a connection has been doing: whether bytes move, whether a head is late.
+//! Watches one connection: whether bytes move, and whether a request's head is late.
 
 use std::io;
 use std::pin::Pin;
@@ -13,29 +13,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::gather::Gather;
 
-/// What a connection has been doing, noted without a clock: its task looks every `Limits::head`.
+/// What happened on a connection, noted without a clock: the connection's task checks it every `Limits::head`.
 #[derive(Default)]
 pub(super) struct Activity {
-    // A byte went in or out since the last look.
+    // A byte was read or written since the last check.
     moved: AtomicBool,
-    // A request's head has been complete.
-    greeted: AtomicBool,
-    // HTTP/2 has bytes of its own between requests; what arrives is not the beginning of a head.
+    // At least one request's head was complete.
+    had_request: AtomicBool,
+    // HTTP/2 sends frames between requests too, so an arriving byte does not mean that a head has begun.
     http2: AtomicBool,
-    // The answer that is written, or comes next, is the last one: its client asked for the end of the connection.
+    // The answer that is being written, or the next one, is the last: the client asked to close the connection.
     last: AtomicBool,
     in_flight: AtomicU32,
     head: AtomicU8,
 }
 
-/// `Activity::head`: no request has begun, one has, one has and was seen at the last look already.
+/// Values of `Activity::head`: no head has begun; one has begun since the last check; one had begun by the last check.
 const NONE: u8 = 0;
 const BEGUN: u8 = 1;
 const SEEN: u8 = 2;
 
 impl Activity {
     pub(super) fn request(this: &Arc<Self>, request: &Request<Incoming>) -> InFlight {
-        this.greeted.store(true, Relaxed);
+        this.had_request.store(true, Relaxed);
         this.http2.store(request.version() == Version::HTTP_2, Relaxed);
         this.head.store(NONE, Relaxed);
         this.in_flight.fetch_add(1, Relaxed);
@@ -56,12 +56,13 @@ impl Activity {
         self.moved.store(true, Relaxed);
     }
 
-    /// Whether anything moved since this was last asked. A request being worked on counts: it has limits of its own.
+    /// Whether bytes moved since the last call. A request in flight counts as movement: it has limits of its own.
     pub(super) fn has_moved(&self) -> bool {
         self.moved.swap(false, Relaxed) || self.in_flight.load(Relaxed) > 0
     }
 
-    /// Whether a head that should be complete is not.
+    /// Whether a head that should be complete by now is not: one that had begun by the last call, or the first one. To
+    /// be called every `Limits::head`.
     pub(super) fn is_late(&self) -> bool {
         if self.in_flight.load(Relaxed) > 0 {
             return false;
@@ -70,12 +71,12 @@ impl Activity {
         if head == BEGUN {
             self.head.store(SEEN, Relaxed);
         }
-        head == SEEN || !self.greeted.load(Relaxed)
+        head == SEEN || !self.had_request.load(Relaxed)
     }
 }
 
-/// Whether the answer to a request with these headers is its connection's last (RFC 9112, 9.6). Of a list that says
-/// more than that nothing is concluded.
+/// Whether the answer to a request with these headers is its connection's last (RFC 9112, 9.6). Only `close` alone
+/// counts, not a list that has other options too.
 fn asks_to_close(headers: &HeaderMap) -> bool {
     let mut said = headers.get_all(header::CONNECTION).iter();
     let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
@@ -115,7 +116,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
 }
 
 impl<IO: Gather> Watched<IO> {
-    fn gather_the_last(&self) {
+    fn gather_last_answer(&self) {
         if self.activity.last.swap(false, Relaxed) {
             self.io.gather();
         }
@@ -131,7 +132,7 @@ impl<IO: Gather> Watched<IO> {
 
 impl<IO: AsyncWrite + Gather + Unpin> AsyncWrite for Watched<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.gather_the_last();
+        self.gather_last_answer();
         let outcome = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.noted(outcome)
     }
@@ -141,7 +142,7 @@ impl<IO: AsyncWrite + Gather + Unpin> AsyncWrite for Watched<IO> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.gather_the_last();
+        self.gather_last_answer();
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
         self.noted(outcome)
     }
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn a_connection_that_speaks_http2_is_not_late_for_a_head() {
         let http2 = Activity {
-            greeted: true.into(),
+            had_request: true.into(),
             http2: true.into(),
             ..Activity::default()
         };
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_being_worked_on_is_neither_late_nor_silent() {
+    fn a_connection_with_a_request_in_flight_is_neither_late_nor_silent() {
         let activity = Activity {
             in_flight: 1.into(),
             ..Activity::default()
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_close_alone_asks_for_the_end() {
+    fn only_close_alone_makes_an_answer_the_last() {
         let cases: [(&[&str], bool); 7] = [
             (&[], false),
             (&["keep-alive"], false),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_clients_last_answer_is_gathered_and_comes_whole() {
+    async fn only_the_last_answer_is_held_back_and_it_arrives_whole() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let addr = listener.local_addr().expect("bound");
         let (client, served) = tokio::join!(TcpStream::connect(addr), listener.accept());

@@ -1,7 +1,7 @@
-//! Polls a future once more at once when it woke itself.
+//! Polls a future again at once if it woke itself during the poll.
 //!
-//! hyper wakes its own task twice for a body: the handler asks for it, and it arrives. By way of the scheduler each of
-//! these is a turn through the queue, and wakes another thread for nothing: a tenth of an upload's latency.
+//! hyper wakes its own task twice for each body: when the handler asks for it, and when it arrives. Each of these wakes
+//! would pass through the scheduler's queue and wake another thread for nothing: a tenth of an upload's latency.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,27 +9,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Self-made wakes are followed this often in a row; then others have their turn.
+/// A future that keeps waking itself is polled this often in a row; then other tasks get their turn.
 const MOST: usize = 8;
 
-/// Nobody polls: a wake must reach the task.
+/// No poll is running: a wake must reach the task.
 const RESTING: u8 = 0;
-/// The task is in the middle of a poll, and looks whether it was woken before it rests.
+/// A poll is running: the task checks for a wake before it rests.
 const POLLING: u8 = 1;
-/// Woken, since the last poll began.
+/// Woken since the last poll began.
 const WOKEN: u8 = 2;
 
-/// What lies between a task and the one future that it polls in this way.
+/// Polls the one future of a task in this way.
 #[derive(Default)]
-pub(super) struct Again(Option<(Arc<Between>, Waker)>);
+pub(super) struct Again(Option<(Arc<WakeFlag>, Waker)>);
 
-/// The waker that the future is given.
-struct Between {
+/// The waker that the future is given. It wakes the task only while no poll is running.
+struct WakeFlag {
     task: Waker,
     state: AtomicU8,
 }
 
-impl Wake for Between {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -44,35 +44,35 @@ impl Wake for Between {
 impl Again {
     /// Whether `task` is the task that polled last.
     pub(super) fn is_for(&self, task: &Waker) -> bool {
-        self.0.as_ref().is_some_and(|(between, _)| between.task.will_wake(task))
+        self.0.as_ref().is_some_and(|(flag, _)| flag.task.will_wake(task))
     }
 
-    /// Polls `future` until it is ready, or waits for somebody else.
+    /// Polls `future` until it is ready or waits for another wake than its own, at most [`MOST`] times in a row.
     pub(super) fn poll<F: Future>(&mut self, mut future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
         if !self.is_for(cx.waker()) {
             self.0 = None;
         }
-        let (between, waker) = self.0.get_or_insert_with(|| {
-            let between = Arc::new(Between {
+        let (flag, waker) = self.0.get_or_insert_with(|| {
+            let flag = Arc::new(WakeFlag {
                 task: cx.waker().clone(),
                 state: AtomicU8::new(RESTING),
             });
-            let waker = Waker::from(between.clone());
-            (between, waker)
+            let waker = Waker::from(flag.clone());
+            (flag, waker)
         });
         for _ in 0..MOST {
-            between.state.store(POLLING, Ordering::Release);
+            flag.state.store(POLLING, Ordering::Release);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }
-            let rested = between
+            let rested = flag
                 .state
                 .compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire);
             if rested.is_ok() {
                 return Poll::Pending;
             }
         }
-        between.state.store(RESTING, Ordering::Release);
+        flag.state.store(RESTING, Ordering::Release);
         cx.waker().wake_by_ref();
         Poll::Pending
     }

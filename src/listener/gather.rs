@@ -1,25 +1,27 @@
-//! A connection's last answer, the good-bye of TLS and the end of the connection in one packet. Each that is sent alone
-//! wakes the client, and costs both sides about as much as finding the answer did. What does not end soon, as a pack,
-//! goes on: Linux holds back less than a packet for 200 ms at most (tcp(7), TCP_CORK).
+//! Sends a connection's last answer, TLS's close_notify and the end of the connection in one packet.
+//!
+//! Each of them that is sent alone wakes the client, and costs both sides about as much as finding the answer did. A
+//! long answer, such as a pack, is not held up: Linux holds back only less than a full packet, and that for at most
+//! 200 ms (tcp(7), TCP_CORK).
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-/// What a connection's bytes go out on.
+/// A transport that can hold back bytes until a packet is full.
 pub trait Gather {
-    /// From now on sends full packets only, and the rest with the end of the connection.
+    /// From now on sends only full packets, and the rest together with the end of the connection.
     fn gather(&self);
 }
 
 impl Gather for TcpStream {
     fn gather(&self) {
-        // Where it fails, more packets go out than need be.
+        // If this fails, more packets are sent than necessary, nothing else.
         let _ = rustix::net::sockopt::set_tcp_cork(self, true);
     }
 }
 
 impl Gather for UnixStream {
-    /// Nothing to gain: it has no packets.
+    /// Does nothing: a Unix socket has no packets.
     fn gather(&self) {}
 }
 

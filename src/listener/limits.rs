@@ -1,10 +1,10 @@
-//! What one port takes on.
+//! The limits of one port.
 
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What one port takes on. Past each limit a client gets an answer or a closed connection, never an open wait.
+/// The limits of one port. Past each of them a client gets an answer or a closed connection, never an endless wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at once; one more is closed as soon as it is accepted.
@@ -17,25 +17,25 @@ pub struct Limits {
     pub idle: Duration,
     /// How long the body of an upload may take.
     pub body: Duration,
-    /// How long requests in flight may take once the port is told to stop.
+    /// How long requests in flight may take once the port is stopping.
     pub drain: Duration,
 }
 
-/// A nats-server opens one connection for each fetch of a storm (two stay open): 1,000 servers with 20 clients
-/// each reconnecting at once. At about 3 KiB for a silent connection this is 60 MiB.
+/// Enough for 1,000 nats-servers on each of which 20 clients reconnect at once: a nats-server then opens one connection
+/// for each fetch (two stay open). At about 3 KiB for a silent connection this is 60 MiB.
 const CONNECTIONS: usize = 20_000;
-/// Open files left to the log, the store, the peers and NATS.
+/// Open files reserved for the log, the store, the peers and NATS.
 const RESERVED_FILES: usize = 256;
-/// A far nats-server gives a whole fetch 1.9 s; 10 s is for people on bad lines and no more.
+/// A distant nats-server allows a whole fetch 1.9 s; 10 s is enough for people on slow lines.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// As for the handshake. Silent connections in any number are gone after this.
+/// As for the handshake. A new connection that stays silent is closed after this, however many there are.
 const HEAD: Duration = Duration::from_secs(10);
 /// nats-server and nsc close their idle connections after 30 and 90 s. Closing after nats-server does keeps its next
 /// fetch from racing our close.
 const IDLE: Duration = Duration::from_secs(60);
 /// 1 MiB at 100 KiB/s.
 const BODY: Duration = Duration::from_secs(10);
-/// Longer than any answer takes, shorter than the 30 s after which Kubernetes kills.
+/// Longer than any answer takes, shorter than the 30 s after which Kubernetes kills the process.
 const DRAIN: Duration = Duration::from_secs(10);
 
 impl Default for Limits {
@@ -66,7 +66,7 @@ impl Limits {
             found.current
         };
         let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-        // Where the system allows very few files, half of them.
+        // If the system allows only a few files, half of them.
         let connections = CONNECTIONS.min(files.saturating_sub(RESERVED_FILES).max(files / 2));
         Self {
             connections,

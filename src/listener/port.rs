@@ -31,13 +31,14 @@ use super::gather::Gather;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
-/// After "too many open files" the next accept would fail the same way at once.
+/// The pause after a failed accept: after "too many open files" the next one would fail the same way at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The same complaint is logged once in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-/// The head of an HTTP/1 request, and the largest step in which a body is read.
+/// The same warning is logged at most once in this time.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+/// The most bytes of the head of an HTTP/1 request, and of a body that are read at once.
 const HTTP1_BUFFER: usize = 64 * 1024;
-/// Requests at once on one HTTP/2 connection: a nats-server without `resolver_tls` sends its whole storm over one.
+/// Requests at once on one HTTP/2 connection: a nats-server without `resolver_tls` sends all its fetches over one,
+/// however many clients reconnect.
 const HTTP2_STREAMS: u32 = 250;
 /// Header bytes of one HTTP/2 request.
 const HTTP2_HEADERS: u32 = 16 * 1024;
@@ -69,7 +70,8 @@ impl Listen for UnixListener {
     }
 }
 
-/// One listening port: what its connections share. `S` answers its requests, and is always ready: nobody asks.
+/// One listening port: what its connections share. The service `S` answers the requests. It must always be ready,
+/// because `poll_ready` is never called.
 pub struct Port<S> {
     name: &'static str,
     service: S,
@@ -78,7 +80,7 @@ pub struct Port<S> {
     tls: Option<ReloadableTls>,
     builder: Builder<InScope>,
     slots: Arc<Semaphore>,
-    // Set before `closing` is cancelled, so that connections need not take its lock to know.
+    // Set before `closing` is cancelled, so that connections can check it without the lock of `closing`.
     stopping: AtomicBool,
     closing: CancellationToken,
     overdue: CancellationToken,
@@ -96,13 +98,13 @@ where
     /// A port that is called `name` in the log, and runs its connections in `scope`.
     pub fn new(name: &'static str, service: S, limits: Limits, tls: Option<ReloadableTls>, scope: Scope) -> Self {
         let mut builder = Builder::new(InScope(scope.clone()));
-        // Hyper's own timer is set again for every request; `Activity` looks only every few seconds, sees silent
-        // connections before the first byte too, and covers HTTP/2.
+        // Hyper's own timer would be set again for every request. `Activity` is checked only every few seconds, and it
+        // also covers HTTP/2 and connections that are silent from the start.
         builder
             .http1()
             .header_read_timeout(None)
             .max_buf_size(HTTP1_BUFFER)
-            // A client that closes its side behind its request, as `nc -N` does, still wants the answer.
+            // A client that closes its side after its request, as `nc -N` does, still wants the answer.
             .half_close(true);
         builder
             .http2()
@@ -125,17 +127,17 @@ where
         }
     }
 
-    /// Accepts until its scope is told to stop, then finishes the requests in flight; returns when the last connection
-    /// has ended.
+    /// Accepts connections until its scope stops, then finishes the requests in flight; returns when the last
+    /// connection has ended.
     pub async fn run<L: Listen>(self, listener: L) {
         let port = Arc::new(self);
-        let (mut full, mut failing) = (Complaint::default(), Complaint::default());
+        let (mut full, mut failing) = (Throttle::default(), Throttle::default());
         while let Some(accepted) = port.scope.until_stop(listener.accept()).await {
             match accepted {
                 Ok(io) => {
                     if !port.take(io) && full.is_due() {
                         let (port, limit) = (port.name, port.limits.connections);
-                        tracing::warn!(port, limit, "connections at the limit; new ones are closed at once");
+                        tracing::warn!(port, limit, "connection limit reached; new connections are closed");
                     }
                 }
                 // The client went away before it was accepted.
@@ -152,13 +154,13 @@ where
         port.drain().await;
     }
 
-    /// Serves a connection on a task of its own; false when the port is full, and the connection closed.
+    /// Serves a connection on a task of its own; false if the port is full and the connection was closed.
     fn take<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(self: &Arc<Self>, io: IO) -> bool {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             return false;
         };
         let port = self.clone();
-        // The two kinds of task are separate so that plain connections do not reserve room for a handshake.
+        // The two kinds of task are separate so that plain connections do not reserve memory for a handshake.
         match self.tls.as_ref().map(ReloadableTls::config) {
             None => self.scope.spawn_for_client(async move {
                 port.serve(io).await;
@@ -166,9 +168,9 @@ where
             }),
             Some(config) => self.scope.spawn_for_client(async move {
                 let handshake = timeout(port.limits.handshake, TlsAcceptor::from(config).accept(io));
-                // Nothing was asked yet, so a port that closes waits for none of them.
+                // No request has arrived yet, so a closing port does not wait for handshakes.
                 if let Some(Ok(Ok(io))) = port.closing.run_until_cancelled(handshake).await {
-                    // Boxed, so that ten thousand stalled handshakes do not each reserve room for a conversation.
+                    // Boxed, so that ten thousand stalled handshakes do not each reserve the memory for serving.
                     Box::pin(port.serve(io)).await;
                 }
                 drop(slot);
@@ -186,7 +188,7 @@ where
         let service =
             service_fn(|request| answer(self.service.clone(), Activity::request(&activity, &request), request));
         let mut connection = pin!(self.builder.serve_connection(io, service));
-        let mut pulse = pin!(sleep(self.limits.head));
+        let mut check = pin!(sleep(self.limits.head));
         let mut closing = pin!(self.closing.cancelled());
         let mut overdue = pin!(self.overdue.cancelled());
         let (mut draining, mut silent) = (false, Duration::ZERO);
@@ -196,9 +198,9 @@ where
             if again.poll(connection.as_mut(), cx).is_ready() {
                 return Poll::Ready(());
             }
-            // Almost every wake is for the connection. The other three share locks with all connections, so they are
-            // asked once, to leave the waker, and then only when there is something to hear.
-            if is_armed && !pulse.is_elapsed() && !self.stopping.load(Relaxed) {
+            // Almost every wake is for the connection. To poll the other three takes locks that all connections share,
+            // so they are polled once to register the waker, and after that only when one of them may be ready.
+            if is_armed && !check.is_elapsed() && !self.stopping.load(Relaxed) {
                 return Poll::Pending;
             }
             if !draining && closing.as_mut().poll(cx).is_ready() {
@@ -208,7 +210,7 @@ where
                     return Poll::Ready(());
                 }
             }
-            while pulse.as_mut().poll(cx).is_ready() {
+            while check.as_mut().poll(cx).is_ready() {
                 silent = if activity.has_moved() {
                     Duration::ZERO
                 } else {
@@ -217,7 +219,7 @@ where
                 if activity.is_late() || silent >= self.limits.idle {
                     return Poll::Ready(());
                 }
-                pulse.as_mut().reset(Instant::now() + self.limits.head);
+                check.as_mut().reset(Instant::now() + self.limits.head);
             }
             overdue.as_mut().poll(cx)
         })
@@ -233,7 +235,7 @@ where
             tracing::warn!(
                 port = self.name,
                 open,
-                "requests were still in flight at the end and are cut off"
+                "requests in flight did not finish in time; their connections are closed"
             );
             self.overdue.cancel();
             // Fails only if the semaphore is closed, which nothing does.
@@ -242,7 +244,7 @@ where
     }
 }
 
-/// One request to its answer.
+/// Answers one request, which is in flight until the answer's head is ready.
 async fn answer<S: Service<Request<Incoming>>>(
     mut service: S,
     flight: InFlight,
@@ -253,7 +255,7 @@ async fn answer<S: Service<Request<Incoming>>>(
     answer
 }
 
-/// Runs hyper's tasks for HTTP/2 streams where every task of the node runs.
+/// Runs hyper's tasks for HTTP/2 streams in the port's scope, as every task of the node runs in one.
 #[derive(Clone)]
 struct InScope(Scope);
 
@@ -263,13 +265,13 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for InScope {
     }
 }
 
-/// Logs the first of a row of equal complaints.
+/// Limits a repeated warning to one in [`WARN_EVERY`].
 #[derive(Default)]
-struct Complaint(Option<Instant>);
+struct Throttle(Option<Instant>);
 
-impl Complaint {
+impl Throttle {
     fn is_due(&mut self) -> bool {
-        let is_due = self.0.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY);
+        let is_due = self.0.is_none_or(|last| last.elapsed() >= WARN_EVERY);
         if is_due {
             self.0 = Some(Instant::now());
         }

@@ -1,4 +1,4 @@
-//! A Unix socket that only its owner may open: bound without a moment in which others could, removed at the end.
+//! A Unix socket that only its owner may open, from the moment it exists. Its file is removed at the end.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
-/// What a path of a Unix socket may have, with its final NUL (`sun_path`, unix(7)).
+/// The most bytes that the path of a Unix socket may have, including its final NUL (`sun_path`, unix(7)).
 const SOCKET_PATH_BYTES: usize = 108;
 
 /// A bound socket.
@@ -25,8 +25,8 @@ pub struct SocketFile {
 }
 
 impl Socket {
-    /// Binds `path` with mode 0600. A socket that nobody answers is replaced; one that answers, or any other file,
-    /// is an error. To be called inside the runtime.
+    /// Binds `path` with mode 0600. A socket on which no process answers is replaced; one on which a process answers,
+    /// or any other file, is an error. To be called inside the Tokio runtime.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let cannot = |error: io::Error| {
             io::Error::new(
@@ -34,7 +34,7 @@ impl Socket {
                 format!("cannot make the admin socket {}: {error}", path.display()),
             )
         };
-        let listener = replace(path).and_then(|()| bind_private(path)).map_err(cannot)?;
+        let listener = remove_stale(path).and_then(|()| bind_private(path)).map_err(cannot)?;
         let inode = fs::symlink_metadata(path).map_err(cannot)?.ino();
         let path = path.to_owned();
         Ok(Self {
@@ -43,26 +43,30 @@ impl Socket {
         })
     }
 
-    /// What accepts, and what is to be removed after it.
+    /// The listener, and the file to remove after it is closed.
     pub fn into_parts(self) -> (UnixListener, SocketFile) {
         (self.listener, self.file)
     }
 }
 
 impl SocketFile {
-    /// Removes this node's socket, and not that of a node that has been started here since.
+    /// Removes this node's socket, but not that of a node that has been started here since.
     pub fn remove(self) {
         let Self { path, inode } = self;
         if fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode)
             && let Err(error) = fs::remove_file(&path)
         {
-            tracing::warn!(path = %path.display(), %error, "the admin socket stays behind; the next start replaces it");
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "cannot remove the admin socket; the next start replaces it"
+            );
         }
     }
 }
 
-/// Removes what an ended process left at `path`, and nothing else.
-fn replace(path: &Path) -> io::Result<()> {
+/// Removes the socket that an ended process left at `path`, if there is one. Anything else at `path` is an error.
+fn remove_stale(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().len();
     if length >= SOCKET_PATH_BYTES {
         let limit = SOCKET_PATH_BYTES - 1;
@@ -87,10 +91,10 @@ fn replace(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Binds inside a folder that nobody else may enter, and moves the socket out once its mode is right: between `bind`
+/// Binds inside a folder that no other user may enter, and moves the socket out once its mode is right: between `bind`
 /// and `chmod` the mode is whatever the umask left, and the umask belongs to the whole process.
 fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    // Shorter than "admin.sock", so that it fits where the path does.
+    // ".admin/s" is shorter than "admin.sock", so this path fits wherever the final one does.
     let folder = path.with_file_name(".admin");
     let inside = folder.join("s");
     if folder.exists() {
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_socket_is_for_its_owner_alone_and_leaves_nothing_beside_it() {
+    async fn only_its_owner_may_open_the_socket_and_binding_leaves_no_other_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
         let _socket = Socket::bind(&path).expect("binds");
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_socket_that_nobody_answers_is_replaced() {
+    async fn only_a_socket_on_which_no_process_answers_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
         let first = Socket::bind(&path).expect("binds");
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_that_is_too_long_is_named_before_anything_is_made() {
+    async fn a_path_that_is_too_long_is_refused_before_anything_is_made() {
         let path = PathBuf::from(format!("/tmp/{}/admin.sock", "x".repeat(100)));
         let error = Socket::bind(&path).expect_err("too long");
         assert!(

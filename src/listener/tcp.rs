@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Waiting to be accepted: a storm arrives faster than one task accepts; the kernel caps it at `net.core.somaxconn`.
+/// Connections that may wait to be accepted: many nats-servers at once connect faster than one task accepts. The kernel
+/// caps this at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// Listens on `addr`. The error names it.
+/// Listens on `addr`. An error names the address.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     listen(addr).map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))
 }
@@ -19,9 +20,9 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()
     }?;
-    // A restart must not wait for the connections of the process before it to be forgotten.
+    // A restart must not have to wait until the system forgets the connections of the process before.
     socket.set_reuseaddr(true)?;
-    // Linux hands this on to every connection it accepts, which saves a call for each.
+    // On Linux every accepted connection inherits this, which saves a call for each.
     socket.set_nodelay(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)

@@ -1,4 +1,4 @@
-//! Claims, and the signature that makes a token of them: as nsc does it.
+//! Builds claims and signs them, as nsc does.
 
 use anyhow::Context;
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
@@ -57,7 +57,7 @@ impl Claims {
         Self::of(key, name, nats)
     }
 
-    /// A user that may publish and subscribe to these subjects; to everything where there is none.
+    /// A user that may publish and subscribe to these subjects. An empty list allows every subject.
     pub fn user(key: &KeyPair, name: &str, publish: &[&str], subscribe: &[&str]) -> Self {
         let allow = |subjects: &[&str]| {
             if subjects.is_empty() {
@@ -84,18 +84,18 @@ impl Claims {
         }
     }
 
-    /// The claims of a token, all of them, so that what others put into it survives a change of one.
+    /// All claims of a token, unverified, so that fields which other tools wrote survive a change.
     pub fn of_token(token: &str) -> anyhow::Result<Self> {
         decode(token)
     }
 
-    /// The same until this time.
+    /// The same claims with an expiry, in Unix seconds.
     pub fn until(mut self, expires_at: i64) -> Self {
         self.exp = expires_at;
         self
     }
 
-    /// Revokes whatever was issued to `user` up to `now`.
+    /// Revokes every JWT that was issued to `user` (public key or `*`) up to `now`, in Unix seconds.
     pub fn revoke(&mut self, user: &str, now: i64) {
         if !self.nats["revocations"].is_object() {
             self.nats["revocations"] = json!({});
@@ -103,13 +103,13 @@ impl Claims {
         self.nats["revocations"][user] = json!(now);
     }
 
-    /// The same with other values under `nats`.
+    /// The same claims after `change` was applied to the fields under `nats`.
     pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.nats);
         self
     }
 
-    /// All of them as JSON, issued `now` by `issuer`: for [`encode`], after any change.
+    /// The claims as JSON, issued `now` by `issuer`: to be changed at will, then signed with [`encode`].
     pub fn into_value(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<Value> {
         self.issue(issuer, now)?;
         Ok(serde_json::to_value(&self)?)
@@ -122,13 +122,14 @@ impl Claims {
         Ok(())
     }
 
-    /// Signs them. Issued `now`, or when they were issued before, if that is later: time must not go backwards.
+    /// Signs the claims and returns the token. Its issue time is `now`, or that of the claims if it is later: an issue
+    /// time must not go backwards.
     pub fn sign(mut self, issuer: &KeyPair, now: i64) -> anyhow::Result<String> {
         self.issue(issuer, now)?;
         encode(issuer, &self)
     }
 
-    /// A hash of the common fields but for itself, as Go prints them. The fields of the kind are not in it.
+    /// The `jti`: a hash of the other common fields, as Go encodes them. The fields under `nats` are not part of it.
     fn id(&self) -> anyhow::Result<String> {
         let common = Self {
             jti: String::new(),
@@ -143,7 +144,7 @@ impl Claims {
     }
 }
 
-/// A token of version 2 from any `claims`, also such as no tool would make, signed by `signer`.
+/// A version 2 token of any `claims`, valid or not, signed by `signer`.
 pub fn encode(signer: &KeyPair, claims: &impl Serialize) -> anyhow::Result<String> {
     let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
     let claims = BASE64URL_NOPAD.encode(&serde_json::to_vec(claims)?);
@@ -152,7 +153,7 @@ pub fn encode(signer: &KeyPair, claims: &impl Serialize) -> anyhow::Result<Strin
     Ok(format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature)))
 }
 
-/// The claims of a token, unchecked: for whoever is about to change and sign them.
+/// The claims of a token, unverified: for callers that change and sign them.
 pub fn decode<T: for<'de> Deserialize<'de>>(token: &str) -> anyhow::Result<T> {
     let claims = token.trim().split('.').nth(1).context("a token has three parts")?;
     Ok(serde_json::from_slice(&BASE64URL_NOPAD.decode(claims.as_bytes())?)?)

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use nkeys::KeyPair;
 
-/// The file that NATS clients take: a user's token and seed.
+/// The text of a creds file: a user's token and seed.
 pub fn creds(token: &str, user: &KeyPair) -> anyhow::Result<String> {
     let seed = user.seed().context("the user's key has no seed")?;
     Ok(format!(

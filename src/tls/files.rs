@@ -15,7 +15,9 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file could not be read.
-    #[error("cannot read the {what} {path}: {source}; give the file and this program's user read access")]
+    #[error(
+        "cannot read the {what} {path}: {source}; check the path, and that the user that runs jwtmesh may read the file"
+    )]
     Unreadable {
         /// Which of the files.
         what: &'static str,
@@ -59,10 +61,11 @@ pub enum TlsError {
     },
 }
 
-/// What shows that a file was written or replaced; symlinks are followed, so a Kubernetes swap shows too.
+/// Device, inode, modification time and length of each file, `None` if it cannot be found. They change when a file is
+/// written or replaced. Symlinks are followed, so the swap of a Kubernetes volume is a change too.
 pub(super) type Stamp = Vec<Option<(u64, u64, i64, i64, u64)>>;
 
-/// How the files at `paths` are now.
+/// The current stamp of the files at `paths`.
 pub(super) fn stamp<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Stamp {
     let look = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
@@ -93,7 +96,10 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
     if let Ok(found) = fs::metadata(path)
         && found.permissions().mode() & 0o007 != 0
     {
-        tracing::warn!(key = %path.display(), "the private key is open to every user of this machine; chmod o= it");
+        tracing::warn!(
+            key = %path.display(),
+            "every user of this machine has access to the private key; run chmod o= on it"
+        );
     }
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::Empty {
@@ -119,7 +125,7 @@ fn contents(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(unreadable)
 }
 
-/// What a file that cannot be used is reported as.
+/// The error for a file that cannot be used for `reason`.
 pub(super) fn damaged(what: &'static str, path: &Path, reason: &dyn std::fmt::Display) -> TlsError {
     TlsError::Damaged {
         what,

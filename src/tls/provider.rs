@@ -1,10 +1,11 @@
-//! The one source of cryptography.
+//! The program's crypto provider.
 
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-/// The one crypto provider of the program, named wherever one is needed, so that no process-wide default decides.
+/// The program's crypto provider. Our own code always passes it to rustls, so that it does not depend on the default
+/// provider of the process.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }

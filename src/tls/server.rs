@@ -1,7 +1,7 @@
 //! The TLS configuration of a listening port, which follows its files.
 //!
-//! A connection takes the configuration that is current when it arrives; those already open keep theirs. A reload
-//! that fails changes nothing: what worked goes on working, and the defect is logged once per state of the files.
+//! A connection takes the configuration that is current when it arrives; open connections keep theirs. A reload that
+//! fails changes nothing: the old configuration stays in use, and the defect is logged once per change of the files.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,20 +19,20 @@ use crate::clock::Clock;
 use crate::config::PublicTls;
 use crate::tasks::Scope;
 
-/// How often the files are looked at: soon enough that nobody waits for a new certificate, and three `stat` calls
-/// are nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the files are checked for changes: often enough that an administrator does not have to wait for a new
+/// certificate, and three `stat` calls cost next to nothing.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// A week's notice, four times a day: seen by whoever reads the log on working days.
+/// Warns a week ahead, four times a day, so that an administrator who reads the log on working days sees it.
 const EXPIRY_NOTICE_SECONDS: i64 = 7 * 24 * 3600;
-const EXPIRY_LOOK: Duration = Duration::from_secs(6 * 3600);
+const EXPIRY_CHECK_EVERY: Duration = Duration::from_secs(6 * 3600);
 
-/// What became of a reload.
+/// The outcome of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reload {
     /// New connections use what the files hold now.
     Loaded,
-    /// The files are as they were.
+    /// The files have not changed since the last attempt.
     Unchanged,
 }
 
@@ -43,7 +43,7 @@ pub struct ReloadableTls(Arc<Shared>);
 struct Shared {
     files: PublicTls,
     current: ArcSwap<Loaded>,
-    // The state of the files that was last tried, whether it could be used or not: a defect is logged once.
+    // The state of the files at the last attempt, whether that succeeded or not, so that a defect is logged once.
     tried: Mutex<Stamp>,
 }
 
@@ -53,8 +53,8 @@ struct Loaded {
 }
 
 impl ReloadableTls {
-    /// Reads the files and checks that they work together. An expired certificate is served: it may be that only
-    /// this machine's clock is wrong.
+    /// Reads the files and checks that they work together. An expired certificate is accepted, because it may be only
+    /// this machine's clock that is wrong.
     pub fn load(files: &PublicTls) -> Result<Self, TlsError> {
         let stamp = stamp(paths(files));
         let loaded = read(files)?;
@@ -70,7 +70,7 @@ impl ReloadableTls {
         self.0.current.load().config.clone()
     }
 
-    /// When the certificate in use ends, in Unix seconds.
+    /// When the certificate in use expires, in Unix seconds.
     pub fn not_after(&self) -> i64 {
         self.0.current.load().not_after
     }
@@ -81,18 +81,19 @@ impl ReloadableTls {
         log(self.try_reload());
     }
 
-    /// Follows the files until `scope` is told to stop; a task of its own.
+    /// Reloads the files whenever they change, until `scope` stops. To be run as a task of its own.
     pub async fn watch(self, scope: Scope) {
-        while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        while scope.until_stop(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
             let this = self.clone();
-            // Off the async workers: a file on a network mount may take its time.
+            // Off the async workers: a read from a network mount may take long.
             if let Ok(outcome) = tokio::task::spawn_blocking(move || this.reload_if_changed()).await {
                 log(outcome);
             }
         }
     }
 
-    /// Says when the certificate is about to end, or has: clients that verify it then refuse this port all at once.
+    /// Logs when the certificate is about to expire or has expired, because all clients that verify it then refuse this
+    /// port at once. Runs until `scope` stops.
     pub async fn warn_before_expiry(self, clock: Clock, scope: Scope) {
         loop {
             let (not_after, now) = (self.not_after(), clock.now());
@@ -109,24 +110,24 @@ impl ReloadableTls {
                     "the certificate of the public port expires soon; put a new one in its place"
                 );
             }
-            if scope.until_stop(tokio::time::sleep(EXPIRY_LOOK)).await.is_none() {
+            if scope.until_stop(tokio::time::sleep(EXPIRY_CHECK_EVERY)).await.is_none() {
                 break;
             }
         }
     }
 
     fn try_reload(&self) -> Result<Reload, TlsError> {
-        // Looked at before they are read: what is written meanwhile is the next change.
+        // Stamped before the files are read, so that a write during the read counts as the next change.
         *self.tried() = stamp(paths(&self.0.files));
         self.0.current.store(Arc::new(read(&self.0.files)?));
         tracing::info!(cert = %self.0.files.cert.display(), not_after = self.not_after(), "certificate loaded");
         Ok(Reload::Loaded)
     }
 
-    /// Reads the files again if they are not as they were at the last try.
+    /// Reads the files again if they have changed since the last attempt.
     ///
-    /// Certificate and key are two files: seen between the two writes they do not match, the old pair stays, and the
-    /// second write is the next change.
+    /// Certificate and key are two files. Between the two writes they do not match; then the old pair stays in use, and
+    /// the second write is the next change.
     fn reload_if_changed(&self) -> Result<Reload, TlsError> {
         if *self.tried() == stamp(paths(&self.0.files)) {
             return Ok(Reload::Unchanged);
@@ -162,8 +163,8 @@ fn paths(files: &PublicTls) -> impl Iterator<Item = &PathBuf> {
 fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
     let chain = certificates("certificate", &files.cert)?;
     let key = private_key(&files.key)?;
-    let not_after =
-        x509::not_after(&chain[0]).ok_or_else(|| damaged("certificate", &files.cert, &"it has no readable end"))?;
+    let not_after = x509::not_after(&chain[0])
+        .ok_or_else(|| damaged("certificate", &files.cert, &"its expiry (notAfter) cannot be read"))?;
     let verifier = match &files.client_ca {
         Some(path) => client_verifier(path, files.client_required)?,
         None => WebPkiClientVerifier::no_client_auth(),
@@ -182,10 +183,10 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
             rustls::Error::InvalidCertificate(defect) => bad_certificate(&own, &files.cert, &defect),
             other => damaged("private key", &files.key, &other),
         })?;
-    // nats-server offers h2 without `resolver_tls` and no ALPN at all with it; both are served, and a client that
-    // offers only others is turned away by the handshake as RFC 7301 asks.
+    // nats-server offers h2 without `resolver_tls` and no ALPN at all with it; both are served. The handshake refuses a
+    // client that offers only other protocols, as RFC 7301 requires.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // nats-server never resumes a session: tickets would be two more records in every handshake, for nobody.
+    // nats-server never resumes a session: tickets would add two records to every handshake and never be used.
     config.send_tls13_tickets = 0;
     Ok(Loaded {
         config: Arc::new(config),
@@ -193,12 +194,12 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
     })
 }
 
-/// Why rustls does not take the port's own certificate; it only says so when it looks whether the key goes with it.
+/// Why rustls refuses the port's own certificate. It reports that only when it checks whether the key belongs to it.
 fn bad_certificate(certificate: &[u8], path: &Path, defect: &rustls::CertificateError) -> TlsError {
     if x509::is_version_1(certificate) {
-        // `openssl x509 -req` makes these unless it is told of extensions, and nothing shows it.
-        let reason = "it is of X.509 version 1, which has no names a client could verify; issue it with extensions, of \
-                      which subjectAltName is needed (openssl x509 -req ... -extfile FILE)";
+        // `openssl x509 -req` makes these without a warning unless it is given extensions.
+        let reason = "it is of X.509 version 1, which has no names a client could verify; issue it with extensions, at \
+                      least subjectAltName (openssl x509 -req ... -extfile FILE)";
         return damaged("certificate", path, &reason);
     }
     damaged("certificate", path, defect)
@@ -251,7 +252,7 @@ mod tests {
             folder
         }
 
-        /// Written aside and renamed over, as every tool that renews certificates does.
+        /// Written under another name and renamed, as every tool that renews certificates does.
         fn write(&self, name: &str, text: &str) {
             let aside = self.0.path().join("aside");
             fs::write(&aside, text).expect("written");
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_certificate_is_read_in_both_notations() {
+    fn the_expiry_of_a_certificate_is_read_in_both_encodings() {
         for (year, seconds) in [
             (2031, 1_924_992_000),
             (2049, 2_493_072_000),
@@ -321,7 +322,7 @@ mod tests {
     const VERSION_1: &str = include_str!("../../tests/fixtures/tls/version-1.pem");
 
     #[test]
-    fn a_certificate_of_version_1_is_blamed_itself_and_not_its_key() {
+    fn a_certificate_of_version_1_is_named_as_the_defect_and_not_its_key() {
         let folder = Folder::with(&Pair {
             cert: VERSION_1.to_owned(),
             key: pair(2031).key,
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_new_pair_keeps_the_old_one_and_is_tried_once() {
+    fn half_of_a_new_pair_is_tried_once_and_the_old_pair_stays() {
         let (old, new) = (pair(2031), pair(2032));
         let folder = Folder::with(&old);
         let tls = ReloadableTls::load(&folder.files()).expect("loads");

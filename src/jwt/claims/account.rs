@@ -8,7 +8,7 @@ use crate::jwt::opened::Common;
 use crate::jwt::rejection::{Issue, Rejection};
 use crate::jwt::rules::{self, Account, revocations};
 
-/// What an account's token says, as far as this program needs it; the rest was validated.
+/// The fields of an account's token that this program uses. The others were validated and dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountClaims {
     /// The account.
@@ -25,17 +25,17 @@ pub struct AccountClaims {
     pub expires_at: i64,
     /// `nbf`, Unix seconds; 0 means at once.
     pub not_before: i64,
-    /// `jti`. Not an identity of the bytes: it ignores the body of the claims (jwt `claims.go`).
+    /// `jti`. Does not identify the bytes: the fields under `nats` are not part of this hash (jwt `claims.go`).
     pub id: String,
-    /// Revoked users: public key or `*`, and the time up to which their JWTs are void.
+    /// Revoked users: public key or `*`, and the time, in Unix seconds, up to which their JWTs are void.
     pub revocations: BTreeMap<String, i64>,
     /// Keys that may sign users for it.
     pub signing_keys: Vec<String>,
 }
 
 impl AccountClaims {
-    /// Whether a JWT of `user`, issued at `issued_at`, is void: issued at or before the time its key or `*` was
-    /// revoked at (jwt `revocation_list.go`).
+    /// Whether a JWT of `user`, issued at `issued_at` (Unix seconds), is void: issued at or before the time at which
+    /// its key or `*` was revoked (jwt `revocation_list.go`).
     pub fn is_revoked(&self, user: &str, issued_at: i64) -> bool {
         [user, "*"].iter().any(|key| {
             self.revocations

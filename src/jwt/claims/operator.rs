@@ -86,7 +86,7 @@ pub(in crate::jwt) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorC
             .into_iter()
             .map(|key| key.parse().map_err(wrong_key))
             .collect::<Result<_, _>>()?,
-        // Nobody reads it in version 1.
+        // Version 1 does not have this field, so it is ignored there.
         strict_signing_key_usage: !v1 && nats.bool("strict_signing_key_usage")?,
         system_account,
         account_server_url: nats.text("account_server_url")?.to_owned(),

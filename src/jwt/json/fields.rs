@@ -1,4 +1,4 @@
-//! Objects read by the names of their fields, as Go's `encoding/json` fills a struct: what is absent reads as zero.
+//! Typed access to an object's fields by name, as Go's `encoding/json` fills a struct: an absent field reads as zero.
 
 use std::borrow::Cow;
 
@@ -6,14 +6,16 @@ use super::Json;
 use crate::jwt::quote::cut;
 use crate::jwt::rejection::Rejection;
 
-/// An object whose fields are known by name. An absent one reads as empty, as Go leaves a zero value.
+/// An object whose fields are read by name and type. An absent or null field reads as the type's zero value, as in Go;
+/// a value of another type is a [`Rejection::FieldType`] with the field's path.
 pub(in crate::jwt) struct Fields<'j, 'a> {
     path: String,
     object: &'j [(Cow<'a, str>, Json<'a>)],
 }
 
 impl<'j, 'a> Fields<'j, 'a> {
-    /// The object `json`, found at `path`, in which a reader knows the fields `known`.
+    /// Reads `json`, found at `path`, as an object; null reads as an empty one. A key that is one of `known` except for
+    /// its case is refused.
     pub(in crate::jwt) fn of(json: &'j Json<'a>, path: &str, known: &[&'static str]) -> Result<Self, Rejection> {
         let object: &[_] = match json {
             Json::Object(object) => object,
@@ -60,7 +62,7 @@ impl<'j, 'a> Fields<'j, 'a> {
         })
     }
 
-    /// The field as it is; null and absent are the same.
+    /// The field's value of any type; `None` if it is absent or null.
     pub(in crate::jwt) fn get(&self, name: &str) -> Option<&'j Json<'a>> {
         let found = self.object.iter().find(|(key, _)| key == name).map(|(_, value)| value);
         found.filter(|value| !matches!(value, Json::Null))
@@ -89,8 +91,8 @@ impl<'j, 'a> Fields<'j, 'a> {
         }
     }
 
-    /// A whole number that Go reads as float64, writes again and then reads as int64: `1e3` is one, and the largest
-    /// int64 is none.
+    /// A whole number that Go decodes as float64, encodes again and then decodes as int64: `1e3` is accepted, the
+    /// largest int64 is not.
     pub(in crate::jwt) fn int_through_float(&self, name: &str) -> Result<i64, Rejection> {
         let written = match self.get(name) {
             Some(Json::Number(text)) => text.parse::<f64>().unwrap_or(f64::NAN).to_string(),
@@ -138,14 +140,14 @@ impl<'j, 'a> Fields<'j, 'a> {
         }
     }
 
-    /// The object in the field `name`, in which a reader knows the fields `known`.
+    /// The object in the field `name`, read as by [`Self::of`] with the fields `known`.
     pub(in crate::jwt) fn fields(&self, name: &str, known: &[&'static str]) -> Result<Fields<'j, 'a>, Rejection> {
         Fields::of(self.get(name).unwrap_or(&Json::Null), &self.path(name), known)
     }
 }
 
-/// Whether Go's `encoding/json` takes `key` for the field `known` (`foldName`: simple Unicode folding, under which
-/// the long s and the Kelvin sign are letters of ASCII).
+/// Whether Go's `encoding/json` takes `key` for the field `known` (`foldName`: simple Unicode folding, which maps the
+/// long s and the Kelvin sign to ASCII's s and k).
 fn folds_to(key: &str, known: &str) -> bool {
     let fold = |c: char| match c {
         '\u{17f}' => 's',

@@ -1,8 +1,19 @@
-//! JSON as Go's `encoding/json` reads it, less what two readers could read differently.
+//! JSON as Go's `encoding/json` reads it, except that text which two readers could understand differently is refused.
 //!
-//! nats-server reads claims with that library, which matches keys without regard to case and lets the last duplicate
-//! win. What such a reader and a strict one could disagree about is refused: no key twice, no key in odd case, no
-//! trailing data. Numbers stay text, because Go takes `1` for an int64 and refuses `1.0` and `1e0`. One pass, never back.
+//! nats-server reads claims with that library, which ignores the case of keys and lets the last duplicate win. A strict
+//! reader finds other claims in the same bytes. Therefore no key may occur twice in one object, a known field must be
+//! spelled in its own case, and nothing may follow the value.
+//!
+//! serde_json is in the tree, and `explain.rs` prints claims with it, but it cannot read them here:
+//!
+//! - Its `Value` keeps the last of two equal keys silently. Here a duplicate key is refused by name.
+//! - It compares keys exactly, so a key in odd case would be just an unknown field. Here it is refused (`fields.rs`),
+//!   because nats-server takes it for the known one.
+//! - It converts numbers. Go decides by their text: it takes `1` for an int64 and refuses `1.0` and `1e0`. Here a
+//!   number stays text until a field asks for a type.
+//! - It refuses bytes that are not UTF-8 and half surrogate pairs. Go replaces them with U+FFFD, and so does this room.
+//!
+//! The parser reads the text in one pass. Depth and number of values are limited.
 
 mod fields;
 
@@ -15,11 +26,11 @@ use crate::jwt::rejection::Rejection;
 
 pub(super) use fields::Fields;
 
-/// How deep values may lie in each other. Nothing that nats-server reads lies deeper than 8; recursion has to end.
+/// How deep values may be nested. nats-server reads nothing deeper than 8; the limit bounds the recursion.
 const MAX_DEPTH: usize = 128;
 
-/// Objects up to this size are searched for duplicates pair by pair, larger ones, such as 10,000 revocations,
-/// through a set.
+/// Objects up to this size are searched for duplicates pair by pair, larger ones (such as 10,000 revocations) with a
+/// set.
 const SMALL_OBJECT: usize = 16;
 
 /// A JSON value. Strings borrow from the text where they have no escapes.
@@ -27,7 +38,7 @@ const SMALL_OBJECT: usize = 16;
 pub(in crate::jwt) enum Json<'a> {
     Null,
     Bool(bool),
-    /// As written.
+    /// The number's text, as written.
     Number(&'a str),
     Text(Cow<'a, str>),
     List(Vec<Json<'a>>),
@@ -47,11 +58,11 @@ pub(in crate::jwt) fn text_of(bytes: Vec<u8>) -> String {
 }
 
 impl<'a> Json<'a> {
-    /// Reads all of `text`.
+    /// Parses `text`, which must be one value and nothing else.
     pub(in crate::jwt) fn parse(text: &'a str) -> Result<Self, Rejection> {
         let mut parser = Parser::new(text);
         let value = parser.value(0)?;
-        parser.blanks();
+        parser.skip_blanks();
         if parser.at < text.len() {
             Err(parser.fail("the end"))
         } else {
@@ -82,14 +93,14 @@ impl<'a> Json<'a> {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
-    /// How often a byte was looked at, which must stay a few times the length (G12); the tests hold it to that.
-    looks: Cell<usize>,
+    /// How often a byte was looked at: at most a small multiple of the text's length (G12), which a test checks.
+    peeks: Cell<usize>,
     /// Values read so far.
     values: usize,
 }
 
-/// Values in one set of claims. An honest token of the largest size has some 40,000; each takes up to 150 bytes of
-/// memory for as little as two bytes of text.
+/// The most values in one set of claims. A legitimate token of the largest size has some 40,000. A value takes up to
+/// 150 bytes of memory for as little as two bytes of text.
 const MAX_VALUES: usize = 100_000;
 
 impl<'a> Parser<'a> {
@@ -97,13 +108,13 @@ impl<'a> Parser<'a> {
         Self {
             text,
             at: 0,
-            looks: Cell::new(0),
+            peeks: Cell::new(0),
             values: 0,
         }
     }
 
     fn peek(&self) -> Option<u8> {
-        self.looks.set(self.looks.get() + 1);
+        self.peeks.set(self.peeks.get() + 1);
         self.text.as_bytes().get(self.at).copied()
     }
 
@@ -113,12 +124,12 @@ impl<'a> Parser<'a> {
             .next()
             .map_or("the end".to_owned(), |c| format!("{c:?}"));
         Rejection::Json(format!(
-            "they are no valid JSON: {found} at byte {} where {wanted} was expected",
+            "not valid JSON: {found} at byte {} where {wanted} was expected",
             self.at
         ))
     }
 
-    fn blanks(&mut self) {
+    fn skip_blanks(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
             self.at += 1;
         }
@@ -126,15 +137,13 @@ impl<'a> Parser<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Json<'a>, Rejection> {
         if depth > MAX_DEPTH {
-            return Err(Rejection::Json(format!(
-                "values lie in each other more than {MAX_DEPTH} deep"
-            )));
+            return Err(Rejection::Json(format!("values are nested more than {MAX_DEPTH} deep")));
         }
         self.values += 1;
         if self.values > MAX_VALUES {
-            return Err(Rejection::Json(format!("they hold more than {MAX_VALUES} values")));
+            return Err(Rejection::Json(format!("more than {MAX_VALUES} values")));
         }
-        self.blanks();
+        self.skip_blanks();
         match self.peek() {
             Some(b'{') => self.object(depth),
             Some(b'[') => self.list(depth),
@@ -156,9 +165,9 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// After a member: whether another one follows.
+    /// Steps over the comma or the closing bracket after a member; true if another member follows.
     fn another(&mut self, close: u8, wanted: &str) -> Result<bool, Rejection> {
-        self.blanks();
+        self.skip_blanks();
         let next = self.peek();
         if next != Some(b',') && next != Some(close) {
             return Err(self.fail(wanted));
@@ -167,10 +176,10 @@ impl<'a> Parser<'a> {
         Ok(next == Some(b','))
     }
 
-    /// Steps over an opening bracket: whether the closing one follows at once.
+    /// Steps over an opening bracket, and over the closing one if that follows at once; true if it does.
     fn is_empty(&mut self, close: u8) -> bool {
         self.at += 1;
-        self.blanks();
+        self.skip_blanks();
         let empty = self.peek() == Some(close);
         self.at += usize::from(empty);
         empty
@@ -193,12 +202,12 @@ impl<'a> Parser<'a> {
         let mut object = Vec::new();
         if !self.is_empty(b'}') {
             loop {
-                self.blanks();
+                self.skip_blanks();
                 if self.peek() != Some(b'"') {
                     return Err(self.fail("a key"));
                 }
                 let key = self.string()?;
-                self.blanks();
+                self.skip_blanks();
                 if self.peek() != Some(b':') {
                     return Err(self.fail("a colon"));
                 }
@@ -245,7 +254,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// Up to the next byte that is not itself.
+    /// The characters up to the next quote, backslash or control character.
     fn plain(&mut self) -> &'a str {
         let start = self.at;
         while !matches!(self.peek(), None | Some(b'"' | b'\\' | 0..=0x1f)) {
@@ -293,7 +302,7 @@ impl<'a> Parser<'a> {
         Ok(c)
     }
 
-    /// After `\u`. A surrogate without its other half becomes the replacement character, as in Go.
+    /// Reads the digits after `\u`. A surrogate without its other half becomes the replacement character, as in Go.
     fn unicode(&mut self) -> Result<char, Rejection> {
         let first = self.hex()?;
         if (0xd800..0xdc00).contains(&first) && self.text[self.at..].starts_with("\\u") {
@@ -345,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_readers_could_disagree_about_is_refused() {
+    fn json_that_two_readers_could_understand_differently_is_refused() {
         for text in [
             "{\"sub\":1,\"sub\":2}",
             "{\"a\":{\"x\":1,\"\\u0078\":2}}",
@@ -369,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused_and_said_where() {
+    fn invalid_json_is_refused_with_its_position() {
         for text in [
             "",
             " ",
@@ -418,10 +427,10 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn each_byte_is_looked_at_a_few_times_whatever_it_is(text in "([\\[\\]{},: 0-9eE.+-]|\"|null|true|\\\\ud83d|\\\\u0041|\\\\|[a-z]|\\PC){0,300}") {
+        fn any_text_is_parsed_with_a_few_looks_at_each_byte(text in "([\\[\\]{},: 0-9eE.+-]|\"|null|true|\\\\ud83d|\\\\u0041|\\\\|[a-z]|\\PC){0,300}") {
             let mut parser = Parser::new(&text);
             let _ = parser.value(0);
-            proptest::prop_assert!(parser.looks.get() <= 12 * (text.len() + 1), "{} for {} bytes", parser.looks.get(), text.len());
+            proptest::prop_assert!(parser.peeks.get() <= 12 * (text.len() + 1), "{} for {} bytes", parser.peeks.get(), text.len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Rules of an account beside its imports and exports (jwt `account_claims.go`, `signingkeys.go`, `types.go`).
+//! Rules of an account, except its imports and exports (jwt `account_claims.go`, `signingkeys.go`, `types.go`).
 
 use std::collections::BTreeMap;
 
@@ -39,22 +39,22 @@ pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, R
     }
     revocations(nats)?;
     if !account.v1 {
-        newer(nats, &mut issues)?;
+        version_2(nats, &mut issues)?;
     }
     Ok(issues.into_list())
 }
 
-/// -1 means unlimited; absent reads as 0, so that a token without limits may have neither.
+/// -1 means unlimited. An absent limit reads as 0, so a token without limits may have neither imports nor exports.
 fn over(what: &str, count: usize, limit: i64, issues: &mut Issues) {
     if limit != -1 && i64::try_from(count).unwrap_or(i64::MAX) > limit {
         issues.add("limits", || {
-            format!("it has {count} {what}s, limits.{what}s allows {limit}: raise the limit (-1 for none), which absent means 0")
+            format!("it has {count} {what}s, limits.{what}s allows {limit}: raise the limit (-1 means unlimited, an absent limit means 0)")
         });
     }
 }
 
-/// What only version 2 has.
-fn newer(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+/// Checks the fields that only version 2 has.
+fn version_2(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
     let (publish, subscribe) = permissions(&nats.fields("default_permissions", &["pub", "sub", "resp"])?)?;
     for subject in publish {
         subject::check_permission(subject, false, issues);
@@ -92,7 +92,7 @@ fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection>
         for target in targets {
             let target = Fields::of(target, &path, &["subject", "weight", "cluster"])?;
             subject::check(target.text("subject")?, "a mapping's target", issues);
-            // A byte in Go; 0 reads as 100.
+            // Go reads the weight as a byte; 0 counts as 100.
             let weight = u8::try_from(target.int("weight")?).map_err(|_| wrong())?;
             let weight = if weight == 0 { 100 } else { weight };
             if weight > 100 {

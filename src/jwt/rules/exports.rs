@@ -8,7 +8,7 @@ use crate::jwt::json::{Fields, Json};
 use crate::jwt::quote::cut;
 use crate::jwt::rejection::Rejection;
 
-/// What the limits need to know of all exports.
+/// What the account's limits are checked against.
 #[derive(Debug, Default)]
 pub(super) struct Exports {
     pub(super) count: usize,

@@ -51,7 +51,7 @@ impl<'j> Import<'j> {
         })
     }
 
-    /// Where a service appears in the importing account.
+    /// The subject at which the importing account sees a service.
     fn appears_at(&self) -> String {
         if !self.to.is_empty() {
             return self.to.to_owned();
@@ -74,7 +74,7 @@ fn reference(token: &str) -> Option<i64> {
         .and_then(|digits| digits.parse().ok())
 }
 
-/// Checks every import of `nats`; gives how many there are.
+/// Checks every import of `nats` and returns their number.
 pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -> Result<usize, Rejection> {
     let list = nats.list("imports")?;
     let path = nats.path("imports");
@@ -130,7 +130,7 @@ fn shape(import: &Import<'_>, issues: &mut Issues) {
         }
         _ => {}
     }
-    // The missing type has neither form.
+    // The library refuses `share` without a type too: it is for services alone.
     if import.traffic == Traffic::Missing && import.share {
         issues.add("import", || {
             format!("the import {:?} has share, which is for services: remove it", name())

@@ -30,7 +30,7 @@ pub(super) fn info(fields: &Fields<'_, '_>, of: &str, issues: &mut Issues) -> Re
     if !url.is_empty() {
         issues.add("info", || {
             format!(
-                "the info URL {:?} of {of} is none: {defect}; write https://HOST/...",
+                "the info URL {:?} of {of} cannot be used: {defect}; write https://HOST/...",
                 cut(url)
             )
         });

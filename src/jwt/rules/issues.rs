@@ -1,11 +1,11 @@
-//! The rules that a token breaks, the first few of them.
+//! The rules that a token breaks, up to the first ten.
 
 use crate::jwt::rejection::Issue;
 
-/// How many issues a refusal names: enough to mend a token in one go, few enough for one screen.
+/// How many issues a refusal names: enough to correct a token in one go, few enough for one screen.
 const MAX_ISSUES: usize = 10;
 
-/// The rules a token breaks.
+/// Collects the rules that a token breaks; those past [`MAX_ISSUES`] are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Issues(Vec<Issue>);
 
@@ -16,7 +16,7 @@ impl Issues {
         }
     }
 
-    /// All of them, in the order in which they were found.
+    /// The collected issues, in the order in which they were found.
     pub(super) fn into_list(self) -> Vec<Issue> {
         self.0
     }

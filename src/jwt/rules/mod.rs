@@ -1,6 +1,9 @@
-//! The rules that the jwt library treats as blocking, so that nats-server would refuse what breaks one.
+//! The rules that the jwt library treats as blocking: nats-server would refuse a token that breaks one.
 //!
-//! Each has a code and a sentence. Reading and judging go together: a field of the wrong type is a `Rejection`.
+//! Each broken rule is an `Issue` with a code and a sentence; up to ten are collected, so that a token can be corrected
+//! in one go. Fields are read where they are judged, and one of the wrong type ends the reading with a `Rejection`. The
+//! token's own signature, issuer and times are not checked here. Only `imports.rs` verifies signatures: those of the
+//! activation tokens inside an account.
 
 mod account;
 mod exports;

@@ -1,4 +1,4 @@
-//! Rules of an operator (jwt `operator_claims.go`). nats-server never asks for them; nsc and this program do.
+//! Rules of an operator (jwt `operator_claims.go`). nats-server never applies them; nsc and this program do.
 
 use super::issues::Issues;
 use super::url::Url;
@@ -38,7 +38,7 @@ pub(in crate::jwt) fn operator(nats: &Fields<'_, '_>, v1: bool) -> Result<Vec<Is
     if let Some(defect) = defect {
         issues.add("operator-url", || {
             format!(
-                "the account_server_url {:?} is none: {defect}; write https://HOST:PORT/jwt/v1",
+                "the account_server_url {:?} cannot be used: {defect}; write https://HOST:PORT/jwt/v1",
                 cut(server)
             )
         });
@@ -47,7 +47,7 @@ pub(in crate::jwt) fn operator(nats: &Fields<'_, '_>, v1: bool) -> Result<Vec<Is
         if let Some(defect) = service_url_defect(url) {
             issues.add("operator-url", || {
                 format!(
-                    "the operator_service_url {:?} is none: {defect}; write nats://HOST:PORT",
+                    "the operator_service_url {:?} cannot be used: {defect}; write nats://HOST:PORT",
                     cut(url)
                 )
             });

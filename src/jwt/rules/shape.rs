@@ -28,7 +28,7 @@ const ACCOUNT: &[&str] = &[
 /// The same in version 1.
 const ACCOUNT_V1: &[&str] = &["imports", "exports", "limits", "signing_keys", "revocations"];
 
-/// What an import or export carries. Absent is a validation error, anything else a decoding one, as in Go.
+/// The type of an import or export. As in Go, an absent type breaks a rule, and an unknown one cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::jwt) enum Traffic {
     Missing,
@@ -50,7 +50,7 @@ impl Traffic {
     }
 }
 
-/// The limits that other rules need; -1 means none.
+/// The limits that other rules need; -1 means unlimited.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::jwt) struct Limits {
     pub(in crate::jwt) imports: i64,
@@ -162,11 +162,11 @@ impl<'j, 'a> Account<'j, 'a> {
             known.push("max_bytes_required");
             jetstream(&Fields::of(json, &limits.path("tiered_limits"), &known)?)?;
         }
-        // No rule against tiers beside flat limits: where there are tiers, the library drops the flat ones first.
+        // Tiers and flat limits together break no rule: if there are tiers, the library drops the flat limits first.
         Ok(read)
     }
 
-    /// The keys that may sign users. What is neither a string nor an object is passed over, as in Go.
+    /// The keys that may sign users. An item that is neither a string nor an object is skipped, as in Go.
     pub(in crate::jwt) fn signing_keys(&self) -> Result<Vec<SigningKey<'j>>, Rejection> {
         if self.v1 {
             let keys = self.nats.texts("signing_keys")?;
@@ -175,7 +175,7 @@ impl<'j, 'a> Account<'j, 'a> {
         let path = self.nats.path("signing_keys");
         let mut keys = Vec::new();
         for item in self.nats.list("signing_keys")? {
-            // The library reads this list into float64, whatever comes of the items.
+            // The library decodes every number in this list as float64, even in items that it then skips.
             if !item.fits_floats() {
                 return Err(Rejection::FieldType {
                     field: path,
@@ -201,7 +201,7 @@ fn jetstream(limits: &Fields<'_, '_>) -> Result<(), Rejection> {
     limits.bool("max_bytes_required").map(drop)
 }
 
-/// A scoped signing key: reads all of it for its types, and gives the key.
+/// The key of a scoped signing key. Reads all other fields only to check their types.
 fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
     let scope = Fields::of(json, path, &["kind", "key", "role", "template", "description"])?;
     if scope.text("kind")? != "user_scope" {
@@ -254,7 +254,8 @@ fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
 /// How many responses are allowed, and for how long.
 const RESPONSE: &[&str] = &["max", "ttl"];
 
-/// Publish, subscribe and response permissions: `(pub, sub)`, each allowed then denied.
+/// Reads publish, subscribe and response permissions. Returns the subjects of `(pub, sub)`, the allowed before the
+/// denied ones in each.
 pub(in crate::jwt) fn permissions<'j>(fields: &Fields<'j, '_>) -> Result<(Vec<&'j str>, Vec<&'j str>), Rejection> {
     let (publish, subscribe, response) = permission_lists(fields)?;
     for name in RESPONSE {

@@ -1,13 +1,14 @@
-//! NATS subjects: their form, and which of many contain one another, in time that grows with their text.
+//! NATS subjects: their form, and a search for subjects that contain one another, in time proportional to their length.
 
 use std::collections::HashMap;
 
 use super::issues::Issues;
 use crate::jwt::quote::cut;
 
-/// Steps that a search for overlaps may take, for each byte of the subjects. Wildcards in every token could
-/// otherwise make it quadratic, 40 s for the largest token; honest accounts need one step or two, and fewer than 32
-/// subjects cannot need more than this however they cross.
+/// The most steps that a search for overlaps may take, for each byte of the subjects; past it the token is refused as
+/// too complex. Without the limit, wildcards in every token could make the search quadratic: 40 s for the largest JWT.
+/// Legitimate accounts need one or two steps a token, and fewer than 32 subjects cannot exceed the limit, however their
+/// wildcards cross.
 const STEPS_A_BYTE: usize = 16;
 
 /// The form of a subject (jwt `types.go`, `Subject.Validate`).
@@ -28,7 +29,7 @@ pub(super) fn check(subject: &str, of: &str, issues: &mut Issues) {
     }
 }
 
-/// A subject in permissions, which may name a queue after a blank where subscribing.
+/// The form of a subject in permissions. One for subscribing may be followed by a blank and a queue.
 pub(super) fn check_permission(subject: &str, queue: bool, issues: &mut Issues) {
     let of = "default_permissions";
     let parts: Vec<&str> = subject.splitn(4, ' ').collect();
@@ -52,7 +53,7 @@ pub(super) fn check_permission(subject: &str, queue: bool, issues: &mut Issues) 
     }
 }
 
-/// Whether a subject has wildcards, in the library's sense: as whole tokens, `>` at the end.
+/// Whether a subject has wildcards as the library counts them: `*` as a whole token, or `>` as the last one.
 pub(super) fn has_wildcards(subject: &str) -> bool {
     subject == ">" || subject.ends_with(".>") || subject.split('.').any(|token| token == "*")
 }
@@ -83,7 +84,7 @@ pub(super) fn is_contained(subject: &str, other: &str) -> bool {
 pub(super) enum Overlap<'s> {
     /// No subject is contained in another one.
     None,
-    /// Whatever matches the first matches the second too.
+    /// The second matches every subject that the first matches.
     Found(&'s str, &'s str),
     /// Too many wildcards cross each other for a bounded search.
     TooComplex,
@@ -101,7 +102,7 @@ struct Node<'s> {
     subject: Option<&'s str>,
 }
 
-/// Whether one of `subjects` is contained in another one of them; the same one twice counts.
+/// Whether one of `subjects` is contained in another one of them; a duplicate counts as contained.
 pub(super) fn overlap<'s>(subjects: &[&'s str]) -> Overlap<'s> {
     overlap_in(subjects, &mut steps_for(subjects))
 }
@@ -133,7 +134,7 @@ fn overlap_in<'s>(subjects: &[&'s str], steps: &mut usize) -> Overlap<'s> {
 struct OutOfSteps;
 
 impl<'s> Tree<'s> {
-    /// Adds a subject; whether it was there.
+    /// Adds a subject; true if it was there already.
     fn insert(&mut self, subject: &'s str) -> bool {
         let mut at = 0;
         for token in subject.split('.') {
@@ -149,8 +150,8 @@ impl<'s> Tree<'s> {
 
     /// Another subject that contains `subject`, if there is one.
     ///
-    /// A token at a time, with every node that the tokens so far could lead to: no recursion, because a subject may
-    /// have as many tokens as a JWT has bytes.
+    /// Goes one token at a time and keeps every node that the tokens so far lead to. Without recursion, because a
+    /// subject may have as many tokens as a JWT has bytes.
     fn containing(&self, subject: &str, steps: &mut usize) -> Result<Option<&'s str>, OutOfSteps> {
         let another = |at: &usize| self.nodes[*at].subject.filter(|other| *other != subject);
         let mut reached = vec![0];
@@ -159,7 +160,7 @@ impl<'s> Tree<'s> {
             for at in reached {
                 *steps = steps.checked_sub(1).ok_or(OutOfSteps)?;
                 let children = &self.nodes[at].children;
-                // `>` as the last token of another subject contains whatever follows.
+                // A subject that ends in `>` here contains every continuation.
                 if let Some(other) = children.get(">").and_then(another) {
                     return Ok(Some(other));
                 }
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Every subject of a few tokens out of `alphabet`, each made different by its last token.
+    /// Every sequence of `tokens` tokens out of `alphabet`, each made unique by one more token.
     fn crossing(tokens: u32, alphabet: [&str; 2]) -> Vec<String> {
         let token = |bits: u32, at: u32| alphabet[usize::from(bits >> at & 1 == 1)];
         (0..1 << tokens)
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_exports_cost_two_steps_a_token() {
+    fn legitimate_exports_cost_two_steps_a_token() {
         let subjects: Vec<String> = (0..10_000).map(|n| format!("orders.eu.{n}.*.created")).collect();
         let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
         let mut steps = 10_000 * 5 * 2;
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_of_a_million_tokens_is_only_long() {
+    fn a_subject_as_long_as_a_jwt_does_not_overflow_the_stack() {
         let long = "a.".repeat(500_000);
         assert_eq!(overlap(&[&long, "b"]), Overlap::None);
         assert_eq!(overlap(&[&long, "a.>"]), Overlap::Found(&long, "a.>"));

@@ -1,4 +1,8 @@
-//! URLs, as far as Go's `net/url` refuses them (its strict form of Go 1.26), since the library asks it.
+//! URLs as Go's `net/url` accepts and refuses them, in its strict form of Go 1.26.
+//!
+//! The `url` crate is in the tree, but it cannot decide here: it follows the WHATWG grammar, which accepts and repairs
+//! other texts than Go does. nats-server's jwt library asks `net/url`, and a token must get the same verdict from both;
+//! the vectors under `tests/vectors` check that. Only the parts that a rule looks at are kept.
 
 use std::net::Ipv6Addr;
 
@@ -14,7 +18,7 @@ pub(super) struct Url<'u> {
     pub(super) path: &'u str,
 }
 
-/// What stands where in a URL, and so which bytes may stand there.
+/// A part of a URL: it decides which bytes are allowed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Host,
@@ -114,7 +118,7 @@ fn host_name<'u>(scheme: &str, host: &'u str) -> Result<&'u str, &'static str> {
         None => {
             check_escapes(host, Place::Host)?;
             let (first, last) = (host.find(':'), host.rfind(':'));
-            // Lists of hosts are known from other schemes, so Go lets them pass there.
+            // Other schemes are used with lists of hosts, so Go accepts more than one colon there.
             if first != last && matches!(scheme, "http" | "https") {
                 return Err("its host holds more than one colon");
             }
@@ -128,7 +132,8 @@ fn host_name<'u>(scheme: &str, host: &'u str) -> Result<&'u str, &'static str> {
     }
 }
 
-/// Each `%` begins an escape of two digits; a host may hold only some ASCII bytes, and escape only others.
+/// Checks that each `%` begins an escape of two hexadecimal digits, and that a host or zone has and escapes only the
+/// bytes that Go allows there.
 fn check_escapes(text: &str, place: Place) -> Result<(), &'static str> {
     let bytes = text.as_bytes();
     let mut at = 0;

@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// Who signed.
+// Tokens by different signers.
 func signers() {
 	put("accept", "signed-by-identity", "account", accountOf(plain.identity, nil))
 	put("accept", "signed-by-signing-key", "account", accountOf(plain.signing, nil))
@@ -58,7 +58,7 @@ func signers() {
 	hand("subject", "subject-missing", func(top, _ fields) { delete(top, "sub") })
 }
 
-// What is around the claims.
+// Line ends, decoration, number of parts, base64 and signature.
 func shapes() {
 	good := accountOf(plain.identity, nil)
 	chunks := strings.Split(good, ".")
@@ -110,7 +110,7 @@ func shapes() {
 	put("signature", "claims-changed", "account", chunks[0]+"."+b64(renamed)+"."+chunks[2])
 	put("signature", "header-changed", "account", b64(`{"typ":"JWT","alg":"ed25519-nkey","kid":"1"}`)+"."+chunks[1]+"."+chunks[2])
 	put("signature", "signature-of-another-token", "account", chunks[0]+"."+chunks[1]+"."+strings.Split(accountOf(plain.identity, nil), ".")[2])
-	// S + L instead of S: the same point, another spelling. Both sides must refuse it.
+	// S + L instead of S: the same point, another encoding. Both sides must refuse it.
 	put("signature", "signature-malleated", "account", chunks[0]+"."+chunks[1]+"."+malleated(chunks[2]))
 }
 
@@ -274,7 +274,7 @@ func kinds() {
 	for name, version := range map[string]any{"3": 3, "0": 0, "1": 1, "minus-1": -1, "null": nil} {
 		code := "version"
 		if name == "1" {
-			// Version 1 in the version 2 place: its signature rule applies.
+			// Version 1 in the field of version 2: the signature rule of version 1 applies.
 			code = "signature"
 		}
 		hand(code, "version-"+name, func(_, nats fields) { nats["version"] = version })

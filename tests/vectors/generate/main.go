@@ -1,11 +1,11 @@
-// Makes the test vectors: tokens by the official library, tokens bent by hand and signed again, and the verdict of
+// Makes the test vectors: tokens by the official library, tokens altered by hand and signed again, and the verdict of
 // that library on each, as nats-server asks for it.
 //
 //	go run . ..        writes ../accept/*.jwt, ../reject/<code>/*.jwt and ../verdicts.json
 //	go run . .. DIR    the same under ../nsc, for the tokens that nsc.sh left in DIR
 //
 // Every key is made at run time and forgotten; only tokens stay. <code> is the code of our own refusal, written here
-// by hand; tests/vectors.rs holds it against the program. Tokens made by nsc are left alone: see nsc.sh.
+// by hand; tests/vectors.rs compares it with the program's. Tokens made by nsc are left alone: see nsc.sh.
 package main
 
 import (
@@ -135,7 +135,7 @@ func verdictOfAccount(token string, trust []string) (err error) {
 	return nil
 }
 
-// verdictOfOperator is what nsc and a careful reader ask; nats-server itself only decodes.
+// verdictOfOperator checks what nsc and a careful reader would check; nats-server itself only decodes.
 func verdictOfOperator(token string) error {
 	claims, err := jwt.DecodeOperatorClaims(token)
 	if err != nil {
@@ -205,7 +205,7 @@ func rawV1(kp nkeys.KeyPair, header, claims string) string {
 	return b64(header) + "." + b64(claims) + "." + sign(kp, b64(claims))
 }
 
-// accountOf is an account's token, changed by the library's own types.
+// accountOf returns an account's token, changed through the library's own types.
 func accountOf(kp nkeys.KeyPair, change func(*jwt.AccountClaims)) string {
 	claims := jwt.NewAccountClaims(key(nkeys.PrefixByteAccount))
 	claims.Name = "A"

@@ -372,13 +372,13 @@ func signingKeys() {
 	with("signing-key", "newline", a+"\n")
 	with("signing-key", "scoped-without-key", fields{"kind": "user_scope"})
 	with("signing-key", "scoped-user", fields{"kind": "user_scope", "key": key(nkeys.PrefixByteUser)})
-	// The neutral element of the curve, under which anybody can sign.
+	// The neutral element of the curve: anyone can forge signatures under this key.
 	small, err := nkeys.Encode(nkeys.PrefixByteAccount, append([]byte{1}, make([]byte, 31)...))
 	check(err)
 	with("signing-key", "small-order", string(small))
 }
 
-// Tokens of the first version: another signature rule, the type at the top.
+// Tokens of version 1: another signature rule, and the type at the top level.
 func versionOne() {
 	v1 := func(change func(top, nats fields)) string {
 		top, nats := base()
