@@ -53,7 +53,7 @@ pub struct Accounts {
     pub next: Option<String>,
 }
 
-/// `PUT /v1/accounts/{account}`: what became of a submission.
+/// `PUT /v1/accounts/{account}`: the outcome of a submission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submitted {
     /// `stored`, or `unchanged` when the same bytes were current already.

@@ -1,4 +1,7 @@
 //! The only reader of the system clock. Everything below takes the time as an argument.
+//!
+//! A test or a simulation can thus decide what time it is. Clippy refuses `SystemTime::now` everywhere else
+//! (`.clippy.toml`).
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Seconds since 1970 in UTC, the unit of every time in a JWT (RFC 7519, section 2, NumericDate).
 pub type UnixSeconds = i64;
 
-/// Where the time comes from: the system, or whatever a test hands in.
+/// Where the time comes from: the system, or a source that a test gives.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> UnixSeconds + Send + Sync>);
 

@@ -1,4 +1,9 @@
-//! A node's data folder: what lies where, whose it is, and that one process at a time uses it.
+//! A node's data folder: its layout, its identity, and the lock that keeps a second process out.
+//!
+//! It holds `identity.json`, `lock`, `admin.sock`, the log's segments in `log/`, and the state in `state.redb`.
+//! [`Folder::take`] locks it and checks that it belongs to this node and has all its parts: once the mesh is formed, a
+//! missing part is refused, since replacing it by an empty one would lose what was acknowledged. Before that nothing
+//! was acknowledged, and a first start begins anew. Nothing here reads the log or the state.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -8,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
-/// Which store this is. Written once; the same uuid is in the log and in the state.
+/// Which store this is: the content of `identity.json`. The same uuid is in the log and in the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -20,7 +25,7 @@ pub struct Identity {
     pub node: String,
     /// The node's id in the membership, never reused.
     pub node_id: u64,
-    /// Random, 32 hexadecimal digits: a wiped folder has another one.
+    /// Random, 32 hexadecimal digits: a wiped folder gets another one.
     pub store: String,
     /// Whether the mesh was formed on this store. Before that nothing was ever acknowledged.
     pub formed: bool,
@@ -30,7 +35,7 @@ impl Identity {
     /// The store's uuid as bytes.
     pub fn store_bytes(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
-        // Checked where the identity is read, made of as many where it is new.
+        // Cannot fail: the length is checked where the identity is read, and right where it is made.
         let _ = data_encoding::HEXLOWER.decode_mut(self.store.as_bytes(), &mut bytes);
         bytes
     }
@@ -41,7 +46,7 @@ const FORMAT: u32 = 1;
 /// The id of the node that forms a mesh; later ones get the log index of the entry that admits them.
 const FIRST_NODE_ID: u64 = 1;
 
-/// A data folder in use. Dropping it lets go of the lock.
+/// A data folder in use. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -57,7 +62,7 @@ pub enum FolderError {
     Io {
         /// What was tried.
         what: &'static str,
-        /// With which file.
+        /// The file or folder.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,
@@ -65,7 +70,7 @@ pub enum FolderError {
     /// Another process uses it.
     #[error("{} is in use by another jwtmesh process: stop that one first, or give this node its own data folder", .0.display())]
     InUse(PathBuf),
-    /// The identity is no JSON of ours.
+    /// `identity.json` is not a valid identity.
     #[error("{} is damaged: {defect}. Restore the data folder from a backup, or move it away to begin an empty node", path.display())]
     Damaged {
         /// `identity.json`.
@@ -82,16 +87,16 @@ pub enum FolderError {
     Foreign {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// The node that it belongs to.
         found_node: String,
-        /// Of which mesh.
+        /// The mesh of that node.
         found_cluster: String,
-        /// Who wants it.
+        /// This node.
         node: String,
-        /// For which mesh.
+        /// This node's mesh.
         cluster: String,
     },
-    /// Part of a store without the rest.
+    /// A part of the store is missing.
     #[error(
         "{} is missing, but the rest of the store is there: restore the data folder from a backup as a whole, or move it away to \
          begin an empty node",
@@ -101,19 +106,19 @@ pub enum FolderError {
 }
 
 impl Folder {
-    /// Takes the folder at `path` for `node` of `cluster`, and makes it if there is none.
+    /// Takes the folder at `path` for `node` of `cluster`; makes it if there is none.
     pub fn take(path: &Path, cluster: &str, node: &str) -> Result<Self, FolderError> {
         let io = |what, path: &Path| {
             let path = path.to_owned();
             move |source| FolderError::Io { what, path, source }
         };
         let mut folders = DirBuilder::new();
-        // Tokens are no secrets, but the socket inside is a way to administer.
+        // Tokens are not secret, but the socket in the folder gives administrative access.
         folders.recursive(true).mode(0o700);
         let is_new = !path.exists();
         folders.create(path).map_err(io("make the data folder", path))?;
         if let Some(parent) = path.parent().filter(|parent| is_new && !parent.as_os_str().is_empty()) {
-            // A folder whose name is lost in a power cut takes everything in it along.
+            // If a power cut loses the folder's name, everything in it is lost with it.
             File::open(parent)
                 .and_then(|parent| parent.sync_all())
                 .map_err(io("sync", parent))?;
@@ -146,7 +151,7 @@ impl Folder {
         };
         match identity {
             Some(found) if found.formed => folder.adopt(found, cluster, node)?,
-            // Nothing was acknowledged yet: whatever a broken first start left is begun anew.
+            // Nothing was acknowledged yet: what an interrupted first start left is removed.
             Some(_unformed) => folder.begin()?,
             None if folder.log().exists() => return Err(FolderError::Incomplete(folder.identity_file())),
             None if folder.state().exists() => return Err(FolderError::Incomplete(folder.identity_file())),
@@ -187,7 +192,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Notes that the mesh is formed: from now on the stores must be there.
+    /// Records that the mesh is formed: from now on the stores must be there.
     pub fn set_formed(&mut self) -> Result<(), FolderError> {
         if !self.identity.formed {
             self.identity.formed = true;
@@ -196,7 +201,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Whole or not at all: a temporary file, synced, renamed over, and the folder synced.
+    /// Writes the file whole or not at all: a temporary file, synced, renamed over it, and the folder synced.
     fn write_identity(&self) -> Result<(), FolderError> {
         let target = self.identity_file();
         let temporary = self.path.join("identity.json.new");
@@ -307,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_formed_store_keeps_its_identity_and_is_nobody_elses() {
+    fn a_formed_store_keeps_its_identity_and_refuses_other_nodes() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("data");
         formed(&path);
@@ -356,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_start_that_broke_off_is_begun_anew() {
+    fn an_interrupted_first_start_is_begun_anew() {
         let temp = tempfile::tempdir().unwrap();
         let folder = Folder::take(temp.path(), "m", "n1").unwrap();
         std::fs::create_dir(folder.log()).unwrap();

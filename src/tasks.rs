@@ -1,9 +1,9 @@
 //! TASKS: every task has an owner, a name and an end, and the first one that cannot go on ends the node.
 //!
-//! A [`Scope`] is what a part of the node runs in: tasks are spawned on it, told by it to stop, and waited for through
-//! it. A node has two: one for what serves and propagates, and one for agreement, which ends after the first.
-//! A panic in a task of a scope is a [fault](FaultHandle): somebody relies on that task, and would otherwise wait
-//! forever in a process that looks alive.
+//! A part of the node runs in a [`Scope`]: its tasks are spawned on the scope, stopped by it, and waited for through
+//! it. A node has two: one for serving and propagation, and one for agreement, which ends after the first. A panic in a
+//! task of a scope is a [fault](FaultHandle): the node relies on that task, and would otherwise look alive while
+//! callers wait forever.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -38,7 +38,8 @@ impl Scope {
         &self.fault
     }
 
-    /// Runs `work`, on which the node relies: its panic is a fault. `name` is what the fault calls it, with its article.
+    /// Runs `work`, on which the node relies: its panic is a fault. `name` is what the fault calls it, with its
+    /// article.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let fault = self.fault.clone();
         drop(self.tracker.spawn(async move {
@@ -48,12 +49,12 @@ impl Scope {
         }));
     }
 
-    /// Runs `work` for one client, which alone is concerned if it panics.
+    /// Runs `work` for one client: a panic affects that client alone.
     pub fn spawn_for_client(&self, work: impl Future<Output: Send> + Send + 'static) {
         drop(self.tracker.spawn(work));
     }
 
-    /// Tells every task to stop; nothing is cut off.
+    /// Tells every task to stop; none is aborted.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -98,8 +99,8 @@ pub fn spawn_thread(
 /// Reports that this node cannot go on, from any thread: the first reason ends the process, later ones are dropped.
 /// Clones report to the same place.
 ///
-/// After a fault nothing may be answered as if it had not happened: a failed sync may not be tried again, and
-/// a state that missed an entry is no longer the agreed one.
+/// After a fault nothing may be answered as if it had not happened: a failed sync must not be tried again, and a state
+/// that missed an entry is no longer the agreed one.
 #[derive(Debug, Clone, Default)]
 pub struct FaultHandle {
     reason: Arc<OnceLock<String>>,
@@ -131,13 +132,13 @@ impl FaultHandle {
     }
 }
 
-/// The sentence of an error and of everything that caused it.
+/// The message of an error and of everything that caused it.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let sentence = error.to_string();
-        // Many errors repeat their cause in their own sentence.
+        // Many errors repeat their cause in their own message.
         if !text.contains(&sentence) {
             text.push_str(": ");
             text.push_str(&sentence);

@@ -1,8 +1,9 @@
-//! FORMS OF OUR OWN for what openraft agrees on: log ids, votes, members. The log, the state and the peers' messages
-//! carry these and nothing that openraft serializes, so that another version of it reads the same bytes.
+//! FORMS OF OUR OWN for what openraft agrees on: log ids, votes, memberships. The log, the state and the peers'
+//! messages carry these and never openraft's own serialization, so that another version of openraft reads the same
+//! bytes.
 //!
-//! They are encoded with postcard inside records that carry a format number of their own. A field is never removed or
-//! reordered; another layout is another form, under another number of what carries it.
+//! Each form is encoded with postcard, inside a record that carries a format number. A field is never removed or
+//! reordered: a new layout is a new form, under a new format number of the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +71,7 @@ struct Member {
     store: String,
 }
 
-/// The voters, two sets of them during a change, and everything known of each member.
+/// The voters (two sets of them during a membership change), and what is known of each member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Membership {
     configs: Vec<BTreeSet<u64>>,
@@ -104,7 +105,7 @@ impl From<Membership> for runtime::Membership {
     }
 }
 
-/// A membership and the entry that brought it.
+/// A membership and the id of the entry that set it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AgreedMembership {
     log_id: Option<LogId>,
@@ -132,7 +133,7 @@ pub(super) fn encode(form: &impl Serialize) -> Bytes {
     postcard::to_stdvec(form).map(Bytes::from).expect("plain data encodes")
 }
 
-/// The form that [`encode`] gave `bytes` for, or what is wrong with them.
+/// The form that `bytes` encode, or what is wrong with them.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
     postcard::from_bytes(bytes).map_err(|error| error.to_string())
 }
@@ -190,6 +191,6 @@ mod tests {
             let form: Vote = decode(&encode(&Vote::from(vote))).expect("its own bytes");
             assert_eq!(runtime::Vote::from(form), vote);
         }
-        assert!(decode::<LogId>(&[1, 2]).is_err(), "cut off");
+        assert!(decode::<LogId>(&[1, 2]).is_err(), "truncated");
     }
 }

@@ -1,6 +1,6 @@
-//! The seam between openraft and the state: hands over what was committed, and says how far that is.
+//! openraft's state machine: applies committed entries to the state, and publishes how far it has applied.
 //!
-//! Decides nothing. It waits where the memtable is full, so that a slow disk slows uploads and never grows memory.
+//! It decides nothing. It waits while the memtable is full, so that a slow disk slows uploads and never grows memory.
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use crate::tasks::chain;
 /// The state as openraft sees it.
 pub struct Machine {
     state: State,
-    /// Told by the flush after each step; a closed channel means that the flush is gone.
+    /// Updated by the flusher after each step; a closed channel means that the flusher has ended.
     flushed: watch::Receiver<u64>,
     /// Everything up to this revision can be read.
     revision: Arc<watch::Sender<u64>>,
@@ -38,8 +38,8 @@ type Meta = SnapshotMeta<u64, Member>;
 /// Whether a snapshot has been built, or was found at the start.
 type SnapshotReady = Arc<AtomicBool>;
 
-/// A view of redb as a snapshot. Made anew each time it is asked for: one that is held keeps redb from using pages
-/// again, and its file grows.
+/// A view of redb as a snapshot. Made anew for each request: while a view is held, redb cannot reuse its pages, and its
+/// file grows.
 struct Current {
     meta: Meta,
     view: SnapshotView,
@@ -70,7 +70,7 @@ fn log_id(mark: &Mark) -> Result<LogId, String> {
     Ok(form.into())
 }
 
-/// The members that the state keeps; none before the mesh was formed.
+/// The membership that the state keeps; empty before the mesh was formed.
 fn membership(kept: Option<&Bytes>) -> Result<StoredMembership, String> {
     let Some(bytes) = kept else {
         return Ok(StoredMembership::default());
@@ -84,15 +84,16 @@ fn unreadable(what: &str, error: &str) -> String {
 }
 
 impl Machine {
-    /// The machine over `state`. `flushed` comes from the flush that serves it, `revision` tells everyone above.
+    /// The machine over `state`. The flusher of `state` updates `flushed`; the machine publishes each applied index in
+    /// `revision`.
     pub fn new(
         state: State,
         flushed: watch::Receiver<u64>,
         revision: Arc<watch::Sender<u64>>,
         fault: FaultHandle,
     ) -> Self {
-        // What a start finds in redb is a snapshot that covers everything the log has let go of. Were it said to be none,
-        // openraft would have one built before the node serves, and that waits for the flush.
+        // What a start finds in redb is a snapshot that covers every purged entry. If we reported none, openraft would
+        // have one built before the node serves, and building waits for the flusher.
         let snapshot_ready = Arc::new(AtomicBool::new(state.flushed() > 0));
         Self {
             state,
@@ -103,14 +104,14 @@ impl Machine {
         }
     }
 
-    fn ended(&self, reason: impl Display) -> StorageError {
-        ended(&self.fault, reason)
+    fn report(&self, reason: impl Display) -> StorageError {
+        report(&self.fault, reason)
     }
 
-    async fn room(&mut self) -> Result<(), StorageError> {
+    async fn wait_for_room(&mut self) -> Result<(), StorageError> {
         while self.state.is_full() {
             if self.flushed.changed().await.is_err() {
-                let gone = AnyError::error("the flush has ended; nothing more can be applied");
+                let gone = AnyError::error("the flusher has ended; nothing more can be applied");
                 return Err(StorageIOError::write_state_machine(gone).into());
             }
         }
@@ -143,7 +144,7 @@ impl RaftStateMachine<Types> for Machine {
             let applied = self.state.applied().as_ref().map(log_id).transpose()?;
             Ok((applied, membership(self.state.membership().as_ref())?))
         };
-        read().map_err(|reason| self.ended(reason))
+        read().map_err(|reason| self.report(reason))
     }
 
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Reply>, StorageError>
@@ -153,12 +154,12 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut replies = Vec::new();
         for entry in entries {
-            self.room().await?;
-            // openraft would not notice that the task which applies is gone before it has something else for it.
+            self.wait_for_room().await?;
+            // openraft would notice a panic of its apply task only with the next entry.
             let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(&entry)));
             let applied = applied
-                .map_err(|_panic| self.ended("applying an entry has panicked; this is a defect of the program"))?;
-            replies.push(applied.map_err(|fault| self.ended(chain(&fault)))?);
+                .map_err(|_panic| self.report("applying an entry has panicked; this is a defect of the program"))?;
+            replies.push(applied.map_err(|fault| self.report(chain(&fault)))?);
             self.revision.send_replace(entry.log_id.index);
         }
         Ok(replies)
@@ -174,8 +175,8 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotView>, StorageError> {
-        // Snapshots arrive whole (`full_snapshot`), never in openraft's own chunks; this is not asked.
-        let view = self.state.snapshot().map_err(|fault| self.ended(chain(&fault)))?;
+        // Snapshots arrive whole (`full_snapshot`), never in openraft's own chunks, so this is never called.
+        let view = self.state.snapshot().map_err(|fault| self.report(chain(&fault)))?;
         Ok(Box::new(view))
     }
 
@@ -184,10 +185,10 @@ impl RaftStateMachine<Types> for Machine {
         _meta: &SnapshotMeta<u64, Member>,
         snapshot: Box<SnapshotView>,
     ) -> Result<(), StorageError> {
-        let current = Current::of(*snapshot).map_err(|reason| self.ended(reason))?;
+        let current = Current::of(*snapshot).map_err(|reason| self.report(reason))?;
         self.state
             .install(current.view.clone())
-            .map_err(|fault| self.ended(chain(&fault)))?;
+            .map_err(|fault| self.report(chain(&fault)))?;
         self.revision
             .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
         self.snapshot_ready.store(true, Ordering::Relaxed);
@@ -198,14 +199,15 @@ impl RaftStateMachine<Types> for Machine {
         if !self.snapshot_ready.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        // At least as new as the one that was made: redb only moves on.
-        let view = self.state.snapshot().map_err(|fault| self.ended(chain(&fault)))?;
-        let current = Current::of(view).map_err(|reason| self.ended(reason))?;
+        // At least as new as the one that was built: redb only moves forward.
+        let view = self.state.snapshot().map_err(|fault| self.report(chain(&fault)))?;
+        let current = Current::of(view).map_err(|reason| self.report(reason))?;
         Ok(Some(current.handle()))
     }
 }
 
-/// Builds a snapshot: lets the flush catch up with what is applied now, then holds a view of redb. No bytes move.
+/// Builds a snapshot: waits until the flusher has reached what is applied now, then takes a view of redb. Copies
+/// nothing.
 pub struct Builder {
     state: State,
     flushed: watch::Receiver<u64>,
@@ -215,27 +217,27 @@ pub struct Builder {
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        let fault_ended = |fault: Fault| ended(&self.fault, chain(&fault));
+        let report_fault = |fault: Fault| report(&self.fault, chain(&fault));
         let applied = self.state.applied().map(|mark| mark.index);
         let view = loop {
-            let view = self.state.snapshot().map_err(fault_ended)?;
+            let view = self.state.snapshot().map_err(report_fault)?;
             if view.mark().map(|mark| mark.index) >= applied {
                 break view;
             }
             drop(view);
-            // Nobody waits for a snapshot: the flush comes along in its own time.
+            // No caller waits for a snapshot, so the flusher keeps its own pace.
             if self.flushed.changed().await.is_err() {
-                return Err(ended(&self.fault, "the flush has ended"));
+                return Err(report(&self.fault, "the flusher has ended"));
             }
         };
-        let current = Current::of(view).map_err(|reason| ended(&self.fault, reason))?;
+        let current = Current::of(view).map_err(|reason| report(&self.fault, reason))?;
         self.snapshot_ready.store(true, Ordering::Relaxed);
         Ok(current.handle())
     }
 }
 
-/// A fault of the state ends the node, and openraft's core with it.
-fn ended(fault: &FaultHandle, reason: impl Display) -> StorageError {
+/// Reports a fault, which ends the node; the error that it returns ends openraft's core.
+fn report(fault: &FaultHandle, reason: impl Display) -> StorageError {
     let error = AnyError::error(&reason);
     fault.report(reason);
     StorageIOError::write_state_machine(error).into()

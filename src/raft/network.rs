@@ -1,4 +1,4 @@
-//! To peers. A mesh of one node has none, and says so to whatever asks.
+//! The network to the peers. A mesh of one node has no peers, so every message is refused as unreachable.
 //!
 //! [`super::Raft::start`] takes its network as an argument, so that the same room runs over real connections and
 //! over simulated ones.
@@ -13,12 +13,12 @@ use openraft::storage::Snapshot;
 
 use super::runtime::{Member, Types, Vote};
 
-/// The network of a mesh with one node: everybody is unreachable.
+/// The network of a mesh with one node: every peer is unreachable.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoPeers;
 
 #[derive(Debug, thiserror::Error)]
-#[error("this mesh has one node: there is nobody to send to")]
+#[error("this mesh has one node: there is no peer to send to")]
 struct Alone;
 
 fn alone() -> Unreachable {

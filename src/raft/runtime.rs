@@ -14,7 +14,7 @@ use crate::state::Outcomes;
 use crate::state::SnapshotView;
 
 openraft::declare_raft_types!(
-    /// What openraft is told about this program.
+    /// The types with which openraft is instantiated.
     pub Types:
         D = Payload,
         R = Reply,
@@ -31,11 +31,11 @@ pub type LogId = openraft::LogId<u64>;
 pub type Vote = openraft::Vote<u64>;
 /// One entry of the log.
 pub type Entry = openraft::Entry<Types>;
-/// What a failed disk is reported as; it ends openraft's core, and the process with it.
+/// How a failed disk is reported to openraft: it ends the core, and the process with it.
 pub type StorageError = openraft::StorageError<u64>;
-/// The members.
+/// The members of the mesh, and which of them vote.
 pub type Membership = openraft::Membership<u64, Member>;
-/// The members as of some log index.
+/// The membership as of some log index.
 pub type StoredMembership = openraft::StoredMembership<u64, Member>;
 
 /// An encoded [`crate::state::Command`]: the log carries it as bytes and never looks inside.
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Payload {
     }
 }
 
-/// What applying one entry gave, item by item.
+/// The outcomes of one applied entry, one for each item of its command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply(pub Outcomes);
 
@@ -58,7 +58,7 @@ pub struct Reply(pub Outcomes);
 pub struct Member {
     /// The node's name in `cluster.toml`.
     pub name: String,
-    /// Where its peer port is, empty while the mesh has one node.
+    /// The address of its peer port; empty while the mesh has one node.
     pub peer: String,
     /// The uuid of its store, so that a wiped folder cannot come back under its old id.
     pub store: String,

@@ -1,4 +1,4 @@
-//! Puts openraft together over the two stores and brings it to the point where reads are right.
+//! Starts openraft on the two stores and waits until everything that was ever acknowledged here can be read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use crate::tasks::Scope;
 /// How long a single voter may take to elect itself and apply what its log holds.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Who this node is in the mesh.
+/// This node's identity in the mesh, and its timers.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The mesh's name.
     pub cluster: String,
     /// This node's id, never reused.
     pub node_id: u64,
-    /// What the membership says of it.
+    /// This node's record in the membership.
     pub member: Member,
     /// Raft's timers.
     pub timing: Timing,
 }
 
-/// Why agreement cannot begin.
+/// Why Raft could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// openraft refuses the settings or the stores.
     #[error("Raft cannot start: {0}")]
     Core(String),
-    /// Nobody was elected in time.
-    #[error("this node did not become able to serve within {} s: {reason}", START_TIMEOUT.as_secs())]
+    /// The node did not elect itself and apply its log in time.
+    #[error("this node was not ready to serve within {} s: {reason}", START_TIMEOUT.as_secs())]
     Late {
-        /// What it waits for.
+        /// What it was still waiting for.
         reason: String,
     },
 }
@@ -51,8 +51,8 @@ fn core_error(error: impl std::fmt::Display) -> StartError {
 
 impl Settings {
     fn config(&self) -> Result<Config, StartError> {
-        // 0.9 drives append requests with the heartbeat interval as their time-out: it must exceed the round trip
-        // by far, or nothing is ever agreed on.
+        // openraft 0.9 uses the heartbeat interval as the time-out of append requests: it must be far longer than the
+        // round trip, or nothing is ever committed.
         let (heartbeat, election_min, election_max) = match self.timing {
             Timing::Lan => (150, 600, 1200),
             Timing::Wan => (500, 2000, 3500),
@@ -64,7 +64,8 @@ impl Settings {
             election_timeout_max: election_max,
             // Entries are up to a MiB each; the log store caps a payload by bytes as well.
             max_payload_entries: 64,
-            // Whoever watches the log's size asks for snapshots and purges; entries say little about bytes.
+            // `stores/trim.rs` asks for snapshots and purges by the log's size in bytes, which the number of entries
+            // says little about.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             purge_batch_size: 1024,
@@ -75,7 +76,7 @@ impl Settings {
 }
 
 impl Raft {
-    /// Starts agreement; returns when everything this node had acknowledged can be read again.
+    /// Starts Raft; returns when everything this node ever acknowledged can be read again.
     ///
     /// The first start forms a mesh of this one node.
     pub async fn start<N: RaftNetworkFactory<Types>>(
@@ -95,7 +96,7 @@ impl Raft {
         let core = openraft::Raft::new(settings.node_id, config, network, stores.log.clone(), machine)
             .await
             .map_err(core_error)?;
-        scope.spawn("the watch over Raft", watch_core(core.clone(), scope.clone()));
+        scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
         let trimming = trim(
             core.clone(),
             stores.log,
@@ -103,7 +104,7 @@ impl Raft {
             stores.space.clone(),
             scope.clone(),
         );
-        scope.spawn("the trimming of the log", trimming);
+        scope.spawn("the log trimmer", trimming);
         if !core.is_initialized().await.map_err(core_error)? {
             let members = BTreeMap::from([(settings.node_id, settings.member)]);
             core.initialize(members).await.map_err(core_error)?;
@@ -119,8 +120,9 @@ impl Raft {
     }
 }
 
-/// A single voter need not wait for an election time-out: nobody else can win. Once it has applied the blank entry
-/// of its own term, everything before it is applied too, so that no read is older than an acknowledgement.
+/// Elects this node and waits until it has applied its log. A single voter need not wait for an election time-out: no
+/// other node can win. Once it has applied the blank entry of its own term, everything before it is applied too, so
+/// that no read is older than an acknowledgement.
 async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
     core.trigger().elect().await.map_err(core_error)?;
     let wait = core.wait(Some(START_TIMEOUT));
@@ -138,7 +140,7 @@ async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
     })
 }
 
-/// A core that has ended by itself is a fault: a dead one must not leave a node that looks alive.
+/// Reports a fault if openraft's core ends by itself: a node without its core must not look alive.
 async fn watch_core(core: openraft::Raft<Types>, scope: Scope) {
     let mut metrics = core.metrics();
     loop {
@@ -150,7 +152,7 @@ async fn watch_core(core: openraft::Raft<Types>, scope: Scope) {
             return;
         }
         if metrics.changed().await.is_err() {
-            // A core that returns says why first; one that panicked says nothing any more.
+            // A core that returns has published why; one that closes the channel without a reason has panicked.
             if !scope.is_stopping() {
                 scope
                     .fault()

@@ -13,7 +13,7 @@ use crate::jwt::OperatorKey;
 /// The log index of the entry that wrote a row. Grows with every entry; several rows of one entry share it.
 pub type Revision = u64;
 
-/// Something the nodes agreed on.
+/// A change that the nodes agree on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Newer tokens of accounts.
@@ -31,7 +31,7 @@ const VERSION: u8 = 1;
 /// others apply would make its state differ from theirs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownCommand {
-    /// Nothing at all.
+    /// There are no bytes.
     #[error("the command is empty")]
     Empty,
     /// Written by a newer program.
@@ -57,7 +57,7 @@ impl Command {
         Bytes::from(encoded.expect("plain data into memory: postcard fails only on unsized sequences, we have none"))
     }
 
-    /// The command that [`Self::encode`] gave `bytes` for.
+    /// The command that `bytes` encode.
     pub fn decode(bytes: &[u8]) -> Result<Self, UnknownCommand> {
         let (version, rest) = bytes.split_first().ok_or(UnknownCommand::Empty)?;
         if *version != VERSION {
@@ -77,18 +77,18 @@ impl Command {
 
 /// A command whose outcome has a type of its own.
 pub trait Proposal: Into<Command> {
-    /// What becomes of it.
+    /// What applying it gives.
     type Outcome;
 
-    /// Takes the outcome out of those of all commands; `None` if it is another command's.
+    /// The outcome of this command in `outcomes`; `None` if they are another command's.
     fn outcome(outcomes: Outcomes) -> Option<Self::Outcome>;
 }
 
 /// Newer tokens of accounts, each judged on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutAccounts {
-    /// The trust under which the proposer verified them; under another one every item is
-    /// [`AccountOutcome::StaleTrust`].
+    /// The trust epoch under which the proposer verified them. If another one holds when the entry is applied, every
+    /// item is [`AccountOutcome::StaleTrust`].
     pub trust_epoch: u64,
     /// The accounts, in the order in which they were submitted.
     pub items: Vec<PutAccount>,
@@ -153,11 +153,11 @@ impl std::fmt::Debug for PutOperator {
 pub struct MarkPropagated {
     /// The NATS cluster's name in `cluster.toml`.
     pub nats_cluster: String,
-    /// Every change up to this revision was answered by a server of that cluster.
+    /// A server of that cluster has answered every change up to this revision.
     pub position: Revision,
 }
 
-/// What became of one account that was put. Deterministic: the same on every node.
+/// The outcome of one [`PutAccount`]. Deterministic: the same on every node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountOutcome {
     /// It is the current row now.
@@ -170,9 +170,9 @@ pub enum AccountOutcome {
         /// The revision that stored them.
         revision: Revision,
     },
-    /// A newer token is there, or one that replaced this one within its second (G2).
+    /// A newer token is stored, or a token of the same second that had already replaced this one (G2).
     Superseded {
-        /// `iat` of the one that is there, Unix seconds.
+        /// `iat` of the stored token, Unix seconds.
         stored_issued_at: i64,
         /// Its revision.
         revision: Revision,
@@ -186,7 +186,7 @@ pub enum AccountOutcome {
     NotTrusted,
 }
 
-/// What became of one operator that was put. Deterministic: the same on every node.
+/// The outcome of one [`PutOperator`]. Deterministic: the same on every node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperatorOutcome {
     /// It is the current row now.
@@ -199,18 +199,18 @@ pub enum OperatorOutcome {
         /// The revision that stored them.
         revision: Revision,
     },
-    /// A newer token of the same operator is there.
+    /// A newer token of the same operator is stored.
     Superseded {
-        /// `iat` of the one that is there, Unix seconds.
+        /// `iat` of the stored token, Unix seconds.
         stored_issued_at: i64,
         /// Its revision.
         revision: Revision,
     },
-    /// It is not among the agreed ones, and none can be added this way.
+    /// It is not among the trusted operators, and none can be added this way.
     NotTrusted,
 }
 
-/// What became of an entry: of each item, in order, of the command that it carried.
+/// The outcomes of an entry: one for each item of the command that it carried, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Outcomes {
     /// It carried no command.

@@ -1,12 +1,12 @@
-//! Fault: why this node cannot go on. Never an answer to a caller's mistake (that is an `Outcome`).
+//! Fault: why this node cannot go on. Never an answer to a caller's mistake (that is an outcome).
 
 use std::error::Error;
 use std::sync::Arc;
 
 use super::command::UnknownCommand;
 
-/// This node cannot go on: its disk failed, its state file is not what it should be, or its log holds what it cannot
-/// apply. Says which file and operation and what to do; the cause is its `source`.
+/// This node cannot go on: its disk failed, its state file is not what it should be, or its log holds an entry that it
+/// cannot apply. Says which file and operation and what to do; the cause is its `source`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
     /// The disk or the database refused an operation.
@@ -75,7 +75,7 @@ pub enum Fault {
         cause: UnknownCommand,
     },
     /// An entry or a snapshot came that is not newer than what is applied: a mistake of ours.
-    #[error("log index {index} was to be applied, but {applied} is applied already: report this as a bug of jwtmesh")]
+    #[error("log index {index} came, but {applied} is already applied: report this as a bug in jwtmesh")]
     Order {
         /// What came.
         index: u64,
@@ -93,7 +93,7 @@ impl Fault {
             redb::Error::Corrupted(_) | redb::Error::RepairAborted => DAMAGED_ADVICE,
             redb::Error::UpgradeRequired(_) => "a newer or much older program wrote it; run the version that did",
             redb::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => DAMAGED_ADVICE,
-            _ => "see the cause; a full or failing disk is the usual one. Make room or replace it, then start the node",
+            _ => "see the cause; usually the disk is full or failing. Make room or replace it, then start the node",
         };
         Self::Storage {
             operation,

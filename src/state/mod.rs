@@ -1,9 +1,32 @@
 //! WHAT THE MESH HAS AGREED. Deterministic: the same commands give the same bytes.
 //!
-//! [`State::apply`] decides and writes into the memtable, in memory alone; [`State::flush_step`] moves whole entries
-//! into one redb file; [`State::checkpoint`] makes that durable, and only then may the log behind it go. Nothing here
-//! runs by itself, looks at a clock or takes a token apart: the callers drive the steps, and the commands carry what
-//! was verified. Which of memtable, cache and file a row lies in never shows.
+//! # What it promises
+//!
+//! - The same log gives the same rows on every node, byte by byte (I3); [`State::digest`] compares them.
+//! - An older token never replaces a newer one (G2): decided in `apply/accounts.rs`, and nowhere else.
+//! - An entry is applied whole or not at all, in memory and in redb (I4). After a crash the file holds the state at the
+//!   end of some entry, at or after the last checkpoint.
+//! - A lookup waits for no entry, flush or checkpoint. In which of memtable, cache and file a row lies never shows.
+//!
+//! # How an entry passes
+//!
+//! [`State::apply`] decides what the command does and puts the result into the memtable, in memory alone: from then on
+//! readers see it. Later [`State::flush_step`] moves whole entries into one redb file, and [`State::checkpoint`] makes
+//! that durable. Only then may the log drop them. A full memtable ([`State::is_full`]) makes the caller wait before it
+//! applies more.
+//!
+//! # How a lookup passes
+//!
+//! It asks the memtable, then the cache ([`State::account_at_hand`]), then redb as of the last flush
+//! ([`State::account_in_file`]). All reads are methods of [`State`] in this file.
+//!
+//! # What it never does
+//!
+//! It runs nothing by itself: no task and no thread, the callers drive each step. It looks at no clock, draws no random
+//! number and reads no configuration. It never verifies or interprets a token: the commands carry what was verified. It
+//! never answers from a row that is not as it was stored: that is a [`Fault`].
+//!
+//! # The parts
 //!
 //! | part | what |
 //! |---|---|
@@ -12,8 +35,6 @@
 //! | `apply/` | what each command does: pure functions |
 //! | `recent/` | what is applied and not yet in redb, and the steps that move it there |
 //! | `file/` | the redb file: tables, encodings, one moment of it, replacing it whole |
-//!
-//! A lookup asks the memtable, then the cache, then redb as of the last flush; all reads are methods of [`State`] here.
 
 mod apply;
 mod command;
@@ -67,7 +88,7 @@ struct Inner {
     flushing: Mutex<()>,
 }
 
-/// Where the file is, for an installation to build its own beside it.
+/// Where redb's file is. An installation builds its own file beside that one.
 enum Origin {
     File(PathBuf),
     Backend,
@@ -76,9 +97,9 @@ enum Origin {
 /// What a log entry does to the state.
 #[derive(Debug)]
 pub enum Effect<'a> {
-    /// Nothing but move the mark.
+    /// It only moves the mark.
     Blank,
-    /// New members, in a form that only the caller reads.
+    /// A new membership, in an encoding that only the caller reads.
     Membership(Bytes),
     /// An encoded [`Command`].
     Command(&'a [u8]),
@@ -93,7 +114,7 @@ impl State {
         Self::open(store, Origin::File(path.to_owned()), options)
     }
 
-    /// The same on something that behaves like a file.
+    /// Opens or makes a state on `backend`, as [`Self::open_file`] does on a file.
     pub fn open_backend(backend: impl redb::StorageBackend, options: Options) -> Result<Self, Fault> {
         let store = Store::open_backend(backend, &options)?;
         Self::open(store, Origin::Backend, options)
@@ -102,7 +123,7 @@ impl State {
     fn open(store: Store, origin: Origin, options: Options) -> Result<Self, Fault> {
         let store = Arc::new(store);
         let found = SnapshotView::of(store.clone())?.mark().map(|mark| mark.index);
-        // What was found may have been written by a process that died before its sync: durable only from here on.
+        // What was found may have been written by a process that died before its sync: this makes it durable.
         store.checkpoint(found)?;
         let live = Live::on(store)?;
         let cache = RowCache::new(options.row_cache_bytes);
@@ -118,11 +139,11 @@ impl State {
         })
     }
 
-    /// Applies the log entry at `mark`, which must be newer than what is applied, and gives the outcome of each item
+    /// Applies the log entry at `mark`, which must be newer than what is applied, and returns the outcome of each item
     /// of its command. In memory: nothing is written, and a reader sees all of the entry or nothing.
     ///
-    /// The caller looks at [`Self::is_full`] first. Whether entries come without a hole is for the log to say, which
-    /// numbers them; here only the order can be held.
+    /// The caller checks [`Self::is_full`] first. Only the order is checked here: that no entry is missing is for the
+    /// log to ensure, which numbers them.
     pub fn apply(&self, mark: Mark, effect: Effect<'_>) -> Result<Outcomes, Fault> {
         let _applying = lock(&self.inner.applying);
         let index = mark.index;
@@ -147,9 +168,9 @@ impl State {
         Ok(outcomes)
     }
 
-    /// Moves the oldest entries, whole and in order, about `rows` rows, into redb; says whether more are waiting. Not
-    /// durable until the next [`Self::checkpoint`]: a crash before it leaves an older prefix of the log, never half an
-    /// entry. Readers and `apply` go on meanwhile.
+    /// Moves the oldest entries, whole and in order, about `rows` rows, into redb; returns whether more are waiting.
+    /// Not durable until the next [`Self::checkpoint`]: a crash before it leaves an older prefix of the log, never half
+    /// an entry. Readers and `apply` go on meanwhile.
     pub fn flush_step(&self, rows: usize) -> Result<bool, Fault> {
         let _flushing = lock(&self.inner.flushing);
         let Some(flush) = Flush::next(&self.live(), rows) else {
@@ -161,7 +182,8 @@ impl State {
         Ok(!live.memtable.is_empty())
     }
 
-    /// Makes durable what is flushed; gives the index up to which the log may go. Readers and `apply` go on meanwhile.
+    /// Makes durable what is flushed; returns the index up to which the log may be purged. Readers and `apply` go on
+    /// meanwhile.
     pub fn checkpoint(&self) -> Result<u64, Fault> {
         let _flushing = lock(&self.inner.flushing);
         let (store, index, bytes) = {
@@ -176,8 +198,8 @@ impl State {
         Ok(index.unwrap_or(0))
     }
 
-    /// Becomes what `view` shows, durably. A crash at any moment leaves either the old state or the new one, whole.
-    /// Lookups are answered meanwhile, from the old state; `apply` waits.
+    /// Replaces the whole state with what `view` shows, durably. A crash at any moment leaves either the old state or
+    /// the new one, whole. Lookups are answered meanwhile, from the old state; `apply` waits.
     pub fn install(&self, view: SnapshotView) -> Result<(), Fault> {
         let _applying = lock(&self.inner.applying);
         let _flushing = lock(&self.inner.flushing);
@@ -207,7 +229,7 @@ impl State {
         Ok(())
     }
 
-    /// About how much memory the entries take that are applied and not yet flushed.
+    /// About how many bytes of memory the entries take that are applied and not yet flushed.
     pub fn unflushed_bytes(&self) -> usize {
         self.live().memtable.bytes()
     }
@@ -223,21 +245,22 @@ impl State {
 
 /// Every read.
 impl State {
-    /// The agreed row of `account` as of what is applied here, if no file need be read for it. Absent says nothing: ask
-    /// [`Self::account_in_file`], off the threads that answer everyone else if its disk may hang.
+    /// The agreed row of `account` as of what is applied here, if no file need be read for it. `None` does not mean
+    /// that there is no such account: then ask [`Self::account_in_file`], on a thread that may block where the disk may
+    /// hang.
     pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
         let cached = {
             let live = self.live();
             if let Some(unflushed) = live.memtable.account(account) {
                 return Some(unflushed.clone());
             }
-            // Under the same lock: a flush must not move the account out of the memtable between the two looks.
+            // Under the same lock, so that a flush cannot move the account out of the memtable in between.
             self.inner.cache.get(account)
         };
         cached?.row()
     }
 
-    /// The agreed row of `account` as of what is applied here. Waits for nobody's decision, but it may read the disk.
+    /// The agreed row of `account` as of what is applied here. Waits for no entry or flush, but it may read the disk.
     pub fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
         match self.account_at_hand(account) {
             Some(row) => Ok(Some(row)),
@@ -245,15 +268,16 @@ impl State {
         }
     }
 
-    /// What redb has of `account`, for whoever has looked at what is at hand: a row that was applied since may be missing.
+    /// The row of `account` in redb, for callers that have tried [`Self::account_at_hand`]: a row that was applied
+    /// since the last flush may be missing.
     pub fn account_in_file(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
         let lookups = self.live().lookups.clone();
         let Some((row, encoded)) = lookups.row(account)? else {
             return Ok(None);
         };
         let row = Arc::new(row);
-        // A flush between the two looks may have replaced what was just read; only an unmoved redb may be cached.
-        // Held across the insertion, so that a flush that ends after it finds and removes the cached row.
+        // A flush since the read may have replaced the row, so it is cached only if redb has not moved. The lock is
+        // held across the insertion, so that a flush that ends after it finds and removes the cached row.
         let live = self.live();
         if Arc::ptr_eq(&live.lookups, &lookups) {
             self.inner.cache.insert(&row, encoded);
@@ -283,34 +307,35 @@ impl State {
         self.live().memtable.membership.clone()
     }
 
-    /// Whom the mesh trusts as of what is applied.
+    /// The trusted operators as of what is applied.
     pub fn trust(&self) -> Arc<Trust> {
         self.live().memtable.trust.clone()
     }
 
     /// Whether as much is applied beyond the last checkpoint as the memtable may hold. The caller then flushes and
-    /// checkpoints before it applies more: a slow disk slows uploads and never eats memory.
+    /// checkpoints before it applies more: a slow disk slows uploads and never grows memory.
     pub fn is_full(&self) -> bool {
         self.live().beyond_checkpoint() >= self.inner.options.memtable_bytes as u64
     }
 
-    /// Whether nothing new should be proposed for now: three quarters of that. A start after a crash applies anew what
-    /// lies beyond the checkpoint, and must not find the memtable full, or lookups would wait for the flush.
+    /// Whether nothing new should be proposed for now: three quarters of what [`Self::is_full`] allows. A start after a
+    /// crash applies again what lies beyond the checkpoint, and must not find the memtable full, or lookups would wait
+    /// for the flush.
     pub fn is_crowded(&self) -> bool {
         self.live().beyond_checkpoint() >= self.inner.options.memtable_bytes as u64 / 4 * 3
     }
 
-    /// What would become of `operators`, if none of them would be stored; `None` if one would.
+    /// The outcomes of proposing `operators`, if none of them would be stored; `None` if one would.
     pub fn outcomes_without_change(&self, operators: PutOperators) -> Option<Vec<OperatorOutcome>> {
         apply::outcomes_without_change(&self.trust(), operators)
     }
 
-    /// Up to which revision the NATS cluster has been told everything; 0 if it was never told anything.
+    /// The revision up to which the NATS cluster has been sent every change; 0 if it was never sent any.
     pub fn position(&self, nats_cluster: &str) -> Revision {
         self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
     }
 
-    /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; absent if
+    /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; `None` if
     /// some of it is in redb only.
     pub fn recent_changes(&self, after: Revision, limit: usize) -> Option<Changes> {
         self.live().memtable.since(after, limit)
@@ -321,7 +346,8 @@ impl State {
         self.snapshot()?.rows_since(after, limit)
     }
 
-    /// What redb holds now: every entry up to `flushed()`. Whoever wants a later one lets the flush reach it first.
+    /// What redb holds now: every entry up to [`Self::flushed`]. A caller that needs a later one waits for the flush to
+    /// reach it.
     pub fn snapshot(&self) -> Result<SnapshotView, Fault> {
         let store = self.live().store.clone();
         SnapshotView::of(store)
@@ -342,7 +368,7 @@ impl State {
         self.live().checkpointed.unwrap_or(0)
     }
 
-    /// How much has been flushed since the last checkpoint: replaying the log after a crash is about as much work.
+    /// Bytes flushed since the last checkpoint: replaying the log after a crash is about as much work.
     pub fn checkpoint_due_bytes(&self) -> u64 {
         self.live().flushed_bytes
     }

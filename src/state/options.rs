@@ -1,4 +1,4 @@
-//! How a state is opened: whose it is, and how much memory it may take.
+//! How a state is opened: to which store it belongs, and how much memory it may take.
 
 /// How a [`super::State`] is opened.
 #[derive(Debug, Clone)]
@@ -14,8 +14,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual sizes: 146 MiB while serving, so that a node with a million accounts stays below 200 MB, and a
-    /// memtable more at the worst moment of an upload. The operating system's page cache holds the rest of the file.
+    /// The usual sizes: 146 MiB while serving, so that a node with a million accounts stays below 200 MB, plus the
+    /// memtable at the worst moment of an upload. The operating system's page cache holds the rest of the file.
     pub fn new(store: impl Into<String>) -> Self {
         const MIB: usize = 1 << 20;
         Self {
@@ -25,7 +25,7 @@ impl Options {
             cache_bytes: 12 * MIB,
             // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
             row_cache_bytes: 134 * MIB,
-            // About 35,000 uploads; at that, uploads wait for the disk.
+            // About 35,000 uploads; beyond them, uploads wait for the disk.
             memtable_bytes: 64 * MIB,
         }
     }

@@ -1,4 +1,4 @@
-//! What the mesh has agreed, as plain data: rows, trust, changes, and where a row stands.
+//! What the mesh has agreed, as plain data: rows, trust, changes, and the ids of rows.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use crate::jwt::OperatorKey;
 /// The agreed token of an account.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccountRow {
+    // The token's claims.
     /// The account.
     pub account: AccountKey,
     /// The operator whose key signed the token.
@@ -23,12 +24,16 @@ pub struct AccountRow {
     pub expires_at: i64,
     /// The account's name.
     pub name: String,
+
+    // The token, and the entry that stored it.
     /// The log index that stored it.
     pub revision: Revision,
     /// The token, canonical bytes.
     pub token: Bytes,
     /// Names these bytes: 22 characters of base64url, without quotes.
     pub etag: String,
+
+    // Its place in that entry, and what it replaced.
     pub(super) slot: u32,
     /// Where the versions before it stand, newest first.
     pub(super) history: Vec<Past>,
@@ -51,10 +56,11 @@ impl AccountRow {
         }
     }
 
-    /// Whether `token`, issued at `issued_at`, may not take its place (G2).
+    /// Whether this row wins over `token`, issued at `issued_at`, which then must not replace it (G2).
     ///
-    /// Equal `iat`, other bytes: the later log entry wins, because nsc can sign twice within a second (T8). But what was
-    /// replaced stays so: anybody can fetch a token, keep it and send it again, and must not undo a revocation by it.
+    /// With equal `iat` and other bytes the later log entry wins, because nsc can sign twice within a second (T8). But
+    /// what was replaced stays replaced: anyone can fetch a token, keep it and send it again, and must not undo a
+    /// revocation with it.
     pub fn supersedes(&self, issued_at: i64, token: &[u8]) -> bool {
         let same_second = issued_at == self.issued_at;
         issued_at < self.issued_at
@@ -108,7 +114,7 @@ pub struct OperatorRow {
     pub token: Bytes,
 }
 
-/// Whom the mesh trusts.
+/// The operators whose accounts the mesh accepts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     /// Grows with every stored operator. An account verified under another epoch is not applied.
@@ -165,7 +171,7 @@ impl RowId {
     }
 }
 
-/// A log index, and the whole log id it belongs to, in whatever form the log encodes it.
+/// A log index, and the whole log id it belongs to, in the log's encoding.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The log index.

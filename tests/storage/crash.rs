@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use crate::model::{Model, Outcome, apply, flush, item, options, put, random_command, token_of, trust_operator};
 use crate::redb::CrashingDisk;
 
-/// One life of a state between two power cuts: the log outlives it, as raft's does.
+/// One life of a state between two power cuts. The log outlives it, as Raft's does.
 struct Life<'a> {
     state: State,
     log: &'a mut Vec<Command>,
@@ -68,7 +68,7 @@ impl Life<'_> {
 }
 
 #[test]
-fn g1_a_power_cut_leaves_the_end_of_an_entry_at_or_behind_the_last_checkpoint() {
+fn g1_a_power_cut_leaves_the_state_at_the_end_of_an_entry_and_never_before_the_last_checkpoint() {
     let seeds = std::env::var("POWER_CUT_SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
     for seed in 0..seeds {
         let random = &mut SmallRng::seed_from_u64(seed);
@@ -103,7 +103,8 @@ fn g1_a_power_cut_leaves_the_end_of_an_entry_at_or_behind_the_last_checkpoint() 
     }
 }
 
-/// Twenty thousand power cuts in half a minute (`POWER_CUT_SEEDS` asks for more); each seed's log grows to some 300 entries.
+/// Twenty thousand power cuts in half a minute (`POWER_CUT_SEEDS` asks for more); each seed's log grows to some 300
+/// entries.
 const SEEDS: u64 = 500;
 const LIVES: u32 = 40;
 
@@ -128,7 +129,7 @@ impl Gate {
         let mut held = self.0.0.lock().unwrap();
         held.closed = false;
         self.0.1.notify_all();
-        assert!(!held.gave_up, "what went on meanwhile waited for the disk");
+        assert!(!held.gave_up, "what should go on meanwhile waited for the disk");
     }
 
     fn wait_until_held(&self) {
@@ -146,7 +147,7 @@ impl Gate {
         if held.closed && std::thread::current().name() == Some("held") {
             held.waiting = true;
             self.0.1.notify_all();
-            // Long enough only if the test waits for this thread, which is what it shows does not happen.
+            // This times out only if the test waits for this thread: the test shows that it does not.
             let (mut held, timed_out) = self.0.1.wait_timeout_while(held, DEADLINE, |held| held.closed).unwrap();
             held.waiting = false;
             if timed_out.timed_out() {
@@ -201,8 +202,8 @@ impl ::redb::StorageBackend for GatedDisk {
     }
 }
 
-/// With two accounts and so many others in redb that each table has more pages than its root, which stays in memory; no
-/// page cache, so that every look reads the disk; and nothing held yet.
+/// A state with two accounts, and so many others in redb that each table has more pages than its root, which stays in
+/// memory. It has no page cache, so that every lookup reads the disk. The gate is open.
 fn gated() -> (State, Gate) {
     let gate = Gate::default();
     let options = Options {
@@ -250,7 +251,7 @@ fn a_row_stays_in_the_memtable_until_its_flush_has_committed() {
     assert_eq!(
         token_of(&state, 1).as_deref(),
         Some("newest"),
-        "the older flush did not take the newer row along"
+        "the older flush did not remove the newer row"
     );
     assert_eq!(token_of(&state, 3).as_deref(), Some("third"));
 }
@@ -263,7 +264,7 @@ fn g2_a_slow_reader_does_not_cache_what_was_replaced_while_it_read() {
         flush(&state);
     };
     let found = gate.while_held(|| token_of(&state, 1), meanwhile);
-    assert!(found.is_some(), "either is right for who asked before");
+    assert!(found.is_some(), "either is right for a lookup that began before");
     assert_eq!(token_of(&state, 1).as_deref(), Some("newer"));
     let older = apply(&state, 4, &put(1, vec![item(1, 1, "between")]));
     assert_eq!(

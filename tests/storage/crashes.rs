@@ -17,7 +17,8 @@ const SEGMENT_BYTES: u64 = 8 * 1024;
 struct Expected {
     after: Vec<Contents>,
     acknowledged: usize,
-    /// The last one openraft would have named, and the last one that is on disk for certain.
+    /// The last id that openraft saved as committed, and after a restart at most the last one in the log: what is on
+    /// disk is never beyond it.
     committed: Option<LogId>,
     term: u64,
 }
@@ -32,7 +33,7 @@ impl Expected {
         self.after.len() - 1
     }
 
-    /// Takes over what a restart found, if it may have found that.
+    /// Checks that a restart may have found what it found, and continues from there.
     fn restart(&mut self, log: &mut Log, seed: u64) {
         let found = log.contents();
         let possible = self.after[self.acknowledged..].contains(&found);
@@ -59,7 +60,7 @@ impl Expected {
 
 type Call = BoxFuture<'static, (usize, bool)>;
 
-/// Queues some calls at once, as they gather while a sync runs. Says whether all went well.
+/// Queues some calls at once, as they gather while a sync runs. Returns whether all succeeded.
 fn some_calls(log: &mut Log, expected: &mut Expected, rng: &mut SmallRng) -> bool {
     let mut calls: Vec<Call> = Vec::new();
     let mut last = false;
@@ -95,7 +96,8 @@ fn some_calls(log: &mut Log, expected: &mut Expected, rng: &mut SmallRng) -> boo
                 let from = now.entries[&from].log_id;
                 now.entries.split_off(&from.index);
                 expected.push(now);
-                // It reads the log before it queues: on a dead disk it may not get that far, and nothing may follow.
+                // A truncation reads the log before it queues: on a dead disk it may not get that far, and no call may
+                // follow it.
                 last = true;
                 calls.push(async move { (0, store.truncate(from).await.is_ok()) }.boxed());
             }
@@ -128,7 +130,7 @@ fn some_calls(log: &mut Log, expected: &mut Expected, rng: &mut SmallRng) -> boo
     }
     let done = log.run(async { join_all(calls).await });
     log.settle();
-    // One stream: whatever is acknowledged vouches for everything before it.
+    // One stream: an acknowledged call proves that everything before it is durable.
     let acknowledged = done.iter().filter(|(_, ok)| *ok).map(|(at, _)| *at).max().unwrap_or(0);
     expected.acknowledged = expected.acknowledged.max(acknowledged);
     done.iter().all(|(_, ok)| *ok) && log.faults.lock().unwrap().is_empty()
@@ -140,9 +142,9 @@ fn open(mut disk: CrashDisk, rng: &mut SmallRng, seed: u64, cuts: &mut u64) -> (
         if rng.gen_range(0..3) == 0 {
             disk.die_at(rng.gen_range(1..40));
         }
-        // What is in memory and what is read from the disk must be one log, wherever the line between them is.
+        // Entries in memory and entries on disk must form one log, wherever the boundary between them is.
         let tail_bytes = [0, 2_000, 20_000][rng.gen_range(0..3)];
-        // One command a group, or all that gathered.
+        // One command a group, or all that are queued.
         let group_bytes = [1, 8 << 20][rng.gen_range(0..2)];
         let options = Options {
             tail_bytes,

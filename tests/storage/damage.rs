@@ -1,4 +1,4 @@
-//! Damage and torn ends: the one is refused with file and offset, the other is cut.
+//! Damage is refused, with file and offset; a torn end is cut.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use jwtmesh::raft::log::{LogFault, LogStore, Options, StoreId};
 use crate::disk::{CrashDisk, SECTOR};
 use crate::driven::{Contents, Log, blank, id, membership, normal, options};
 
-/// See [`sample`].
+/// What [`sample`] makes: a log, and where its last group lies.
 struct Sample {
     disk: CrashDisk,
     files: Vec<String>,
@@ -234,7 +234,7 @@ fn a_byte_flipped_in_the_last_group_never_gives_other_contents() {
                 Err(fault) => panic!("{kind}, byte {at}: {fault}"),
             }
         }
-        // No sector of it ends in zero, so it can be seen that all of it was written.
+        // No sector of the group ends in zero, which shows that all of it was written.
         assert_eq!(
             refused,
             group.len(),
@@ -301,7 +301,7 @@ fn a_last_group_of_which_any_sectors_are_missing_is_cut() {
 }
 
 #[test]
-fn a_crash_while_a_segment_is_begun_is_no_damage() {
+fn a_crash_while_a_segment_is_begun_is_not_damage() {
     let Sample { disk, files, .. } = sample(|log| assert!(log.vote(9)));
     let spare = files.last().unwrap();
     let header = disk.bytes(&files[0])[..SECTOR].to_vec();
@@ -317,7 +317,7 @@ fn a_crash_while_a_segment_is_begun_is_no_damage() {
     }
     disk.lose(spare);
     assert_eq!(Log::open(&disk, 8 * 1024).unwrap().contents(), contents);
-    // The first segment of all, of which nothing was acknowledged yet.
+    // The very first segment, when nothing has been acknowledged yet.
     for written in 0..SECTOR {
         let disk = CrashDisk::new(1);
         Log::open(&disk, 8 * 1024).unwrap();
@@ -339,7 +339,7 @@ fn a_missing_file_refuses_to_start_naming_it() {
         let fault = Log::open(&disk, 8 * 1024)
             .map(|mut log| log.contents())
             .expect_err(file);
-        // The first one's absence shows in the file behind it.
+        // The absence of the first file shows in the one after it.
         let expected = if *file == files[0] { &files[1] } else { file };
         assert!(
             matches!(&fault, LogFault::Damaged { file, offset: 0, .. } if file.ends_with(expected)),

@@ -1,4 +1,4 @@
-//! A disk that forgets: it keeps what was synced, and of the rest whatever a power cut likes.
+//! A disk that loses power: it keeps what was synced, and of the rest a random part.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use jwtmesh::raft::log::{Disk, DiskFile, Room};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-/// What is written whole or not at all.
+/// What the disk writes whole or not at all, in bytes.
 pub(crate) const SECTOR: usize = 512;
 
 /// A folder in memory. Clones are the same folder.
@@ -37,7 +37,7 @@ struct FileState {
     current: Vec<u8>,
     /// What survives for certain.
     synced: Vec<u8>,
-    /// Every version of each sector that was written since.
+    /// Every version of each sector that was written since the last sync.
     unsynced: BTreeMap<usize, Vec<[u8; SECTOR]>>,
 }
 
@@ -62,20 +62,20 @@ impl CrashDisk {
         self.0.lock().unwrap()
     }
 
-    /// The `n`-th call from now, counted from 1, and all after it fail. That call itself may have had its effect.
+    /// The `n`-th call from now, counted from 1, and all after it fail. The `n`-th itself may still take effect.
     pub(crate) fn die_at(&self, n: u64) {
         let mut inner = self.inner();
         inner.die_at = Some(inner.calls + n);
     }
 
-    /// The `n`-th sync of a file from now, counted from 1, fails, and what it should have written is as lost as
-    /// Linux makes it: programs go on seeing it, later syncs do not write it.
+    /// The `n`-th sync of a file from now, counted from 1, fails, and what it should have written is lost as on Linux:
+    /// programs still see it, but later syncs do not write it.
     pub(crate) fn fail_sync_at(&self, n: u64) {
         let mut inner = self.inner();
         inner.fail_sync_at = Some(inner.syncs + n);
     }
 
-    /// Whether it lives. If so, it goes on doing so: a call to come that was to be the last is forgotten.
+    /// Whether the disk still works. If so, cancels a [`Self::die_at`] that has not come yet.
     pub(crate) fn survives(&self) -> bool {
         let mut inner = self.inner();
         inner.die_at = None;
@@ -87,7 +87,7 @@ impl CrashDisk {
         self.inner().calls
     }
 
-    /// How much room the disk says it has; it holds what it is given all the same.
+    /// Sets the room that the disk reports. It stores what it is given all the same.
     pub(crate) fn say_room(&self, free: u64, total: u64) {
         self.inner().room = Some(Room { free, total });
     }
@@ -97,7 +97,7 @@ impl CrashDisk {
         self.inner().syncs
     }
 
-    /// The folder as the next process finds it: nothing is lost, since the system kept it.
+    /// The folder as the next process finds it after a kill: nothing is lost, because the system kept it.
     pub(crate) fn killed(&self) -> Self {
         let mut inner = self.inner().clone();
         inner.dead = false;
@@ -106,7 +106,7 @@ impl CrashDisk {
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// The folder after a power cut: any subset of what was not synced, sector by sector and name by name.
+    /// The folder after a power cut: of what was not synced any subset is left, sector by sector and name by name.
     pub(crate) fn power_cut(&self) -> Self {
         let copy = self.killed();
         {

@@ -1,4 +1,4 @@
-//! A log driven by hand: one caller, one writer, one order of events, and what it then holds.
+//! A log driven step by step: one caller, one writer, one order of events; and what such a log holds.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,7 +17,7 @@ use crate::disk::CrashDisk;
 /// The store all of these logs belong to.
 pub(crate) const STORE: StoreId = StoreId(*b"0123456789abcdef");
 
-/// A log and its writer, in one hand, so that everything happens in one order.
+/// A log and its writer, driven from one place, so that everything happens in one order.
 pub(crate) struct Log {
     pub(crate) store: LogStore,
     pub(crate) writer: LogWriter,
@@ -38,7 +38,7 @@ impl Log {
         Ok(Self { store, writer, faults })
     }
 
-    /// Runs `call` to its end, and the writer as far as that needs it.
+    /// Runs `call` to its end, and the writer as far as the call needs it.
     pub(crate) fn run<T>(&mut self, call: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let writer = &mut self.writer;
@@ -120,7 +120,7 @@ impl Log {
     }
 }
 
-/// Everything Raft needs after a restart, but `committed`, which may lag.
+/// Everything Raft needs after a restart, except `committed`, which may lag.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Contents {
     pub(crate) entries: BTreeMap<u64, Entry>,
@@ -147,7 +147,7 @@ impl Contents {
 }
 
 pub(crate) fn options(segment_bytes: u64) -> Options {
-    // A tail of nothing: whatever is durable is read from the disk, as it is after a restart.
+    // No tail: what is durable is read from the disk, as it is after a restart.
     Options {
         segment_bytes,
         tail_bytes: 0,

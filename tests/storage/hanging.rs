@@ -1,4 +1,4 @@
-//! A disk that hangs: whoever asks for what is in memory does not wait for it.
+//! A disk that hangs: lookups that memory can answer do not wait for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -18,7 +18,7 @@ use crate::simulation::{World, operator};
 /// More than the caches of [`World`] hold.
 const ACCOUNTS: u16 = 1_000;
 
-/// More than there are threads for.
+/// More than there are threads to answer them.
 const LOOKUPS: u16 = 200;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ async fn is_right(resolver: &Resolver, account: u16) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g12_lookups_go_on_from_memory_while_the_disk_hangs_and_the_others_are_answered_when_it_goes_on() {
+async fn g12_lookups_from_memory_go_on_while_the_disk_hangs_and_the_others_are_answered_when_it_recovers() {
     let mut world = World::new(1);
     let life = world.boot().await.expect("a start");
     for account in 0..ACCOUNTS {
@@ -75,7 +75,7 @@ async fn g12_lookups_go_on_from_memory_while_the_disk_hangs_and_the_others_are_a
         })
     };
     let waiting: Vec<_> = (0..LOOKUPS).map(ask).collect();
-    let (tell, served) = mpsc::channel();
+    let (done, served) = mpsc::channel();
     let (reader, readers) = (resolver.clone(), tasks.clone());
     tasks.spawn(async move {
         while begun.load(Ordering::Relaxed) < usize::from(LOOKUPS) {
@@ -86,13 +86,13 @@ async fn g12_lookups_go_on_from_memory_while_the_disk_hangs_and_the_others_are_a
             let answer = readers.spawn(async move { is_right(&lookup, cached).await });
             assert!(answer.await.expect("no panic"));
         }
-        tell.send(()).expect("the test waits");
+        done.send(()).expect("the test waits");
     });
-    // Waited for on the test's own thread: where all of the runtime's hang, so do its timers.
+    // Waited for on the test's own thread: if all threads of the runtime hung, so would its timers.
     served.recv_timeout(DEADLINE).expect("what is in memory is answered");
     assert!(
         waiting.iter().any(|lookup| !lookup.is_finished()),
-        "nobody waits: the disk is not asked"
+        "no lookup waits: the disk was not read"
     );
 
     drop(hanging);

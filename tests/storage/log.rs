@@ -1,4 +1,4 @@
-//! The log, through its door: what openraft asks of it.
+//! The log, through its public interface: what openraft asks of it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -32,7 +32,7 @@ fn a_purge_removes_segments_whose_every_entry_is_purged_and_no_other() {
         assert_eq!(
             first(&crashed),
             first(&disk),
-            "a crash before the removal is made up for at the next start"
+            "after a crash before the removal, the next start removes the segment"
         );
         assert_eq!(first(&disk), format!("{:010}.log", purged + 2));
         assert_eq!(log.contents().first(), purged + 1);
@@ -92,7 +92,7 @@ fn an_append_larger_than_a_segment_gets_a_segment_of_its_size() {
 }
 
 #[test]
-fn what_is_queued_during_a_sync_shares_the_next_one_and_committed_never_has_its_own() {
+fn commands_queued_during_a_sync_share_the_next_one_and_committed_never_has_its_own() {
     let disk = CrashDisk::new(1);
     let mut log = Log::open(&disk, 64 * 1024).unwrap();
     assert!(log.append(vec![blank(1, 0)]));
@@ -110,7 +110,7 @@ fn what_is_queued_during_a_sync_shares_the_next_one_and_committed_never_has_its_
     assert_eq!(disk.syncs(), syncs + 1);
     log.committed(id(2, 2));
     log.settle();
-    assert_eq!(disk.syncs(), syncs + 1, "committed waits for company");
+    assert_eq!(disk.syncs(), syncs + 1, "committed waits for the next group");
     assert_eq!(log.read_committed(), Some(id(2, 2)));
     assert_eq!(Log::open(&disk.killed(), 64 * 1024).unwrap().read_committed(), None);
     assert!(log.append(vec![normal(2, 4, 100)]));
@@ -151,7 +151,7 @@ fn an_entry_is_read_as_soon_as_it_is_appended_and_acknowledged_only_when_it_is_d
 }
 
 #[test]
-fn what_one_message_carries_is_bounded_and_never_nothing() {
+fn a_message_to_a_peer_has_bounded_entries_and_at_least_one() {
     let disk = CrashDisk::new(1);
     for tail_bytes in [0, 16 << 20] {
         let mut log = Log::open_with(
@@ -194,7 +194,8 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_more_is_written() {
         assert!(log.append(vec![blank(1, 0)]));
         assert!(log.vote(1));
         disk.fail_sync_at(failing);
-        // The third append needs a new segment: its header has a sync too, and the segment after it.
+        // The third append needs a new segment. Its header takes a sync too, and so does preparing the segment after
+        // it.
         let done = (1..=4)
             .take_while(|index| log.append(vec![normal(1, *index, 1500)]))
             .count();
@@ -215,9 +216,9 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_more_is_written() {
 }
 
 #[test]
-fn what_a_start_found_stays_even_if_it_was_never_synced_before() {
-    // After a failed sync Linux shows the pages and does not write them again. The next process must not
-    // rely on them, or it acts on a vote that the next power cut takes back.
+fn what_a_start_finds_is_durable_from_then_on_even_if_it_was_never_synced() {
+    // After a failed sync Linux still shows the pages to programs, but does not write them again. The next process must
+    // not rely on them, or it acts on a vote that the next power cut takes back.
     let mut seen = [0; 2];
     for seed in 0..400 {
         let disk = CrashDisk::new(seed);

@@ -1,4 +1,5 @@
-//! The two stores of a node, through their public doors: on real disks, and on disks that lose what was not synced.
+//! The two stores of a node, through their public interfaces: on real disks, and on disks that lose what was not
+//! synced.
 
 #[cfg(test)]
 mod crash;

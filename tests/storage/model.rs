@@ -1,4 +1,4 @@
-//! What the state should be, written as plainly as can be; and what the tests of it are made of.
+//! A model of the state, written as simply as possible, and the parts that the tests of the state are made of.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use jwtmesh::state::{
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// What becomes of one item, of whichever command.
+/// The outcome of one item, of any command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Stored { revision: u64 },
@@ -135,7 +135,7 @@ pub(crate) fn token_of(state: &State, n: u8) -> Option<String> {
     Some(String::from_utf8(row.token.to_vec()).unwrap())
 }
 
-/// What the state should be, written as plainly as can be.
+/// What the state should hold, computed as simply as possible.
 #[derive(Default)]
 pub(crate) struct Model {
     pub(crate) epoch: u64,
@@ -222,7 +222,7 @@ impl Model {
         }
     }
 
-    /// The same of what is in redb alone, with the history. Redb must have reached what is applied.
+    /// Compares what redb holds, including the history. Redb must have reached what is applied.
     pub(crate) fn expect_flushed(&self, state: &State) {
         let mut rows = BTreeMap::new();
         let view = state.snapshot().expect("a view");
@@ -283,7 +283,7 @@ pub(crate) fn random_command(random: &mut SmallRng, epoch: u64) -> Command {
                 } else {
                     random.gen_range(1..2500)
                 };
-                // Half of them in three parts, as tokens are: the others are kept as they stand.
+                // Half of them have three base64 parts, as tokens have; the others are stored as they are.
                 let text: String = if random.gen_bool(0.5) {
                     let part = |share: usize| BASE64URL_NOPAD.encode(&vec![length as u8; length / share]);
                     [part(40), part(2), part(25)].join(".")

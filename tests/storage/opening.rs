@@ -51,7 +51,8 @@ fn a_row_that_is_not_as_it_was_stored_is_not_served() {
     let database = Database::open(&path).unwrap();
     let writing = database.begin_write().unwrap();
     {
-        // The last byte of a row is one of its token's; and account 1 is led to the row of account 2.
+        // Damages the last byte of account 0's row, which belongs to its token; and points account 1 at the row of
+        // account 2.
         let mut rows = writing.open_table(ROWS).unwrap();
         let mut bytes = rows.get((3, 0)).unwrap().unwrap().value().to_vec();
         *bytes.last_mut().unwrap() ^= 1;
@@ -68,7 +69,7 @@ fn a_row_that_is_not_as_it_was_stored_is_not_served() {
         assert!(fault.to_string().contains(defect), "{fault}");
     }
     assert!(state.account(account(2)).unwrap().is_some(), "the others are sound");
-    // Of the forty, the damaged one cannot be told to anybody, and nobody finds the one whose place is taken.
+    // Two of the forty are missing: the damaged row, and the row of account 1, which no account points at any more.
     let changes = state.rows_since(2, 100).unwrap();
     assert_eq!((changes.rows.len(), changes.position, changes.more), (38, 4, false));
 }
@@ -174,7 +175,7 @@ fn an_installed_snapshot_is_the_state_at_once_and_after_opening_again() {
     let folder = tempfile::tempdir().unwrap();
     let source = filled(&folder.path().join("source.redb"));
     let view = source.snapshot().unwrap();
-    // The source goes on; what was taken does not change.
+    // The source goes on; the snapshot does not change.
     apply(&source, 5, &put(1, vec![item(3, 3, "newest")]));
     flush(&source);
 
@@ -203,7 +204,7 @@ fn an_installed_snapshot_is_the_state_at_once_and_after_opening_again() {
         assert_eq!(state.trust().operators[0].issued_at, 1);
     };
     expect(&target);
-    assert_eq!(held.len(), 2, "who read the old file goes on reading it");
+    assert_eq!(held.len(), 2, "a reader of the old file goes on reading it");
     assert!(!folder.path().join("state.redb.new").exists());
     drop(target);
     let target = State::open_file(&path, target_options).unwrap();
@@ -213,17 +214,17 @@ fn an_installed_snapshot_is_the_state_at_once_and_after_opening_again() {
     assert_eq!(
         target.digest().unwrap(),
         source.digest().unwrap(),
-        "from here on both go the same way"
+        "from here on both stay the same"
     );
     let fault = target.install(view).expect_err("older than what is applied");
     assert!(matches!(fault, Fault::Order { index: 4, applied: 5 }));
 }
 
 #[test]
-fn what_a_cut_off_creation_left_is_made_anew() {
+fn an_interrupted_creation_is_begun_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
-    // As redb leaves it when the power fails before its first sync.
+    // As redb leaves the file when the power fails before its first sync.
     std::fs::write(folder.path().join("state.redb.new"), [0; 4096]).unwrap();
     let state = filled(&path);
     assert_eq!(
@@ -241,7 +242,7 @@ fn what_a_cut_off_creation_left_is_made_anew() {
 }
 
 #[test]
-fn what_a_cut_off_installation_left_is_removed() {
+fn what_an_interrupted_installation_left_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
     drop(filled(&path));

@@ -1,4 +1,4 @@
-//! A disk under redb that loses power: what was synced stays, of the rest any sectors do, in any order.
+//! A disk under redb that loses power: what was synced stays; of the rest, any sectors do, in any order.
 
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,7 +8,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-/// What a disk writes whole or not at all.
+/// What a disk writes whole or not at all, in bytes.
 const SECTOR: usize = 512;
 
 /// A handle on a disk in memory; clones are the same disk.
@@ -19,12 +19,12 @@ pub(crate) struct CrashingDisk(Arc<Mutex<Platter>>);
 struct Platter {
     synced: Vec<u8>,
     written: Vec<u8>,
-    /// Every write since the last sync, and the length it found.
+    /// Every write since the last sync: its offset and its bytes.
     unsynced: Vec<(usize, Vec<u8>)>,
     /// Lengths that the file had since the last sync.
     lengths: Vec<usize>,
     off: bool,
-    /// Power goes off instead of the write or sync that this many others precede.
+    /// How many more writes and syncs succeed before the power fails.
     fuse: Option<u32>,
 }
 
@@ -34,8 +34,8 @@ impl CrashingDisk {
         self.platter().fuse = Some(steps);
     }
 
-    /// Cuts the power, if it is still on, and gives the disk that the next life finds. A disk of its own, so that
-    /// nothing that is left of the old life can write into it.
+    /// Cuts the power, if it is still on, and returns the disk that the next life finds: a separate one, so that
+    /// nothing left over from the old life can write to it.
     pub(crate) fn power_cut(&self, random: &mut SmallRng) -> Self {
         let mut platter = self.platter();
         platter.off = true;
@@ -81,7 +81,7 @@ impl CrashingDisk {
         self.platter().written.clone()
     }
 
-    /// Lets nobody read or write until what it gives is dropped.
+    /// Blocks every read and write until the returned guard is dropped.
     pub(crate) fn hang(&self) -> impl Drop {
         self.platter()
     }

@@ -1,8 +1,7 @@
 //! A whole node's agreement and storage under simulated time, on disks that lose what was not synced.
 //!
-//! openraft with one voter, the log's writer and the state's flusher as tasks of one thread, time that passes only
-//! when everyone waits. Everything random follows from a seed, so that a failing one replays: the message of a
-//! failure names it.
+//! openraft with one voter, the log's writer and the state's flusher run as tasks of one thread, and time passes only
+//! while every task waits. Everything random follows from a seed: a failure prints its seed, which replays it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -27,11 +26,10 @@ use crate::redb::CrashingDisk;
 
 const STORE: StoreId = StoreId([3; 16]);
 
-/// Accounts of a simulated mesh: few, so that they meet often.
+/// Accounts of a simulated mesh: few, so that submissions often concern the same one.
 const ACCOUNTS: u8 = 12;
 
-/// What a client knows of one account: the newest token it was told is stored, and those whose fate it does not
-/// know.
+/// What a client knows of one account: the newest token that was acknowledged, and those whose outcome is unknown.
 #[derive(Default)]
 struct Known {
     acknowledged: Option<(i64, Bytes)>,
@@ -42,7 +40,7 @@ struct Known {
 pub(crate) struct World {
     log: CrashDisk,
     pub(crate) state: CrashingDisk,
-    /// Whether a start ever came to its end: before that a node begins anew, as its identity file says.
+    /// Whether a start ever finished: before that a node begins anew, as its identity file says.
     formed: bool,
     known: BTreeMap<u8, Known>,
     random: SmallRng,
@@ -57,7 +55,7 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    async fn trust_somebody(&self) -> Result<(), String> {
+    async fn trust_first_operator(&self) -> Result<(), String> {
         if self.state.trust().epoch == 0 {
             let first = self.raft.propose(trust_one()).await;
             first.map_err(|error| error.to_string())?;
@@ -78,7 +76,7 @@ impl World {
         }
     }
 
-    /// Starts the node on its disks; an error if the power went meanwhile.
+    /// Starts the node on its disks; an error if the power fails meanwhile.
     pub(crate) async fn boot(&mut self) -> Result<Life, String> {
         let fault = FaultHandle::default();
         let scope = Scope::new(fault.clone());
@@ -137,12 +135,12 @@ impl World {
         let started = Raft::start(settings, stores, NoPeers, &scope).await;
         let raft = started.map_err(|error| error.to_string())?;
         let life = Life { raft, state, scope };
-        life.trust_somebody().await?;
+        life.trust_first_operator().await?;
         self.formed = true;
         Ok(life)
     }
 
-    /// Everything that was acknowledged is there, and nothing that nobody sent.
+    /// Checks that everything acknowledged is there, and nothing that was never submitted.
     fn check(&mut self, life: &Life) {
         for (account, known) in &mut self.known {
             let row = life.state.account(key(*account)).expect("the state is readable");
@@ -168,7 +166,7 @@ impl World {
     fn submission(&mut self) -> (u8, i64, PutAccount) {
         self.clock += self.random.gen_range(0..3);
         let account = self.random.gen_range(0..ACCOUNTS);
-        // Sometimes an older one, sometimes of the same second.
+        // Sometimes an older token, sometimes one of the same second.
         let issued_at = self.clock
             - if self.random.gen_bool(0.2) {
                 self.random.gen_range(0..20)
@@ -189,7 +187,7 @@ impl World {
         (account, issued_at, item)
     }
 
-    /// Submits until the power goes, or `uploads` times; several at once.
+    /// Submits until the power fails, or `uploads` times; several at once.
     async fn upload(&mut self, life: &Life, uploads: usize) {
         for _ in 0..uploads.div_ceil(4) {
             let batch: Vec<_> = (0..self.random.gen_range(1..8)).map(|_| self.submission()).collect();
@@ -222,7 +220,7 @@ impl World {
         }
     }
 
-    /// One life: start, check, work until the power goes at some durable step or other, and let go of everything.
+    /// One life: starts, checks, uploads until the power fails at a random write or sync, and drops everything.
     async fn live(&mut self) {
         let calls: u32 = self.random.gen_range(1..400);
         if self.random.gen_bool(0.5) {
@@ -235,7 +233,7 @@ impl World {
             let uploads = self.random.gen_range(1..120);
             self.upload(&life, uploads).await;
             life.scope.stop();
-            // The power goes now: what is still running, and what is dropped, must not write into the next life.
+            // The power fails now: what is still running, and what is dropped, must not write into the next life.
             self.state = self.state.power_cut(&mut self.random);
             drop(life.raft);
         }
@@ -252,7 +250,7 @@ impl World {
     }
 }
 
-/// Bounds so small that they are met.
+/// Limits so small that a simulation reaches them.
 fn small() -> Options {
     Options {
         memtable_bytes: 64 * 1024,
@@ -295,7 +293,7 @@ fn simulate<T>(seed: u64, future: impl Future<Output = T>) -> T {
 fn history(seed: u64, lives: usize) -> World {
     let mut world = World::new(seed);
     for life in 0..lives as u64 {
-        // A runtime of its own, dropped with all its tasks: that is what a crash does.
+        // A runtime of its own, dropped with all its tasks, as a crash does.
         simulate(seed ^ life, world.live());
         world.power_cut();
     }
@@ -318,7 +316,7 @@ fn with_seed<T>(seed: u64, run: impl FnOnce() -> T) -> T {
 #[test]
 fn g1_nothing_acknowledged_is_lost_in_power_cuts_of_a_whole_node_and_nothing_goes_backwards() {
     const LIVES: usize = 50;
-    // Log and state alone take 20,000 each (`crashes.rs`, `crash.rs`); what they do together shows in fewer.
+    // Log and state are each tested alone with 20,000 (`crashes.rs`, `crash.rs`); fewer show how they work together.
     const CUTS: u64 = 4_000;
     let only: Option<u64> = std::env::var("SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seeds = only.map_or(0..CUTS / LIVES as u64, |seed| seed..seed + 1);
@@ -369,7 +367,7 @@ fn g12_a_node_on_a_full_disk_refuses_uploads_serves_lookups_and_goes_on_when_the
         assert!(reason.expect("refused").contains("nearly full"));
         let applied = life.state.applied().expect("something is applied").index;
         let before = world.state.bytes();
-        // Several looks, and more than a checkpoint's time.
+        // Long enough for several checks of the disk and for a checkpoint to become due.
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert!(
             world.state.bytes() == before,

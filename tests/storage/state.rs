@@ -1,4 +1,4 @@
-//! The agreed state: what replaces what, what is told, what is refused.
+//! The agreed state: which token replaces which, which changes are reported, what is refused.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,7 +113,7 @@ fn g2_a_token_that_was_replaced_within_its_second_does_not_come_back() {
     let state = State::open_file(&path, options()).expect("opens");
     assert_eq!(apply(&state, 6, &again), both, "after opening again");
     assert_eq!(token_of(&state, 1).as_deref(), Some("revoked twice"));
-    // The next second is another matter: whoever signs the old content anew means it.
+    // A token of the next second is stored: signing the old content again is deliberate.
     let outcomes = apply(&state, 7, &put(1, vec![item(1, 101, "unrevoked")]));
     assert_eq!(outcomes, [Outcome::Stored { revision: 7 }]);
 }
@@ -248,7 +248,7 @@ fn g12_a_full_memtable_says_so_until_it_is_flushed_and_durable() {
     flush(&state);
     assert_eq!(state.unflushed_bytes(), 0);
     state.checkpoint().unwrap();
-    // Blank entries are not free either.
+    // Blank entries count too.
     while !state.is_full() {
         index += 1;
         assert!(index < 1000);
@@ -282,7 +282,7 @@ fn g12_the_history_of_an_account_is_bounded_by_versions_and_by_bytes() {
         16,
         "nothing forgotten stays in the file"
     );
-    // The next token finds 200 kB behind it; the one after it 400 kB, and forgets all.
+    // Token 61 has 200 kB of history before it. Token 62 would have 400 kB, so everything before token 61 is forgotten.
     apply(&state, 60, &put(1, vec![item(1, 60, &"x".repeat(200_000))]));
     apply(&state, 61, &put(1, vec![item(1, 61, &"y".repeat(200_000))]));
     apply(&state, 62, &put(1, vec![item(1, 62, "z")]));
@@ -327,7 +327,7 @@ fn a_row_is_not_lost_while_a_flush_runs_and_its_account_is_applied_again() {
                 }
             });
         }
-        // Also when an assertion below fails, or the other threads would go on for ever.
+        // Also when an assertion below fails, or the other threads would run forever.
         let _end = Ending(done);
         for index in 2..=4001_u64 {
             let n = (index % 4) as u8;
@@ -391,7 +391,7 @@ fn the_same_commands_make_the_same_bytes_however_they_are_flushed() {
 }
 
 #[test]
-fn changes_are_told_completely_and_in_order_however_small_the_steps() {
+fn changes_are_reported_completely_and_in_order_however_small_the_steps() {
     let random = &mut SmallRng::seed_from_u64(11);
     let mut model = Model::default();
     let state = State::open_backend(InMemoryBackend::new(), options()).unwrap();
@@ -408,15 +408,15 @@ fn changes_are_told_completely_and_in_order_however_small_the_steps() {
         }
         flush(&state);
         for limit in [1, 2, 5, 1000] {
-            let (mut position, mut told) = (0, BTreeMap::new());
+            let (mut position, mut reported) = (0, BTreeMap::new());
             loop {
                 let changes = state.rows_since(position, limit).unwrap();
-                assert!(changes.position > position || !changes.more, "each step gets on");
+                assert!(changes.position > position || !changes.more, "each step makes progress");
                 for row in changes.rows {
                     assert!(position < row.revision && row.revision <= changes.position);
                     assert!(
-                        told.insert(row.account, row.token.clone()).is_none(),
-                        "an account is told once"
+                        reported.insert(row.account, row.token.clone()).is_none(),
+                        "an account is reported once"
                     );
                 }
                 position = changes.position;
@@ -429,7 +429,7 @@ fn changes_are_told_completely_and_in_order_however_small_the_steps() {
                 .accounts
                 .iter()
                 .filter_map(|(key, rows)| Some((*key, rows.last()?.1.clone())));
-            assert_eq!(told, stored.collect());
+            assert_eq!(reported, stored.collect());
         }
         let all = state.accounts(None, 1000).unwrap();
         let some = state.accounts(Some(all[2].account), 3).unwrap();

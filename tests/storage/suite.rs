@@ -19,7 +19,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let fault = FaultHandle::default();
         let reported = fault.clone();
-        // The suite purges where it likes; what that may cost the state is tested elsewhere.
+        // The suite purges anywhere. That a purge never passes the state's checkpoint is tested in `log.rs`.
         let checkpoint = Arc::new(AtomicU64::new(u64::MAX));
         let disk = Arc::new(RealDisk::open(&folder.path().join("log")).expect("a folder"));
         let (log, writer) = LogStore::open(

@@ -1,4 +1,5 @@
-//! The calls the log makes of a disk, and the real one. Tests have another, which forgets what was not synced.
+//! The calls that the log makes to a disk, and the real disk. Tests have another one, which forgets what was not
+//! synced.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -11,8 +12,7 @@ use rustix::io::Errno;
 
 /// A folder of files.
 pub trait Disk: Send + Sync {
-    /// Opens a file, and makes it first if it is not there and `create` is set. An opened file stays readable after
-    /// its removal.
+    /// Opens a file; makes it if it is not there and `create` is set. An open file stays readable after its removal.
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>>;
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
@@ -22,16 +22,16 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> io::Result<()>;
     /// How much room is left.
     fn room(&self) -> io::Result<Room>;
-    /// What to call a file when talking to an administrator. No call of the disk.
+    /// The path of a file, for messages to an administrator. Does not touch the disk.
     fn path(&self, name: &str) -> PathBuf;
 }
 
 /// How much a disk holds, and how much of that this program may still fill; in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Free.
+    /// Bytes that are free.
     pub free: u64,
-    /// Free and taken.
+    /// Bytes in total, free or taken.
     pub total: u64,
 }
 
@@ -57,7 +57,7 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens `folder`, and makes it first, durably, if it is not there.
+    /// Opens `folder`; makes it, durably, if it is not there.
     pub fn open(folder: &Path) -> io::Result<Self> {
         if !folder.try_exists()? {
             DirBuilder::new().mode(0o700).create(folder)?;
@@ -93,7 +93,7 @@ impl Disk for RealDisk {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
-            // A name that is not text is none of ours.
+            // A name that is not UTF-8 is not one of ours.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }

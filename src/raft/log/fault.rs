@@ -11,8 +11,8 @@ use crate::raft::log::segment::StoreId;
 pub enum LogFault {
     /// The disk refused.
     #[error(
-        "the log file {} could not be {operation}: nothing that was not acknowledged before is certain any more; \
-         look at the disk, then start this node again", file.display()
+        "the log file {} could not be {operation}: what was not acknowledged yet may or may not be stored; \
+         check the disk, then start this node again", file.display()
     )]
     Io {
         /// The file, or the folder.
@@ -75,14 +75,14 @@ pub enum LogFault {
     },
     /// A state from an older backup than the log.
     #[error(
-        "the log in {} begins behind entry {purged}, but the state holds entries up to {durable} only: the state is \
+        "the log in {} begins after entry {purged}, but the state holds entries only up to {durable}: the state is \
          older than the log. Nothing was changed. A data folder is restored as a whole: log and state from the same \
          backup", folder.display()
     )]
     Ahead {
         /// The folder.
         folder: PathBuf,
-        /// The last entry that the log let go of.
+        /// The last purged entry.
         purged: u64,
         /// How far the state is durable.
         durable: u64,
@@ -100,7 +100,7 @@ pub enum LogFault {
 }
 
 impl LogFault {
-    /// Names the operation to a disk's error.
+    /// Adds the file and the operation to a disk's error.
     pub(super) fn io(file: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             file: file.to_owned(),
@@ -109,13 +109,13 @@ impl LogFault {
         }
     }
 
-    /// Whether the disk is merely full: the one refusal that may end by itself.
+    /// Whether the disk is merely full: the one failure that may pass by itself.
     pub(super) fn is_lack_of_room(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
-    /// Names a place that is not as it was written.
+    /// A place in a file that is not as it was written.
     pub(super) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
         Self::Damaged {
             file: file.to_owned(),

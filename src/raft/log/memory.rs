@@ -30,21 +30,28 @@ struct Tailed {
     sequence: u64,
 }
 
-/// See the file's first lines.
+/// What the log knows in memory, and the two views of it that the module describes.
 pub(super) struct Memory {
+    // What openraft sees.
     pub(super) purged: Option<LogId>,
     pub(super) last: Option<LogId>,
     /// The vote that is durable.
     pub(super) vote: Option<Vote>,
-    /// What openraft said last; on disk with the next group.
+    /// What openraft saved last; written with the next group.
     pub(super) committed: Option<LogId>,
-    /// Open segments. A reader takes a clone, so that a purge does not take a file from under it.
+
+    // Where the durable entries lie.
+    /// Open segments. A reader clones the handle, so that a purge does not close a file that is being read.
     pub(super) files: BTreeMap<u32, Arc<dyn DiskFile>>,
     places: VecDeque<Place>,
     first_place: u64,
+
+    // The newest entries.
     tail: VecDeque<Tailed>,
     tail_weight: usize,
     tail_limit: usize,
+
+    // The numbers of the last append, and of the last one that is durable.
     appended: u64,
     synced: u64,
 }
@@ -67,19 +74,19 @@ impl Memory {
         }
     }
 
-    /// The index at which the next entry must be, if there is only one such.
+    /// The index that the next entry must have; `None` in a log that never held one, where any will do.
     pub(super) fn next(&self) -> Option<u64> {
         self.last.map(|id| id.index + 1)
     }
 
-    /// The last entry that lies in none of the newest `keep` segments.
+    /// The index of the last entry that lies in none of the newest `keep` segments.
     pub(super) fn last_before_newest(&self, keep: usize) -> Option<u64> {
         let oldest_kept = *self.files.keys().rev().nth(keep.checked_sub(1)?)?;
         let before = self.places.partition_point(|place| place.segment < oldest_kept);
         before.checked_sub(1).map(|at| self.first_place + at as u64)
     }
 
-    /// Takes entries into the tail and gives the number under which their sync is to be reported.
+    /// Adds entries to the tail; returns the number under which [`Self::synced`] is to report them.
     pub(super) fn append(&mut self, entries: &[Entry]) -> u64 {
         self.appended += 1;
         for entry in entries {
@@ -123,7 +130,7 @@ impl Memory {
         self.last = self.last.filter(|last| last.index > upto.index).or(Some(upto));
     }
 
-    /// Follows one record of a durable group in `segment`, whose bytes lie at `span`.
+    /// Updates the places for one record of a durable group in `segment`, whose bytes lie at `span`.
     pub(super) fn place(&mut self, segment: u32, span: Range<u64>, item: &Item) {
         match item {
             Item::Entry(id) => {
@@ -152,7 +159,8 @@ impl Memory {
         }
     }
 
-    /// Everything appended under a number up to `sequence` is durable; what the tail need not hold goes.
+    /// Notes that every append with a number up to `sequence` is durable, and drops from the tail what exceeds its
+    /// limit.
     pub(super) fn synced(&mut self, sequence: u64) {
         self.synced = self.synced.max(sequence);
         while self.tail_weight > self.tail_limit
@@ -176,13 +184,13 @@ impl Memory {
         self.places.back().copied()
     }
 
-    /// The lowest index that is in the places.
+    /// The lowest index of a durable entry.
     pub(super) fn first_placed(&self) -> Option<u64> {
         (!self.places.is_empty()).then_some(self.first_place)
     }
 
-    /// The entries of `range`: those that must be read from the disk, which come first, and those that are here.
-    /// With a `limit`, as many from the beginning as weigh no more than that, but at least one.
+    /// The entries of `range`: the places of those that must be read from the disk, which come first, and those that
+    /// are in memory. With a `limit` in bytes, only as many from the beginning as fit, but at least one.
     pub(super) fn find(&self, range: Range<u64>, limit: Option<usize>) -> (Vec<Place>, Vec<Entry>) {
         let (mut places, mut entries) = (Vec::new(), Vec::new());
         let start = range.start.max(self.purged.map_or(0, |id| id.index + 1));
@@ -230,7 +238,7 @@ pub(super) fn weight(entry: &Entry) -> usize {
     payload + ENTRY_OVERHEAD
 }
 
-/// The memory is never left half changed: whoever panics with it ends the process.
+/// Ignores poisoning: a thread that panics while it holds the lock ends the process, so nothing acts on half a change.
 pub(super) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
 }

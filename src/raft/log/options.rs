@@ -10,13 +10,13 @@ pub struct Options {
     pub store: StoreId,
     /// Size of a segment. 64 MiB: large enough that a new one is rare, small enough to purge by.
     pub segment_bytes: u64,
-    /// Memory for the newest entries, which every follower in step asks for.
+    /// Memory for the newest entries, which every follower that keeps up asks for.
     pub tail_bytes: usize,
-    /// The most that is collected for one sync; one append may be more.
+    /// The most that is collected for one sync; a single append may be larger.
     pub group_bytes: usize,
-    /// Where segment files are made.
+    /// Where segment files are prepared and removed.
     pub prepare: Prepare,
-    /// Refuse to begin a new log: the store has had one.
+    /// Whether to refuse to begin a new log, because the store already had one.
     pub must_exist: bool,
 }
 

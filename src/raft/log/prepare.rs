@@ -11,7 +11,7 @@ use crate::raft::log::disk::{Disk, DiskFile};
 use crate::raft::log::fault::{LogFault, OnFault};
 use crate::raft::log::segment;
 
-/// Where whole files are worked on.
+/// Where segment files are prepared and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepare {
     /// On a thread of its own, one segment ahead: writing 64 MiB of zeros takes longer than a client should wait.
@@ -98,7 +98,7 @@ impl Preparer {
 impl Drop for Preparer {
     fn drop(&mut self) {
         if let Self::Thread { jobs, thread, .. } = self {
-            // Closing the queue ends the thread after the file it is at.
+            // Closing the queue ends the thread after the file it is working on.
             jobs.take();
             if let Some(thread) = thread.take() {
                 drop(thread.join());
@@ -112,12 +112,12 @@ fn send(jobs: Option<&mpsc::Sender<Job>>, job: Job) {
     let _ = jobs.map(|jobs| jobs.send(job));
 }
 
-/// How long to wait before a segment that had no room is tried again: a disk that is full now may have room long before
-/// the segment is needed.
+/// How long to wait before preparing again a segment that had no room: a disk that is full now may have room long
+/// before the segment is needed.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl Worker {
-    /// Does what it is asked for until nobody can ask any more.
+    /// Does the jobs until the queue is closed.
     fn serve(&self, jobs: &mpsc::Receiver<Job>, done: &mpsc::Sender<Result<Prepared, LogFault>>) {
         let mut again = None;
         loop {
@@ -133,16 +133,20 @@ impl Worker {
                 None => return,
                 Some(Job::Remove(number)) => self.remove(number),
                 Some(Job::Prepare(number)) => match self.prepare(number) {
-                    // Nothing was ever written to the file, so nothing is lost by making it once more.
+                    // Nothing was ever written to the file, so nothing is lost by preparing it again.
                     Err(fault) if fault.is_lack_of_room() => {
                         if again.is_none() {
-                            tracing::warn!("{fault}; the log's next segment is tried again until there is room");
+                            // Not the fault's own sentence: it asks for a restart, which this does not need.
+                            tracing::warn!(
+                                segment = number,
+                                "the disk has no room for the log's next segment: it is tried again until there is"
+                            );
                         }
                         again = Some(number);
                     }
                     prepared => {
                         again = None;
-                        // Without a receiver the writer is gone, and this thread is about to be.
+                        // Fails if the writer has ended; this thread then ends too.
                         drop(done.send(prepared));
                     }
                 },
@@ -150,15 +154,15 @@ impl Worker {
         }
     }
 
-    /// Makes segment `number` ready. What a crash left of an earlier attempt, or one that was never used, is taken
-    /// over: opening the log has made sure that no group was ever written to it.
+    /// Makes segment `number` ready. Reuses a file that a crash left unfinished or that was never used: opening the log
+    /// has made sure that no group was ever written to it.
     pub(super) fn prepare(&self, number: u32) -> Result<Prepared, LogFault> {
         let name = segment_name(number);
         let path = self.disk.path(&name);
         let file = self.disk.open(&name, true).map_err(LogFault::io(&path, "created"))?;
         let (length, blank) = survey(file.as_ref(), &path)?;
         if !blank || length < self.size {
-            // Asked first: a disk that refuses in the middle keeps what it gave, and that was the last it had.
+            // Checked first: a disk that fills up halfway keeps the blocks that it gave, and those were its last.
             let lacking = self.size.saturating_sub(length);
             if self.disk.room().is_ok_and(|room| room.free < lacking) {
                 return Err(LogFault::io(&path, "allocated")(ErrorKind::StorageFull.into()));

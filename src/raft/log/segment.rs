@@ -222,14 +222,14 @@ pub(super) fn read_head(seed: u32, sector: &[u8]) -> Head {
     })
 }
 
-/// A group while it is being put together. Keeps its buffer from one to the next.
+/// A group while it is being put together. Reuses its buffer from one group to the next.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     bytes: Vec<u8>,
 }
 
 impl Group {
-    /// Begins anew.
+    /// Begins an empty group.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.resize(GROUP_HEADER, 0);

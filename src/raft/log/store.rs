@@ -1,4 +1,4 @@
-//! What openraft sees of the log.
+//! The log as openraft sees it: its traits for reading and writing a log.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,13 +20,13 @@ use crate::raft::log::prepare::segment_name;
 use crate::raft::log::writer::{self, LogWriter, WriteCommand};
 use crate::raft::runtime::{Entry, LogId, StorageError, Types, Vote};
 
-/// What one message to a peer carries of the log: with the lan preset's heartbeat of 150 ms as its time-out it must
-/// get through in that time.
+/// Bytes of entries in one message to a peer, which must get through within the message's time-out: with the lan preset
+/// that is its heartbeat, 150 ms.
 const PAYLOAD_BYTES: usize = 1 << 20;
 /// Commands that wait for the writer. openraft waits for each append before it calls again, so that more than a few
 /// are never queued; beyond this its next call waits.
 const QUEUE: usize = 256;
-/// What is read at once of entries that lie together.
+/// Bytes read at once of entries that lie next to each other.
 const READ_BYTES: u32 = 4 << 20;
 
 /// The log as openraft sees it. Clones are the same log.
@@ -46,8 +46,8 @@ impl Debug for LogStore {
 }
 
 impl LogStore {
-    /// Opens the log in `disk`, or begins one. Blocks while it reads. `checkpoint` is the index up to which the
-    /// state is durable; `on_fault` hears of a fault after this, and ends the process.
+    /// Opens the log in `disk`, or begins one. Blocks while it reads. `checkpoint` is the index up to which the state
+    /// is durable; `on_fault` gets the faults after this, and must end the process.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: &Options,
@@ -70,12 +70,13 @@ impl LogStore {
         ))
     }
 
-    /// The last entry that lies in none of the newest `keep` segments: purged up to there, whole segments go.
+    /// The index of the last entry that lies in none of the newest `keep` segments: a purge up to it removes whole
+    /// segments.
     pub fn last_before_newest(&self, keep: usize) -> Option<u64> {
         lock(&self.memory).last_before_newest(keep)
     }
 
-    /// The oldest append that is not durable yet, if there is one.
+    /// The number of the oldest append that is not durable yet, if there is one.
     pub fn waits_for_sync(&self) -> Option<u64> {
         lock(&self.memory).waits_for_sync()
     }
@@ -102,7 +103,8 @@ impl LogStore {
         for (run, file) in runs(&places).into_iter().zip(files) {
             let path = self.disk.path(&segment_name(run[0].segment));
             let file = file.expect("a segment is open as long as an entry lies in it");
-            // openraft ends its core on this; the process should end for the reason, not for the consequence.
+            // Reported before openraft sees it: openraft's core ends on the error, and the process should end with the
+            // reason, not with that consequence.
             let read = read_entries(file.as_ref(), &path, run).inspect_err(|fault| (self.on_fault)(fault.clone()));
             entries.extend(read?);
         }
@@ -111,7 +113,7 @@ impl LogStore {
     }
 }
 
-/// Splits places into runs that are read at once.
+/// Splits places into runs, each of which is read at once.
 fn runs(places: &[Place]) -> Vec<&[Place]> {
     let mut runs = Vec::new();
     let mut rest = places;
@@ -207,7 +209,8 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        // An entry at or below the purge point is in the state already, which is ahead of a leader that still sends it.
+        // An entry at or below the purge point is already in the state: the leader that still sends it does not know
+        // that.
         let purged = lock(&self.memory).purged.map(|purged| purged.index);
         let entries: Vec<Entry> = entries
             .into_iter()
@@ -231,7 +234,7 @@ impl RaftLogStorage<Types> for LogStore {
         };
         assert!(
             purged.is_none_or(|purged| purged.index < from),
-            "what was purged was committed, and stays"
+            "a purged entry was committed and cannot be truncated"
         );
         if last.is_none_or(|last| last.index < from) {
             return Ok(());
@@ -244,8 +247,8 @@ impl RaftLogStorage<Types> for LogStore {
             None => None,
         };
         lock(&self.memory).truncate(before);
-        // Not waited for: it is on disk before anything that is acknowledged after it, and until then the entries
-        // it removes are merely ones that no quorum holds.
+        // Not waited for: the truncation is on disk before anything that is acknowledged after it, and until then the
+        // entries that it removes are merely ones that no quorum holds.
         self.send(WriteCommand::Truncate { from }).await
     }
 

@@ -1,4 +1,4 @@
-//! The only hand that writes: takes what is queued, makes one group of it, syncs once, then reports.
+//! The log's only writer: takes what is queued, makes one group of it, syncs once, then reports.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +33,7 @@ pub enum WriteCommand {
     Vote {
         /// The vote.
         vote: Vote,
-        /// Told when it is durable, or will not be.
+        /// Answered when it is durable, or will not be.
         saved: oneshot::Sender<io::Result<()>>,
     },
     /// Entries from this index on are gone.
@@ -71,7 +71,7 @@ impl WriteCommand {
         let result = result.clone().map_err(io::Error::other);
         match self {
             Self::Append { flushed, .. } => flushed.log_io_completed(result),
-            // Whoever asked may have been dropped; the vote is durable all the same.
+            // The caller may have been dropped; the vote is durable all the same.
             Self::Vote { saved, .. } => drop(saved.send(result)),
             Self::Truncate { .. } | Self::Purge { .. } => {}
         }
@@ -80,7 +80,7 @@ impl WriteCommand {
 
 /// Writes the log. Owned by one thread, or by one task of a simulation.
 pub struct LogWriter {
-    // What it is asked for, and with whom it shares what the log knows.
+    // What it is asked to write, what it shares with the store, and where faults go.
     pub(super) queue: mpsc::Receiver<WriteCommand>,
     pub(super) memory: Arc<Mutex<Memory>>,
     pub(super) on_fault: OnFault,
@@ -115,8 +115,8 @@ impl LogWriter {
     pub fn run_blocking(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
             let commands = self.drain(first);
-            // A fault has been reported where the process hears of it. Here the loop goes on, so that everyone who
-            // is waiting, now or later, hears of it too.
+            // A fault has already been reported, and ends the process. The loop goes on, so that every caller, now or
+            // later, is answered with it too.
             drop(self.step(commands));
         }
     }
@@ -141,9 +141,9 @@ impl LogWriter {
         commands
     }
 
-    /// Makes `commands` durable with one sync and reports to each. After the first fault nothing is written any
-    /// more, and every command is told so: what a failed sync left on the disk cannot be known, and asking again
-    /// would be answered "all is well" (Linux marks the pages clean).
+    /// Makes `commands` durable with one sync and reports to each. After the first fault nothing more is written, and
+    /// every command fails with that fault: what a failed sync left on the disk cannot be known, and a second sync
+    /// would report success (Linux marks the pages clean).
     pub fn step(&mut self, commands: Vec<WriteCommand>) -> Result<(), LogFault> {
         let result = match &self.fault {
             Some(fault) => Err(fault.clone()),
@@ -218,8 +218,8 @@ impl LogWriter {
                 .expect("openraft's calls follow one another without a hole")
         };
         items.iter().for_each(|(_, item)| pass(item));
-        // Rides along: a sync of its own would double the syncs of a client that writes alone. Not before the entry
-        // it names is on its way, so that a log on disk never says "committed" of an entry it does not hold.
+        // Added to the group: a sync of its own would double the syncs of a client that writes alone. Not before the
+        // entry it names is on its way, so that a log on disk never says "committed" of an entry it does not hold.
         let committed = lock(&self.memory).committed;
         let newer = committed.filter(|_| !self.group.is_empty() && committed != self.position.committed);
         if let Some(id) = newer.filter(|id| after.next.is_some_and(|next| next > id.index)) {
@@ -231,7 +231,7 @@ impl LogWriter {
         items
     }
 
-    /// Lets readers know, before anyone is told.
+    /// Updates what readers see, before any caller is answered.
     fn durable(&mut self, start: u64, items: &[(Range<usize>, Item)], commands: &[WriteCommand]) {
         let number = self.current.number;
         let mut memory = lock(&self.memory);
@@ -311,7 +311,7 @@ impl LogWriter {
     }
 }
 
-/// What opening found, completed to a writer.
+/// Makes a writer from what opening found.
 pub(super) fn writer(
     opened: Opened,
     disk: Arc<dyn Disk>,
@@ -340,7 +340,7 @@ pub(super) fn writer(
         preparer,
         group: Group::default(),
     };
-    // A crash may have come between a purge and the removal of what it left over.
+    // A crash may have come between a purge and the removal of the segments that it emptied.
     writer.remove_purged();
     Ok(writer)
 }

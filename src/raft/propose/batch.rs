@@ -1,7 +1,7 @@
 //! Many submissions, one entry: openraft 0.9 writes and syncs each entry on its own, so entries must be large.
 //!
-//! No lingering: whoever comes first goes at once; what arrives while entries are on their way goes together in
-//! the next. Each item has its own verdict; one that is refused does not touch its neighbours.
+//! A batch never waits to fill: the first submission goes at once, and those that arrive while entries are in flight
+//! share the next entry. Each item has its own verdict; a refused item does not affect the others.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ const MAX_BATCH_ITEMS: usize = 256;
 /// Bytes of one entry. A follower 150 ms away on a slow line still takes it within its heartbeat time-out.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// Entries under way at once: one that is being synced and one that waits behind it. More would only make each
-/// of them smaller, since openraft 0.9 syncs them one after the other.
+/// Entries in flight at once: one that is being synced and one that waits behind it. More would only make each of them
+/// smaller, since openraft 0.9 syncs them one after the other.
 const IN_FLIGHT: usize = 2;
 
-/// Submissions that may wait. At 10,000 a second that is less than half a second; beyond it the caller is told
-/// to come back (429), so that a slow disk shows at the door and not in memory.
+/// Submissions that may wait. At 10,000 a second that is less than half a second; beyond it the caller gets a 429, so
+/// that behind a slow disk clients are refused and memory does not grow.
 const QUEUE: usize = 4096;
 
-/// And how much of it, in KiB: sixty-four of the largest tokens. Those whose senders gave up count until they are
-/// dropped, so a disk that hangs never makes a heap of them.
+/// Tokens that may wait, in KiB: sixty-four of the largest. Those whose callers have given up count until they are
+/// dropped, so that they cannot pile up behind a disk that hangs.
 const QUEUE_KIB: usize = 64 * 1024;
 
 /// One account on its way to the log, verified under `trust_epoch`.
@@ -38,11 +38,11 @@ struct Waiting {
     trust_epoch: u64,
     item: PutAccount,
     verdict: oneshot::Sender<Result<AccountOutcome, ProposeError>>,
-    /// Its part of the queue's memory, until it is part of an entry: of those there are [`IN_FLIGHT`].
+    /// Its share of [`QUEUE_KIB`], held until it becomes part of an entry; of those there are at most [`IN_FLIGHT`].
     _place: OwnedSemaphorePermit,
 }
 
-/// The door to the batches.
+/// The handle that takes submissions into batches. Clones share one queue.
 #[derive(Debug, Clone)]
 pub(in crate::raft) struct Batcher {
     queue: mpsc::Sender<Waiting>,
@@ -90,8 +90,8 @@ impl Batcher {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => ProposeError::ended(),
         })?;
-        // The caller stops waiting, the entry does not: it stays in flight, so that a disk that hangs fills the queue
-        // and not the memory.
+        // Only the caller stops waiting. Its entry stays in flight, so that behind a disk that hangs the queue fills up
+        // and memory does not grow.
         match tokio::time::timeout(super::PROPOSE_TIMEOUT, decided).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
@@ -103,18 +103,18 @@ struct Batches {
     queue: Queue,
     proposer: Proposer,
     state: State,
-    /// Told by the flush after each step.
+    /// Updated by the flusher after each step.
     flushed: watch::Receiver<u64>,
 }
 
 impl Batches {
     /// Ends when the last handle is dropped and everything in flight is decided.
     async fn run(mut self) {
-        // Driven here and not on tasks of their own: each hop from task to task is a part of every upload's latency.
+        // Driven here and not on tasks of their own: each hop between tasks would add to every upload's latency.
         let mut in_flight = FuturesUnordered::new();
         let mut open = true;
         while open || !in_flight.is_empty() {
-            // Seen before the state is looked at, so that no step of the flush is missed in between.
+            // Marked before the state is read, so that a step of the flusher in between is not missed.
             self.flushed.mark_unchanged();
             let crowded = open && self.state.is_crowded();
             tokio::select! {
@@ -123,23 +123,23 @@ impl Batches {
                     None => open = false,
                 },
                 Some(()) = in_flight.next() => {}
-                // Without the flush the node is ending, and nothing more is proposed.
+                // When the flusher has ended, the node is ending, and nothing more is proposed.
                 stepped = self.flushed.changed(), if crowded => open = stepped.is_ok(),
             }
         }
     }
 }
 
-/// What waits to be proposed.
+/// The submissions that wait to be proposed.
 struct Queue {
     waiting: mpsc::Receiver<Waiting>,
-    /// Taken from the queue, but belongs into the next entry.
+    /// Taken from the queue, but did not fit: the first item of the next entry.
     next: Option<Waiting>,
 }
 
 impl Queue {
-    /// What the next entry begins with. Nothing is proposed whose sender has given up already: he was told that it is
-    /// not known what became of it, and behind a slow disk there would be no end of such.
+    /// The first item of the next entry. Skips submissions whose caller has given up: that caller already has the
+    /// answer that the outcome is unknown, and behind a slow disk there could be any number of them.
     async fn first(&mut self) -> Option<Waiting> {
         loop {
             let first = match self.next.take() {
@@ -152,7 +152,7 @@ impl Queue {
         }
     }
 
-    /// `first` and whatever else waits now and fits.
+    /// `first` and the other waiting submissions that fit into its entry.
     fn collect(&mut self, first: Waiting) -> Vec<Waiting> {
         let mut bytes = first.item.token.len();
         let mut batch = vec![first];
@@ -185,7 +185,7 @@ async fn propose(proposer: Proposer, batch: Vec<Waiting>) {
         Ok(outcomes) => {
             assert_eq!(outcomes.len(), verdicts.len(), "an item without a verdict");
             for (verdict, outcome) in verdicts.into_iter().zip(outcomes) {
-                // Whoever gave up waiting does not want to know.
+                // Fails if the caller has given up waiting.
                 let _ = verdict.send(Ok(outcome));
             }
         }

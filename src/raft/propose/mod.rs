@@ -1,4 +1,8 @@
-//! FROM A COMMAND TO AN AGREED ENTRY: one command each, or many submissions in one ([`batch`](Batcher)).
+//! FROM A COMMAND TO AN AGREED ENTRY: one command an entry, or many submissions in one (`batch.rs`).
+//!
+//! A proposal returns when its entry is applied on this node, with the outcome that applying it gave. It never proposes
+//! again by itself: after [`PROPOSE_TIMEOUT`] the outcome is unknown, and only the caller knows whether to submit the
+//! same again.
 
 mod batch;
 
@@ -11,17 +15,17 @@ pub(super) use batch::Batcher;
 use super::runtime::{Payload, Types};
 use crate::state::Proposal;
 
-/// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller
-/// when a snapshot is installed meanwhile, so every wait has an end.
+/// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller when a
+/// snapshot is installed meanwhile, so every wait has a limit.
 pub(super) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why something was not agreed on.
+/// Why a proposal gave no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Too much is waiting already.
+    /// Too many submissions are waiting already.
     #[error("too many submissions are waiting; try again in a second")]
     Busy,
-    /// Nothing was proposed: there is nobody who could.
+    /// Nothing was proposed, because this node cannot propose now.
     #[error("{reason}; nothing was stored, try again")]
     Unavailable {
         /// What is missing.
@@ -33,7 +37,7 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
-    /// This node is about to end.
+    /// The error of a node that is shutting down.
     pub fn ended() -> Self {
         Self::Unavailable {
             reason: "this node is shutting down".to_owned(),
@@ -70,7 +74,7 @@ impl Proposer {
                     reason: error.to_string(),
                 })
             }
-            // The core has ended in the middle of it: the entry may be on disk.
+            // The core ended during the proposal: the entry may be on disk.
             Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
         }
     }

@@ -1,8 +1,11 @@
 //! THE TWO STORES OF A NODE: the log and the state, opened together, and the threads that write them.
 //!
 //! An entry is durable in the log before it is acknowledged, applied to the state in memory, and moved into redb later
-//! by the [`Flusher`]. Only a durable checkpoint of the state lets the log forget (`trim.rs`), so that together they
-//! always hold everything: `purged <= checkpoint <= flushed <= applied`.
+//! by the [`Flusher`]. The log is purged (`trim.rs`) only up to a durable checkpoint of the state, so that together
+//! they always hold everything: `purged <= checkpoint <= flushed <= applied`.
+//!
+//! A nearly full disk stops uploads first and flushes last (`space.rs`): a write that fails would end the node, and
+//! lookups with it.
 
 mod flusher;
 mod space;
@@ -29,17 +32,17 @@ use crate::tasks::FaultHandle;
 use crate::tasks::chain;
 use crate::tasks::spawn_thread;
 
-/// Both stores, open and written: what agreement is built on.
+/// Both stores, open, with their threads running: what [`super::Raft::start`] builds on.
 pub struct Stores {
     /// The log, its writer running.
     pub log: LogStore,
-    /// The index up to which the state is durable: the log may forget that far.
+    /// The index up to which the state is durable, and the log may be purged.
     pub checkpoint: Arc<AtomicU64>,
     /// The state, its flusher running.
     pub state: State,
-    /// Told by the flusher after each step.
+    /// The index that redb has reached; updated by the flusher after each step.
     pub flushed: watch::Receiver<u64>,
-    /// Tells everyone above how far the state is.
+    /// Publishes the newest readable revision to the rooms above.
     pub revision: watch::Sender<Revision>,
     /// How full the disk is.
     pub space: Space,
@@ -62,7 +65,7 @@ pub enum OpenError {
         /// What the system says.
         source: io::Error,
     },
-    /// The system gives no thread.
+    /// The system refuses to start a thread.
     #[error("cannot start the thread that {what}")]
     Thread {
         /// What it is for.
@@ -77,7 +80,7 @@ pub enum OpenError {
 pub struct StoreThreads(Vec<JoinHandle<()>>);
 
 impl StoreThreads {
-    /// Waits until both have written what there is. Blocks.
+    /// Waits until both threads have written what they have, and ended. Blocks.
     pub fn join(self) {
         for thread in self.0 {
             // A panic was reported as a fault.
@@ -91,14 +94,14 @@ pub trait OpenDisk: FnOnce(&Path) -> io::Result<Arc<dyn Disk>> + Send + 'static 
 
 impl<F: FnOnce(&Path) -> io::Result<Arc<dyn Disk>> + Send + 'static> OpenDisk for F {}
 
-/// The disk of production.
+/// The disk that production uses.
 pub fn real_disk(folder: &Path) -> io::Result<Arc<dyn Disk>> {
     Ok(Arc::new(RealDisk::open(folder)?))
 }
 
 impl Stores {
-    /// Opens or makes the stores in `folder`, the log on `disk`, and starts their threads. Blocks while it reads. What
-    /// fails afterwards is reported to `fault`.
+    /// Opens or makes the stores in `folder`, the log on `disk`, and starts their threads. Blocks while it reads. Later
+    /// failures are reported to `fault`.
     pub fn open(folder: &Folder, fault: &FaultHandle, disk: impl OpenDisk) -> Result<(Self, StoreThreads), OpenError> {
         let store = StoreId(folder.identity().store_bytes());
         let state = State::open_file(&folder.state(), state::Options::new(store.to_string()))?;

@@ -1,28 +1,28 @@
-//! Looks how full the disk is. Before nothing is left, uploads stop; lookups go on.
+//! Measures how full the disk is. Uploads stop before it is full; lookups go on.
 //!
-//! A disk that is found full in the middle of a write ends the node (a failed write may not be tried again), and then
-//! nobody is answered. So nothing new is taken while there is still room for what was acknowledged.
+//! A write that fails for lack of room ends the node (a failed write may not be tried again), and lookups with it. So
+//! uploads are refused while there is still room for what was already acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::raft::log::{Disk, Room};
 
-/// What is acknowledged and not yet in redb is 64 MiB at the most and takes about twice that there; the log's next
-/// segment is 64 MiB; the rest is for a look that comes five seconds late.
+/// Free bytes below which uploads stop. What is acknowledged and not yet in redb is 64 MiB at the most and takes about
+/// twice that there; the log's next segment is 64 MiB; the rest covers the five seconds between two looks.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Of a small disk, this part: there the memtable cannot fill before the disk does.
+/// On a small disk the reserve is one part in this many: there the memtable cannot fill before the disk does.
 const RESERVE_SHARE: u64 = 8;
 
-/// Of the reserve, this part: below it not even what was acknowledged is moved into redb. It stays in the log.
+/// Below one part in this many of the reserve, flushes stop too: what was acknowledged then stays in the log.
 const LAST_SHARE: u64 = 4;
 
 const ENOUGH: u8 = 0;
 const LOW: u8 = 1;
 const USED_UP: u8 = 2;
 
-/// How much room the data folder has. Clones are the same folder's.
+/// How much room the disk of the data folder has. Clones share what was last measured.
 #[derive(Clone)]
 pub struct Space {
     disk: Arc<dyn Disk>,
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
-    /// Of the disk that `disk` is on.
+    /// The space of the disk that `disk` is on, measured once.
     pub fn of(disk: Arc<dyn Disk>) -> Self {
         let space = Self {
             disk,
@@ -46,16 +46,16 @@ impl Space {
         space
     }
 
-    /// Looks again.
+    /// Measures again, and logs a change.
     pub(in crate::raft) fn look(&self) {
-        // A disk that does not say is written to until it refuses.
+        // A disk that does not report its room is written to until a write fails.
         let Ok(room) = self.disk.room() else { return };
         let found = judge(room);
         let before = self.found.swap(found, Ordering::Relaxed);
         let folder = self.disk.path("");
         let (folder, free_mib) = (folder.display(), room.free / (1024 * 1024));
         if found == ENOUGH && before != ENOUGH {
-            tracing::info!(%folder, free_mib, "the disk has room again; uploads are taken");
+            tracing::info!(%folder, free_mib, "the disk has room again: uploads are accepted");
         } else if found != ENOUGH && before == ENOUGH {
             tracing::error!(
                 %folder,
@@ -65,12 +65,12 @@ impl Space {
         }
     }
 
-    /// Whether nothing new may be taken.
+    /// Whether uploads must be refused.
     pub fn is_low(&self) -> bool {
         self.found.load(Ordering::Relaxed) != ENOUGH
     }
 
-    /// Whether not even a flush may be tried.
+    /// Whether flushes must wait too.
     pub fn is_used_up(&self) -> bool {
         self.found.load(Ordering::Relaxed) == USED_UP
     }

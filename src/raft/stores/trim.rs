@@ -1,5 +1,5 @@
-//! Looks after the log every few seconds: lets go of what the state holds durably and no peer is likely to ask for,
-//! looks how full the disk is, and says when a sync hangs.
+//! Every few seconds: purges the log entries that the state holds durably and no peer is likely to ask for, measures
+//! how full the disk is, and warns when a sync hangs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,19 +12,19 @@ use crate::raft::log::LogStore;
 use crate::raft::runtime::Types;
 use crate::tasks::Scope;
 
-/// Segments that stay: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
+/// Segments that are kept: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
 const KEEP_SEGMENTS: usize = 4;
 
-/// The same in a mesh of one node, where nobody has to catch up: what stays is read at every start.
+/// The same in a mesh of one node, where no peer has to catch up: every segment that is kept is read at each start.
 const KEEP_SEGMENTS_ALONE: usize = 1;
 
-/// How often it looks. A segment takes seconds to fill even at the highest rate.
+/// The time between two rounds. A segment takes seconds to fill even at the highest rate.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How long a snapshot may take: it waits for the flush and opens a view, no bytes move.
+/// How long a snapshot may take: it waits for the flusher and opens a view; no bytes are copied.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Lets the log go up to the durable `checkpoint`, in whole segments, until `scope` is told to stop.
+/// Purges the log up to the durable `checkpoint`, in whole segments, until `scope` is stopped.
 pub(in crate::raft) async fn trim(
     core: openraft::Raft<Types>,
     log: LogStore,
@@ -40,7 +40,7 @@ pub(in crate::raft) async fn trim(
         let waits = log.waits_for_sync();
         if waits.is_some() && waits == hanging {
             tracing::warn!(
-                "the log has waited {} s to be written: the disk hangs, or has no room; uploads wait for it",
+                "a write to the log has been waiting for {} s: the disk hangs or is full; uploads wait for it",
                 EVERY.as_secs()
             );
         }
@@ -52,7 +52,7 @@ pub(in crate::raft) async fn trim(
         };
         let upto = upto.min(checkpoint.load(Ordering::Acquire));
         let purged = core.metrics().borrow().purged.map(|id| id.index);
-        // 0 also says that nothing is durable yet.
+        // 0 also means that nothing is durable yet.
         if upto == 0 || purged >= Some(upto) {
             continue;
         }
@@ -69,8 +69,8 @@ pub(in crate::raft) async fn trim(
             core.trigger().purge_log(upto).await.ok()
         };
         match trimmed.await {
-            Some(()) => tracing::debug!(upto, "the log is let go up to here"),
-            None => tracing::warn!(upto, "the log could not be trimmed; it is tried again"),
+            Some(()) => tracing::debug!(upto, "the log is purged up to here"),
+            None => tracing::warn!(upto, "the log could not be purged; trying again in a few seconds"),
         }
     }
 }

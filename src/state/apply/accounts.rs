@@ -26,7 +26,7 @@ pub(super) fn put_all(
     Ok(outcomes)
 }
 
-/// Judges one submission against `present`, the account's row as of this place in the log. The whole of G2.
+/// Judges one submission against `present`, the account's row as of this place in the log. All of G2 is here.
 fn put(
     change: &mut Change,
     trust: &Trust,
@@ -83,8 +83,9 @@ fn put(
 
 /// The history of the row that replaces `present`; what it has no room for goes to `forgotten`.
 ///
-/// Part of the row, hence of the agreed state: every node forgets the same versions with the same entry, no scan
-/// ever looks for garbage, and an entry removes at most as many rows as the accounts it replaces ever had.
+/// The history is part of the row, and so of the agreed state: every node forgets the same versions with the same
+/// entry, no scan ever looks for garbage, and an entry removes at most as many rows as the accounts it replaces ever
+/// had.
 fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
     let newest = Past {
         id: present.id(),
@@ -113,6 +114,6 @@ const HISTORY_VERSIONS: usize = 15;
 /// allowed token (1 MiB) none, so that history never multiplies the room that big accounts take.
 const HISTORY_BYTES: u64 = 256 * 1024;
 
-/// How many replaced versions of one second are known again. nsc and scripts sign a few in a second; who holds the key
-/// and signs more only makes his own oldest ones acceptable once more.
+/// How many replaced versions of one second are remembered. nsc and scripts sign a few in a second; a key holder who
+/// signs more only makes their own oldest ones acceptable again.
 const REPLACED_VERSIONS: usize = 64;

@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::recent::Change;
 use super::rows::{Mark, Trust};
 
-/// Decides what `command` does, into `change`, and gives what became of it.
+/// Decides what `command` does, puts it into `change`, and returns the outcomes.
 pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command) -> Result<Outcomes, Fault> {
     Ok(match command {
         Command::PutAccounts(command) => Outcomes::Accounts(accounts::put_all(change, before, command)?),
@@ -28,7 +28,7 @@ pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command
     })
 }
 
-/// What would become of operators, if none of them would be stored; `None` if one would.
+/// The outcomes of operators, if none of them would be stored; `None` if one would.
 pub(super) fn outcomes_without_change(trust: &Trust, command: PutOperators) -> Option<Vec<OperatorOutcome>> {
     let mut change = Change::blank(Mark::default());
     let outcomes = operators::put(&mut change, trust, command);

@@ -6,8 +6,8 @@ use crate::state::command::{OperatorOutcome, PutOperators};
 use crate::state::recent::Change;
 use crate::state::rows::{OperatorRow, Trust};
 
-/// Judges each operator. The first command that finds none agreed may bring any number of them; from then on only
-/// newer tokens of the trusted ones are taken, so that nobody can be added by whoever reaches the proposer.
+/// Judges each operator. The first command that finds none agreed may bring any number of them; from then on only newer
+/// tokens of the trusted ones are taken, so that being able to propose is not enough to add an operator.
 pub(super) fn put(change: &mut Change, present: &Trust, command: PutOperators) -> Vec<OperatorOutcome> {
     let first = present.operators.is_empty();
     let mut trust = present.clone();

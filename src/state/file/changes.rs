@@ -1,4 +1,4 @@
-//! By revision: what changed since one.
+//! The accounts that changed after a given revision.
 
 use std::sync::Arc;
 
@@ -10,8 +10,9 @@ use crate::state::fault::Fault;
 use crate::state::rows::{Changes, RowId};
 
 impl SnapshotView {
-    /// The accounts that changed after revision `after`, about `limit` of them: a revision is never split, so a few
-    /// more may come, and none at all if all that was looked at is replaced (then `more` says to go on).
+    /// The accounts that changed after revision `after`, about `limit` of them. There may be a few more, since a
+    /// revision is never split; and none at all if every row that was read has been replaced (then `more` says to go
+    /// on).
     pub fn rows_since(&self, after: Revision, limit: usize) -> Result<Changes, Fault> {
         let end = Changes {
             rows: Vec::new(),
@@ -35,8 +36,8 @@ impl SnapshotView {
             }
             revision = id.revision;
             scanned += value.value().len();
-            // Nobody can be told of a damaged one, and the changes behind it must not wait for that. Whoever looks the
-            // account up hears of the damage.
+            // A damaged row cannot be sent to any NATS cluster, and the changes after it must not wait for its repair.
+            // A lookup of the account reports the damage.
             let Ok(account) = row_account(value.value()) else {
                 continue;
             };
@@ -54,6 +55,6 @@ impl SnapshotView {
     }
 }
 
-/// How much one call reads before it answers: bounds its memory and its time whatever the limit and however large
-/// the tokens (about 13,000 usual rows, tens of milliseconds).
+/// Bytes one call reads before it returns: bounds its memory and its time, whatever the limit and however large the
+/// tokens (about 13,000 usual rows, tens of milliseconds).
 const SCAN_BYTES: usize = 16 * 1024 * 1024;

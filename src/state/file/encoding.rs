@@ -1,8 +1,8 @@
-//! Rows as bytes, in redb and in the row cache: what is small first, the token last and without its base64.
+//! Rows as bytes, in redb and in the row cache: the small fields first, the token last and without its base64.
 //!
-//! A JWT is three parts in base64, which makes four bytes of three. Stored as the three, a row is a quarter smaller:
-//! in the file, in the pages that a lookup reads, and in the cache, which holds a third more accounts. Printing it
-//! again costs half a microsecond for the usual token, and for the largest a third of a millisecond.
+//! A JWT is three parts in base64, which turns three bytes into four. Stored decoded, a row is a quarter smaller: in
+//! the file, in the pages that a lookup reads, and in the cache, which holds a third more accounts. Encoding it again
+//! costs half a microsecond for the usual token, and for the largest a third of a millisecond.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl EncodedRow {
     }
 }
 
-/// What stands before a row's token.
+/// The fields before a row's token.
 #[derive(Serialize, Deserialize)]
 struct RowHead<'a> {
     /// First: [`row_account`] reads no further.
@@ -44,8 +44,8 @@ struct RowHead<'a> {
     etag: [u8; ETAG_BYTES],
     history: Vec<Past>,
     replaced: Vec<[u8; ETAG_BYTES]>,
-    /// How long the token's first two parts are without base64; absent where the token stands as it is.
-    bare: Option<(u32, u32)>,
+    /// Lengths of the token's first two parts without base64; absent where the token is stored as it is.
+    stripped: Option<(u32, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
     let mut etag = [0; ETAG_BYTES];
     let decoded = BASE64URL_NOPAD.decode(row.etag.as_bytes());
     etag.copy_from_slice(&decoded.expect("an etag is made by `etag` alone"));
-    let bare = bare(&row.token);
+    let stripped = strip_base64(&row.token);
     let mut encoded = encode(&RowHead {
         account: row.account,
         operator: row.operator,
@@ -70,24 +70,24 @@ pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
         etag,
         history: row.history.clone(),
         replaced: row.replaced.clone(),
-        bare: bare.as_ref().map(|(lengths, _)| *lengths),
+        stripped: stripped.as_ref().map(|(lengths, _)| *lengths),
     });
-    encoded.extend_from_slice(bare.as_ref().map_or(&row.token, |(_, bytes)| bytes));
+    encoded.extend_from_slice(stripped.as_ref().map_or(&row.token, |(_, bytes)| bytes));
     encoded
 }
 
-/// Whose row `value` encodes, without decoding the rest.
+/// The account of the row that `value` encodes; the rest is not decoded.
 pub(in crate::state) fn row_account(value: &[u8]) -> Result<AccountKey, String> {
     decode_first(value).map(|(account, _)| account)
 }
 
-/// The row that `value` encodes, which stands at `id`; or what is wrong with it. Whether the token is the one that was
-/// stored is not looked at.
+/// The row that `value` encodes, whose id is `id`; or what is wrong with it. Does not check that the token is the one
+/// that was stored.
 pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> {
     let (head, behind): (RowHead<'_>, &[u8]) = decode_first(value)?;
-    let token = match head.bare {
+    let token = match head.stripped {
         None => Bytes::copy_from_slice(behind),
-        Some(lengths) => clothed(lengths, behind).ok_or("its token is cut off")?,
+        Some(lengths) => restore_base64(lengths, behind).ok_or("its token is truncated")?,
     };
     Ok(AccountRow {
         account: head.account,
@@ -104,20 +104,20 @@ pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> 
     })
 }
 
-/// The token's three parts without base64, one behind the other, and how long the first two are. Absent for what
-/// would not come out again byte by byte.
-fn bare(token: &[u8]) -> Option<((u32, u32), Vec<u8>)> {
+/// The token's three parts without base64, one after the other, and the lengths of the first two. `None` for a token
+/// that encoding them would not give back byte by byte.
+fn strip_base64(token: &[u8]) -> Option<((u32, u32), Vec<u8>)> {
     let mut parts = token.split(|byte| *byte == b'.');
     let (Some(header), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return None;
     };
-    // Room for each part's rounding up.
+    // Each part's length may round up.
     let mut bytes = vec![0; token.len() / 4 * 3 + 3];
     let (mut end, mut ends) = (0, [0; 3]);
     for (part, part_end) in [header, claims, signature].into_iter().zip(&mut ends) {
         let length = BASE64URL_NOPAD.decode_len(part.len()).ok()?;
-        // Strict: no padding, no stray bits at the end, so only what encoding gives is taken.
+        // Strict: no padding and no stray bits at the end, so that only what encoding gives is accepted.
         BASE64URL_NOPAD
             .decode_mut(part, bytes.get_mut(end..end + length)?)
             .ok()?;
@@ -129,8 +129,8 @@ fn bare(token: &[u8]) -> Option<((u32, u32), Vec<u8>)> {
     Some((lengths, bytes))
 }
 
-/// The token whose parts [`bare`] gave.
-fn clothed((header, claims): (u32, u32), bytes: &[u8]) -> Option<Bytes> {
+/// The token whose parts [`strip_base64`] gave; `None` if the lengths exceed the bytes.
+fn restore_base64((header, claims): (u32, u32), bytes: &[u8]) -> Option<Bytes> {
     let (header, rest) = bytes.split_at_checked(header as usize)?;
     let (claims, signature) = rest.split_at_checked(claims as usize)?;
     let parts = [header, claims, signature];
@@ -183,7 +183,7 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     decode_first(bytes).map(|(value, _)| value)
 }
 
-/// A value, and what stands behind it.
+/// A value, and the bytes after it.
 fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), String> {
     match bytes.split_first() {
         Some((&VALUE_VERSION, body)) => postcard::take_from_bytes(body).map_err(|error| error.to_string()),
@@ -225,16 +225,16 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_row_do_not_change() {
-        let head = |bare: &str| {
+        let head = |lengths: &str| {
             let keys = "01".repeat(32) + &"02".repeat(32);
-            // Version; keys; iat, exp and name; ETag; one past version; one replaced ETag; what is bare.
+            // Version; keys; iat, exp and name; ETag; one past version; one replaced ETag; lengths without base64.
             format!(
-                "01{keys}80c49fd50c00046e616d65ETAG0105000901{}{bare}",
+                "01{keys}80c49fd50c00046e616d65ETAG0105000901{}{lengths}",
                 hex(&digest(b"before"))
             )
         };
-        for (token, bare, stored) in [("QQ.QUI.QUJD", "010102", "41414241 4243"), ("QQ.", "00", "51512e")] {
-            let expected = head(bare).replace("ETAG", &hex(&digest(token.as_bytes()))) + &stored.replace(' ', "");
+        for (token, lengths, stored) in [("QQ.QUI.QUJD", "010102", "41414241 4243"), ("QQ.", "00", "51512e")] {
+            let expected = head(lengths).replace("ETAG", &hex(&digest(token.as_bytes()))) + &stored.replace(' ', "");
             assert_eq!(
                 hex(&encode_row(&row(token.as_bytes()))),
                 expected,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_canonical_base64_is_stored_as_it_is() {
+    fn a_token_that_is_not_canonical_base64_is_stored_as_it_is() {
         // Stray bits, a length that base64 never has, padding, another alphabet, too few and too many parts.
         for token in [
             "QQ.QR.QQ",
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_cut_off_is_refused_or_has_another_token() {
+    fn a_truncated_value_is_refused_or_gives_another_token() {
         let row = row(b"QUJD.REVG.R0hJ");
         let value = encode_row(&row);
         assert_eq!(row_account(&value), Ok(row.account));
@@ -294,14 +294,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_three_parts_are_stored_bare_and_come_out_again(
+        fn any_three_parts_are_stored_without_base64_and_come_out_again(
             parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 3),
             at in any::<prop::sample::Index>(),
             other in any::<u8>(),
         ) {
             let parts: Vec<String> = parts.iter().map(|part| BASE64URL_NOPAD.encode(part)).collect();
             let mut token = parts.join(".").into_bytes();
-            prop_assert!(bare(&token).is_some());
+            prop_assert!(strip_base64(&token).is_some());
             prop_assert_eq!(again(&row(&token)).1, row(&token));
             let at = at.index(token.len());
             token[at] = other;

@@ -1,4 +1,4 @@
-//! Making a state file, and taking over what another one holds: whole, or not at all.
+//! Makes a state file, and replaces its content with a snapshot: whole, or not at all.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{ACCOUNTS, OPERATORS, POSITIONS, ROWS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
-/// A new file that holds `view`, in the place of the one at `path`.
+/// Makes a new file that holds `view`, and puts it in the place of the one at `path`.
 pub(in crate::state) fn build_beside(path: &Path, options: &Options, view: &SnapshotView) -> Result<Store, Fault> {
     remove_unfinished(path)?;
     let store = Store::open_file(&beside(path), options)?;
@@ -18,8 +18,9 @@ pub(in crate::state) fn build_beside(path: &Path, options: &Options, view: &Snap
     put_in_place(path, store)
 }
 
-/// The file at `path`. A new one is made beside it first: a power cut while redb writes the first bytes of a file
-/// leaves one that it refuses for ever after, and a node must start whenever the power comes back.
+/// Opens the file at `path`, or makes it. A new file is made under another name first: if the power fails while redb
+/// writes the first bytes of a file, redb refuses that file forever, and a node must start whenever the power comes
+/// back.
 pub(in crate::state) fn open_or_make(path: &Path, options: &Options) -> Result<Store, Fault> {
     remove_unfinished(path)?;
     if path.exists() {
@@ -30,7 +31,7 @@ pub(in crate::state) fn open_or_make(path: &Path, options: &Options) -> Result<S
     put_in_place(path, Store::open_file(&beside(path), options)?)
 }
 
-/// Gives the durable file beside `path` its name. The rename is the moment at which it counts.
+/// Renames the durable file beside `path` to `path`. With the rename it becomes the state file.
 fn put_in_place(path: &Path, mut store: Store) -> Result<Store, Fault> {
     store.file = path.display().to_string().into();
     std::fs::rename(beside(path), path).map_err(|error| Fault::io("replace", &store.file, error))?;
@@ -38,7 +39,7 @@ fn put_in_place(path: &Path, mut store: Store) -> Result<Store, Fault> {
     Ok(store)
 }
 
-/// Removes what a creation or an installation that was cut off left behind.
+/// Removes what an interrupted creation or installation left behind.
 fn remove_unfinished(path: &Path) -> Result<(), Fault> {
     let beside = beside(path);
     match std::fs::remove_file(&beside) {
@@ -65,7 +66,7 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Everything of ours out, everything of `view` in, in one durable transaction.
+/// Replaces everything in `store` with what `view` shows, in one durable transaction.
 pub(in crate::state) fn replace(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
     let writing = store.write(Durability::Immediate)?;
     copy(store, &writing, view, ACCOUNTS)?;
@@ -76,7 +77,7 @@ pub(in crate::state) fn replace(store: &Store, view: &SnapshotView) -> Result<()
     store.commit(writing)
 }
 
-/// In the order of the keys: ascending insertions fill their pages and touch no other.
+/// Copies one table in the order of its keys: ascending insertions fill their pages and touch no other.
 fn copy<K: Key + 'static, V: Value + 'static>(
     store: &Store,
     writing: &WriteTransaction,

@@ -10,6 +10,9 @@
 //!
 //! Rows are only ever appended, because a value under a random key leaves half of each page empty and makes every
 //! update touch a page of its own; the index that is random (32 + 12 bytes) stays small.
+//!
+//! What an entry changes is written in one transaction together with its mark (I4), so that the file always holds the
+//! state at the end of an entry. A file of another program, format or store is refused, never converted.
 
 mod changes;
 mod encoding;
@@ -28,7 +31,7 @@ pub use view::SnapshotView;
 
 use super::rows::Mark;
 
-/// The number of this file's layout. Another number is another layout, and refused.
+/// The number of this file's layout. A file with another number is refused.
 pub(super) const FORMAT: u32 = 3;
 
 pub(super) const ACCOUNTS: TableDefinition<&[u8; 32], (u64, u32)> = TableDefinition::new("accounts_v1");
@@ -37,7 +40,7 @@ pub(super) const OPERATORS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition:
 pub(super) const POSITIONS: TableDefinition<&str, u64> = TableDefinition::new("positions_v1");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta_v1");
 
-/// What a redb file says about itself beside its rows; moves in the same transaction as they do (I4).
+/// What a redb file says about itself beside its rows; written in the same transaction as they are (I4).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {
     pub(super) applied: Option<Mark>,

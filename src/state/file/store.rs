@@ -1,4 +1,5 @@
-//! An open file: refusing what is not ours, transactions, reading and writing what every file has.
+//! An open redb file: checks that it is ours, begins and commits transactions, and reads and writes what every file
+//! has.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub(in crate::state) struct Store {
 }
 
 impl Store {
-    /// The file at `path`, made if it is not there.
+    /// Opens the file at `path`; makes it if it is not there.
     pub(in crate::state) fn open_file(path: &Path, options: &Options) -> Result<Self, Fault> {
         let file: Arc<str> = path.display().to_string().into();
         let database = builder(options).create(path);
@@ -30,7 +31,7 @@ impl Store {
         )
     }
 
-    /// The same on something that behaves like a file.
+    /// Opens a store on `backend`, as [`Self::open_file`] does on a file.
     pub(in crate::state) fn open_backend(backend: impl redb::StorageBackend, options: &Options) -> Result<Self, Fault> {
         let file: Arc<str> = "(in memory)".into();
         let database = builder(options).create_with_backend(backend);
@@ -41,7 +42,7 @@ impl Store {
         )
     }
 
-    /// Refuses what is not ours; gives a new file its beginning.
+    /// Refuses a file that is not ours; writes the tables and the identity of a new one.
     fn checked(database: Database, file: Arc<str>, options: &Options) -> Result<Self, Fault> {
         let store = Self { database, file };
         let reading = store.read()?;
@@ -60,7 +61,8 @@ impl Store {
             Ok(None) => Err(store.damaged(format!("meta_v1 has no {key}"))),
             Err(error) => Err(store.fault("read", error)),
         };
-        let format = <[u8; 4]>::try_from(value("format")?).map_err(|_| store.damaged("its format number"))?;
+        let format =
+            <[u8; 4]>::try_from(value("format")?).map_err(|_| store.damaged("its format number is unreadable"))?;
         let format = u32::from_le_bytes(format);
         if format != FORMAT {
             return Err(Fault::Format {
@@ -69,7 +71,7 @@ impl Store {
                 known: FORMAT,
             });
         }
-        let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid"))?;
+        let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid is unreadable"))?;
         if found != options.store {
             return Err(Fault::Store {
                 file: store.file,
@@ -109,8 +111,9 @@ impl Store {
         self.database.begin_read().map_err(|error| self.fault("read", error))
     }
 
-    /// A transaction. `Immediate` ones record what is free, so that opening after a crash takes milliseconds and
-    /// not the reading of the whole file, and commit in two phases: redb's one-phase commit has lost commits.
+    /// Begins a transaction. An `Immediate` one records which pages are free, so that opening after a crash takes
+    /// milliseconds instead of reading the whole file, and commits in two phases: redb's one-phase commit has lost
+    /// commits.
     pub(in crate::state) fn write(&self, durability: Durability) -> Result<WriteTransaction, Fault> {
         let mut writing = self
             .database
@@ -130,7 +133,7 @@ impl Store {
         writing.commit().map_err(|error| self.fault("commit to", error))
     }
 
-    /// A durable commit. It writes something of its own, because a commit of nothing need not reach the disk.
+    /// A durable commit. It writes `index`, because an empty commit need not reach the disk.
     pub(in crate::state) fn checkpoint(&self, index: Option<u64>) -> Result<(), Fault> {
         let writing = self.write(Durability::Immediate)?;
         let mut meta = writing
@@ -160,11 +163,11 @@ impl Store {
         decode_meta(value.value()).map_err(|what| self.damaged(format!("meta_v1, state: {what}")))
     }
 
-    /// The row that `value` encodes, which stands at `id`.
+    /// The row that `value` encodes, whose id is `id`.
     pub(in crate::state) fn row(&self, id: RowId, value: &[u8]) -> Result<AccountRow, Fault> {
         let damaged = |what: &str| self.damaged(format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot));
         let row = decode_row(id, value).map_err(|what| damaged(&what))?;
-        // redb looks at its checksums when it repairs a file, not when it reads one.
+        // redb verifies its checksums when it repairs a file, not when it reads one.
         if row.etag != etag(&row.token) {
             return Err(damaged("its token is not the one that was stored"));
         }

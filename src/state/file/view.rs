@@ -13,8 +13,8 @@ use crate::state::command::Revision;
 use crate::state::fault::Fault;
 use crate::state::rows::{AccountRow, Mark, RowId, Trust, Version};
 
-/// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb keeps
-/// every page it shows until it is dropped, so one that is held for long makes the file grow.
+/// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb cannot
+/// reuse the pages that it shows until it is dropped, so a view that is held for long makes the file grow.
 #[derive(Clone)]
 pub struct SnapshotView(Arc<View>);
 
@@ -58,7 +58,7 @@ impl SnapshotView {
         self.0.meta.applied.as_ref()
     }
 
-    /// The membership as of then, as it was handed in.
+    /// The membership as of then, encoded as it was applied.
     pub fn membership(&self) -> Option<&Bytes> {
         self.0.meta.membership.as_ref()
     }
@@ -73,7 +73,7 @@ impl SnapshotView {
         self.0.accounts == 0
     }
 
-    /// Every row, the replaced ones that are kept for the history included, in the order of their revisions: of two
+    /// Every row, including the replaced ones that are kept for the history, in the order of their revisions: of two
     /// rows of one account the later one is the newer.
     pub fn rows(&self) -> Result<impl Iterator<Item = Result<AccountRow, Fault>> + use<>, Fault> {
         let view = self.clone();
@@ -117,7 +117,7 @@ impl SnapshotView {
         Ok(versions)
     }
 
-    /// The trust as of then.
+    /// The trusted operators as of then.
     pub fn trust(&self) -> Result<Trust, Fault> {
         let mut trust = Trust {
             epoch: self.0.meta.trust_epoch,

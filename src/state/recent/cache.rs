@@ -1,4 +1,4 @@
-//! The rows that are asked for, in memory, so that a usual lookup reads no file.
+//! The rows that lookups ask for, in memory, so that a usual lookup reads no file.
 
 use std::sync::Arc;
 
@@ -15,15 +15,16 @@ pub(in crate::state) struct RowCache(Cache<AccountKey, CachedRow, Weight>);
 /// A row in the cache.
 #[derive(Clone)]
 pub(in crate::state) enum CachedRow {
-    /// The usual one: in one piece and small, because memory decides how many lookups read the file.
+    /// The usual row: in one piece and small, because the cache's memory decides how many lookups read the file.
     Encoded(EncodedRow),
-    /// One with a large token, which all answers share: a copy for each of thousands that a client does not read would
-    /// be gigabytes.
+    /// A row with a large token, which all answers share: thousands of clients that do not read their answers would
+    /// otherwise hold gigabytes of copies.
     Shared(Arc<AccountRow>),
 }
 
 impl CachedRow {
-    /// The row. It was decoded when it came, so it does again; if not, the file is asked and says what is wrong.
+    /// The row. It could be decoded when it was cached; should it fail now, the lookup reads the file, which says what
+    /// is wrong.
     pub(in crate::state) fn row(self) -> Option<Arc<AccountRow>> {
         match self {
             Self::Encoded(encoded) => encoded.decode().map(Arc::new).ok(),
@@ -49,12 +50,12 @@ impl RowCache {
         ))
     }
 
-    /// The row of `account`, if it is here.
+    /// The row of `account`, if it is cached.
     pub(in crate::state) fn get(&self, account: AccountKey) -> Option<CachedRow> {
         self.0.get(&account)
     }
 
-    /// Keeps `row`, and lets others go where there is no room.
+    /// Caches `row`, and evicts others where there is no room.
     pub(in crate::state) fn insert(&self, row: &Arc<AccountRow>, encoded: EncodedRow) {
         let cached = if row.token.len() > SHARED_TOKEN_BYTES {
             CachedRow::Shared(row.clone())
@@ -88,26 +89,27 @@ impl Weighter<AccountKey, CachedRow> for Weight {
     }
 }
 
-/// Tokens above this are kept as they are answered. Below it a copy is no more than what a request takes anyway.
+/// Rows with tokens above this are cached decoded and shared. Below it a copy takes no more memory than a request does
+/// anyway.
 const SHARED_TOKEN_BYTES: usize = 16 * 1024;
 
-/// The room that `bytes` take of the allocator: it knows four sizes between one power of two and the next.
+/// The memory that the allocator takes for `bytes`: it has four sizes between one power of two and the next.
 fn allocated(bytes: usize) -> usize {
     let step = bytes.next_power_of_two() / 8;
     bytes.next_multiple_of(step.max(16))
 }
 
-/// The two counts that stand before the bytes of an `Arc<[u8]>`.
+/// The two reference counts before the bytes of an `Arc<[u8]>`.
 const COUNTS_BYTES: usize = 16;
 
-/// What a row takes beside its bytes: its key, where it stands, and the cache's own books.
+/// What a row takes beside its bytes: its key, its id, and the cache's own bookkeeping.
 const OVERHEAD_BYTES: usize = 120;
 
-/// Keys remembered of rows that had to go, as a share of the rows that are here: who comes again soon stays longer. They
-/// take as much room in the cache's books as a row does.
+/// Keys remembered of evicted rows, as a share of the cached rows: a row that is soon asked for again then stays
+/// longer. In the cache's bookkeeping such a key takes as much room as a row does.
 const GHOSTS: f64 = 0.1;
 
-/// A row of the usual token of 1.5 KB. Only a hint of how many there will be.
+/// A row of the usual token of 1.5 KB. Only a hint at how many rows there will be.
 const USUAL_ROW_BYTES: usize = 1400;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The way from the memtable into redb, as steps that somebody else drives: whole entries in order, then a checkpoint.
+//! Moves entries from the memtable into redb, whole and in order, in steps that the caller drives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use crate::state::rows::RowId;
 pub(in crate::state) struct Flush {
     store: Arc<Store>,
     changes: Vec<Arc<Change>>,
-    /// What redb says of itself after the step.
+    /// redb's own record of its state after the step.
     meta: Meta,
 }
 
 impl Flush {
-    /// Takes the oldest entries, about `rows` rows; `None` if nothing is waiting. They stay where readers find them.
+    /// Takes the oldest entries, about `rows` rows; `None` if nothing is waiting. Readers still find them in the
+    /// memtable.
     pub(in crate::state) fn next(live: &Live, rows: usize) -> Option<Self> {
         let changes = live.memtable.oldest(rows);
         let mut meta = live.flushed_meta.clone();
@@ -41,7 +42,7 @@ impl Flush {
         })
     }
 
-    /// Writes them in one transaction, not durable until the next checkpoint; gives redb as of then.
+    /// Writes them in one transaction, not durable until the next checkpoint; returns redb as of then.
     pub(in crate::state) fn write(&self) -> Result<Arc<Lookups>, Fault> {
         let store = &self.store;
         let writing = store.write(Durability::None)?;
@@ -51,11 +52,12 @@ impl Flush {
         Ok(Arc::new(Lookups::of(store.clone())?))
     }
 
-    /// Lets go of what is written. Only now, with the rows readable in redb, may the memtable do so; until here a
-    /// reader finds them there, and from the same moment on the cache has no older one.
+    /// Removes what is written from the memtable. Not before this point, where the rows can be read in redb: until now
+    /// readers found them in the memtable, and from the same moment on the cache holds no older row.
     pub(in crate::state) fn finish(self, lookups: Arc<Lookups>, live: &mut Live, cache: &RowCache) {
         for row in live.memtable.release(self.changes.len()) {
-            // Not replaced: to encode it under this lock would hold up every lookup, and most are never asked for.
+            // Not replaced: encoding the row under this lock would hold up every lookup, and most rows are never asked
+            // for.
             cache.remove(&row.account);
         }
         live.lookups = lookups;
@@ -70,7 +72,8 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
     let mut rows = writing.open_table(ROWS)?;
     let mut operators = writing.open_table(OPERATORS)?;
     let mut positions = writing.open_table(POSITIONS)?;
-    // Sorted, so that neighbours are removed from the same page; what came and went within this step is not written.
+    // Sorted, so that neighbours are removed from the same page. A row that was added and forgotten within this step is
+    // not written.
     let mut forgotten: BTreeSet<RowId> = changes
         .iter()
         .flat_map(|change| change.forgotten.iter().copied())

@@ -6,16 +6,16 @@ use super::memtable::Memtable;
 use crate::state::fault::Fault;
 use crate::state::file::{Lookups, Meta, SnapshotView, Store};
 
-/// What changes. Locked for moments only, never across a read or write of redb.
+/// The part of the state that changes. Its lock is held for moments only, never across a read or write of redb.
 ///
 /// Invariant (I5): checkpoint <= flushed <= applied, asserted wherever one of the three moves.
 pub(in crate::state) struct Live {
     pub(in crate::state) memtable: Memtable,
     pub(in crate::state) store: Arc<Store>,
-    /// redb as of the last flush: another one whenever rows go to redb or redb is replaced.
+    /// redb as of the last flush; replaced whenever rows go to redb or redb itself is replaced.
     pub(in crate::state) lookups: Arc<Lookups>,
     pub(super) flushed_meta: Meta,
-    /// Flushed since the last checkpoint.
+    /// Bytes flushed since the last checkpoint.
     pub(in crate::state) flushed_bytes: u64,
     pub(in crate::state) checkpointed: Option<u64>,
 }
@@ -47,7 +47,7 @@ impl Live {
         self.flushed_meta.applied.as_ref().map(|mark| mark.index)
     }
 
-    /// What is applied and would be applied anew after a crash.
+    /// Bytes that are applied and that a start after a crash would apply again.
     pub(in crate::state) fn beyond_checkpoint(&self) -> u64 {
         self.memtable.bytes() as u64 + self.flushed_bytes
     }

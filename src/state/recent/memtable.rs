@@ -11,10 +11,12 @@ use crate::state::command::Revision;
 use crate::state::file::Meta;
 use crate::state::rows::{AccountRow, Changes, Mark, Trust};
 
-/// The applied state that is small (all of it), and the rows that redb does not have yet.
+/// The small part of the applied state, all of it, and the rows that redb does not have yet.
 ///
-/// Invariant: `changes` are in log order without a hole behind what redb holds, so that moving any number of the
-/// oldest leaves redb at the end of an entry; `newest` holds exactly the last row of each account in `changes`.
+/// Invariants:
+/// - `changes` continue what redb holds, in log order and without a hole, so that moving any number of the oldest
+///   leaves redb at the end of an entry;
+/// - `newest` holds exactly the last row of each account in `changes`.
 #[derive(Debug)]
 pub(in crate::state) struct Memtable {
     changes: VecDeque<Arc<Change>>,
@@ -50,7 +52,7 @@ impl Memtable {
         self.bytes
     }
 
-    /// Makes a decided change the present: rows, mark and all else together (I4).
+    /// Makes a decided change visible: rows, mark and all else together (I4).
     pub(in crate::state) fn push(&mut self, change: Change) {
         self.bytes += change.bytes();
         for row in &change.rows {
@@ -69,7 +71,7 @@ impl Memtable {
         self.changes.push_back(Arc::new(change));
     }
 
-    /// What changed after `after`, about `limit` rows of whole entries, if redb is not needed for it.
+    /// The accounts that changed after `after`, about `limit` rows of whole entries; `None` if redb is needed for it.
     pub(in crate::state) fn since(&self, after: Revision, limit: usize) -> Option<Changes> {
         let oldest = self.changes.front()?.mark.index;
         if oldest > after.saturating_add(1) {
@@ -109,7 +111,7 @@ impl Memtable {
         self.changes.iter().take_while(enough).cloned().collect()
     }
 
-    /// Lets go of the oldest `count` entries, which redb holds now. Gives their rows that no newer one has replaced.
+    /// Removes the oldest `count` entries, which redb holds now. Returns those of their rows that are still the newest.
     pub(in crate::state) fn release(&mut self, count: usize) -> Vec<Arc<AccountRow>> {
         let mut last = Vec::new();
         for change in self.changes.drain(..count) {
@@ -134,6 +136,6 @@ impl Memtable {
     }
 }
 
-/// Of tokens of the largest size a step takes a few, so that whoever waits for room in the memtable waits for megabytes and
-/// not for all of it: on a slow disk that would take longer than a proposal may.
+/// Bytes one step moves: a few of the largest tokens, so that an entry that waits for room in the memtable waits for
+/// megabytes and not for all of it. On a slow disk that would take longer than a proposal may.
 const STEP_BYTES: usize = 4 * 1024 * 1024;

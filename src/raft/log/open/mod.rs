@@ -1,8 +1,7 @@
-//! READING THE LOG BACK: every segment in order, every CRC. What is torn is cut; what is damaged is refused.
+//! READING THE LOG BACK: every segment in order, every CRC. A torn end is cut; damage is refused.
 //!
-//! First `survey.rs` finds the segments, then `replay.rs` follows their groups, then `torn.rs` judges the end of the
-//! last one. All of the reading comes before the first write, so that a refusal leaves the files as
-//! they were found.
+//! First `survey.rs` finds the segments, then `replay.rs` reads their groups, then `torn.rs` judges the end of the last
+//! one. All of the reading comes before the first write, so that a refusal leaves the files as they were found.
 
 mod replay;
 mod survey;
@@ -72,7 +71,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
     replay.finish(found, end.offset)
 }
 
-/// The first segment of a new store.
+/// Begins the log of a new store with its first segment.
 fn begin(disk: &Arc<dyn Disk>, options: &Options) -> Result<Opened, LogFault> {
     let worker = Worker {
         disk: Arc::clone(disk),

@@ -1,4 +1,4 @@
-//! Following the groups of every segment, as far as they are intact.
+//! Reads the groups of every segment in order, as far as they are intact.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(super) struct End {
     pub(super) offset: u64,
     /// Bytes of the group there, if its header is intact.
     pub(super) group: Option<usize>,
-    /// What is wrong there; nothing if nothing was ever written.
+    /// What is wrong there; `None` if nothing was ever written there.
     pub(super) wrong: Option<&'static str>,
 }
 
@@ -71,7 +71,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Follows the groups of a segment as far as they are intact.
+    /// Reads the groups of a segment as far as they are intact.
     pub(super) fn segment(&mut self, found: &Found) -> Result<End, LogFault> {
         let header = &found.header;
         let seed = segment::seed(self.options.store, header.number);
@@ -133,7 +133,7 @@ impl Replay<'_> {
         })
     }
 
-    /// Older segments may be gone only as far as the log was purged.
+    /// Checks that older segments are missing only as far as the log was purged.
     pub(super) fn check_beginning(&self, first: &Found) -> Result<(), LogFault> {
         if first.header.position.group == 1 {
             return Ok(());

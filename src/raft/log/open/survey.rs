@@ -1,4 +1,4 @@
-//! Which segments there are, each with an intact header.
+//! Finds the segments, and checks their headers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ pub(super) struct Found {
     pub(super) header: SegmentHeader,
 }
 
-/// Finds the segments: numbers without a gap, each header intact but perhaps that of the last one, which is then
-/// the segment that was being made ready, or begun, when the program ended.
+/// Finds the segments. Their numbers have no gap, and every header is intact but perhaps that of the last one: the
+/// program ended while it prepared or began that segment.
 pub(super) fn survey(disk: &Arc<dyn Disk>, options: &Options) -> Result<Vec<Found>, LogFault> {
     let folder = disk.path("");
     let names = disk.list().map_err(LogFault::io(&folder, "listed"))?;
@@ -64,7 +64,7 @@ pub(super) fn survey(disk: &Arc<dyn Disk>, options: &Options) -> Result<Vec<Foun
                 return damaged("its header is not what was written, though other segments follow");
             }
             Start::Blank | Start::Broken => {
-                // A header is durable before a group follows it. With nothing behind it, nothing is lost with it.
+                // A header is durable before a group follows it. If nothing follows, nothing is lost with the segment.
                 let behind = least(WINDOW, options.segment_bytes);
                 let mut window = Window::new(file.as_ref(), &path, options.segment_bytes);
                 let behind = !segment::is_blank(window.get(SECTOR as u64, behind)?);

@@ -11,17 +11,17 @@ use crate::raft::log::fault::LogFault;
 use crate::raft::log::options::Options;
 use crate::raft::log::segment::{self, Head, SECTOR};
 
-/// What a torn group has left: to be zeroed from where the intact groups end up to here.
+/// What a torn group has left behind, to be zeroed: from where the intact groups end up to here.
 pub(super) struct TornRange {
     end: u64,
     /// The length of the file.
     length: u64,
 }
 
-/// Decides about the end of the last segment: torn by a crash, or damaged. `number` is the group expected there.
+/// Judges the end of the last segment: torn by a crash, or damaged. `number` is the group expected there.
 ///
-/// A group is written only when the one before it is durable. So whatever lies behind a group that is not
-/// intact proves that it was acknowledged, and so does its being complete.
+/// A group is written only when the one before it is durable. So anything that was written behind a broken group proves
+/// that the group was acknowledged, and so does the group being complete.
 pub(super) fn judge_end(found: &Found, options: &Options, end: &End, number: u64) -> Result<TornRange, LogFault> {
     let seed = segment::seed(options.store, found.header.number);
     let damaged = |what: String| Err(LogFault::damaged(&found.path, end.offset, what));
@@ -50,7 +50,7 @@ pub(super) fn judge_end(found: &Found, options: &Options, end: &End, number: u64
     Ok(torn)
 }
 
-/// One block of what lies at and behind the end.
+/// Judges one block at or behind the end.
 fn judge_block(
     found: &Found,
     seed: u32,
@@ -111,9 +111,9 @@ pub(super) fn settle(
         write(at, &zeros[..length])?;
         at += length as u64;
     }
-    // What was read may be known to the page cache alone: written by a process that died before its sync, or
-    // whose sync failed, after which Linux calls the pages clean. Written again they are dirty again, and the
-    // sync below means something. Only the last write can be concerned, all others were synced before it.
+    // What was read may be in the page cache alone: written by a process that died before its sync, or whose sync
+    // failed, after which Linux calls the pages clean. Writing it again makes the pages dirty, so that the sync below
+    // covers them. Only the last write can be affected: all others were synced before it.
     write(0, &found.start)?;
     if let Some((offset, length)) = last_group {
         let group = Window::new(found.file.as_ref(), &found.path, found.header.size)

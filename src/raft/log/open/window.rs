@@ -60,7 +60,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// `length`, and no more than `limit`.
+/// The smaller of `limit` and `length`.
 pub(super) fn least(limit: usize, length: u64) -> usize {
     usize::try_from(length).map_or(limit, |length| length.min(limit))
 }
