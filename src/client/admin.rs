@@ -11,10 +11,10 @@ use super::call::{Call, ClientError};
 use crate::api::{Account, Accounts, Operators, Status, Submitted};
 use crate::jwt::AccountKey;
 
-/// How many accounts are asked for at once: the most that a node gives. With their tokens it may give fewer.
+/// Accounts in one page of a listing: the most that a node gives. With their tokens it may give fewer.
 pub const PAGE: usize = 1000;
 
-/// An administrator's client: whoever may open a node's `admin.sock` may do everything.
+/// An administrator's client: a process that may open a node's `admin.sock` may do everything.
 #[derive(Debug, Clone)]
 pub struct AdminClient {
     socket: PathBuf,
@@ -26,7 +26,7 @@ impl AdminClient {
         Self { socket: socket.into() }
     }
 
-    /// What the node is and what it knows.
+    /// Which node this is, and how current its view of the state is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask(Method::GET, "/v1/status", Bytes::new()).await
     }
@@ -55,7 +55,7 @@ impl AdminClient {
         self.ask(Method::PUT, &format!("/v1/accounts/{account}"), token).await
     }
 
-    /// The agreed trust.
+    /// The operators that the mesh trusts.
     pub async fn operators(&self) -> Result<Operators, ClientError> {
         self.ask(Method::GET, "/v1/operators", Bytes::new()).await
     }
@@ -78,7 +78,7 @@ impl AdminClient {
         let (status, answer) = call.over(stream).await?;
         if status.is_success() {
             return serde_json::from_slice(&answer)
-                .map_err(|error| call.broken(format!("{error}; are program and node of one version?")));
+                .map_err(|error| call.broken(format!("{error}; is this program of the same version as the node?")));
         }
         match serde_json::from_slice(&answer) {
             Ok(problem) => Err(ClientError::Problem(problem)),
@@ -93,7 +93,7 @@ fn why_no_socket(error: &std::io::Error) -> String {
             "there is no such socket. Is the node running? Start it with `jwtmesh serve --config FILE`".to_owned()
         }
         std::io::ErrorKind::ConnectionRefused => {
-            "nobody listens on it any more. The node has ended; start it with `jwtmesh serve --config FILE`".to_owned()
+            "no process listens on it. The node has ended; start it with `jwtmesh serve --config FILE`".to_owned()
         }
         std::io::ErrorKind::PermissionDenied => {
             "you may not open it. Run this as the user that runs the node".to_owned()
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_node_that_is_not_there_is_said_so_with_what_to_do() {
+    async fn an_error_without_a_node_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("admin.sock");
         let error = AdminClient::new(&socket).status().await.expect_err("there is no node");
@@ -116,6 +116,6 @@ mod tests {
 
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let error = AdminClient::new(&socket).status().await.expect_err("the node ended");
-        assert!(error.to_string().contains("nobody listens on it any more"), "{error}");
+        assert!(error.to_string().contains("no process listens on it"), "{error}");
     }
 }

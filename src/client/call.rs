@@ -11,16 +11,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::Problem;
 
-/// Longer than a node may take to say that an outcome is unknown; a node that is silent for so long is not well.
+/// Longer than a node takes to answer that an outcome is unknown; a node that is silent for longer is not working.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
-/// A page of tokens ends after 8 MiB of them, and the last one may be 1 MiB; the rest is room for its JSON.
+/// A page ends after 8 MiB of tokens, and the last token may be 1 MiB; the rest is for the JSON around them.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Why a request has no answer of the kind asked for.
+/// Why a request has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers there.
+    /// No node answers there.
     #[error("no node answers at {at}: {reason}")]
     Unreachable {
         /// The socket or address.
@@ -28,7 +28,7 @@ pub enum ClientError {
         /// What the system says, and what to do.
         reason: String,
     },
-    /// The node's own words.
+    /// The node refused the request; its sentence is the `detail`.
     #[error("{}", .0.detail)]
     Problem(Problem),
     /// The connection broke or the answer is not what this version expects.
@@ -68,7 +68,7 @@ impl Call {
         match tokio::time::timeout(REQUEST_LIMIT, self.exchange(stream)).await {
             Ok(answer) => answer.map_err(|reason| self.broken(reason)),
             Err(_) => Err(self.broken(format!(
-                "it said nothing for {} seconds; whether a submission was kept is unknown, and it is safe to repeat it",
+                "it was silent for {} seconds; whether a submission was stored is unknown, and repeating it is safe",
                 REQUEST_LIMIT.as_secs()
             ))),
         }
@@ -98,8 +98,8 @@ impl Call {
                 .map_err(|error| error.to_string())?;
             Ok((status, body.to_bytes()))
         };
-        // The connection does the reading and writing for `answer`; polled here it needs no task of its own. It
-        // may end first, with the answer's last bytes still to be picked up.
+        // `connection` does the reading and writing for `answer`; polled here, it needs no task of its own. It may end
+        // first, while the answer's last bytes are still to be read.
         tokio::pin!(answer);
         tokio::select! {
             answer = &mut answer => answer,

@@ -13,7 +13,7 @@ use super::call::{Call, ClientError};
 use crate::jwt::AccountKey;
 use crate::tls;
 
-/// What the public port said.
+/// An answer of the public port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
@@ -42,7 +42,7 @@ impl PublicClient {
         let (tls, default_port) = match (uri.scheme_str(), ca) {
             (Some("http"), _) => (None, 80),
             (Some("https"), Some(ca)) => (Some(connector(ca)?), 443),
-            (Some("https"), None) => anyhow::bail!("{url} needs the authority that signed its certificate"),
+            (Some("https"), None) => anyhow::bail!("{url} needs a file with the authority that signed its certificate"),
             _ => anyhow::bail!("{url} begins neither with http:// nor with https://"),
         };
         Ok(Self {

@@ -1,7 +1,7 @@
-//! Which failure answers what: the one table of statuses, sentences and codes.
+//! How each failure is answered: the one table of statuses, codes and sentences.
 //!
-//! Three kinds: the caller's (4xx, the sentence says what to change), transient (429, 503, 504: try again), and
-//! ours (500, which says nothing: the reason is in this node's log).
+//! There are three kinds of failure. The caller's: 4xx, and the sentence says what to change. Transient: 429, 503 or
+//! 504, and the sentence says to try again. Ours: 500 without details, since the cause is in this node's log.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::api::Problem;
 use crate::resolver::{ProposeError, ReadError, SubmitError};
 
-/// A request that is not done, and why.
+/// Why a request is refused: a status, a code for programs and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -21,11 +21,11 @@ pub(super) struct Refusal {
     allow: Option<&'static str>,
 }
 
-/// Seconds after which to try again: a queue is empty and an election over by then.
+/// The value of `Retry-After`, in seconds: by then a queue is empty and an election is over.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// What a node says that has not caught up yet, or is about to end.
-pub(super) const NOT_READY: &str = "this node is starting or ending; ask again, or ask another node";
+/// The sentence of a node that has not caught up yet or is shutting down.
+pub(super) const NOT_READY: &str = "this node is starting or shutting down; try again, or ask another node";
 
 const NOSNIFF: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -48,7 +48,7 @@ impl Refusal {
         }
     }
 
-    /// 400: the caller can change the request so that it is not refused for this.
+    /// 400: the caller has to change the request.
     pub(super) fn bad(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, sentence)
     }
@@ -58,12 +58,12 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, code, sentence)
     }
 
-    /// 404 for a path that no route has.
+    /// 404 for a path without a route.
     pub(super) fn unknown_path() -> Self {
         Self::missing("unknown-path", "no such path; GET /jwt/v1/help lists them")
     }
 
-    /// 405, with the methods that the path has.
+    /// 405, with the methods that the path takes in `Allow`.
     pub(super) fn wrong_method(allow: &'static str) -> Self {
         let sentence = format!("this path takes {allow}");
         Self {
@@ -78,36 +78,36 @@ impl Refusal {
         Self::new(StatusCode::REQUEST_TIMEOUT, "slow-body", sentence)
     }
 
-    /// 409: there are several of what was asked for.
+    /// 409: several things match the request, which cannot say which one is meant.
     pub(super) fn ambiguous(sentence: &'static str) -> Self {
         Self::new(StatusCode::CONFLICT, "ambiguous", sentence)
     }
 
-    /// 413: more than a token may have.
+    /// 413: the body is longer than a token may be. `limit` is in bytes.
     pub(super) fn too_large(limit: usize) -> Self {
         let sentence = format!(
-            "the body has more than {limit} bytes, the largest account JWT that every nats-server takes; \
-             remove revocations that have served their time, or split the account"
+            "the body has more than {limit} bytes, the size of the largest account JWT that every nats-server accepts; \
+             remove revocations that are no longer needed, or split the account"
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", sentence)
     }
 
-    /// 429: as many of these are under way as are allowed at once.
+    /// 429: the limit of concurrent requests of this kind is reached.
     pub(super) fn busy(sentence: &'static str) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", sentence)
     }
 
-    /// 500: says nothing.
+    /// 500 without details: the cause is logged, never sent.
     pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")
     }
 
-    /// 501: nats-account-server had it once.
+    /// 501: nats-account-server had this feature, jwtmesh does not.
     pub(super) fn gone(sentence: &'static str) -> Self {
         Self::new(StatusCode::NOT_IMPLEMENTED, "not-supported", sentence)
     }
 
-    /// 503: this node cannot, now.
+    /// 503: this node cannot answer at the moment.
     pub(super) fn unavailable(sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", sentence)
     }
@@ -143,13 +143,13 @@ impl Refusal {
         answer
     }
 
-    /// As nsc and people read it: one sentence and a line feed.
+    /// The answer on the public port, as nsc shows it: one sentence and a line feed.
     pub(super) fn plain(self) -> Response {
         let answer = (self.status, [TEXT, NOSNIFF, NO_STORE], format!("{}\n", self.sentence)).into_response();
         self.with_headers(answer)
     }
 
-    /// As `/v1` says it (RFC 9457).
+    /// The answer under `/v1`: a problem document (RFC 9457).
     pub(super) fn problem(self) -> Response {
         let problem = Problem {
             code: self.code.into(),
@@ -158,7 +158,7 @@ impl Refusal {
             detail: self.sentence.clone().into_owned(),
         };
         let answer = (self.status, [NO_STORE], Json(problem));
-        // `Json` sets its own content type, so ours comes last.
+        // `Json` sets a content type of its own; the outer tuple replaces it.
         self.with_headers(([PROBLEM], answer).into_response())
     }
 }
@@ -166,7 +166,7 @@ impl Refusal {
 impl From<SubmitError> for Refusal {
     fn from(error: SubmitError) -> Self {
         let (status, code) = match &error {
-            // Also a token signed by a stranger: nats-account-server says 400, and nsc shows the sentence either way.
+            // An untrusted issuer is a 400 too, as in nats-account-server; nsc shows the sentence either way.
             SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
@@ -184,7 +184,7 @@ impl From<SubmitError> for Refusal {
 impl From<&ReadError> for Refusal {
     fn from(error: &ReadError) -> Self {
         match error {
-            // The resolver has logged why, and begun this process's end if it cannot go on.
+            // The resolver has logged the cause, and reported a fault if this node cannot go on.
             ReadError::Damaged(_) | ReadError::Fault(_) => Self::internal(),
             ReadError::NoRoom | ReadError::ShuttingDown => Self::unavailable(error.to_string()),
         }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn our_failure_says_nothing() {
+    fn an_internal_error_gives_no_details() {
         assert_eq!(Refusal::internal().sentence(), "internal error");
     }
 }

@@ -1,5 +1,5 @@
-//! The way in for every request, and what one says besides its body: path, query, `If-None-Match`. And a body that
-//! nobody wants.
+//! What every request passes before its handler: the path is cleaned and a panic is caught. Also reads the path, the
+//! query and `If-None-Match` for the handlers, and discards the body of a refused request.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -22,13 +22,13 @@ use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 use super::error::Refusal;
 use crate::jwt::AccountKey;
 
-/// What a port calls for each request: the path is cleaned, then `S` answers. A panic of ours ends the request, not the
-/// connection's other requests.
+/// The service that a port calls for each request: it cleans the path, then `S` answers. A panic in `S` is answered
+/// with 500 and does not end the connection's other requests.
 #[derive(Clone)]
 pub(super) struct Entry<S>(CatchPanic<S, OnPanic>);
 
 impl<S> Entry<S> {
-    /// In front of `service`, which is always ready: nobody asks.
+    /// Wraps `service`, which must always be ready: its `poll_ready` is never called.
     pub(super) fn new(service: S) -> Self {
         Self(CatchPanic::custom(service, OnPanic))
     }
@@ -53,7 +53,7 @@ where
     }
 }
 
-/// What a client is told when a handler panics.
+/// Answers with 500 when a handler panics.
 #[derive(Clone, Copy)]
 pub(super) struct OnPanic;
 
@@ -68,7 +68,7 @@ impl ResponseForPanic for OnPanic {
 /// The request with the path that routes are written for: one slash between segments, none at the end.
 ///
 /// An `account_server_url` that ends in a slash makes nats-server ask for `/jwt/v1//accounts/`. nats-account-server
-/// redirected that, and Go followed on every fetch; here it is simply the same path.
+/// answered with a redirect, which Go's client followed on every fetch; here it is simply the same path.
 fn cleaned(request: Request<Incoming>) -> Request<Body> {
     let mut request = request.map(Body::new);
     if let Some(path) = clean_path(request.uri().path()) {
@@ -86,7 +86,7 @@ fn cleaned(request: Request<Incoming>) -> Request<Body> {
     request
 }
 
-/// None: the path is clean already, as nearly every one is.
+/// The cleaned path; `None` if it is clean already, as nearly every path is.
 fn clean_path(path: &str) -> Option<String> {
     if path.len() < 2 || !(path.contains("//") || path.ends_with('/')) {
         return None;
@@ -105,7 +105,7 @@ pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
     text.parse().map_err(|error| {
         Refusal::bad(
             "malformed-key",
-            format!("{error}; the path ends in the account's public key, A and 55 more"),
+            format!("{error}; the path must end in the account's public key, A and 55 more characters"),
         )
     })
 }
@@ -121,7 +121,7 @@ pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
     pairs.find(|(found, _)| found == name).map(|(_, value)| value)
 }
 
-/// Whether a switch is on: only `true`, in any case, as nats-account-server reads it.
+/// Whether a query switch is on. Only `true`, in upper or lower case, counts, as in nats-account-server.
 pub(super) fn is_on(uri: &Uri, name: &str) -> bool {
     parameter(uri, name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
@@ -135,16 +135,16 @@ pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     etag.is_ok_and(|etag| !known.precondition_passes(&etag))
 }
 
-/// Of a body that nobody wants, this much is thrown away before the answer. A client that is still sending when the
-/// connection closes may never see why; over HTTP/2 the stream is reset, and curl then shows nothing else.
+/// How much of a refused request's body is read and discarded before the answer. A client that is still sending when
+/// the connection closes may never see the refusal; over HTTP/2 the stream is reset, and curl then shows nothing else.
 const DISCARD_BYTES: usize = 8 * 1024 * 1024;
-/// And this long, ending sooner at a pause: a client that pauses is waiting for the answer.
+/// How long that takes at most, and the pause that ends it sooner: a client that pauses is waiting for the answer.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_PAUSE: Duration = Duration::from_millis(200);
 
-/// Throws away what is still coming of a refused request with these headers, within bounds.
+/// Reads and discards the rest of a refused request's body, within the limits above.
 pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
-    // A client that waits for "100 Continue" has sent nothing, and need not.
+    // A client that waits for "100 Continue" has not sent its body, and need not send it.
     if headers.contains_key(header::EXPECT) {
         return;
     }
@@ -156,7 +156,7 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body) {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
         }
     };
-    // Whether it ended or the time did: the answer goes out now.
+    // Whether the body ended or the time ran out, the answer is sent now.
     let _ = timeout(DISCARD_TIME, rest).await;
 }
 

@@ -1,4 +1,4 @@
-//! The body of a submission: no longer than a token, no slower than allowed, within a bounded memory.
+//! Reads the body of a submission. Its length, its time and the memory of all bodies together are bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::error::Refusal;
 use super::request;
 use crate::jwt::MAX_TOKEN_BYTES;
 
-/// Room behind the largest token for the line end that editors and scripts append.
+/// Bytes allowed after the largest token, for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
 
-/// Notes a refused submission. Not louder: anyone can cause as many as he likes.
+/// Logs a refused submission. At level debug only: any client can cause any number of them.
 pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
-    // Only what is a key: whatever else stands in the path may be a seed or a whole token.
+    // Only a valid key is logged: any other text in the path may be a seed or a whole token.
     let account = request::account(uri).map_or_else(|_| "-".to_owned(), |key| key.to_string());
     tracing::debug!(
         account,
@@ -30,19 +30,19 @@ pub(super) fn refused(uri: &Uri, refusal: Refusal) -> Refusal {
     refusal
 }
 
-/// The memory for bodies that are being read. Two pools, so that a few slow senders of large bodies do not keep the usual
-/// token of 2 KB out: the first 16 KiB of each body are of the one, all behind them is of the other.
+/// The memory for bodies that are being read, in two pools: the first 16 KiB of each body come from the small pool, the
+/// rest from the large one, so that a few slow senders of large bodies cannot block the usual token of 2 KB.
 #[derive(Clone)]
 pub(super) struct Uploads {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
-/// What every body may take of the first pool.
+/// KiB of each body that come from the small pool.
 const SMALL_KIB: usize = 16;
-/// The first pool: two thousand bodies, or sixteen thousand usual ones.
+/// The small pool: enough for two thousand bodies, or sixteen thousand of the usual size. Past it, 429.
 const ALL_SMALL_KIB: usize = 32 * 1024;
-/// The second: sixty-four of the largest.
+/// The large pool: enough for sixty-four of the largest bodies. Past it, 429.
 const ALL_LARGE_KIB: usize = 64 * 1024;
 
 impl Default for Uploads {
@@ -60,7 +60,7 @@ impl Uploads {
     }
 }
 
-/// What one body was granted.
+/// The memory that one body was granted.
 #[derive(Debug, Default)]
 struct Granted {
     small: Option<OwnedSemaphorePermit>,
@@ -68,7 +68,7 @@ struct Granted {
 }
 
 impl Granted {
-    /// Grants memory for `length` bytes in all; false where there is none left.
+    /// Grants memory for `length` bytes in total; `false` if a pool does not have enough left.
     fn grow(&mut self, uploads: &Uploads, length: usize) -> bool {
         let kib = length.div_ceil(1024);
         grow(&mut self.small, &uploads.small, kib.min(SMALL_KIB))
@@ -101,7 +101,8 @@ pub(super) struct Upload {
     _granted: Granted,
 }
 
-/// Reads a token's body: no longer than a token, no slower than `time`, no more at once than `uploads` has room for.
+/// Reads the body of a submission. Refused with 413 if it is longer than a token may be, with 408 if it takes longer
+/// than `time`, with 429 if `uploads` has no memory left for it, and with 400 if it is empty or breaks off.
 pub(super) async fn read(
     headers: &HeaderMap,
     mut body: Body,
@@ -139,7 +140,7 @@ async fn collect(body: &mut Body, uploads: &Uploads) -> Result<Upload, Refusal> 
         if length > MAX_TOKEN_BYTES + LINE_END_BYTES {
             return Err(Refusal::too_large(MAX_TOKEN_BYTES));
         }
-        // Granted as it arrives: a declared length costs its sender nothing.
+        // Granted as bytes arrive, not by the declared length, which costs the sender nothing.
         if !granted.grow(uploads, length) {
             return Err(Refusal::busy("too many uploads at once on this node; try again"));
         }
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g12_slow_senders_of_large_bodies_leave_the_usual_ones_their_room() {
+    async fn g12_slow_senders_of_large_bodies_do_not_block_small_ones() {
         let pools = Uploads::new(64, 64);
         let large = outcome(Body::from("x".repeat((SMALL_KIB + 60) * 1024)), &pools)
             .await
@@ -230,14 +231,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g12_a_body_that_does_not_come_is_given_up() {
+    async fn g12_a_body_that_does_not_arrive_in_time_is_refused() {
         let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
         let outcome = read(&HeaderMap::new(), never, &uploads(1), Duration::from_millis(1)).await;
         assert_eq!(outcome.expect_err("late").status(), 408);
     }
 
     #[tokio::test]
-    async fn an_empty_body_is_named() {
+    async fn an_empty_body_is_refused_as_empty() {
         for body in ["", "\n", " \r\n"] {
             let refusal = outcome(Body::from(body), &uploads(1)).await.expect_err("empty");
             assert!(refusal.sentence().starts_with("the body is empty"), "{body:?}");

@@ -1,4 +1,5 @@
-//! The task that keeps one NATS cluster told: it wakes, looks at what is true now, and does one bounded piece of work.
+//! The publisher: the task that keeps one NATS cluster updated. It wakes, looks at the current state, and does one
+//! bounded piece of work.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,26 +20,27 @@ use crate::resolver::ReadError;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 
-/// Steps taken before replies and the end are looked at again.
+/// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
 
 /// Replies read at once before the next steps are taken.
 const REPLIES: usize = 256;
 
-/// A connection that lasted this long was of use, though nobody had anything to answer. Whatever accepts and hangs up
-/// (a balancer without servers behind it) does so within seconds.
+/// A connection that lasted this long counts as useful, even if no server had anything to answer. A peer that accepts
+/// and hangs up (a load balancer without servers behind it) does so within seconds.
 const USEFUL_AFTER: Duration = Duration::from_secs(10);
 
-/// How long the shutdown waits for answers to what is in flight. After a restart it is sent again.
+/// How long a shutdown waits for answers to the changes in flight. Unanswered ones are sent again after a restart.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// How long the last agreement on the position may take, and how long the connection may take to close.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// After a read that failed.
+/// The pause after a failed read of changes.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
-/// Starts a publisher for each of `clusters`, in `scope`, until it is told to stop. None of them has to exist yet.
+/// Starts a publisher for each of `clusters` in `scope`; it runs until the scope stops. The NATS clusters need not be
+/// reachable yet.
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, scope: &Scope) {
     for cluster in clusters {
         let publisher = Publisher {
@@ -62,31 +64,31 @@ type Marking = Pin<Box<dyn Future<Output = (u64, bool)> + Send>>;
 
 /// The task that sends updates to one NATS cluster.
 struct Publisher {
-    // Who publishes where.
+    // The node that publishes, and the NATS cluster that is updated.
     node: String,
     cluster: NatsCluster,
-    // What it is told by this node.
+    // What it reads and watches in this node.
     resolver: Resolver,
     revision: watch::Receiver<u64>,
     republished: broadcast::Receiver<AccountKey>,
-    // What it decides.
+    // What to send next, and the position that is being agreed.
     propagation: Propagation,
     started: Instant,
     marking: Option<Marking>,
     // The connection.
     route: Route,
-    /// Whether a server answered over this connection.
+    /// Whether a server has answered over this connection.
     answered: bool,
     notices: Notices,
 }
 
 /// Why a connection is no longer used.
 enum End {
-    /// It is to stop.
+    /// The scope stops.
     Stopped,
     /// The connection is of no more use, for this reason.
     Lost(String),
-    /// The user lacks a permission. It may have it by the next connection, which reads the creds anew.
+    /// The user lacks a permission. The next connection reads the creds again, which may grant it.
     WithoutPermission,
 }
 
@@ -123,7 +125,7 @@ impl Publisher {
             self.route.ended(ended);
             match end {
                 // A server that no longer reads does not hold up the shutdown.
-                End::Stopped => drop(timeout(LAST_WORDS, connection.close()).await),
+                End::Stopped => drop(timeout(CLOSE_PATIENCE, connection.close()).await),
                 End::Lost(reason) => self.notices.lost(&reason),
                 End::WithoutPermission => {}
             }
@@ -141,7 +143,7 @@ impl Publisher {
         self.propagation.newest(newest);
     }
 
-    /// Tries until there is a connection; `None` when it is to stop.
+    /// Tries until there is a connection; `None` if the scope stops.
     async fn connect(&mut self, scope: &Scope) -> Option<Connection> {
         loop {
             if scope.is_stopping() {
@@ -165,7 +167,7 @@ impl Publisher {
         }
     }
 
-    /// Waits for `work` without losing what else happens. `None` when it is to stop.
+    /// Waits for `work`, and handles other events meanwhile. `None` if the scope stops.
     async fn meanwhile<T>(&mut self, scope: &Scope, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
@@ -179,7 +181,7 @@ impl Publisher {
         }
     }
 
-    /// Serves one connection until it breaks or everything is to stop.
+    /// Publishes over one connection until it ends or the scope stops.
     async fn serve(&mut self, connection: &mut Connection, scope: &Scope) -> End {
         let mut give_up: Option<Instant> = None;
         loop {
@@ -218,14 +220,15 @@ impl Publisher {
         }
     }
 
-    /// Handles what came, and what came behind it.
+    /// Handles `first` and what else has arrived, at most `REPLIES` of them. `Some` says why the connection is no
+    /// longer used.
     fn take_in(&mut self, connection: &mut Connection, first: Incoming) -> Option<End> {
         let mut incoming = first;
         for _ in 0..REPLIES {
             match incoming {
                 Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
-                // What was published reached nobody; it is sent again when its answer is overdue.
-                Incoming::Nobody => self.notices.nobody(),
+                // No server received the message; it is sent again when its answer is overdue.
+                Incoming::NoResponders => self.notices.no_responders(),
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
                     Some(permission) => {
@@ -244,7 +247,8 @@ impl Publisher {
         None
     }
 
-    /// Takes a few steps; gives when to take the next.
+    /// Takes up to `STEPS` steps, and gives the time of the next one; `None` if it needs an event. An error says why
+    /// the connection is of no more use.
     async fn work(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
         self.propagation.received(connection.received());
         for _ in 0..STEPS {
@@ -255,7 +259,7 @@ impl Publisher {
                         return Ok(Some(Instant::now() + READ_AGAIN));
                     }
                 }
-                Step::Told(summary) => self.notices.told(&summary),
+                Step::Concluded(summary) => self.notices.concluded(&summary),
                 Step::Mark(position) => self.mark(position),
                 Step::Leave => {
                     let seconds = ANSWER_MS / 1_000;
@@ -270,14 +274,14 @@ impl Publisher {
     }
 
     async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
-        // Now and not earlier: what is sent last must be what is current (T7).
+        // Looked up now and not earlier: the token that is sent last must be the current one (T7).
         let row = match self.resolver.lookup(account).await {
             Ok(Some(row)) => row,
             Ok(None) => {
                 self.propagation.gone(account);
                 return Ok(());
             }
-            // The resolver has logged it. The others must be told all the same.
+            // The resolver has logged it. The other accounts must be sent all the same.
             Err(ReadError::Damaged(_)) => {
                 self.propagation.gone(account);
                 return Ok(());
@@ -298,7 +302,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether the changes could be read.
+    /// Reads changes for `lane`; `false` if they could not be read.
     async fn read(&mut self, lane: Lane, after: u64, limit: usize) -> bool {
         match self.resolver.changes(after, limit).await {
             Ok(changes) => {
@@ -319,7 +323,7 @@ impl Publisher {
         self.marking = Some(Box::pin(async move {
             let agreed = resolver.mark_propagated(&cluster, position).await;
             if let Err(error) = &agreed {
-                // Nothing is lost by it: after a restart a little more is sent than needed.
+                // Nothing is lost: after a restart a few changes are sent again needlessly.
                 tracing::debug!(nats_cluster = %cluster, position, %error, "the position is not agreed yet");
             }
             (position, agreed.is_ok())
@@ -331,9 +335,9 @@ impl Publisher {
         self.propagation.marked(position, agreed, self.now());
     }
 
-    /// Agrees the position a last time, so that the next start has nothing to repeat.
+    /// Has the position agreed a last time, so that the next start has nothing to repeat.
     async fn last_mark(&mut self) {
-        let until = Instant::now() + LAST_WORDS;
+        let until = Instant::now() + CLOSE_PATIENCE;
         loop {
             if self.marking.is_some() {
                 let Ok(done) = timeout_at(until, marked(&mut self.marking)).await else {
@@ -351,7 +355,7 @@ impl Publisher {
     async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
         let account = match asked {
             Ok(account) => account,
-            Err(RecvError::Lagged(lost)) => return self.notices.asked_too_much(lost),
+            Err(RecvError::Lagged(lost)) => return self.notices.requests_dropped(lost),
             Err(RecvError::Closed) => return,
         };
         let Ok(Some(row)) = self.resolver.lookup(account).await else {
@@ -367,7 +371,7 @@ impl Publisher {
             return;
         };
         let Some(reply) = Reply::read(payload) else {
-            return self.notices.no_answer(account, revision, payload.len());
+            return self.notices.unknown_reply(account, revision, payload.len());
         };
         self.notices
             .answer(account, revision, &reply, self.propagation.is_routine(account));
@@ -382,7 +386,7 @@ impl Publisher {
     }
 }
 
-/// The end of `marking`; never, if there is none.
+/// Waits until `marking` ends; forever if there is none.
 async fn marked(marking: &mut Option<Marking>) -> (u64, bool) {
     match marking {
         Some(marking) => marking.await,

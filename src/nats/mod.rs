@@ -1,13 +1,25 @@
-//! WHO IS TOLD. The only room that names async-nats.
+//! WHO IS UPDATED: every change is propagated to the NATS clusters. The only room that names async-nats.
 //!
-//! One publisher for each NATS cluster: it keeps a connection (`connection/`) to one server after the other, wakes when
-//! something changed and takes one bounded step after another (`cluster.rs`), which `publish/` decides, in the words of
-//! the protocol (`subjects/`). What an administrator reads of it is in `notices.rs`.
+//! Each NATS cluster has one publisher (`cluster.rs`). It is connected to one of the cluster's servers (`connection/`),
+//! wakes when something changed, asks `publish/` for the next step and takes it, in the subjects and replies of the
+//! protocol (`subjects/`). `notices.rs` writes its log lines.
 //!
-//! A revocation passes like this: an applied entry moves the revision; the publisher wakes, asks the resolver for the
-//! accounts changed since its position, looks up the *current* token of each at the moment of sending, publishes it, and
-//! counts the servers' answers. Nothing but a position is ever remembered, so that an older token never follows a newer.
-//! It never decides what is stored, and never believes what a server says about an account.
+//! A revocation passes through this room like this:
+//!
+//! 1. An applied entry moves the revision, which wakes the publisher.
+//! 2. The publisher asks the resolver which accounts changed since its position.
+//! 3. For each account it looks up the *current* token at the moment of sending, and publishes it.
+//! 4. The servers reply. The first reply lets the position move past the change. A server that answered earlier changes
+//!    but not this one is sent the change again until it answers, for at most ten minutes.
+//! 5. The mesh agrees on the position, at most once a second. After a restart the publisher continues from there.
+//!
+//! This room promises that every server of a connected NATS cluster is sent each change, again and again until it
+//! answers (G5). When a message, a reply, a connection or this process is lost, the change is still above the position,
+//! and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
+//! newer one (I7).
+//!
+//! It never decides what is stored, and never believes what a server says about an account. No upload and no lookup
+//! waits for it.
 
 mod cluster;
 mod connection;

@@ -1,4 +1,4 @@
-//! What the log says of one NATS cluster, and how often: a line that returns with every attempt is said once a minute.
+//! The log lines about one NATS cluster. A line that would return with every attempt is logged once a minute.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,31 +10,32 @@ use super::publish::{Lane, Summary};
 use super::subjects::{MissingPermission, Reply, Verdict};
 use crate::jwt::AccountKey;
 
-/// How soon the same is said again: often enough to be seen by somebody who begins to look.
+/// How soon the same line is logged again: often enough for an administrator who begins to look.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Different lines that are remembered. They are few; a server that makes up new ones is not listened to.
+/// Different lines remembered within that time. There are few in practice; past the limit new ones are not logged, so
+/// that a server cannot fill the log with errors that it makes up.
 const SAID: usize = 64;
 
-/// What `said` calls a connection, before its URL.
+/// The prefix under which `said` remembers a connection; its URL follows.
 const CONNECTED: &str = "connected to ";
 
 /// Servers named in one line.
 const NAMES: usize = 8;
 
-/// How often catching up says how far it is.
+/// How often the progress of catching up is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-/// The voice of the task that keeps one NATS cluster told.
+/// Writes the log lines of the publisher of one NATS cluster.
 pub(super) struct Notices {
     cluster: String,
-    /// What was said, and when.
+    /// Lines that were logged, and when.
     said: HashMap<String, Instant>,
     progress_at: Instant,
 }
 
 impl Notices {
-    /// Of the NATS cluster with this name.
+    /// For the NATS cluster with this name.
     pub(super) fn new(cluster: &str) -> Self {
         Self {
             cluster: cluster.to_owned(),
@@ -43,13 +44,13 @@ impl Notices {
         }
     }
 
-    /// A connection was of use; whatever follows is news again.
+    /// A connection was useful: from now on every line is new, and is logged again.
     pub(super) fn forget(&mut self) {
         self.said.clear();
     }
 
-    /// Whoever read of the trouble wants to read of its end.
-    fn recovery_is_news(&mut self) {
+    /// After a logged failure the next connection is logged too, so that the log shows the end of the failure.
+    fn log_next_connection(&mut self) {
         self.said.retain(|line, _| !line.starts_with(CONNECTED));
     }
 
@@ -67,14 +68,14 @@ impl Notices {
 
     pub(super) fn not_connected(&mut self, reason: &str) {
         if self.is_due(reason) {
-            self.recovery_is_news();
-            tracing::warn!(nats_cluster = %self.cluster, reason, "not connected to this NATS cluster; trying on");
+            self.log_next_connection();
+            tracing::warn!(nats_cluster = %self.cluster, reason, "cannot connect to this NATS cluster; trying again");
         }
     }
 
     pub(super) fn lost(&mut self, reason: &str) {
         if self.is_due(&format!("lost: {reason}")) {
-            self.recovery_is_news();
+            self.log_next_connection();
             tracing::warn!(nats_cluster = %self.cluster, reason, "the connection to this NATS cluster is lost; connecting again");
         }
     }
@@ -85,12 +86,12 @@ impl Notices {
 
     pub(super) fn catching_up(&mut self, from: u64, to: u64) {
         if self.is_due("catching up") {
-            tracing::info!(nats_cluster = %self.cluster, from, to, "telling it what may have passed it by");
+            tracing::info!(nats_cluster = %self.cluster, from, to, "sending what this NATS cluster may have missed");
         }
         self.progress_at = Instant::now();
     }
 
-    /// How far catching up is, after changes of `lane` were read.
+    /// Logs how far catching up is, after changes of `lane` were read.
     pub(super) fn progress(&mut self, lane: Lane, catching_up: Option<(u64, u64)>) {
         if lane == Lane::Fresh {
             return;
@@ -98,12 +99,12 @@ impl Notices {
         match catching_up {
             None => {
                 if self.is_due("caught up") {
-                    tracing::info!(nats_cluster = %self.cluster, "everything that may have passed it by was sent");
+                    tracing::info!(nats_cluster = %self.cluster, "everything that this NATS cluster may have missed was sent");
                 }
             }
             Some((at, to)) if self.progress_at.elapsed() >= PROGRESS_EVERY => {
                 self.progress_at = Instant::now();
-                tracing::info!(nats_cluster = %self.cluster, at, to, "still telling it what may have passed it by");
+                tracing::info!(nats_cluster = %self.cluster, at, to, "still sending what this NATS cluster may have missed");
             }
             Some(_) => {}
         }
@@ -111,12 +112,12 @@ impl Notices {
 
     pub(super) fn unreadable(&mut self, reason: &str) {
         if self.is_due(reason) {
-            tracing::warn!(nats_cluster = %self.cluster, reason, "the changes to tell it of cannot be read; trying on");
+            tracing::warn!(nats_cluster = %self.cluster, reason, "cannot read the changes for this NATS cluster; trying again");
         }
     }
 
     pub(super) fn too_large(&mut self, account: AccountKey, revision: u64, bytes: usize, limit: usize) {
-        // Anybody may ask for it to be sent again and again.
+        // Clients may ask for it to be sent any number of times.
         if !self.is_due(&format!("too large {account} {revision}")) {
             return;
         }
@@ -126,27 +127,27 @@ impl Notices {
             revision,
             token_bytes = bytes,
             max_payload_bytes = limit,
-            "this account's JWT has {bytes} bytes, and the NATS server takes messages of {limit}: it cannot be told of this \
-             change. Raise max_payload above {bytes} on all its servers, or make the JWT smaller (old revocations, \
-             imports), and push it again; servers that restart fetch it over HTTP"
+            "this account's JWT has {bytes} bytes, but the NATS server takes messages of at most {limit}, so the change \
+             cannot be sent. Raise max_payload above {bytes} on all its servers, or make the JWT smaller (old \
+             revocations, imports), and push it again; servers that restart fetch it over HTTP"
         );
     }
 
-    pub(super) fn asked_too_much(&mut self, lost: u64) {
-        if !self.is_due("asked too much") {
+    pub(super) fn requests_dropped(&mut self, lost: u64) {
+        if !self.is_due("requests dropped") {
             return;
         }
-        tracing::warn!(nats_cluster = %self.cluster, lost, "asked to send too many accounts again at once; ask for the rest again");
+        tracing::warn!(nats_cluster = %self.cluster, lost, "too many requests to send an account again; some were dropped, repeat them");
     }
 
     pub(super) fn no_room(&mut self, account: AccountKey) {
         if !self.is_due("no room") {
             return;
         }
-        tracing::warn!(nats_cluster = %self.cluster, %account, "too many accounts are waiting to be sent; ask for this one again");
+        tracing::warn!(nats_cluster = %self.cluster, %account, "too many accounts are waiting to be sent; request this one again");
     }
 
-    pub(super) fn told(&mut self, summary: &Summary) {
+    pub(super) fn concluded(&mut self, summary: &Summary) {
         self.missing(summary);
         macro_rules! line {
             ($level:ident) => {
@@ -167,7 +168,7 @@ impl Notices {
         if summary.routine { line!(debug) } else { line!(info) }
     }
 
-    /// Servers that should have answered and did not. Every change finds the same ones, so it is said once a minute.
+    /// Logs servers that should have answered and did not: once a minute, since every change finds the same ones.
     fn missing(&mut self, summary: &Summary) {
         if summary.missing.is_empty() {
             return;
@@ -197,7 +198,7 @@ impl Notices {
         }
     }
 
-    /// What a server answered; `routine`: as one of many.
+    /// Logs a server's answer. `routine`: it is one of many, of interest to a debugger only.
     pub(super) fn answer(&self, account: AccountKey, revision: u64, reply: &Reply, routine: bool) {
         let (cluster, server) = (self.cluster.as_str(), reply.server.as_str());
         match &reply.verdict {
@@ -216,7 +217,7 @@ impl Notices {
         }
     }
 
-    /// A server refused an account's JWT for the last time. It may refuse thousands, so one of them is named a minute.
+    /// A server refused an account's JWT for the last time. It may refuse thousands, so one a minute is logged.
     pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &str, words: &str) {
         if self.is_due(&format!("{server} refused: {words}")) {
             tracing::error!(
@@ -231,44 +232,44 @@ impl Notices {
         }
     }
 
-    pub(super) fn no_answer(&self, account: AccountKey, revision: u64, bytes: usize) {
-        tracing::warn!(nats_cluster = %self.cluster, %account, revision, bytes, "an answer that no nats-server gives");
+    pub(super) fn unknown_reply(&self, account: AccountKey, revision: u64, bytes: usize) {
+        tracing::warn!(nats_cluster = %self.cluster, %account, revision, bytes, "ignored a reply that no nats-server sends");
     }
 
-    pub(super) fn nobody(&mut self) {
-        if self.is_due("nobody") {
+    pub(super) fn no_responders(&mut self) {
+        if self.is_due("no responders") {
             tracing::warn!(
                 nats_cluster = %self.cluster,
-                "nobody listens to $SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE here: the creds are of a user outside the system account, or \
-                 no server has an account resolver. Trying on"
+                "no server listens to $SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE: the creds are of a user outside the system \
+                 account, or no server has an account resolver. Trying again"
             );
         }
     }
 
     pub(super) fn complaint(&mut self, words: &str) {
         if self.is_due(words) {
-            tracing::warn!(nats_cluster = %self.cluster, complaint = words, "a complaint of the server");
+            tracing::warn!(nats_cluster = %self.cluster, complaint = words, "the server complains");
         }
     }
 
     pub(super) fn missing_permission(&mut self, permission: MissingPermission, words: &str) {
         let advice = match permission {
             MissingPermission::Publish => {
-                "the user may not tell servers of changes: `nsc edit user -a SYS -n jwtmesh --allow-pub \
+                "the user may not publish updates: run `nsc edit user -a SYS -n jwtmesh --allow-pub \
                  '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again; they are read within seconds"
             }
             MissingPermission::Subscribe => {
-                "the user may not receive the servers' answers: `nsc edit user -a SYS -n jwtmesh --allow-sub \
+                "the user may not receive the servers' answers: run `nsc edit user -a SYS -n jwtmesh --allow-sub \
                  '_INBOX.jwtmesh.>'`, then generate its creds again; they are read within seconds"
             }
         };
-        // By the advice, for each complaint names another account.
+        // Remembered by the advice, because each complaint names another account.
         if self.is_due(advice) {
             tracing::error!(nats_cluster = %self.cluster, complaint = words, "{advice}");
         }
     }
 
-    /// Whether `what` was not said within the last minute; if so, it is now.
+    /// Whether `what` was not logged within the last minute; if so, it counts as logged now.
     fn is_due(&mut self, what: &str) -> bool {
         let now = Instant::now();
         self.said.retain(|_, at| *at + AGAIN > now);
@@ -285,12 +286,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn g12_the_same_is_said_once_a_minute_and_no_more_than_so_many_different_things() {
+    async fn g12_the_same_line_is_logged_once_a_minute_and_the_number_of_different_lines_is_bounded() {
         let mut notices = Notices::new("test");
         assert!(notices.is_due("refused"));
         tokio::time::advance(AGAIN - Duration::from_millis(1)).await;
         assert!(!notices.is_due("refused"));
-        assert!(notices.is_due("something else"), "that is another matter");
+        assert!(notices.is_due("something else"), "it is another line");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(notices.is_due("refused"));
         let said = (0..1_000).filter(|n| notices.is_due(&n.to_string())).count();
@@ -298,12 +299,12 @@ mod tests {
         notices.forget();
         assert!(
             notices.is_due("refused"),
-            "after a connection that was of use it is news"
+            "after a useful connection it is logged again"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_each_trouble_that_is_told_its_end_is_told_too() {
+    async fn after_each_logged_failure_its_end_is_logged_too() {
         let mut notices = Notices::new("test");
         let connection = format!("{CONNECTED}nats://127.0.0.1");
         assert!(notices.is_due(&connection) && !notices.is_due(&connection));
@@ -312,6 +313,9 @@ mod tests {
         notices.lost("closed");
         assert!(notices.is_due(&connection));
         notices.lost("closed");
-        assert!(!notices.is_due(&connection), "a line that was not said needs no answer");
+        assert!(
+            !notices.is_due(&connection),
+            "a failure that was not logged has no end to log"
+        );
     }
 }

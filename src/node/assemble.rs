@@ -1,4 +1,4 @@
-//! The order of a start, to be read from top to bottom: files, ports, stores, agreement, trust, and only then answers.
+//! The order of a start, from top to bottom: files, ports, stores, Raft, trust, and only then answers.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -30,8 +30,8 @@ use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
 impl Node {
-    /// Starts the node that `config` describes; returns when it serves and everything it ever acknowledged can be
-    /// read. Dropped before that, it has served nobody and acknowledged nothing.
+    /// Starts the node that `config` describes; returns when it serves requests and everything it ever acknowledged can
+    /// be read. If the future is dropped before that, the node has served no request and acknowledged nothing.
     pub async fn start(config: Config, clock: Clock) -> Result<Self, StartError> {
         start_on(config, clock, real_disk).await
     }
@@ -44,13 +44,13 @@ pub(super) async fn start_on(config: Config, clock: Clock, disk: impl OpenDisk) 
         .map_err(StartError::Failed)??;
     let fault = FaultHandle::default();
     match begin(found, clock, fault.clone(), disk).await {
-        // Whatever fails after a fault fails because of it, and says less.
+        // After a fault any other error is a consequence of it, and says less.
         Err(_) if fault.is_reported() => Err(StartError::Failed(anyhow!(fault.reported().await))),
         begun => begun.map_err(StartError::Failed),
     }
 }
 
-/// What a start reads and takes before it binds or opens anything: small files, each read once, and the data folder.
+/// What a start reads and locks before it binds or opens anything: small files, each read once, and the data folder.
 struct Found {
     config: Config,
     operators: Vec<Verified<OperatorClaims>>,
@@ -110,7 +110,9 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         serving.spawn("the watch over the certificates", tls.clone().watch(serving.clone()));
     }
     if config.nats.is_empty() {
-        tracing::warn!("no [[nats]] in cluster.toml: running nats-servers will not hear of changes, only new ones");
+        tracing::warn!(
+            "no [[nats]] in cluster.toml: changes are not sent to running nats-servers, only fetched by new ones"
+        );
     }
     nats::start(&config.node, &config.nats, &resolver, &serving);
     Ok(Node {
@@ -127,18 +129,18 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     })
 }
 
-/// The admin socket; none where the disk has no room even for that: lookups need it least.
+/// Binds the admin socket. `None` if the disk has no room for it: a node without it still serves lookups.
 fn bind_admin(path: &Path) -> Result<Option<Admin>> {
     match Admin::bind(path) {
         Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-            tracing::error!("{error}; the node serves without it until it is started again");
+            tracing::error!("{error}; the node serves without the admin socket until it is started again");
             Ok(None)
         }
         bound => Ok(Some(bound?)),
     }
 }
 
-/// Starts agreement over the stores; returns when everything ever acknowledged here can be read.
+/// Starts Raft on the stores; returns when everything ever acknowledged here can be read.
 async fn agree(config: &Config, folder: &Folder, stores: Stores, scope: &Scope) -> Result<Raft> {
     let settings = Settings {
         cluster: config.cluster.clone(),

@@ -11,21 +11,22 @@ use crate::raft::log::RealDisk;
 use crate::raft::log::Room;
 use crate::raft::stores::OpenDisk;
 
-/// The real disk, but for its syncs.
+/// The real disk, except that its syncs fail or hang when a test says so.
 #[derive(Clone, Default)]
 pub(super) struct FaultyDisk(Arc<(Mutex<Health>, Condvar)>);
 
 #[derive(Default)]
 pub(super) struct Health {
-    /// Syncs that still succeed; all of them if none is said.
+    /// How many syncs still succeed; `None` for all.
     pub(super) good: Option<u32>,
-    /// Whether syncs wait, and how many do.
+    /// Whether syncs hang.
     pub(super) hangs: bool,
+    /// Syncs under way.
     hanging: u32,
 }
 
 impl FaultyDisk {
-    /// Changes how it is.
+    /// Changes the health of the disk; hanging syncs look at it again.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Health) -> T) -> T {
         let changed = change(&mut self.0.0.lock().unwrap());
         self.0.1.notify_all();
@@ -49,11 +50,11 @@ impl FaultyDisk {
         }
     }
 
-    /// Returns when somebody waits for a sync that hangs.
+    /// Returns when a sync hangs.
     pub(super) fn wait_until_it_hangs(&self) {
         let (health, changed) = &*self.0;
         let waited = changed.wait_timeout_while(health.lock().unwrap(), PATIENCE, |health| health.hanging == 0);
-        assert!(!waited.unwrap().1.timed_out(), "nobody syncs");
+        assert!(!waited.unwrap().1.timed_out(), "no sync was begun");
     }
 
     /// What a node opens instead of the real disk.
@@ -106,7 +107,7 @@ struct FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn preallocate(&self, _: u64, _: u64) -> io::Result<()> {
-        // Only for speed, and it would cost the test much of that.
+        // It is only for speed, and would slow the tests down.
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! The life of a running node, and its end: no longer ready, requests and publishers finish, agreement ends, the stores
-//! are written and closed.
+//! A running node, and the order of its shutdown, from top to bottom: it is no longer ready, requests and publishers
+//! finish, Raft ends, the stores are written and closed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,10 +14,11 @@ use crate::resolver::Resolver;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
 
-/// How long the end of agreement and the last flush may take once nobody is served any more.
+/// How long the end of Raft and the last flush may take, once no request is served any more. Past it the shutdown
+/// fails; nothing acknowledged is lost.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running node. Ends by [`Node::shutdown`], or by a fault that [`Node::ended`] tells.
+/// A running node. Ends by [`Node::shutdown`], or by a fault that [`Node::ended`] reports.
 #[derive(Debug)]
 pub struct Node {
     pub(super) name: String,
@@ -26,9 +27,9 @@ pub struct Node {
     pub(super) resolver: Resolver,
     pub(super) raft: Raft,
     pub(super) tls: Option<ReloadableTls>,
-    /// What serves and what propagates.
+    /// The tasks that serve and propagate.
     pub(super) serving: Scope,
-    /// Agreement, which ends after that.
+    /// The tasks of Raft, which end after those.
     pub(super) agreeing: Scope,
     pub(super) threads: StoreThreads,
     pub(super) _folder: Folder,
@@ -37,7 +38,7 @@ pub struct Node {
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What the configuration names holds something else than it should: starting again would only repeat it.
+    /// A file that the configuration names has the wrong content. Starting again would only repeat the error.
     #[error("{0:#}")]
     Configuration(anyhow::Error),
     /// Everything else.
@@ -70,7 +71,7 @@ impl Node {
         &self.name
     }
 
-    /// Waits until a fault ends it, and gives the reason.
+    /// Waits for a fault, which ends this node, and gives its reason.
     pub async fn ended(&self) -> String {
         self.agreeing.fault().reported().await
     }
@@ -82,7 +83,8 @@ impl Node {
         }
     }
 
-    /// Finishes the requests under way, at most for `grace`, then leaves everything on disk.
+    /// Finishes the requests under way, at most for `grace`, then leaves everything on disk. An error if a fault was
+    /// reported, or if the stores do not close in time; nothing acknowledged is lost.
     pub async fn shutdown(self, grace: Duration) -> Result<()> {
         self.shutdown_within(grace, CLOSE_TIMEOUT).await
     }
@@ -93,14 +95,14 @@ impl Node {
         if tokio::time::timeout(grace, self.serving.ended()).await.is_err() {
             tracing::warn!(
                 seconds = grace.as_secs(),
-                "some requests did not finish in time and are cut off"
+                "some requests did not finish in time and are aborted"
             );
         }
         self.agreeing.stop();
         let fault = self.agreeing.fault().clone();
         let (raft, resolver, agreeing, threads) = (self.raft, self.resolver, self.agreeing, self.threads);
         let closed = async move {
-            // Waits for the log's writer, and so for the disk, as everything here does.
+            // Waits for the log's writer, and so for the disk, like everything in this block.
             raft.shutdown().await;
             drop((raft, resolver));
             agreeing.ended().await;
@@ -120,8 +122,8 @@ impl Node {
     }
 }
 
-/// Runs what may wait for a disk away from the async workers: whoever waits for it can be dropped meanwhile, and hears
-/// of signals.
+/// Runs work that may wait for a disk on a thread of its own. The caller can be dropped meanwhile, so that a signal
+/// ends a start or a shutdown that waits for a hanging disk.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await

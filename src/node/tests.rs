@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::state::MarkPropagated;
 
-/// Longer than anything here takes; what takes longer would take forever.
+/// Longer than anything here takes. What takes longer counts as hanging.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config(folder: &Path) -> Config {
@@ -20,7 +20,7 @@ fn config(folder: &Path) -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_a_faulty_disk_ends_names_the_disk_and_not_what_came_of_it() {
+async fn a_start_that_fails_on_a_faulty_disk_names_the_disk_and_not_a_consequence() {
     for good in 0.. {
         let temp = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::default();
@@ -40,7 +40,7 @@ async fn a_start_that_a_faulty_disk_ends_names_the_disk_and_not_what_came_of_it(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_does_not_wait_for_ever_for_a_disk_that_hangs() {
+async fn a_shutdown_does_not_wait_forever_for_a_disk_that_hangs() {
     let temp = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
     let node = start_on(config(temp.path()), Clock::system(), disk.open())
@@ -62,7 +62,7 @@ async fn a_shutdown_does_not_wait_for_ever_for_a_disk_that_hangs() {
         .unwrap();
     let limit = Duration::from_millis(100);
     let ended = tokio::time::timeout(PATIENCE, node.shutdown_within(limit, limit)).await;
-    // The threads that wait for it would keep the test from ending.
+    // The threads that wait for the disk would keep the test from ending.
     disk.change(|health| health.hangs = false);
     proposed.abort_all();
     let error = ended

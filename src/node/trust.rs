@@ -1,4 +1,4 @@
-//! The first operators: read from the files of the configuration, and offered to the mesh.
+//! The first operators: read from the files that the configuration names, and submitted to the mesh.
 
 use std::path::PathBuf;
 
@@ -18,21 +18,20 @@ pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorC
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the operator JWT {}", path.display()))?;
         let verified = Token::from_file_text(&text).and_then(Verified::<OperatorClaims>::verify);
-        verified.with_context(|| format!("{} is no operator JWT", path.display()))
+        verified.with_context(|| format!("{} is not an operator JWT", path.display()))
     };
     paths.iter().map(read).collect()
 }
 
-/// The operators of the file are the mesh's first trust; later they only bring newer tokens of trusted ones.
+/// Submits the configured operators. They are the mesh's first trust; later only newer tokens of trusted operators are
+/// taken from them.
 pub(super) async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
     let outcomes = match resolver.trust_operators(operators).await {
-        // Lookups need no newer trust.
+        // The node starts all the same, because lookups need no newer trust.
         Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. }))
             if !resolver.trust().keys.operators().is_empty() =>
         {
-            tracing::error!(
-                "the operators in the configuration are not looked at: {error}, by starting this node again"
-            );
+            tracing::error!("the operators in the configuration were not submitted: {error} by restarting this node");
             return Ok(());
         }
         outcomes => outcomes?,
@@ -42,11 +41,11 @@ pub(super) async fn trust_first(resolver: &Resolver, operators: &[Verified<Opera
         match outcome {
             OperatorOutcome::Stored { revision } => tracing::info!(%operator, revision, "operator trusted"),
             OperatorOutcome::Superseded { stored_issued_at, .. } => {
-                tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one, which stays");
+                tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one and is ignored");
             }
             OperatorOutcome::NotTrusted => tracing::warn!(
                 %operator,
-                "an operator in the configuration is not among the agreed ones, and is not trusted: the file gives the first trust only"
+                "an operator in the configuration is not trusted: the configuration gives only the first operators of a mesh"
             ),
             OperatorOutcome::Unchanged { .. } => {}
         }

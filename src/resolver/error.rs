@@ -1,4 +1,4 @@
-//! Why a submission or a read did not succeed, in sentences for whoever asked.
+//! Why a submission or a read failed, in sentences for the caller.
 
 use crate::jwt::AccountKey;
 use crate::jwt::Rejection;
@@ -6,13 +6,13 @@ use crate::jwt::time;
 use crate::raft::ProposeError;
 use crate::state::Fault;
 
-/// Why a submission did not succeed.
+/// Why a submission failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The token is not acceptable to any nats-server of this operator.
+    /// The token does not verify, or breaks a blocking rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// It is some other account's token.
+    /// The path names one account, the token another.
     #[error("the path names account {path}, but the token is for account {token}: submit it under its own key")]
     WrongAccount {
         /// The key it was submitted under.
@@ -20,38 +20,38 @@ pub enum SubmitError {
         /// The token's subject.
         token: AccountKey,
     },
-    /// A newer one is stored (G2).
+    /// A newer token is stored (G2).
     #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at))]
     Superseded {
         /// The account.
         account: AccountKey,
-        /// `iat` of the one that is stored, Unix seconds.
+        /// `iat` of the stored token, Unix seconds.
         stored_issued_at: i64,
-        /// `iat` of the one that was submitted.
+        /// `iat` of the submitted token, Unix seconds.
         submitted_issued_at: i64,
     },
-    /// It was not agreed on, or that is not known.
+    /// It was not agreed on, or the outcome is unknown.
     #[error(transparent)]
     NotAgreed(#[from] ProposeError),
-    /// What is stored could not be read.
+    /// The stored row could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-/// Why a read did not succeed.
+/// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The row is damaged; the others are sound.
-    #[error("this node cannot answer that")]
+    /// The row is damaged. Other rows are sound, and the node goes on.
+    #[error("a row in the state of this node is damaged")]
     Damaged(#[source] Fault),
-    /// What was asked for is not in redb yet, and the disk has no room to bring it there.
+    /// The rows are not in redb yet, and the disk has no room to write them there.
     #[error("the disk of this node is full; make room there and try again (lookups of single accounts go on)")]
     NoRoom,
-    /// This node is about to end.
+    /// This node is shutting down.
     #[error("this node is shutting down; try again, or ask another node")]
     ShuttingDown,
     /// This node cannot go on.
-    #[error("this node cannot answer that")]
+    #[error("this node cannot read its state")]
     Fault(#[source] Fault),
 }
 

@@ -1,4 +1,4 @@
-//! The handle that everyone shares, and what it stands on.
+//! The resolver's handle, which every caller shares, and the parts behind it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,18 +17,19 @@ use crate::state::Revision;
 use crate::state::State;
 use crate::tasks::FaultHandle;
 
-/// Large tokens verified at once. One takes milliseconds and some 20 MB; the other threads answer lookups.
+/// Large tokens verified at once; further ones wait. Each takes milliseconds and some 20 MB, while the other threads
+/// answer lookups.
 pub(super) const LARGE_VERIFICATIONS: usize = 2;
 
-/// Lookups that wait for a hanging disk on threads of their own. The next ones wait for these, and whoever hangs up
-/// meanwhile leaves nothing behind.
+/// Lookups that wait for a hanging disk on threads of their own. Further lookups wait for one of these to end; a client
+/// that hangs up meanwhile leaves nothing behind.
 const HANGING_READS: usize = 32;
 
-/// Requests to send an account again that may wait for a slow NATS cluster; older ones are dropped, since the
-/// regular way has sent that account already.
+/// Requests to send an account again that may wait for a slow NATS cluster. Past it the oldest are dropped: the account
+/// was already sent when it changed.
 const REPUBLISH_QUEUE: usize = 1024;
 
-/// Whom this mesh trusts to issue accounts.
+/// The operators that this mesh trusts to issue accounts.
 #[derive(Debug, Default)]
 pub struct Trust {
     /// Grows with every change.
@@ -39,11 +40,11 @@ pub struct Trust {
 
 /// How lookups share the disk.
 pub(super) struct Reading {
-    /// For those that read on the thread that answers.
+    /// Permits for lookups that read on the thread that answers.
     pub(super) inline: Semaphore,
-    /// For those that wait for a hanging disk on threads of their own.
+    /// Permits for lookups that wait for a hanging disk on threads of their own.
     pub(super) hanging: Arc<Semaphore>,
-    /// Those that were logged.
+    /// The damaged rows that have been logged.
     pub(super) damages: Mutex<BTreeSet<String>>,
 }
 
@@ -59,7 +60,7 @@ impl Reading {
     }
 }
 
-/// How far this node's view is, and how old.
+/// How current this node's view of the state is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     /// The newest revision that can be read here.
@@ -70,21 +71,21 @@ pub struct View {
     pub ready: bool,
 }
 
-/// The single entry point. Clones lead to the same place.
+/// The single entry point. Clones are handles on the same one.
 #[derive(Clone)]
 pub struct Resolver(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    // What it stands on.
+    // The parts it is built from.
     pub(super) raft: Raft,
     pub(super) state: State,
     pub(super) clock: Clock,
     pub(super) fault: FaultHandle,
-    // What it knows of them.
+    // What it keeps of their state.
     pub(super) trust: ArcSwap<Trust>,
     pub(super) revision: watch::Receiver<Revision>,
     pub(super) ready: AtomicBool,
-    // What it grants and passes on.
+    // Permits, and the requests that it passes on to publishers.
     pub(super) reading: Reading,
     pub(super) verifying: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
@@ -97,7 +98,8 @@ impl std::fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// An entry point to `raft` and `state`, open for lookups at once. To be called on the runtime that answers.
+    /// An entry point to `raft` and `state`, which answers lookups at once. To be called on the runtime that answers,
+    /// because it counts that runtime's workers.
     pub fn new(raft: Raft, state: State, clock: Clock, fault: FaultHandle) -> Self {
         let revision = raft.revision();
         Self(Arc::new(Inner {
@@ -114,7 +116,7 @@ impl Resolver {
         }))
     }
 
-    /// How far and how old this node's view is.
+    /// How current this node's view of the state is.
     pub fn view(&self) -> View {
         View {
             revision: *self.0.revision.borrow(),
@@ -123,12 +125,12 @@ impl Resolver {
         }
     }
 
-    /// No longer ready: new nats-servers shall ask another node, while this one still answers.
+    /// Marks this node as not ready, so that nats-servers that start now ask another node. It still answers requests.
     pub fn retire(&self) {
         self.0.ready.store(false, Ordering::Relaxed);
     }
 
-    /// Changes with every applied entry; says "look again", not what changed.
+    /// Changes with every applied entry. It only says "look again", not what changed.
     pub fn watch_revision(&self) -> watch::Receiver<Revision> {
         self.0.revision.clone()
     }

@@ -10,11 +10,11 @@ use crate::state::AccountRow;
 use crate::state::Fault;
 use crate::tasks::chain;
 
-/// How long a lookup lets others go first when enough are reading the disk already. A read takes some microseconds; where
-/// this is not enough the disk hangs, and the lookup waits for it on a thread of its own.
+/// How long a lookup waits for a permit to read on the thread that answers. A read takes some microseconds, so if this
+/// is not enough the disk hangs, and the lookup waits for the disk on a thread of its own.
 const READ_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Damaged rows that are logged; beyond these the file is what is damaged.
+/// Damaged rows that are logged. With more than these the file itself is damaged, and further lines add nothing.
 const DAMAGES_LOGGED: usize = 64;
 
 impl Resolver {
@@ -26,8 +26,8 @@ impl Resolver {
         self.read(account).await
     }
 
-    /// Reads redb. On the thread that answers, because another one costs more than the read does; but never on all of
-    /// them, so that what is in memory is answered while a disk hangs.
+    /// Reads redb on the thread that answers, because handing the read to another thread costs more than the read.
+    /// Never on all of these threads at once, so that rows in memory are served while a disk hangs.
     async fn read(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
         let Reading { inline, hanging, .. } = &self.0.reading;
         let permit = match inline.try_acquire() {
@@ -50,12 +50,12 @@ impl Resolver {
         match read.await.map_err(tokio::task::JoinError::try_into_panic) {
             Ok(found) => self.noted(found),
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // Only a runtime that is ending cancels one.
+            // Only a runtime that shuts down cancels a blocking task.
             Err(Err(_cancelled)) => Err(ReadError::ShuttingDown),
         }
     }
 
-    /// A fault found while answering ends the node; but a damaged row ends this answer alone, since the others are sound.
+    /// Reports a fault found while reading, which ends the node. A damaged row fails this read only: others are sound.
     pub(super) fn noted<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
         result.map_err(|fault| match fault {
             Fault::Damaged { .. } => {
@@ -69,7 +69,7 @@ impl Resolver {
         })
     }
 
-    /// Each damage is logged once: anybody may ask for the row again and again.
+    /// Logs each damaged row once: clients may ask for the same row any number of times.
     fn note_damage(&self, damage: String) {
         let mut logged = self.0.reading.damages.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < DAMAGES_LOGGED && !logged.contains(&damage) {

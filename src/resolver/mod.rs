@@ -1,16 +1,21 @@
 //! THE SINGLE ENTRY POINT: every lookup and every submission passes here, whether it came over HTTP, NATS or the
 //! command line.
 //!
-//! - A **lookup** (`lookup.rs`) reads this node's own state: no leader, no peer, no queue. It may wait for the disk, but
-//!   never on every thread at once, so that rows in memory are served while the disk hangs.
+//! - A **lookup** (`lookup.rs`) reads this node's own state: no leader, no peer, no queue. It may wait for the disk,
+//!   but never on every thread at once, so that rows in memory are served while the disk hangs.
 //! - A **submission** (`submit.rs`) is verified under the trust agreed now, proposed, and answered when it is on disk
 //!   and applied here (G1). If the trust changed in between, it is verified again.
-//! - **Scans** (`scan.rs`) read one moment of redb, off the threads that answer lookups.
+//! - A **scan** (`scan.rs`) waits until redb has what is applied, then reads one consistent view of redb, off the
+//!   threads that answer lookups.
 //! - **Trust** (`trust.rs`) turns the agreed operators into verified keys, once for each change.
-//! - **Publishers** (`publish.rs`) ask here for positions, and always for the current token, never a remembered one.
+//! - **Publishers** (`publish.rs`) read and propose positions here. They always look up the current token, never a
+//!   remembered one.
 //!
-//! Nothing here knows HTTP or NATS, and nothing above it touches `raft` or `state`: their types that callers need are
-//! re-exported.
+//! A failure is one of three kinds (`error.rs`): the caller's, which says what to change; transient, which says to try
+//! again; and a fault, which is logged in full and ends the node. A damaged row fails only the read that meets it.
+//!
+//! Nothing here knows HTTP or NATS, and no room above but `node`, which starts Raft, touches `raft` or `state`: the
+//! types that callers need from there are re-exported here.
 
 mod error;
 mod handle;

@@ -1,4 +1,4 @@
-//! What the publishers of NATS clusters need beside lookups: positions, and what is to be sent once more.
+//! What the publishers of NATS clusters need besides lookups: positions, and requests to send an account again.
 
 use tokio::sync::broadcast;
 
@@ -11,7 +11,7 @@ use crate::state::Revision;
 impl Resolver {
     /// Asks for the current token of `account` to be sent to every NATS cluster once more.
     pub fn republish(&self, account: AccountKey) {
-        // Without a NATS cluster there is nobody to tell.
+        // Without a NATS cluster there is no receiver, and nothing to send.
         let _ = self.0.republish.send(account);
     }
 
@@ -20,12 +20,12 @@ impl Resolver {
         self.0.republish.subscribe()
     }
 
-    /// How far `nats_cluster` has been told, as agreed.
+    /// The agreed position of `nats_cluster`: how far it has been updated.
     pub fn position(&self, nats_cluster: &str) -> Revision {
         self.0.state.position(nats_cluster)
     }
 
-    /// Agrees that `nats_cluster` has been told everything up to `position`.
+    /// Has the mesh agree that `nats_cluster` has been updated up to `position`.
     pub async fn mark_propagated(&self, nats_cluster: &str, position: Revision) -> Result<(), SubmitError> {
         let mark = MarkPropagated {
             nats_cluster: nats_cluster.to_owned(),

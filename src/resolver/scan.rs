@@ -11,7 +11,7 @@ use crate::state::Fault;
 use crate::state::Revision;
 use crate::state::State;
 
-/// Rows that a scan moves into redb at once when it waits for the flush.
+/// Rows that a scan moves into redb in one step when it has to wait for the flush.
 const SCAN_FLUSH_ROWS: usize = 256;
 
 impl Resolver {
@@ -22,14 +22,15 @@ impl Resolver {
 
     /// What changed after the revision `after`, as current rows in the order of their revisions.
     pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
-        // The newest changes are still in the memtable: they are told at once, without waiting for the disk.
+        // The newest changes are still in the memtable, and are given without waiting for the disk.
         if let Some(recent) = self.0.state.recent_changes(after, limit) {
             return Ok(recent);
         }
         self.scan(move |state| state.rows_since(after, limit)).await
     }
 
-    /// Reads one view of redb, after everything that is applied now has reached it. Off the threads that answer.
+    /// Flushes to redb everything that is applied now, then reads one view of it. Runs on a blocking thread, not on the
+    /// threads that answer lookups.
     async fn scan<T: Send + 'static>(
         &self,
         read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,

@@ -1,4 +1,4 @@
-//! A newer token: verified for a clear answer, proposed, and answered when it is on disk and applied here.
+//! A submission: the token is verified, proposed, and acknowledged when it is on disk and applied here.
 
 use std::sync::Arc;
 
@@ -19,24 +19,25 @@ use crate::state::Revision;
 /// A submission that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submitted {
-    /// Whether something changed; `false` when the same bytes were current already.
+    /// Whether the state changed; `false` if the same bytes were current already.
     pub stored: bool,
     /// The revision at which these bytes are stored.
     pub revision: Revision,
 }
 
-/// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that answer
-/// everyone else.
+/// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that
+/// answer other requests.
 pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
 
-/// How often a submission is verified again because the trust changed meanwhile. Trust changes by hand.
+/// How often a submission is verified before it fails, if the trust changes each time before it is applied. Trust is
+/// changed by hand, so even once is rare.
 const TRUST_RETRIES: usize = 3;
 
 impl Resolver {
-    /// Offers the token in `body`; `expected` is the account it was submitted under, where the way names one.
+    /// Submits the token in `body`. `expected` is the account that the request names, if it names one.
     ///
-    /// Success means that it is on disk and readable here (G1). Bytes that were current already are sent to the NATS
-    /// clusters once more: pushing again is how people and scripts make a server catch up that missed something (T22).
+    /// Success means that the token is on disk and can be read here (G1). Bytes that were current already are sent to
+    /// the NATS clusters once more: people and scripts push again to update a server that missed a change (T22).
     pub async fn submit(&self, expected: Option<AccountKey>, body: Bytes) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_RETRIES {
             let trust = self.trust();
@@ -62,7 +63,7 @@ impl Resolver {
             };
             match self.0.raft.submit(trust.epoch, item).await? {
                 AccountOutcome::Stored { revision } => {
-                    // Not louder: an import is a million of these.
+                    // At level debug only: an import makes a million of these lines.
                     tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
                     return Ok(Submitted { stored: true, revision });
                 }
@@ -80,7 +81,7 @@ impl Resolver {
                         submitted_issued_at: claims.issued_at,
                     });
                 }
-                // Verified under a trust that no longer holds: once more under the new one.
+                // The trust has changed since the token was verified: verify it again under the new one.
                 AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => {}
             }
         }
@@ -103,7 +104,7 @@ impl Resolver {
             return Err(ProposeError::Busy.into());
         };
         let verified = tokio::task::spawn_blocking(move || {
-            // Held by the work, not by the caller, who may hang up.
+            // The work holds it, because the caller may hang up before the work ends.
             let _slot = slot;
             verify()
         });
@@ -113,7 +114,8 @@ impl Resolver {
             .map_err(SubmitError::Rejected)
     }
 
-    /// What is known without asking the log: the same bytes are current, or newer ones are.
+    /// The outcome without a proposal, if this node's own state decides it: the same bytes are current, or a newer
+    /// token is stored. `None` if the token has to be proposed.
     async fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
         let Some(row) = self.lookup(claims.account).await? else {

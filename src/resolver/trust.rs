@@ -1,4 +1,4 @@
-//! Whom the mesh trusts, as verified keys; and offering operators to it.
+//! The operators that the mesh trusts, as verified keys, and submitting operators to it.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::state::PutOperator;
 use crate::state::PutOperators;
 
 impl Resolver {
-    /// Whom this mesh trusts now.
+    /// The operators that this mesh trusts now.
     pub fn trust(&self) -> Arc<Trust> {
         let agreed = self.0.state.trust();
         let known = self.0.trust.load_full();
         if known.epoch == agreed.epoch {
             return known;
         }
-        // Each was verified before it was agreed on; one that no longer decodes is trusted by nobody.
+        // Each was verified before it was agreed on. One that no longer verifies is left out, and so is not trusted.
         let verified = agreed.operators.iter().filter_map(|row| {
             let token = Token::parse(&row.token).and_then(Verified::<OperatorClaims>::verify);
             token
                 .inspect_err(
-                    |rejection| tracing::error!(operator = %row.operator, %rejection, "an agreed operator is unusable"),
+                    |rejection| tracing::error!(operator = %row.operator, %rejection, "an agreed operator does not verify"),
                 )
                 .ok()
         });
@@ -37,9 +37,9 @@ impl Resolver {
         fresh
     }
 
-    /// Offers operators to trust: the first ones ever, or newer tokens of those that are trusted.
+    /// Submits operators to trust: the mesh's first ones, or newer tokens of operators that are trusted already.
     ///
-    /// Gives what became of each, in order. Nothing is proposed where nothing would change.
+    /// Gives the outcome of each, in order. Nothing is proposed if nothing would change.
     pub async fn trust_operators(
         &self,
         operators: &[Verified<OperatorClaims>],

@@ -1,4 +1,4 @@
-//! The command line beside a running node: what an administrator types, and what scripts read.
+//! The command line beside a running node, as administrators type it and scripts read it.
 
 use std::fs;
 use std::process::Output;
@@ -72,7 +72,7 @@ fn account_list_goes_on_past_one_page() {
 }
 
 #[test]
-fn account_show_tells_of_one_account() {
+fn account_show_prints_one_account() {
     let (_, account, node) = start();
     let shown = node.cli_json(&["account", "show", &account.id()]);
     assert_eq!(
@@ -131,7 +131,7 @@ fn words<'v>(verdicts: &'v [Value], field: &str) -> Vec<&'v str> {
 }
 
 #[test]
-fn account_push_gives_every_file_its_verdict_whatever_became_of_those_before_it() {
+fn account_push_gives_every_file_its_own_verdict_even_after_one_that_failed() {
     let (operator, _, node) = start();
     let [first, last, stale] = ["first", "last", "stale"].map(Account::new);
     node.put(&stale, &operator.account_at(&stale, now() - 10));
@@ -146,7 +146,7 @@ fn account_push_gives_every_file_its_verdict_whatever_became_of_those_before_it(
     let missing = node.folder().join("missing.jwt").display().to_string();
     let empty = node.folder().join("empty").display().to_string();
     fs::create_dir(&empty).unwrap();
-    // Opens, and cannot be read, not even by root.
+    // It can be opened but not read, not even by root.
     let unreadable = "/proc/self/mem";
 
     let (found, code) = verdicts(
@@ -181,7 +181,7 @@ fn account_push_gives_every_file_its_verdict_whatever_became_of_those_before_it(
 }
 
 #[test]
-fn account_pull_gives_every_account_its_verdict_and_keeps_them_out_of_the_tokens() {
+fn account_pull_gives_every_account_its_own_verdict_and_prints_verdicts_apart_from_tokens() {
     let (operator, account, mut node) = start();
     let (known, unknown, system) = (account.id(), Account::new("unknown").id(), operator.system.id());
     let (found, code) = verdicts(&node, &["account", "pull", &known, &unknown, &system]);
@@ -199,7 +199,7 @@ fn account_pull_gives_every_account_its_verdict_and_keeps_them_out_of_the_tokens
     assert!(said.contains(&unknown), "{said}");
     assert_eq!(said.lines().last(), Some("1 failed, 2 pulled"), "{said}");
 
-    // A folder where the file should be: that one cannot be written, the other can.
+    // A folder stands where one file should be, so that this file cannot be written.
     let dir = node.folder().join("out");
     fs::create_dir_all(dir.join(format!("{known}.jwt"))).unwrap();
     let path = dir.display().to_string();
@@ -217,7 +217,7 @@ fn account_pull_gives_every_account_its_verdict_and_keeps_them_out_of_the_tokens
 }
 
 #[test]
-fn operator_show_tells_whom_the_mesh_trusts() {
+fn operator_show_prints_the_trusted_operators() {
     let (operator, _, node) = start();
     let shown = node.cli_json(&["operator", "show"]);
     let first = &items(&shown)[0];
@@ -232,7 +232,7 @@ fn operator_show_tells_whom_the_mesh_trusts() {
     );
 }
 
-/// The printed text is not only looked at: a nats-server runs on it.
+/// The test also starts a nats-server on the printed text.
 #[test]
 fn nats_config_prints_what_a_nats_server_starts_with() {
     let (_, account, node) = start();
@@ -323,7 +323,7 @@ fn inspect_explains_any_token_without_a_node() {
 }
 
 #[test]
-fn without_a_running_node_the_command_line_says_so() {
+fn without_a_running_node_the_command_line_names_the_socket() {
     let (_, _, mut node) = start();
     node.kill();
     let done = node.cli(&["account", "list"]);

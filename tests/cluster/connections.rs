@@ -1,4 +1,4 @@
-//! What becomes of a connection to a nats-server that hangs, hangs up, or denies a right: a revocation finds its way.
+//! Connections to nats-servers that hang, hang up or deny a permission: a revocation reaches the servers all the same.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use crate::support::process::{PATIENCE, eventually, free_port, within};
 use crate::support::tools::NEWEST;
 
 /// Of three servers the one that the node is connected to hangs, as in a machine that is out of memory: its
-/// connections stay open and nothing answers. Twice, so that it is not only the first of them that may hang.
+/// connections stay open and nothing answers. Two rounds, so that it is not always the first server that hangs.
 #[test]
 fn g5_a_revocation_reaches_the_other_servers_within_seconds_when_the_one_we_are_connected_to_hangs() {
     let mesh = Mesh::start(NEWEST, 3);
@@ -33,9 +33,9 @@ fn g5_a_revocation_reaches_the_other_servers_within_seconds_when_the_one_we_are_
             .put(&mesh.account, &mesh.revoking(&[&alice], now() - 30 + round));
         for (at, mut connection) in connections.into_iter().enumerate() {
             if at != hung {
-                // Two seconds of silence, and the next connection; the rest is for a busy machine.
+                // Two seconds of silence and a new connection; the rest of the ten is for a busy machine.
                 let left = Duration::from_secs(10).saturating_sub(revoked.elapsed());
-                let reason = connection.cut_off(left);
+                let reason = connection.disconnected(left);
                 assert_eq!(
                     reason.as_deref(),
                     Some("User Authentication Revoked"),
@@ -47,14 +47,14 @@ fn g5_a_revocation_reaches_the_other_servers_within_seconds_when_the_one_we_are_
         }
         let port = mesh.servers[hung].address().port();
         let words = format!("no answer from nats://127.0.0.1:{port} for 2 s");
-        let said = mesh.node.log().matches(&words).count();
-        assert!(said <= 1, "said {said} times: {words}");
+        let logged = mesh.node.log().matches(&words).count();
+        assert!(logged <= 1, "logged {logged} times: {words}");
         mesh.servers[hung].signal(Signal::CONT);
         mesh.wait_for_routes();
     }
 }
 
-/// Which of the servers the node is connected to, by what it logged last.
+/// The index of the server that the node is connected to, by its last log line about that.
 fn connected_to(mesh: &Mesh) -> usize {
     eventually("the node is connected", || {
         let log = mesh.node.log();
@@ -67,9 +67,9 @@ fn connected_to(mesh: &Mesh) -> usize {
     })
 }
 
-/// A node that tells one NATS cluster of changes.
+/// A node that publishes changes to one NATS cluster.
 #[track_caller]
-fn node_telling(operator: &Operator, address: SocketAddr, creds: String) -> Node {
+fn node_publishing_to(operator: &Operator, address: SocketAddr, creds: String) -> Node {
     node_trusting(operator, &operator.token(), address, creds)
 }
 
@@ -86,10 +86,10 @@ fn node_trusting(operator: &Operator, token: &str, address: SocketAddr, creds: S
 }
 
 #[test]
-fn g12_a_server_that_hangs_up_after_every_login_is_tried_with_growing_pauses_and_its_words_are_logged_once() {
+fn g12_a_server_that_hangs_up_after_every_login_is_tried_with_growing_pauses_and_its_error_is_logged_once() {
     let operator = Operator::new("O");
-    let server = Grumbler::start("User Authentication Expired", Then::HangUp);
-    let node = node_telling(&operator, server.address, operator.system.propagating_user().creds());
+    let server = Complainer::start("User Authentication Expired", Then::HangUp);
+    let node = node_publishing_to(&operator, server.address, operator.system.propagating_user().creds());
     eventually("the first login", || (server.logins() >= 1).then_some(()));
     let first = Instant::now();
     eventually("the eighth login", || (server.logins() >= 8).then_some(()));
@@ -97,17 +97,17 @@ fn g12_a_server_that_hangs_up_after_every_login_is_tried_with_growing_pauses_and
     let took = first.elapsed();
     assert!(took >= Duration::from_secs(4), "eight logins within {took:?}");
     let log = node.log();
-    let words: Vec<_> = log.lines().filter(|line| line.contains("last words")).collect();
+    let words: Vec<_> = log.lines().filter(|line| line.contains("last error")).collect();
     assert_eq!(words.len(), 1, "{log}");
     assert!(words[0].contains("User Authentication Expired"), "{}", words[0]);
 }
 
-/// The other servers answer, and so nothing but the missing answer says that one of them was cut off from its cluster.
+/// The other server answers, so only the missing answer shows that one of them has lost its connection to its cluster.
 #[test]
-fn g5_a_server_that_was_cut_off_from_its_cluster_is_told_when_it_is_back() {
+fn g5_a_server_that_lost_its_cluster_is_updated_when_it_is_back() {
     let (operator, account) = (Operator::new("O"), Account::new("A"));
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let node = node_telling(&operator, address, operator.system.propagating_user().creds());
+    let node = node_publishing_to(&operator, address, operator.system.propagating_user().creds());
     node.put(&account, &operator.account_at(&account, now() - 60));
     let config = resolver_config(&operator.token(), &node.accounts_url());
     let route = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -131,29 +131,29 @@ fn g5_a_server_that_was_cut_off_from_its_cluster_is_told_when_it_is_back() {
             }
         })
     };
-    // Until both have answered a change, and so are known.
+    // Until both have answered a change, so that the node knows both.
     let mut changes = 0;
-    eventually("both servers are told of a change", || {
+    eventually("both servers answer a change", || {
         changes += 1;
         node.put(&account, &revoking(&[&alice], now() - 50 + changes));
         let both = || node.log().contains("updated=2").then_some(());
         within(Duration::from_secs(3), both)
     });
-    assert!(connections[0].cut_off(PATIENCE).is_some());
+    assert!(connections[0].disconnected(PATIENCE).is_some());
 
     gate.shut();
     node.put(&account, &revoking(&[&alice, &bob], now()));
-    eventually("the server is missed by name", || {
+    eventually("the missing server is named", || {
         let log = node.log();
         log.lines()
             .any(|line| line.contains("WARN") && line.contains("servers=\"n2\""))
             .then_some(())
     });
-    assert!(connections[1].ping(), "nobody could have told it yet");
+    assert!(connections[1].ping(), "it cannot have been updated yet");
     gate.reopen();
-    let reason = connections[1].cut_off(PATIENCE);
+    let reason = connections[1].disconnected(PATIENCE);
     assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "{}", node.log());
-    eventually("it is known that it was told", || {
+    eventually("the log shows that it was updated", || {
         let log = node.log();
         let last = log.lines().rfind(|line| line.contains("account propagated"))?;
         last.contains("updated=2").then_some(())
@@ -162,7 +162,7 @@ fn g5_a_server_that_was_cut_off_from_its_cluster_is_told_when_it_is_back() {
 
 /// The creds are replaced as the log advises; nothing is restarted.
 #[test]
-fn g5_a_user_that_lacks_a_right_is_given_it_by_new_creds_without_a_restart() {
+fn g5_new_creds_grant_a_missing_permission_without_a_restart() {
     for (lacking, permissions, advice) in [
         (
             "to publish",
@@ -177,7 +177,7 @@ fn g5_a_user_that_lacks_a_right_is_given_it_by_new_creds_without_a_restart() {
     ] {
         let (operator, account) = (Operator::new("O"), Account::new("A"));
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let node = node_telling(&operator, address, operator.system.user_with(permissions).creds());
+        let node = node_publishing_to(&operator, address, operator.system.user_with(permissions).creds());
         node.put(&account, &operator.account_at(&account, now() - 60));
         let config = resolver_config(&operator.token(), &node.accounts_url());
         let server = NatsServer::start_on_port(NEWEST, address.port(), &config);
@@ -198,21 +198,21 @@ fn g5_a_user_that_lacks_a_right_is_given_it_by_new_creds_without_a_restart() {
         node.put(&account, &revoking(&[&alice, &bob]));
         for connection in &mut connections {
             assert_eq!(
-                connection.cut_off(PATIENCE).as_deref(),
+                connection.disconnected(PATIENCE).as_deref(),
                 Some("User Authentication Revoked"),
-                "without the right {lacking}: {}",
+                "without the permission {lacking}: {}",
                 node.log()
             );
         }
-        eventually("the server's answer is heard", || {
+        eventually("the server's answer is received", || {
             let log = node.log();
-            let told = |line: &str| line.contains("account propagated") && line.contains(&account.id());
-            log.lines().any(told).then_some(())
+            let propagated = |line: &str| line.contains("account propagated") && line.contains(&account.id());
+            log.lines().any(propagated).then_some(())
         });
     }
 }
 
-/// nats-server reads its operator JWT at its start only: a key that was added since signs for nobody there (T35).
+/// nats-server reads its operator JWT only when it starts: it does not accept a signing key that was added since (T35).
 #[test]
 fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
     let (operator, account, signer) = (Operator::new("O"), Account::new("A"), KeyPair::new_operator());
@@ -232,7 +232,7 @@ fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
         let log = node.log();
         log.lines().find(|line| line.contains("ERROR")).map(str::to_owned)
     });
-    let line = line.unwrap_or_else(|| panic!("nobody is told: {}", node.log()));
+    let line = line.unwrap_or_else(|| panic!("the refusal is not logged: {}", node.log()));
     for words in [
         "server=\"alone\"",
         "account validation failed",
@@ -244,32 +244,32 @@ fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
 }
 
 #[test]
-fn g12_a_missing_right_is_asked_for_again_and_again_and_said_once() {
+fn g12_with_a_missing_permission_logins_are_repeated_and_the_remedy_is_logged_once() {
     let operator = Operator::new("O");
-    let server = Grumbler::start(
+    let server = Complainer::start(
         r#"Permissions Violation for Subscription to "_INBOX.jwtmesh.one.x.*""#,
         Then::Stay,
     );
-    let node = node_telling(&operator, server.address, operator.system.propagating_user().creds());
+    let node = node_publishing_to(&operator, server.address, operator.system.propagating_user().creds());
     eventually("the fourth login", || (server.logins() >= 4).then_some(()));
     let log = node.log();
     assert_eq!(log.matches("--allow-sub").count(), 1, "{log}");
 }
 
-/// What a [`Grumbler`] does after its complaint.
+/// What a [`Complainer`] does after its complaint.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     HangUp,
     Stay,
 }
 
-/// Something that takes every login of a NATS client, and complains as soon as that subscribes.
-struct Grumbler {
+/// A NATS server that takes every login, and complains as soon as the client subscribes.
+struct Complainer {
     address: SocketAddr,
     logins: Arc<AtomicUsize>,
 }
 
-impl Grumbler {
+impl Complainer {
     fn start(words: &'static str, then: Then) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
@@ -279,7 +279,7 @@ impl Grumbler {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let count = count.clone();
-                std::thread::spawn(move || grumble(&stream, words, then, &count));
+                std::thread::spawn(move || complain(&stream, words, then, &count));
             }
         });
         Self { address, logins }
@@ -290,9 +290,9 @@ impl Grumbler {
     }
 }
 
-/// Until the client goes.
-fn grumble(mut stream: &TcpStream, words: &str, then: Then, logins: &AtomicUsize) -> std::io::Result<()> {
-    let info = r#"{"server_id":"N","server_name":"grumbler","version":"2.15.1","headers":true,"max_payload":1048576,"nonce":"x"}"#;
+/// Serves one client until it goes.
+fn complain(mut stream: &TcpStream, words: &str, then: Then, logins: &AtomicUsize) -> std::io::Result<()> {
+    let info = r#"{"server_id":"N","server_name":"complainer","version":"2.15.1","headers":true,"max_payload":1048576,"nonce":"x"}"#;
     write!(stream, "INFO {info}\r\n")?;
     for line in BufReader::new(stream).lines() {
         let line = line?;

@@ -26,7 +26,7 @@ fn server_id(said: &str) -> u32 {
 }
 
 #[test]
-fn the_demo_cuts_a_client_off_and_ctrl_c_stops_all_it_started() {
+fn the_demo_disconnects_a_client_and_ctrl_c_stops_everything_that_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let server = tool("nats-server").display().to_string();
     // Twice in one folder: the second run finds what the first one made.
@@ -36,11 +36,11 @@ fn the_demo_cuts_a_client_off_and_ctrl_c_stops_all_it_started() {
             assert!(program.ended().is_none(), "{}{}", program.stdout(), program.stderr());
             Some(program.stdout()).filter(|said| said.contains("until Ctrl-C"))
         });
-        let cut_off = said
+        let after = said
             .split("client cut off after ")
             .nth(1)
             .unwrap_or_else(|| panic!("{said}"));
-        assert!(cut_off.contains(" ms"), "{said}");
+        assert!(after.contains(" ms"), "{said}");
         let server = server_id(&said);
         assert!(Path::new(&format!("/proc/{server}")).exists(), "{said}");
 

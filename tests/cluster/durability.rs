@@ -1,4 +1,4 @@
-//! What was acknowledged is kept, and nothing ever goes backwards: over kills, restarts and load.
+//! Acknowledged tokens are kept and never replaced by older ones, over kills, restarts and load.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::support::mint::{Account, Operator, now};
 use crate::support::node::Node;
 use crate::support::process::eventually;
 
-/// One token that was sent, and what is known of its fate.
+/// One token that was sent, and whether it was acknowledged.
 struct Sent {
     token: String,
     acknowledged: bool,
@@ -26,7 +26,7 @@ struct History {
 }
 
 impl History {
-    /// What an account may now be: the last acknowledged token, or one sent after it whose answer was lost.
+    /// Asserts that an account has its last acknowledged token, or one sent after it whose answer was lost.
     fn check(&self, account: &str, status: u16, stored: &str) {
         let sent = &self.accounts[account];
         let last = sent.iter().rposition(|sent| sent.acknowledged);
@@ -42,7 +42,7 @@ impl History {
     }
 }
 
-/// Uploads until told to stop or until the node is gone: new accounts, and changes of ones that exist.
+/// Uploads new accounts, and changes of accounts that exist, until `stop` is set or the node is gone.
 fn upload(address: SocketAddr, operator: &Operator, history: &Mutex<History>, stop: &AtomicBool, count: &AtomicU64) {
     let mut own: Vec<(Account, i64)> = Vec::new();
     let Ok(mut connection) = Connection::plain(address) else {
@@ -55,12 +55,12 @@ fn upload(address: SocketAddr, operator: &Operator, history: &Mutex<History>, st
         }
         let at = usize::try_from(number).unwrap_or(0) % own.len();
         let (account, issued_at) = &mut own[at];
-        // Every second change falls into the same second as the one before.
+        // Every second change is issued in the same second as the one before.
         *issued_at += i64::from(number.is_multiple_of(2));
         let token = operator.account_at(account, *issued_at);
         let id = account.id();
         let position = {
-            let mut history = history.lock().expect("nobody panics with it");
+            let mut history = history.lock().expect("no thread panics with it");
             let sent = history.accounts.entry(id.clone()).or_default();
             sent.push(Sent {
                 token: token.clone(),
@@ -73,7 +73,7 @@ fn upload(address: SocketAddr, operator: &Operator, history: &Mutex<History>, st
             return;
         };
         if answer.status == 200 {
-            let mut history = history.lock().expect("nobody panics with it");
+            let mut history = history.lock().expect("no thread panics with it");
             history.accounts.get_mut(&id).expect("it was sent")[position].acknowledged = true;
         } else {
             assert!(
@@ -86,7 +86,7 @@ fn upload(address: SocketAddr, operator: &Operator, history: &Mutex<History>, st
     }
 }
 
-/// Sends every (account, token) of `work` by several connections; all must be stored.
+/// Uploads every (account, token) of `work` over several connections; all must be stored.
 fn upload_all(address: SocketAddr, work: &[(String, String)]) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -118,11 +118,11 @@ fn make(operator: &Operator, count: usize) -> Vec<(String, String)> {
                     (account.id(), operator.account_at(&account, now() - 1000))
                 });
                 let half: Vec<_> = half.collect();
-                made.lock().expect("nobody panics with it").extend(half);
+                made.lock().expect("no thread panics with it").extend(half);
             });
         }
     });
-    made.into_inner().expect("nobody panics with it")
+    made.into_inner().expect("no thread panics with it")
 }
 
 fn check_sample(node: &Node, work: &[(String, String)], step: usize) {
@@ -135,7 +135,7 @@ fn check_sample(node: &Node, work: &[(String, String)], step: usize) {
     }
 }
 
-/// A hundred rounds: load, SIGKILL at a random moment, start again, look.
+/// A hundred rounds: load, SIGKILL at a random moment, start again, check.
 #[test]
 fn g1_nothing_acknowledged_is_missing_after_a_hundred_kills_under_load() {
     let operator = Operator::new("O");
@@ -145,7 +145,7 @@ fn g1_nothing_acknowledged_is_missing_after_a_hundred_kills_under_load() {
     for round in 0..100u64 {
         let stop = AtomicBool::new(false);
         let before = count.load(Ordering::Relaxed);
-        // Between none and a few hundred uploads, another number each round.
+        // Between none and a few hundred uploads, a different number each round.
         let enough = before + round * 37 % 400;
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -160,7 +160,7 @@ fn g1_nothing_acknowledged_is_missing_after_a_hundred_kills_under_load() {
         node.start_again();
         let history = history.lock().unwrap();
         let mut connection = node.connect();
-        // The accounts of this round, and at the end all of them.
+        // The accounts with an unacknowledged upload, and at the end all of them.
         for (account, sent) in &history.accounts {
             if round == 99 || sent.iter().any(|sent| !sent.acknowledged) {
                 let path = format!("/jwt/v1/accounts/{account}");
@@ -201,12 +201,12 @@ fn g4_with_a_hundred_thousand_accounts_a_killed_node_answers_lookups_within_a_se
         times.push(began.elapsed());
     }
     check_sample(&node, &work, 97);
-    // The best, because a busy machine may stop anybody for a while.
+    // The best, because a busy machine may stop any process for a while.
     let best = times.iter().min().unwrap();
     assert!(*best < Duration::from_secs(1), "first lookup answered after {times:?}");
 }
 
-/// The kept token stands, whatever older one is sent, and however often the node starts anew in between.
+/// The stored token stays, whatever older one is sent, and however often the node starts again in between.
 #[test]
 fn g2_an_older_token_gets_409_and_changes_nothing_over_restarts_too() {
     let operator = Operator::new("O");
@@ -262,8 +262,8 @@ fn g2_the_same_bytes_again_get_200_and_no_new_revision_over_restarts_too() {
     }
 }
 
-/// Equal times, other bytes: the later upload stands, as nsc's people expect. What it replaced stays so: anybody can
-/// fetch a token that grants more, and send it again when it has been taken back.
+/// If two were issued in the same second, the later upload wins, as people who use nsc expect. The replaced token stays
+/// refused: otherwise anyone who fetched it while it granted more could upload it again.
 #[test]
 fn g2_of_two_tokens_of_one_second_the_later_upload_stands() {
     let operator = Operator::new("O");

@@ -1,4 +1,4 @@
-//! What must not hurt: requests that are too big, too slow, too deep, malformed or too many.
+//! Requests that must do no harm: too big, too slow, too deep, malformed or too many.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,11 +12,11 @@ use crate::support::mint::{Account, Operator};
 use crate::support::node::Node;
 use crate::support::process::{eventually, within};
 
-/// How much a node may grow under all of this; a single 2 MiB body kept for each of the attempts would be ten times
-/// as much.
+/// How much a node's memory may grow under all of this. If it kept the 2 MiB body of every attempt, it would grow by
+/// ten times as much.
 const FLAT_KB: u64 = 64 * 1024;
 
-/// Long enough for any time-out of the node to strike.
+/// Long enough for any time-out of the node to expire.
 const TIME_OUT: Duration = Duration::from_secs(60);
 
 fn start() -> (Operator, Account, Node) {
@@ -31,7 +31,7 @@ fn still_well(node: &Node) {
     assert_eq!(node.get("/jwt/v1/accounts/").status, 200);
 }
 
-/// Sends `bytes` on a connection of their own; the answer, or nothing if the connection was just closed.
+/// Sends `bytes` on a connection of their own; gives the answer, or `None` if the connection was just closed.
 fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
     let mut connection = Connection::plain(address).expect("a running node takes connections");
     // The node may refuse and close before it has read all of it.
@@ -129,9 +129,9 @@ fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
 }
 
-/// Libraries warn of what a client sends, once for each packet. Whoever wants to see it says --log.
+/// Libraries warn about what a client sends, once for each packet. An administrator who wants to see that uses --log.
 #[test]
-fn a_client_cannot_fill_the_log_with_what_libraries_warn_of() {
+fn a_client_cannot_fill_the_log_with_warnings_of_libraries() {
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     const ACK: u8 = 1;
@@ -171,7 +171,7 @@ fn malformed_requests_get_their_status_and_a_sentence() {
             answer.status,
             answer.text()
         );
-        // What is no HTTP at all is refused by the HTTP library, which answers with a status alone.
+        // Bytes that are not HTTP are refused by the HTTP library, which answers with a status alone.
         if !request.contains(&0) || answer.status != 400 {
             assert_ne!(answer.text().trim(), "", "{name}: no sentence");
         }
@@ -182,9 +182,9 @@ fn malformed_requests_get_their_status_and_a_sentence() {
     }
 }
 
-/// Nothing of HTTP: an error answer or a closed connection, and nobody else notices.
+/// Bytes that are not HTTP get an error or a closed connection, and other clients are not affected.
 #[test]
-fn what_is_no_http_is_answered_with_an_error_or_closed() {
+fn bytes_that_are_not_http_get_an_error_or_a_closed_connection() {
     let (_, account, node) = start();
     let long = "x".repeat(300_000);
     let path = format!("/jwt/v1/accounts/{}", account.id());
@@ -294,7 +294,7 @@ fn g12_a_body_over_the_limit_is_refused_and_memory_stays_flat() {
         }
     };
     attempt();
-    // The sentence itself is seen by whoever says the length first and waits, as a careful client does.
+    // A client that sends the length first and waits, as a careful client does, can read the sentence.
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -342,10 +342,10 @@ fn claims_of_any_depth_are_refused_without_harm() {
     still_well(&node);
 }
 
-/// A client that never ends its request is cut off, whether it stops in the head or in the body, and even though it
+/// A client that never ends its request is disconnected, whether it stops in the head or in the body, and even if it
 /// keeps sending something all the time.
 #[test]
-fn g12_slow_senders_are_cut_off() {
+fn g12_slow_senders_are_disconnected() {
     let (_, account, node) = start();
     let id = account.id();
     let starts = [
@@ -366,7 +366,7 @@ fn g12_slow_senders_are_cut_off() {
                 let mut connection = Connection::plain(address).unwrap();
                 connection.send(start.as_bytes()).unwrap();
                 let silent = start.is_empty();
-                // One byte at a time, until the node has had enough: the pipe breaks or an answer is there.
+                // One byte at a time, until the node gives up: the pipe breaks or an answer is there.
                 let ended = within(TIME_OUT, || {
                     std::thread::sleep(Duration::from_millis(100));
                     let drip = if silent { Ok(()) } else { connection.send(b"x") };
@@ -379,12 +379,12 @@ fn g12_slow_senders_are_cut_off() {
     still_well(&node);
 }
 
-/// Whether the server has said something (a refusal) or hung up.
+/// Whether the server has sent something (a refusal) or hung up.
 fn has_ended(connection: &mut Connection) -> bool {
     connection.arrived(Duration::from_millis(1))
 }
 
-/// Ten thousand clients that connect and say nothing: the node serves others, holds little for them, and lets go of
+/// Ten thousand clients connect and send nothing. The node serves others, uses little memory for these, and closes
 /// them.
 #[test]
 fn g12_ten_thousand_idle_connections_do_not_keep_others_out() {
@@ -411,8 +411,8 @@ fn g12_ten_thousand_idle_connections_do_not_keep_others_out() {
     let grown = node.program().resident_kb().saturating_sub(before);
     assert!(grown < 3 * FLAT_KB, "{grown} KB for {} idle connections", idle.len());
     let open = || idle.iter().filter(|stream| !hung_up(stream)).count();
-    // When connections come faster than they are accepted, the kernel may drop the last packet of a handshake: the
-    // client then takes for open what the server never had, until it sends something.
+    // When connections come faster than they are accepted, the kernel may drop the last packet of a handshake. The
+    // client then takes the connection for open, which the server never had, until the client sends something.
     within(TIME_OUT, || (open() <= COUNT / 1000).then_some(()));
     let left = open();
     assert!(
@@ -437,7 +437,8 @@ fn hung_up(stream: &TcpStream) -> bool {
     }
 }
 
-/// Both ends of every connection are files of this process or of the node, which inherits the limit.
+/// Raises the limit of open files. Each end of a connection is a file, of this process or of the node, which inherits
+/// the limit.
 fn allow_open_files(count: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < count) {

@@ -1,5 +1,5 @@
-//! What the HTTP port answers: the cases that the archived account server was tested with, as far as they still make
-//! sense, and what every answer about a token carries.
+//! The answers of the public port: the cases that nats-account-server was tested with, as far as they still make sense,
+//! and the headers of every answer about a token.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -12,7 +12,7 @@ use crate::support::node::{Node, NodeTls, Options};
 use crate::support::process::{PATIENCE, eventually};
 use crate::support::tls::Authority;
 
-/// A request without a body and what must come of it.
+/// A request without a body, and its answer.
 struct Case {
     method: &'static str,
     path: &'static str,
@@ -67,7 +67,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// An operator and a node that holds one account of it called `known`, beside the system account.
+/// An operator, and a node that holds its system account and one account called `known`.
 fn start(tls: Option<NodeTls>) -> (Operator, Account, Node) {
     let operator = Operator::new("O");
     let known = Account::new("known");
@@ -104,13 +104,16 @@ fn check_table(node: &Node, known: &Account) {
         let mut once = node.connect();
         let last = once.request(case.method, &path, &[("Connection", "close")], b"");
         check(&last.unwrap_or_else(|error| panic!("{path}, closing: {error}")));
-        assert!(once.answer(false).is_err(), "{path}: the connection ends behind it");
+        assert!(
+            once.answer(false).is_err(),
+            "{path}: the connection ends after the answer"
+        );
 
         if case.method == "GET" {
             let head = connection.request("HEAD", &path, &[], b"").unwrap();
             assert_eq!(head.status, answer.status, "HEAD {path}");
             for header in ["content-type", "content-length", "etag", "cache-control"] {
-                // A pack is sent as it is read; nobody knows its length before.
+                // A pack is sent as it is read, so its length is not known before.
                 assert_eq!(head.header(header), answer.header(header), "HEAD {path}: {header}");
             }
         }
@@ -189,7 +192,7 @@ fn a_trailing_newline_is_dropped_so_that_equal_tokens_are_equal() {
 }
 
 #[test]
-fn a_token_of_version_one_is_taken_and_served_as_it_is() {
+fn a_token_of_version_one_is_stored_and_served_unchanged() {
     let (operator, _, node) = start(None);
     let account = Account::new("old");
     let claims = json!({
@@ -221,7 +224,7 @@ fn a_token_under_another_accounts_path_is_refused_naming_both_keys() {
     assert_eq!(node.get_account(&account.id()).status, 404);
 }
 
-/// Each is refused with a sentence that holds the given word, and leaves nothing behind.
+/// Each is refused with a sentence that contains the given word, and nothing of it is stored.
 #[test]
 fn g3_a_token_that_our_operator_did_not_sign_is_refused_and_not_stored() {
     let (operator, _, node) = start(None);
@@ -345,7 +348,7 @@ fn the_etag_is_strong_and_changes_with_every_change_of_the_bytes() {
 }
 
 #[test]
-fn the_time_a_token_may_be_cached_is_never_absurd() {
+fn a_token_may_be_cached_for_a_day_at_most_and_not_past_its_expiry() {
     let (operator, _, node) = start(None);
     let account = Account::new("A");
     for exp in [0, now() + 10, now() + 86_400 * 3650] {
@@ -377,7 +380,7 @@ fn the_pack_lists_every_account_once_and_no_more_than_asked_for() {
     assert_eq!(
         pack.lines().count(),
         accounts.len() + 2,
-        "and the system account and the known one"
+        "these, the system account and the known one"
     );
     for line in pack.lines() {
         let (id, token) = line.split_once('|').unwrap();
@@ -400,7 +403,7 @@ fn the_operators_token_is_served_byte_for_byte() {
     }
 }
 
-/// nsc asks for version 2 first, and takes whatever is answered there for its operator.
+/// nsc asks for version 2 first, and takes any answer with 200 there for its operator.
 #[test]
 fn an_operator_of_version_1_is_not_served_as_one_of_version_2() {
     let token = include_str!("../vectors/accept/operator-v1.jwt");
@@ -410,7 +413,7 @@ fn an_operator_of_version_1_is_not_served_as_one_of_version_2() {
     assert_eq!(node.get("/jwt/v2/operator").status, 404);
 }
 
-/// As `nc -N` does: it closes its side behind the request, and waits for the answer.
+/// As `nc -N` does: the client closes its side after the request, and waits for the answer.
 #[test]
 fn a_client_that_has_finished_sending_is_answered() {
     let (operator, known, node) = start(None);
@@ -447,9 +450,9 @@ fn a_connection_serves_many_requests() {
     }
 }
 
-/// curl shows nothing of an answer whose stream is reset because nobody read the body behind it.
+/// curl does not show an answer if its stream is reset because the server did not read the request's body.
 #[test]
-fn over_http2_a_refusal_is_answered_whole_before_and_not_instead_of_the_body() {
+fn over_http2_a_refusal_reaches_the_client_and_its_stream_is_not_reset() {
     let (_, known, node) = start(None);
     let known = format!("/jwt/v1/accounts/{}", known.id());
     for (method, path) in [
@@ -458,7 +461,7 @@ fn over_http2_a_refusal_is_answered_whole_before_and_not_instead_of_the_body() {
         ("PUT", &known),
         ("POST", "/nope"),
     ] {
-        // A machine that stops for a moment is answered before its body comes; not each time.
+        // On a busy machine the body may come too late, so that the stream is reset, but not each time.
         let whole = (0..10).filter(|_| !is_reset(&node, method, path)).count();
         assert!(whole >= 5, "{method} {path}: {whole} of 10");
     }

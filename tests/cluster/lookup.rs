@@ -1,4 +1,4 @@
-//! nats-server asks a node for accounts: every version, every way to write the URL, every kind of TLS.
+//! nats-server fetches accounts from a node: every version, every way to write the URL, every kind of TLS.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::support::process::{eventually, free_port};
 use crate::support::tls::Authority;
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
-/// Beyond this a client that was refused has waited, not been answered.
+/// A client that is refused later than this was kept waiting.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// An operator, one account that the node will hold, and one that it will never hear of.
+/// An operator, one account that the node will hold, and one that it will never be sent.
 struct Parties {
     operator: Operator,
     known: Account,
@@ -31,13 +31,13 @@ impl Parties {
         }
     }
 
-    /// Uploads what the node is to hold.
+    /// Uploads the system account and the known account.
     fn upload(&self, node: &Node) {
         node.put(&self.operator.system, &self.operator.system_token());
         node.put(&self.known, &self.operator.account(&self.known));
     }
 
-    /// The known account's user gets in and is heard; the other's is refused.
+    /// The known account's user gets in and is answered; the other's is refused.
     #[track_caller]
     fn check(&self, server: &NatsServer, version: &str) {
         let mut user = NatsUser::connect(server.address(), &self.known.user())
@@ -177,7 +177,7 @@ fn tls_chooses_h2_when_offered_http_1_1_when_only_that_and_needs_no_alpn() {
     }
 }
 
-/// One operator and no resolver in its configuration: nats-server asks where the operator says, to which it adds
+/// With one operator and no resolver in its configuration, nats-server asks at the operator's URL. It appends
 /// `/accounts` as text, so that a trailing slash becomes a doubled one.
 #[test]
 fn every_nats_server_resolves_from_the_operators_url_with_and_without_a_trailing_slash() {
@@ -208,7 +208,7 @@ fn an_unknown_account_is_refused_at_once() {
     let config = resolver_config(&parties.operator.token(), &node.accounts_url());
     for version in NATS_SERVER_VERSIONS {
         let server = NatsServer::start(version, &config);
-        // The best of five, because a busy machine may stop anybody for a while.
+        // The best of five, because a busy machine may stop any process for a while.
         let best = (0..5)
             .map(|_| {
                 let user = parties.unknown.user();
@@ -246,12 +246,12 @@ fn connected_clients_do_not_notice_a_restart_of_the_node() {
     }] {
         gone(&mut node);
         assert!(user.ping(), "the client is connected while the node is down");
-        // An account in memory needs no node, so its users come and go meanwhile.
+        // nats-server has the account in memory, so its users can connect meanwhile.
         assert!(NatsUser::connect(server.address(), &parties.known.user()).is_ok());
         node.start_again();
         assert!(user.ping(), "the client is connected after the node is back");
     }
-    assert_eq!(user.cut_off(Duration::from_millis(1)), None);
+    assert_eq!(user.disconnected(Duration::from_millis(1)), None);
     // Fetched from the restarted node, for the first time.
     assert!(
         NatsUser::connect(server.address(), &later.user()).is_ok(),
@@ -261,9 +261,10 @@ fn connected_clients_do_not_notice_a_restart_of_the_node() {
     parties.check(&server, NEWEST);
 }
 
-/// nats-server fetches once for each connection and waits at most 1.9 s, so after its restart everybody asks at once.
+/// nats-server fetches once for each connection and waits at most 1.9 s, so after its restart there is a storm of
+/// fetches.
 #[test]
-fn a_hundred_users_who_come_at_once_all_get_in() {
+fn a_hundred_users_who_connect_at_once_all_get_in() {
     let parties = Parties::new();
     let node = Node::plain(&parties.operator.token());
     parties.upload(&node);
@@ -287,7 +288,7 @@ fn a_hundred_users_who_come_at_once_all_get_in() {
     }
 }
 
-/// T3: the server registers a system account of its own until ours can be fetched, and asks every second.
+/// T3: the server uses a system account of its own until it can fetch ours, for which it asks every second.
 #[test]
 fn a_nats_server_that_came_before_the_system_account_fetches_it_later() {
     let parties = Parties::new();

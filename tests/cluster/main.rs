@@ -1,4 +1,4 @@
-//! Real nodes, real nats-servers of several versions, the real nsc: what is promised, seen from outside.
+//! Tests of the promises from outside: real nodes, real nats-servers of several versions, the real nsc.
 //!
 //! Every test starts what it needs on ports and folders of its own, and waits for conditions, never for time.
 //! The programs come from `tests/tools/fetch`.

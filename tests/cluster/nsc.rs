@@ -1,4 +1,4 @@
-//! The real nsc against a real node: what an operator's people type, and what they then read.
+//! The real nsc against a real node: the commands that people type, and what nsc then shows them.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tls::Authority;
 use crate::support::tools::NEWEST;
 
-/// An nsc with an operator, and a node that trusts it and where its pushes go.
+/// An nsc with an operator, and a node that trusts this operator and is where nsc pushes to.
 fn nsc_and_node() -> (Nsc, Node) {
     let nsc = Nsc::with_operator();
     let port = free_port();
@@ -95,7 +95,7 @@ fn an_account_that_a_colleague_changed_is_pulled() {
 }
 
 #[test]
-fn a_revocation_pushed_by_nsc_cuts_the_user_off() {
+fn a_revocation_pushed_by_nsc_disconnects_the_user() {
     let nsc = Nsc::with_operator();
     let system = nsc.add_user("SYS", "jwtmesh");
     nsc.add_account("A");
@@ -117,7 +117,7 @@ fn a_revocation_pushed_by_nsc_cuts_the_user_off() {
 
     nsc.run(&["revocations", "add-user", "--account", "A", "--name", "alice"]);
     nsc.run(&["push", "--account", "A"]);
-    let reason = connection.cut_off(PATIENCE);
+    let reason = connection.disconnected(PATIENCE);
     assert_eq!(
         reason.as_deref(),
         Some("User Authentication Revoked"),
@@ -182,7 +182,7 @@ fn messages_flow_through_an_export_and_import_that_nsc_made() {
 fn g3_a_strict_operators_identity_key_signs_no_account_and_nsc_shows_why() {
     let nsc = Nsc::new();
     nsc.run(&["add", "operator", "--name", "O"]);
-    // Somebody whose copy of the operator is older, and who therefore still signs with the identity key.
+    // A colleague whose copy of the operator is older, and who therefore still signs with the identity key.
     let signed_by_identity = nsc.copy();
     let loose = signed_by_identity.add_account("LOOSE");
     nsc.run(&["edit", "operator", "--sk", "generate", "--require-signing-keys"]);
@@ -227,7 +227,7 @@ fn an_operator_without_any_signing_key_signs_with_its_identity() {
     assert_eq!(claims(&node.get_account(&id).text())["iss"], operator["sub"]);
 }
 
-/// nsc turns it into Basic credentials, which mean nothing to us and must not hurt.
+/// nsc sends it as Basic credentials, which a node ignores.
 #[test]
 fn a_password_in_the_url_does_no_harm() {
     let (nsc, node) = nsc_and_node();
@@ -264,7 +264,7 @@ fn g2_of_two_changes_within_one_second_the_later_one_stands() {
 }
 
 #[test]
-fn an_unknown_account_is_told_to_nsc() {
+fn nsc_shows_that_an_account_is_unknown() {
     let (nsc, node) = nsc_and_node();
     nsc.add_account("A");
     let screen = nsc.try_run(&["pull", "--account", "A"]);
@@ -284,7 +284,7 @@ fn g3_nsc_shows_why_a_foreign_operators_account_is_refused() {
     assert_eq!(node.get_account(&id).status, 404);
 }
 
-/// Whoever has the operator without its keys can only sign accounts with themselves; signing services are for later.
+/// A colleague without the operator's keys can only sign an account with its own key; signing services are for later.
 #[test]
 fn a_managed_operators_self_signed_account_is_refused_with_a_sentence() {
     let (_, node) = nsc_and_node();
@@ -316,7 +316,7 @@ fn nsc_speaks_https_with_a_private_authority() {
     assert_eq!(node.get_account(&id).text(), nsc.account_token("A"));
 }
 
-/// nsc writes tokens in a frame of dashes when asked for a file; such a file names the operator as well as a bare one.
+/// nsc writes a token to a file between lines of dashes; such a file is read like one with a bare token.
 #[test]
 fn a_decorated_operator_file_is_trusted() {
     let nsc = Nsc::with_operator();
@@ -333,7 +333,7 @@ fn a_decorated_operator_file_is_trusted() {
     assert_eq!(node.get("/jwt/v1/operator").text().trim(), nsc.operator_token());
 }
 
-/// nsc puts the operator that it pulls in the place of its own, whoever that is, and can sign nothing from then on.
+/// nsc replaces its own operator with the one that it pulls, even another one, and can sign nothing from then on.
 #[test]
 fn where_several_operators_are_trusted_nsc_pulls_its_accounts_and_keeps_its_operator() {
     let (one, other) = (Nsc::with_operator(), Nsc::with_operator());

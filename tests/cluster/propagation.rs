@@ -1,4 +1,4 @@
-//! What is uploaded reaches the nats-servers that hold the account already: a revoked user is cut off.
+//! Changes are propagated to the nats-servers that hold the account already: a revoked user is disconnected.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tls::Authority;
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
-/// An operator, a node that tells a NATS cluster of changes, and the cluster's servers.
+/// An operator, a node that publishes changes to a NATS cluster, and the cluster's servers.
 pub(crate) struct Mesh {
     pub(crate) operator: Operator,
     pub(crate) account: Account,
@@ -24,7 +24,7 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// A node, then a cluster of `size` servers that the node must find by itself.
+    /// Starts a node, then a NATS cluster of `size` servers that the node must connect to by itself.
     #[track_caller]
     pub(crate) fn start(version: &str, size: usize) -> Self {
         let operator = Operator::new("O");
@@ -115,7 +115,7 @@ fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_
 
         mesh.node.put(&mesh.account, &mesh.revoking(&[&alice], now()));
         for (mut connection, server) in of_alice.into_iter().zip(&mesh.servers) {
-            let reason = connection.cut_off(PATIENCE);
+            let reason = connection.disconnected(PATIENCE);
             assert_eq!(
                 reason.as_deref(),
                 Some("User Authentication Revoked"),
@@ -126,7 +126,7 @@ fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_
         mesh.refused_everywhere(&alice);
         assert!(
             of_bob.iter_mut().all(NatsUser::ping),
-            "{version}: another user was cut off too"
+            "{version}: another user was disconnected too"
         );
 
         for at in 0..mesh.servers.len() {
@@ -137,9 +137,9 @@ fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_
     }
 }
 
-/// A server that the node cannot reach keeps the account as it was; it is told as soon as there is a way again.
+/// A server that the node cannot reach keeps the account as it was, and is updated as soon as the node can reach it.
 #[test]
-fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_told_after_it_is_back() {
+fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagated_after_it_is_back() {
     let operator = Operator::new("O");
     let account = Account::new("A");
     let port = free_port();
@@ -167,16 +167,16 @@ fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_told_after_i
             claims["nats"]["revocations"][alice.id()] = json!(now());
         });
         node.put(&account, &token);
-        assert!(connection.ping(), "nobody could have told the server yet");
+        assert!(connection.ping(), "the server cannot have been updated yet");
         gate.reopen();
-        let reason = connection.cut_off(PATIENCE);
+        let reason = connection.disconnected(PATIENCE);
         assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "round {round}");
     }
 }
 
 /// The answer to the upload may be lost together with the node; the revocation is not.
 #[test]
-fn a_revocation_acknowledged_before_a_kill_is_told_after_the_restart() {
+fn a_revocation_acknowledged_before_a_kill_is_propagated_after_the_restart() {
     let mut mesh = Mesh::start(NEWEST, 1);
     for _ in 0..5 {
         let alice = mesh.account.user();
@@ -184,7 +184,7 @@ fn a_revocation_acknowledged_before_a_kill_is_told_after_the_restart() {
         mesh.node.put(&mesh.account, &mesh.revoking(&[&alice], now()));
         mesh.node.kill();
         mesh.node.start_again();
-        let reason = connection.cut_off(PATIENCE);
+        let reason = connection.disconnected(PATIENCE);
         assert_eq!(reason.as_deref(), Some("User Authentication Revoked"));
     }
 }
@@ -208,22 +208,22 @@ fn a_node_starts_and_serves_without_any_nats_server() {
 }
 
 #[test]
-fn an_upload_reaches_servers_once_as_its_exact_bytes_and_once_more_when_it_is_asked_for() {
+fn an_upload_is_published_once_as_its_exact_bytes_and_once_more_on_request() {
     let mesh = Mesh::start(NEWEST, 1);
-    // A server that has no use for an account yet is told again later; these two are in use.
+    // To a server that does not have an account in memory it is sent again later; these two are in use.
     let other = Account::new("other");
     mesh.node.put(&other, &mesh.operator.account_at(&other, now() - 60));
     let _users = [&mesh.account, &other].map(|account| NatsUser::connect(mesh.servers[0].address(), &account.user()));
     let mut system = mesh.system_user();
     system.subscribe("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE");
-    // What the node tells a cluster that it has just found comes first.
-    let caught_up = "everything that may have passed it by was sent";
+    // After connecting to a NATS cluster the node first sends what the cluster may have missed.
+    let caught_up = "everything that this NATS cluster may have missed was sent";
     eventually("the node has caught up", || {
         mesh.node.log().contains(caught_up).then_some(())
     });
     let first = mesh.operator.account_at(&mesh.account, now() - 30);
     mesh.node.put(&mesh.account, &first);
-    eventually("the first upload is told", || {
+    eventually("the first upload is published", || {
         (system.next(PATIENCE)?.payload == first.as_bytes()).then_some(())
     });
 
@@ -232,8 +232,8 @@ fn an_upload_reaches_servers_once_as_its_exact_bytes_and_once_more_when_it_is_as
     let stored = mesh.node.put(&mesh.account, &second).revision();
     assert_eq!(mesh.node.put(&mesh.account, &second).revision(), stored);
     mesh.node.put(&other, &third);
-    // Accounts are independent of each other, so either may be told first.
-    let mut told: Vec<(String, String)> = (0..2)
+    // Accounts are independent of each other, so either may be published first.
+    let mut published: Vec<(String, String)> = (0..2)
         .map(|_| {
             let message = system.next(PATIENCE).unwrap();
             (message.subject, String::from_utf8_lossy(&message.payload).into_owned())
@@ -245,25 +245,25 @@ fn an_upload_reaches_servers_once_as_its_exact_bytes_and_once_more_when_it_is_as
             token.clone(),
         )
     });
-    told.sort();
+    published.sort();
     wanted.sort();
-    assert_eq!(told, wanted);
+    assert_eq!(published, wanted);
 
-    // `?notify` tells the servers again, whatever they hold, unless they were told just now.
-    eventually("the account is told once more", || {
+    // `?notify` publishes the account again, whatever the servers hold, unless it was published just now.
+    eventually("the account is published once more", || {
         let answer = mesh.node.get_account(&format!("{}?notify=true", mesh.account.id()));
         assert_eq!((answer.status, answer.text()), (200, second.clone()));
         (system.next(Duration::from_millis(300))?.payload == second.as_bytes()).then_some(())
     });
-    // So does the same upload again: that is how people make up for a message that a server did not get (T22).
-    eventually("the account is told once more", || {
+    // So does uploading the same bytes again: people do that for a server that missed a message (T22).
+    eventually("the account is published once more", || {
         assert_eq!(mesh.node.put(&mesh.account, &second).revision(), stored);
         (system.next(Duration::from_millis(300))?.payload == second.as_bytes()).then_some(())
     });
 }
 
-/// A server that starts before the system account is uploaded makes do, and so must a node whose creds it cannot yet
-/// know to be good: signed by a signing key of the system account.
+/// A server that starts before the system account is uploaded uses one of its own. It cannot accept the node's creds
+/// yet, since a signing key of the system account signed them, and the node must try again until it does.
 #[test]
 fn a_node_gets_in_as_soon_as_the_system_account_that_it_serves_itself_is_uploaded() {
     let operator = Operator::new("O");
@@ -296,7 +296,7 @@ fn a_node_gets_in_as_soon_as_the_system_account_that_it_serves_itself_is_uploade
     });
     node.put(&account, &token);
     assert_eq!(
-        connection.cut_off(PATIENCE).as_deref(),
+        connection.disconnected(PATIENCE).as_deref(),
         Some("User Authentication Revoked"),
         "{}",
         node.log()
@@ -304,7 +304,7 @@ fn a_node_gets_in_as_soon_as_the_system_account_that_it_serves_itself_is_uploade
 }
 
 #[test]
-fn a_nats_cluster_is_told_over_tls_with_a_private_authority() {
+fn changes_are_propagated_over_tls_with_a_private_authority() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let identity = authority.issue("nats");
@@ -322,7 +322,7 @@ fn a_nats_cluster_is_told_over_tls_with_a_private_authority() {
     let node = Node::start(&operator.token(), options);
     node.put(&operator.system, &operator.system_token());
     node.put(&account, &operator.account_at(&account, now() - 60));
-    // The test's own user may come without.
+    // The test's own user connects without TLS.
     let config = format!(
         "{}tls {{ cert_file: \"{}\", key_file: \"{}\" }}\nallow_non_tls: true\n",
         resolver_config(&operator.token(), &node.accounts_url()),
@@ -337,7 +337,7 @@ fn a_nats_cluster_is_told_over_tls_with_a_private_authority() {
     });
     node.put(&account, &token);
     assert_eq!(
-        connection.cut_off(PATIENCE).as_deref(),
+        connection.disconnected(PATIENCE).as_deref(),
         Some("User Authentication Revoked"),
         "{}",
         node.log()
@@ -363,7 +363,7 @@ fn a_lowered_limit_is_in_force_without_a_restart_of_anything() {
     assert!(connection.ping(), "the older connection stays");
 }
 
-/// A way to the NATS cluster that can be shut: what is connected through it is cut, and nothing new gets through.
+/// A proxy in front of a NATS server that can be shut: its connections are closed, and no new one gets through.
 pub(crate) struct Gate {
     pub(crate) address: SocketAddr,
     shared: Arc<GateState>,
@@ -395,7 +395,7 @@ impl Gate {
                 state
                     .streams
                     .lock()
-                    .expect("nobody panics with it")
+                    .expect("no thread panics with it")
                     .extend([near_kept, far_kept]);
                 std::thread::spawn(move || pass(near_in, far));
                 std::thread::spawn(move || pass(far_in, near));
@@ -406,13 +406,13 @@ impl Gate {
 
     /// Whether something is connected through it.
     fn passing(&self) -> bool {
-        !self.shared.streams.lock().expect("nobody panics with it").is_empty()
+        !self.shared.streams.lock().expect("no thread panics with it").is_empty()
     }
 
     pub(crate) fn shut(&self) {
         self.shared.shut.store(true, Ordering::SeqCst);
-        for stream in self.shared.streams.lock().expect("nobody panics with it").drain(..) {
-            // Gone already is as good.
+        for stream in self.shared.streams.lock().expect("no thread panics with it").drain(..) {
+            // One that has ended already cannot be shut down, which is as good.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

@@ -39,7 +39,7 @@ fn sigterm_finishes_what_was_begun_takes_nothing_new_and_exits_with_0() {
         let mut node = Node::of(&operator);
         let token = operator.account(&account);
         let (mut connection, rest) = half_an_upload(&node, &account, &token);
-        // Whatever was sent on it before is taken in by now, as this answer came after it.
+        // This answer came after the half upload was sent, so the node has begun to read it.
         assert_eq!(node.get("/healthz").status, 200);
 
         node.program().signal(signal);
@@ -55,7 +55,7 @@ fn sigterm_finishes_what_was_begun_takes_nothing_new_and_exits_with_0() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_node_at_once() {
     let operator = Operator::new("O");
     let account = Account::new("A");
     let mut node = Node::of(&operator);
@@ -86,7 +86,7 @@ fn idle_connections_do_not_delay_the_end() {
     assert_eq!(ended.and_then(|status| status.code()), Some(0));
 }
 
-/// Whoever has not even begun a handshake has asked for nothing.
+/// A client that has not even begun a handshake has asked for nothing.
 #[test]
 fn a_silent_client_on_the_tls_port_does_not_delay_the_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -239,11 +239,11 @@ fn configured_files_with_the_wrong_content_exit_with_2_and_are_named() {
     for (text, named) in [
         (
             GOOD.replace("operator.jwt", "account.jwt"),
-            "account.jwt is no operator JWT",
+            "account.jwt is not an operator JWT",
         ),
         (
             GOOD.replace("operator.jwt", "operator.txt"),
-            "operator.txt is no operator JWT",
+            "operator.txt is not an operator JWT",
         ),
         (GOOD.replace("operator.jwt", "sub"), "sub is a folder"),
         (tls("one.pem", "other.key"), "other.key does not belong to"),
@@ -276,7 +276,7 @@ fn a_signal_ends_a_start_that_waits_for_the_disk() {
         node.terminate();
         let log = node.folder().join("data/log");
         fs::rename(&log, node.folder().join("log")).unwrap();
-        // Opening it waits for somebody to write into it, as opening a folder on a disk that hangs waits for ever.
+        // Opening a FIFO waits for a process to write into it, as opening a folder on a disk that hangs waits forever.
         let made = Command::new("mkfifo").arg(&log).status().unwrap();
         assert!(made.success());
         let mut command = jwtmesh();
@@ -300,7 +300,7 @@ fn a_signal_ends_a_start_that_waits_for_the_disk() {
 }
 
 #[test]
-fn a_node_whose_stderr_nobody_reads_any_more_goes_on_serving() {
+fn a_node_goes_on_serving_when_its_stderr_is_no_longer_read() {
     let operator = Operator::new("O");
     let account = Account::new("A");
     let mut node = Node::of(&operator);
@@ -313,7 +313,7 @@ fn a_node_whose_stderr_nobody_reads_any_more_goes_on_serving() {
     let mut program = Program::start_unheard(command, node.folder(), "unheard");
     let until_ready = || program.stdout().contains("jwtmesh ready: ").then_some(());
     eventually("it is ready", until_ready);
-    // It logs this, and after the next answer it has done so.
+    // The node logs that it reloads, and has done so by the time of the next answer.
     program.signal(Signal::HUP);
     node.put(&account, &operator.account(&account));
     assert_eq!(node.get_account(&account.id()).status, 200);
@@ -327,12 +327,12 @@ fn a_node_whose_stderr_nobody_reads_any_more_goes_on_serving() {
     assert_eq!(
         refused.status().unwrap().code(),
         Some(2),
-        "the reason cannot be told, the code can"
+        "the reason cannot be printed, but the code is given"
     );
 }
 
 #[test]
-fn what_cannot_be_meant_exits_with_2() {
+fn a_usage_error_exits_with_2() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
     assert_eq!(serve(folder.path(), GOOD, &["--node", "two"]).status.code(), Some(2));
@@ -365,7 +365,7 @@ fn a_second_program_on_the_same_folder_ends_with_1_and_disturbs_nothing() {
 }
 
 #[test]
-fn a_port_that_is_taken_ends_it_with_1_naming_the_address() {
+fn a_port_that_is_taken_ends_the_start_with_1_naming_the_address() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("operator.jwt"), Operator::new("O").token()).unwrap();
     let node = Node::of(&Operator::new("O"));

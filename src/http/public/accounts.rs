@@ -1,4 +1,4 @@
-//! `/jwt/v1/accounts/{account}`: one account's token out, and in.
+//! `/jwt/v1/accounts/{account}`: looks up and submits one account's token.
 
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
@@ -15,7 +15,7 @@ use crate::jwt::render_decoded;
 use crate::resolver::AccountRow;
 use crate::resolver::INLINE_TOKEN_BYTES;
 
-/// `GET`: in the order of nats-account-server.
+/// `GET`. Parameters are evaluated in nats-account-server's order.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     match find(&state, &parts).await {
@@ -31,7 +31,7 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     }
     let account = request::account(uri)?;
     let Some(row) = state.resolver.lookup(account).await? else {
-        // A member that has not caught up knows of no absence.
+        // A node that has not caught up cannot know that an account does not exist.
         return Err(if state.resolver.view().ready {
             Refusal::missing(
                 "unknown-account",
@@ -66,14 +66,14 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     Ok(tagged(state.jwt(row.token.clone()), &row))
 }
 
-/// What a token says, for people. The large ones not on the threads that answer everyone else.
+/// A token's content as text for people. Large tokens are decoded off the threads that answer other requests.
 async fn decoded(state: &Shared, token: Bytes) -> Result<String, Refusal> {
     let is_small = token.len() <= INLINE_TOKEN_BYTES;
     let print = move || Token::parse(&token).map(|token| render_decoded(&token));
     let printed = if is_small {
         print()
     } else {
-        let Ok(_place) = state.decodings.try_acquire() else {
+        let Ok(_permit) = state.decodings.try_acquire() else {
             return Err(Refusal::busy("other large tokens are being decoded; try again"));
         };
         tokio::task::spawn_blocking(print)
@@ -94,7 +94,7 @@ fn tagged(mut answer: Response, row: &AccountRow) -> Response {
     answer
 }
 
-/// `POST`: 200 without a body once it is durable.
+/// `POST`: 200 without a body once the token is on disk and applied here (G1).
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {

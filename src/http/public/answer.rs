@@ -1,4 +1,4 @@
-//! What the handlers of the public port share, and the answers that they give.
+//! The state that the handlers of the public port share, and their answers when they succeed.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::listener::Limits;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 
-/// Large tokens that are printed for people at once, which takes as long as verifying them. Past it, 429.
+/// Large tokens decoded at once; decoding one takes as long as verifying it. Past the limit, 429.
 const DECODINGS: usize = 2;
-/// `pack` downloads at once: an import is one, and two leave a processor for lookups. Past it, 429.
+/// `pack` downloads at once. An import needs one, and two leave a processor for lookups. Past the limit, 429.
 const PACKS: usize = 2;
 
-/// What the handlers of the public port share.
+/// The state that the handlers of the public port share.
 pub(super) struct PublicState {
     pub(super) resolver: Resolver,
     pub(super) clock: Clock,
@@ -29,17 +29,17 @@ pub(super) struct PublicState {
     pub(super) decodings: Semaphore,
 }
 
-/// What handlers are given.
+/// The state as each handler receives it.
 pub(super) type Shared = Arc<PublicState>;
 
-/// The answer carries the revision this node is at.
+/// Header: the revision that this node has applied.
 const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
-/// The answer carries how many milliseconds ago this node heard from a leader; nothing, if it never has.
+/// Header: milliseconds since this node last heard from a leader. Left out if it never has.
 const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
 const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-/// May be kept, must be asked about before each use: an answer served from a cache without asking would undo a
-/// revocation. nats-account-server's `max-age` up to the expiry did.
+/// A cache may keep the answer but must ask before each use: an answer served from a cache without asking would undo a
+/// revocation. nats-account-server allowed that, by a `max-age` up to the token's expiry.
 const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
@@ -57,7 +57,7 @@ impl PublicState {
         }
     }
 
-    /// An answer with the headers that every answer under `/jwt` has; room for two more.
+    /// An answer with the headers that every successful answer under `/jwt` has, and room for those still to be added.
     pub(super) fn answer(&self, status: StatusCode, body: Bytes) -> Response {
         let view = self.resolver.view();
         let mut answer = Response::new(body.into());
@@ -96,7 +96,7 @@ impl PublicState {
         answer
     }
 
-    /// 200 for an upload: no body, because nsc prints one as if it mattered, and the revision that holds these bytes.
+    /// 200 for an upload, with the revision at which its bytes are stored. No body, because nsc would show it.
     pub(super) fn stored(&self, revision: u64) -> Response {
         let mut answer = self.answer(StatusCode::OK, Bytes::new());
         answer.headers_mut().insert(REVISION, revision.into());

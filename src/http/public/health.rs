@@ -1,4 +1,4 @@
-//! The questions of those who only want to know whether somebody is there.
+//! Two probes: the one that nats-server sends when it starts, and a liveness check.
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::answer::Shared;
 use crate::http::error::{NOT_READY, Refusal};
 
-/// `GET /jwt/v1/accounts`: nats-server's question at its start. Anything but 200 ends that nats-server.
+/// `GET /jwt/v1/accounts`: the probe that nats-server sends when it starts. At anything but 200 that nats-server ends.
 ///
-/// 503 only before this node is usable, when that nats-server would be told of no account, and once it is ending.
+/// 503 only before this node is usable, when that nats-server would find no account here, and once it shuts down.
 pub(super) async fn probe(State(state): State<Shared>) -> Response {
     if !state.resolver.view().ready {
         return Refusal::unavailable(NOT_READY).plain();
@@ -26,5 +26,5 @@ pub(super) async fn probe(State(state): State<Shared>) -> Response {
     answer
 }
 
-/// `GET /healthz`: the process answers.
+/// `GET /healthz`: 200 as long as the process answers.
 pub(super) async fn alive() {}

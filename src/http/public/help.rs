@@ -1,4 +1,4 @@
-//! `GET /jwt/v1/help`: what this port answers, for people.
+//! `GET /jwt/v1/help`: describes the public port to people.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -22,18 +22,18 @@ The account's JWT, as it was uploaded (`application/jwt`). 404 if there is none.
 The ETag is of the bytes: send it back in `If-None-Match` and get 304 while they are current.
 
 * `?text=true`: as `text/plain`
-* `?decode=true`: header and claims readable
+* `?decode=true`: the header and the claims as readable text
 * `?check=true`: 404 if it has expired
 * `?notify=true`: also sends it to the connected nats-servers again
 
 ## POST /jwt/v1/accounts/ACCOUNT
 
-Body: the account's JWT, signed by a trusted operator. 200 with an empty body once it is kept; otherwise one sentence
-that says what is wrong. An older JWT than the stored one is refused (409).
+Body: the account's JWT, signed by a trusted operator. 200 with an empty body once it is stored; otherwise one
+sentence that says what is wrong. An older JWT than the stored one is refused (409).
 
 ## GET /jwt/v1/accounts
 
-200 if this node can answer; nats-server asks this at its start.
+200 if this node can answer. nats-server asks for this when it starts.
 
 ## GET /jwt/v1/operator, GET /jwt/v2/operator
 

@@ -1,4 +1,8 @@
-//! The public port: what nats-server, nsc and nats-account-server's other clients speak. No administrative verb.
+//! The public port, for nats-server, nsc and any other client of nats-account-server. No administrative requests.
+//!
+//! Paths and parameters are those of nats-account-server; `help.rs` describes them to people. A `GET` of an account
+//! goes straight to `accounts.rs`, every other request through the table of routes below. All handlers share the state
+//! in `answer.rs`, which also builds their answers.
 
 mod accounts;
 mod answer;
@@ -43,7 +47,7 @@ pub struct Public {
 }
 
 impl Public {
-    /// Binds `addr`, with as many connections allowed as this process may have files for.
+    /// Binds `addr`. How many connections it takes depends on how many files this process may open.
     pub async fn bind(addr: SocketAddr, tls: Option<ReloadableTls>) -> io::Result<Self> {
         let listener = listener::bind(addr)?;
         let addr = listener.local_addr()?;
@@ -66,13 +70,12 @@ impl Public {
         format!("{scheme}://{}", self.addr)
     }
 
-    /// Serves in `scope` until it is told to stop, and then until the requests in flight are answered, or their time is
-    /// over.
+    /// Serves in `scope` until the scope stops, then until the requests in flight are answered or their time is up.
     pub fn serve(self, resolver: Resolver, clock: Clock, scope: &Scope) {
         let state = PublicState::new(resolver, clock.clone(), self.limits, scope.clone());
         if let Some(tls) = self.tls.clone() {
             let watch = tls.warn_before_expiry(clock, scope.clone());
-            scope.spawn("the watch over the certificate's end", watch);
+            scope.spawn("the watch over the certificate's expiry", watch);
         }
         let port = Port::new(
             "public",
@@ -85,11 +88,11 @@ impl Public {
     }
 }
 
-/// Where an account's token is, before its key.
+/// The path of an account's token, up to the account's key.
 const ACCOUNT: &str = "/jwt/v1/accounts/";
 
-/// The way from a request to its handler. Nearly every request is a lookup, which goes past the table of routes: that
-/// costs a tenth of the whole answer.
+/// Takes each request to its handler. Nearly every request is a lookup; it skips the table of routes, which would cost
+/// a tenth of the whole answer.
 #[derive(Clone)]
 struct Routes {
     state: Shared,
@@ -143,7 +146,7 @@ fn router(state: Shared) -> Router {
         .with_state(state)
 }
 
-/// A path with these methods: `OPTIONS` lists them, any other is told them.
+/// A path that takes these methods. `OPTIONS` lists them in `Allow`, as does the 405 for any other method.
 fn only(methods: MethodRouter<Shared>, allow: &'static str) -> MethodRouter<Shared> {
     methods
         .options(async move || ([(header::ALLOW, HeaderValue::from_static(allow))], ()).into_response())

@@ -10,13 +10,13 @@ use crate::http::request;
 use crate::jwt::OperatorClaims;
 use crate::jwt::render_decoded;
 
-/// `GET /jwt/v1/operator`: the bytes. Where several operators are trusted, none: the path has no place for a name, and
-/// nsc 2.15 (`cmd/pull.go`) puts whichever it is given in the place of its own.
+/// `GET /jwt/v1/operator`: the operator's token, byte for byte. 409 if several operators are trusted: the path cannot
+/// name one, and nsc 2.15 (`cmd/pull.go`) replaces its own operator with whichever it is given.
 pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
     answer(&state, &uri, |_| true)
 }
 
-/// `GET /jwt/v2/operator`: the same if it is a version 2 token. nsc asks here first and takes whatever answers 200
+/// `GET /jwt/v2/operator`: the same, but only for a version 2 token. nsc asks here first, and takes any answer with 200
 /// for an operator.
 pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Response {
     answer(&state, &uri, |claims| claims.version == 2)
@@ -38,5 +38,5 @@ fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) ->
     }
 }
 
-const SEVERAL: &str = "several operators are trusted here, and this path cannot say which is meant: pull accounts by name \
-                       (nsc pull --account NAME), and get the operator's JWT from whoever holds its keys";
+const SEVERAL: &str = "several operators are trusted here, and this path cannot say which is meant: pull accounts by \
+                       name (nsc pull --account NAME), and get the operator's JWT from the person who holds its keys";

@@ -1,8 +1,8 @@
-//! `GET /jwt/v1/pack`: many accounts at once, for a copy or an import, at a pace that lookups do not feel.
+//! `GET /jwt/v1/pack`: many accounts at once, for a copy or an import. It is paced so that lookups stay fast.
 //!
 //! nats-account-server held its store's lock for the whole answer: one client reading it in a loop took lookups from
-//! 12,500 a second to 300. Here a few rows are read at a time, the answer is never in memory as a whole, and only a
-//! few of these run at once.
+//! 12,500 a second to 300. Here a few rows are read at a time, the answer is never in memory as a whole, and only two
+//! packs are read at once.
 
 use std::io;
 use std::time::Duration;
@@ -22,17 +22,17 @@ use crate::http::request;
 use crate::jwt::AccountKey;
 use crate::resolver::Resolver;
 
-/// The most lines of one answer, and how many without `max`: nats-account-server's `maxreplicationpack`.
+/// Lines in one answer: the most, and the default without `max`. It is nats-account-server's `maxreplicationpack`.
 const MAX_LINES: usize = 10_000;
 /// Rows read in one step, about 25 KB; 16 of the largest tokens are 16 MiB.
 const PAGE_ROWS: usize = 16;
-/// After each step a rest of this many times what the step took: one pack takes at most a fifth of a processor, two
-/// leave lookups on the smallest machine what they need.
+/// After each step the pack rests this many times as long as the step took. One pack then uses at most a fifth of a
+/// processor, and two leave enough for lookups on the smallest machine.
 const REST_FACTOR: u32 = 4;
-/// No rest is shorter, so that others run in between, and none longer, so that a slow disk does not stop it.
+/// The shortest rest, so that other tasks run in between, and the longest, so that a slow disk does not stall the pack.
 const MIN_REST: Duration = Duration::from_millis(1);
 const MAX_REST: Duration = Duration::from_millis(50);
-/// A client that takes nothing for this long is gone, and its place is another's.
+/// A client that reads nothing for this long is dropped, and its permit is free for another.
 const STALL: Duration = Duration::from_secs(10);
 /// Steps read ahead of the client.
 const AHEAD: usize = 2;
@@ -50,7 +50,7 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
         Some(text) => limit(&text)?,
         None => MAX_LINES,
     };
-    let Ok(place) = state.packs.clone().try_acquire_owned() else {
+    let Ok(permit) = state.packs.clone().try_acquire_owned() else {
         return Err(Refusal::busy(
             "other clients are reading packs from this node; try again",
         ));
@@ -62,13 +62,13 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
         left: lines,
         written: false,
     };
-    // The first step before the answer begins: what fails here can still be said.
+    // The first step is read before the answer begins, so that its failure can still become a status.
     let (first, rest) = pages.paced().await;
     let first = first?.unwrap_or_default();
     let (sender, receiver) = mpsc::channel::<Part>(AHEAD);
     state.scope.spawn_for_client(async move {
         let (mut page, mut rest) = (Ok(Some(first)), rest);
-        // What ends without a last part is broken off: a row that cannot be read, a client that takes nothing.
+        // Without `Part::End` the answer breaks off: a row could not be read, or the client reads nothing.
         while let Ok(lines) = page {
             let part = lines.map_or(Part::End, Part::Lines);
             let is_end = matches!(part, Part::End);
@@ -78,21 +78,21 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
             sleep(rest).await;
             (page, rest) = pages.paced().await;
         }
-        drop(place);
+        drop(permit);
     });
     Ok(state
         .text(Bytes::new())
         .map(|_| Body::from_stream(whole(receiver).boxed())))
 }
 
-/// The body: it ends well only behind [`Part::End`].
+/// The body. It ends with an error unless [`Part::End`] came last.
 fn whole(receiver: mpsc::Receiver<Part>) -> impl Stream<Item = io::Result<Bytes>> {
     futures::stream::unfold(Some(receiver), async |receiver| {
         let mut receiver = receiver?;
         match receiver.recv().await {
             Some(Part::Lines(lines)) => Some((Ok(lines), Some(receiver))),
             Some(Part::End) => None,
-            // The answer has begun: breaking it off is all that tells the client that it is not whole.
+            // The status is sent already: only a broken answer can show the client that it is incomplete.
             None => Some((Err(io::Error::other("the pack was not read to its end")), None)),
         }
     })
@@ -101,7 +101,7 @@ fn whole(receiver: mpsc::Receiver<Part>) -> impl Stream<Item = io::Result<Bytes>
 /// What the reader of the store hands to the answer.
 enum Part {
     Lines(Bytes),
-    /// All of it was handed over.
+    /// The pack is complete.
     End,
 }
 
@@ -111,19 +111,19 @@ fn limit(text: &str) -> Result<usize, Refusal> {
         Ok(lines) if lines <= MAX_LINES => Ok(lines),
         Ok(_) => Err(Refusal::bad(
             "bad-parameter",
-            format!("max is {text:?}, at most {MAX_LINES} are given at once; `jwtmesh account pull` reads them all"),
+            format!("max is {text:?}, but a pack has at most {MAX_LINES} lines; `jwtmesh account pull` reads them all"),
         )),
         Err(_) => {
             let shown: String = text.chars().take(40).collect();
             Err(Refusal::bad(
                 "bad-parameter",
-                format!("max is {shown:?}; it is a number from 0 to {MAX_LINES}"),
+                format!("max is {shown:?}; it must be a number from 0 to {MAX_LINES}"),
             ))
         }
     }
 }
 
-/// Where a pack is in the key order.
+/// How far a pack has been read, in the order of the keys.
 struct Pages {
     resolver: Resolver,
     now: i64,
@@ -140,9 +140,9 @@ impl Pages {
         (page, (began.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST))
     }
 
-    /// The next lines; none at the end.
+    /// The next lines; `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        // A whole page may have expired; the loop reads on instead of sending nothing.
+        // If every token of a page has expired, the loop reads the next page instead of sending nothing.
         while self.left > 0 {
             let rows = self.resolver.accounts(self.after, PAGE_ROWS.min(self.left)).await?;
             let Some(last) = rows.last() else {
@@ -177,7 +177,7 @@ mod tests {
 
     /// A copy that was cut short and looked complete would lose accounts silently.
     #[tokio::test]
-    async fn a_pack_that_is_given_up_breaks_off_and_a_whole_one_ends() {
+    async fn an_incomplete_pack_ends_with_an_error_and_a_complete_one_without() {
         for (parts, ends_well) in [
             (vec![Part::Lines(Bytes::from_static(b"A")), Part::End], true),
             (vec![Part::Lines(Bytes::from_static(b"A"))], false),

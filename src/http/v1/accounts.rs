@@ -1,4 +1,4 @@
-//! `/v1/accounts`: list, show, submit.
+//! `/v1/accounts`: lists, shows and submits accounts.
 
 use axum::extract::{Request, State};
 use axum::http::Uri;
@@ -12,10 +12,10 @@ use crate::http::upload;
 use crate::jwt::AccountKey;
 use crate::resolver::AccountRow;
 
-/// Accounts in one page of a listing, where the caller does not say, and at most.
+/// Accounts in one page of a listing: the default, and the most that a caller may ask for.
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
-/// Rows read in one step, and the token bytes after which a page ends early: a thousand of the largest would be 1 GiB.
+/// Rows read in one step, and the token bytes after which a page ends early: 1,000 of the largest would be 1 GiB.
 const STEP_ROWS: usize = 64;
 const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 
@@ -41,7 +41,7 @@ async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
     let with_token = request::is_on(uri, "token");
     let (mut items, mut bytes) = (Vec::new(), 0);
     loop {
-        // One more than asked for, which tells whether this page is the last.
+        // One row more than asked for shows whether this page is the last.
         let wanted = STEP_ROWS.min(limit + 1 - items.len());
         let rows = state.resolver.accounts(after, wanted).await?;
         let is_end = rows.len() < wanted;

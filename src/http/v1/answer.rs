@@ -1,4 +1,4 @@
-//! What the handlers of `/v1` share, and how they answer.
+//! The state that the handlers of `/v1` share, and how they answer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::http::upload::Uploads;
 use crate::listener::Limits;
 use crate::resolver::Resolver;
 
-/// Which node answers.
+/// The node that answers.
 #[derive(Debug)]
 pub struct About {
     /// The mesh's name.
@@ -21,7 +21,7 @@ pub struct About {
     pub public_url: String,
 }
 
-/// What handlers share.
+/// The state that the handlers share.
 pub(super) struct AdminState {
     pub(super) about: About,
     pub(super) resolver: Resolver,
@@ -29,10 +29,10 @@ pub(super) struct AdminState {
     pub(super) uploads: Uploads,
 }
 
-/// What handlers are given.
+/// The state as each handler receives it.
 pub(super) type Shared = Arc<AdminState>;
 
-/// JSON, or the problem.
+/// 200 with JSON, or the refusal as a problem document.
 pub(super) fn answer<T: serde::Serialize>(outcome: Result<T, Refusal>) -> Response {
     match outcome {
         Ok(found) => Json(found).into_response(),

@@ -1,4 +1,8 @@
-//! The native API, `/v1`, on a Unix socket only: whoever may open the file is the administrator.
+//! The native API, `/v1`, for administration: on a Unix socket only.
+//!
+//! There is no login. The socket's file mode decides who may connect, and every client that connects acts as an
+//! administrator.
+//! Answers have the JSON shapes of [`api`](crate::api); every failure is a problem document (RFC 9457).
 
 mod accounts;
 mod answer;
@@ -25,7 +29,7 @@ use crate::listener::Socket;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 
-/// Commands at once: a person has a few terminals, a script a few workers.
+/// Connections at once. Each command opens one; a person has a few terminals, a script a few workers.
 const CONNECTIONS: usize = 256;
 
 /// The admin socket, bound and not yet serving.
@@ -46,7 +50,7 @@ impl Admin {
         })
     }
 
-    /// Serves in `scope` until it is told to stop, then removes the socket.
+    /// Serves in `scope` until the scope stops, then removes the socket.
     pub fn serve(self, about: About, resolver: Resolver, scope: &Scope) {
         let limits = self.limits;
         let router = router(AdminState {

@@ -1,4 +1,4 @@
-//! `/v1/operators`: whom the mesh trusts.
+//! `/v1/operators`: the operators that the mesh trusts.
 
 use axum::extract::State;
 use axum::response::Response;

@@ -1,4 +1,4 @@
-//! `/v1/status`: what this node is and what it knows.
+//! `/v1/status`: which node this is, and how current its view of the state is.
 
 use axum::extract::State;
 use axum::response::Response;

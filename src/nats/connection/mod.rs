@@ -1,8 +1,8 @@
 //! One connection to one server of a NATS cluster, used until it breaks and then thrown away.
 //!
-//! async-nats would reconnect by itself, but then it sends what it still holds, perhaps after somebody else told
-//! the cluster something newer; it keeps the creds it read first; and of a failure it gives the kind, not the
-//! sentence. A new client for each connection has none of this.
+//! async-nats can reconnect by itself, but then it sends the messages that it still holds, perhaps after another sender
+//! has published a newer token; it keeps the creds that it read first; and it gives the kind of a failure, not the
+//! server's sentence. A new client for each connection avoids all three.
 
 mod route;
 
@@ -21,22 +21,22 @@ pub(super) use route::{Ended, Route};
 use super::subjects;
 use crate::config::NatsCluster;
 
-/// For TCP, TLS and the greeting together. Another continent takes one second.
+/// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 
-/// Silence after which the server is asked whether it is there; two unanswered questions end the connection, so a
-/// server that hung before there was anything to say is left after three seconds. One that is merely busy with an
-/// update answers this, and is told apart from one that hangs; the farthest needs half of it.
+/// The pause between two pings to the server. Two unanswered pings end the connection, so a server that hangs while
+/// there is nothing to send is left after three seconds. A server that is merely busy with an update does answer pings,
+/// which distinguishes it from one that hangs. The round trip to the farthest server takes half of this.
 const PING_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the client may take to accept one message. It does at once, unless the socket is stuck.
+/// How long the client may take to accept one message. It accepts at once, unless the socket is stuck.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Events that wait to be looked at. They are for the log; more than this in a row say nothing new.
+/// Events that may wait to be handled; more are dropped. They are for the log, where so many in a row say nothing new.
 const EVENTS: usize = 64;
 
-/// Replies that wait to be looked at: every server of a large supercluster answering everything in flight. More are
-/// dropped by the client, and what they answered is sent again.
+/// Replies that may wait to be read: enough for every server of a large supercluster to answer everything in flight.
+/// The client drops further ones, and the changes that they answered are sent again.
 const REPLIES: usize = 32 * 1024;
 
 /// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
@@ -52,25 +52,25 @@ pub(in crate::nats) struct Connection {
     inbox: String,
     replies: Subscriber,
     events: mpsc::Receiver<Event>,
-    /// The server's last complaint: mostly why it ends the connection.
-    last_words: Option<String>,
+    /// The server's last error, which is mostly the reason why it ends the connection.
+    last_error: Option<String>,
 }
 
-/// Something that came over the connection.
+/// Something that arrived over the connection.
 pub(in crate::nats) enum Incoming {
-    /// An answer, to the subject given.
+    /// An answer, with the subject it was sent to.
     Reply { subject: String, payload: Bytes },
-    /// Nobody listens to the subject of a request.
-    Nobody,
-    /// The server complains, in its own words.
+    /// No server subscribes to the subject of a request.
+    NoResponders,
+    /// An error that the server reports, in its own words.
     Complaint(String),
-    /// The server will go away soon.
+    /// The server will shut down soon.
     LameDuck,
-    /// Nothing more will come, for this reason.
+    /// The connection has ended, for this reason.
     End(String),
 }
 
-/// Who is at the other end.
+/// The server at the other end.
 pub(in crate::nats) struct Server {
     pub(in crate::nats) name: String,
     pub(in crate::nats) version: String,
@@ -79,8 +79,8 @@ pub(in crate::nats) struct Server {
 }
 
 impl Connection {
-    /// Connects to the server at `url` of `cluster`. The creds are read now, so that new ones count from the next
-    /// connection on.
+    /// Connects to the server at `url` of `cluster`. The creds are read now, so that a new file takes effect with the
+    /// next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
         let mut options = credentials(&cluster.creds)
@@ -94,7 +94,7 @@ impl Connection {
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
             .event_callback(move |event| {
-                // A full channel loses a line of the log, no more: the end is seen by the end of the replies.
+                // A full channel loses only log lines: the end of the connection also ends the replies.
                 let _ = events_in.try_send(event);
                 std::future::ready(())
             });
@@ -106,7 +106,7 @@ impl Connection {
             .await
             .map_err(|error| sentence(url, cluster, &error))?;
         let ended = |error: &dyn std::fmt::Display| format!("{url} ended the connection at once: {error}");
-        // From here on the client must not find its way back by itself.
+        // From here on the client must not reconnect by itself.
         client.set_server_pool(NOWHERE).await.map_err(|error| ended(&error))?;
         let inbox = client.new_inbox();
         let replies = client
@@ -119,21 +119,21 @@ impl Connection {
             inbox,
             replies,
             events,
-            last_words: None,
+            last_error: None,
         })
     }
 
-    /// To which server.
+    /// The URL of the server.
     pub(in crate::nats) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Below which subject answers come.
+    /// The prefix of the subjects that answers are sent to.
     pub(in crate::nats) fn inbox(&self) -> &str {
         &self.inbox
     }
 
-    /// Who answered.
+    /// The server, as it introduced itself.
     pub(in crate::nats) fn server(&self) -> Server {
         let info = self.client.server_info();
         let scheme = self.url.split_once("://").map_or("nats", |(scheme, _)| scheme);
@@ -148,17 +148,17 @@ impl Connection {
         }
     }
 
-    /// Bytes that came over it, answers to pings included.
+    /// Total bytes received on this connection, answers to pings included.
     pub(in crate::nats) fn received(&self) -> u64 {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
-    /// The largest message that this server takes.
+    /// The largest message that this server takes, in bytes.
     pub(in crate::nats) fn max_payload(&self) -> usize {
         self.client.max_payload()
     }
 
-    /// Sends `token` without headers: directory resolvers would take them for a part of it.
+    /// Publishes `token` without headers, which directory resolvers would take for a part of the token.
     pub(in crate::nats) async fn publish(&self, subject: String, reply: String, token: Bytes) -> Result<(), String> {
         match timeout(PUBLISH_PATIENCE, self.client.publish_with_reply(subject, reply, token)).await {
             Ok(sent) => sent.map_err(|error| error.to_string()),
@@ -166,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// The next that comes. Losing the future loses nothing.
+    /// Waits for whatever arrives next. Dropping the future loses nothing.
     pub(in crate::nats) async fn next(&mut self) -> Incoming {
         loop {
             tokio::select! {
@@ -174,7 +174,7 @@ impl Connection {
                 Some(event) = self.events.recv() => match event {
                     Event::ServerError(error) => {
                         let words = subjects::clip(&error.to_string(), 300);
-                        self.last_words = Some(words.clone());
+                        self.last_error = Some(words.clone());
                         return Incoming::Complaint(words);
                     }
                     Event::LameDuckMode => return Incoming::LameDuck,
@@ -183,20 +183,20 @@ impl Connection {
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },
                 Some(message) = self.replies.next() => return incoming(message),
-                // Both have ended, as they do also when the client's own task has died.
+                // Both channels have ended, as they also do when the client's own task has died.
                 else => return Incoming::End(self.ended()),
             }
         }
     }
 
     fn ended(&self) -> String {
-        match &self.last_words {
-            Some(words) => format!("{} ended the connection; the server's last words: {words}", self.url),
-            None => format!("the connection to {} ended without a word of the server", self.url),
+        match &self.last_error {
+            Some(words) => format!("{} ended the connection; the server's last error: {words}", self.url),
+            None => format!("the connection to {} ended, and the server gave no reason", self.url),
         }
     }
 
-    /// Sends what is still held, and ends.
+    /// Sends what the client still holds, then ends the connection.
     pub(in crate::nats) async fn close(self) {
         // Both fail only where the connection has ended already.
         let _ = self.client.flush().await;
@@ -206,7 +206,7 @@ impl Connection {
 
 fn incoming(message: Message) -> Incoming {
     match message.status {
-        Some(async_nats::StatusCode::NO_RESPONDERS) => Incoming::Nobody,
+        Some(async_nats::StatusCode::NO_RESPONDERS) => Incoming::NoResponders,
         _ => Incoming::Reply {
             subject: message.subject.to_string(),
             payload: message.payload,
@@ -217,7 +217,7 @@ fn incoming(message: Message) -> Incoming {
 async fn credentials(path: &Path) -> Result<ConnectOptions, String> {
     let unusable = |defect: &dyn std::fmt::Display| {
         format!(
-            "cannot use the creds file {}: {defect}. It holds the JWT and seed of a system-account user, as \
+            "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
              `nsc generate creds -a SYS -n jwtmesh` prints them",
             path.display()
         )
@@ -225,7 +225,7 @@ async fn credentials(path: &Path) -> Result<ConnectOptions, String> {
     let size = tokio::fs::metadata(path).await.map_err(|error| unusable(&error))?.len();
     if size > MAX_CREDS_BYTES {
         return Err(unusable(&format!(
-            "it has {size} bytes, no creds have more than {MAX_CREDS_BYTES}"
+            "it has {size} bytes; creds have at most {MAX_CREDS_BYTES}"
         )));
     }
     let creds = tokio::fs::read_to_string(path)
@@ -238,9 +238,10 @@ fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
     let text = subjects::clip(&error.to_string(), 300);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => format!(
-            "{url} refuses the user of {}: its JWT is expired, revoked, or not of the system account that this server runs \
-             with. If the user was signed by a signing key: a server that could not fetch its system account yet takes only \
-             users signed by that account's identity key; push the system account's JWT here, it asks every second",
+            "{url} refuses the user of {}: its JWT has expired, was revoked, or is not of the server's system account. \
+             If a signing key signed the user: a server that has not fetched its system account yet takes only users \
+             signed by that account's identity key; push the system account's JWT here, the server asks for it every \
+             second",
             cluster.creds.display()
         ),
         _ => format!("{url}: {text}"),

@@ -2,51 +2,51 @@
 
 use std::time::Duration;
 
-/// Between two rounds of attempts, and after a connection that ended; doubles up to the second. A nats-server restarts
-/// within a second or two, and a revocation waits for it.
+/// The pause between two rounds of attempts, and after a connection that ended. It doubles from the first of these up
+/// to the second: a nats-server restarts within a second or two, and a revocation waits for that.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_millis(1_500);
 
-/// The longest pause where a permission is missing: somebody has to act, and each attempt costs the server a line of its
-/// log for every account that is on its way.
+/// The longest pause while a permission is missing: an administrator has to act, and each attempt costs the server a
+/// line in its log for every account in flight.
 const MAX_PAUSE_WITHOUT_PERMISSION: Duration = Duration::from_secs(5);
 
-/// Servers learnt from other servers that are remembered.
+/// How many servers that other servers named are remembered.
 const LEARNT_SERVERS: usize = 32;
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nats) enum Ended {
-    /// It was of use for a while: what ended it is new.
+    /// It was useful for a while: what ended it is new.
     Useful,
-    /// It was of no use yet.
+    /// It was not useful.
     Useless,
-    /// Our user lacks a permission that only somebody else can give.
+    /// Our user lacks a permission, which an administrator has to grant.
     WithoutPermission,
 }
 
 /// The servers of a NATS cluster, in the order in which they are tried.
 ///
-/// A round is every configured one, beginning behind the one that was tried last, and one of those that servers spoke
-/// of. These may be many, and out of reach from here: they must not keep the configured ones from being tried.
+/// A round tries every configured server, beginning after the one that was tried last, and then one learnt server. The
+/// learnt ones may be many and out of reach from here; they must not keep the configured ones from being tried.
 #[derive(Debug)]
 pub(in crate::nats) struct Route {
     configured: Vec<String>,
     learnt: Vec<String>,
     next_configured: usize,
     next_learnt: usize,
-    /// Configured ones that this round has still to try.
+    /// Configured servers that this round has still to try.
     left: usize,
-    /// Whether this round has still to try a learnt one.
+    /// Whether this round has still to try a learnt server.
     learnt_left: bool,
-    /// Before the next attempt.
+    /// The pause before the next attempt.
     pause: Duration,
-    /// The pause after that one.
+    /// The pause before the next round.
     backoff: Duration,
 }
 
 impl Route {
-    /// To a NATS cluster with these servers, of which there is at least one.
+    /// A route to a NATS cluster with these servers; at least one is needed.
     pub(in crate::nats) fn new(configured: &[String]) -> Self {
         Self {
             configured: configured.to_vec(),
@@ -60,7 +60,7 @@ impl Route {
         }
     }
 
-    /// A server spoke of these others.
+    /// A server has named these other servers of its NATS cluster.
     pub(in crate::nats) fn learn(&mut self, others: Vec<String>) {
         self.learnt = others;
         self.learnt.retain(|other| !self.configured.contains(other));
@@ -68,7 +68,7 @@ impl Route {
         self.learnt_left &= !self.learnt.is_empty();
     }
 
-    /// The next server to try, after a pause.
+    /// The next server to try, and the pause before it.
     pub(in crate::nats) fn attempt(&mut self) -> (Duration, String) {
         if self.left == 0 && !self.learnt_left {
             self.begin_round(MAX_PAUSE);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn g12_however_many_servers_are_learnt_a_round_tries_every_configured_one_and_one_of_them() {
+    fn g12_a_round_tries_every_configured_server_and_one_learnt_server_however_many_there_are() {
         let mut route = route(&["a", "b"]);
         urls(&mut route, 1);
         let others = (0..1_000).map(|n| format!("x{n}")).chain(["b".to_owned()]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn g12_pauses_grow_over_connections_that_were_of_no_use_and_begin_anew_after_one_that_was() {
+    fn g12_pauses_grow_after_useless_connections_and_start_over_after_a_useful_one() {
         let mut route = route(&["a"]);
         let mut seen = Vec::new();
         for _ in 0..7 {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_permission_is_asked_for_again_with_longer_pauses() {
+    fn a_missing_permission_makes_the_pauses_longer() {
         let mut route = route(&["a"]);
         let mut seen = Vec::new();
         for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! The accounts that are not done with, and when each is due.
+//! The accounts that are not finished, and when each is due.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,10 @@ use crate::jwt::AccountKey;
 
 /// The accounts in flight or waiting.
 ///
-/// - An account is in `pending` exactly once, and `due` holds exactly its due time.
-/// - `unanswered` holds those whose newest known revision no server has answered yet, `unfinished` all of them.
+/// Invariants:
+/// - an account is in `pending` exactly once, and `due` holds exactly its due time;
+/// - `unfinished` holds every account by its newest known revision, and `unanswered` those of them whose revision no
+///   server has answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     pending: BTreeMap<AccountKey, Pending>,
@@ -22,7 +24,7 @@ impl Agenda {
         self.pending.len()
     }
 
-    /// How many no server has answered yet.
+    /// How many accounts no server has answered yet.
     pub(super) fn unanswered(&self) -> usize {
         self.unanswered.len()
     }
@@ -44,12 +46,12 @@ impl Agenda {
         self.due.first().copied()
     }
 
-    /// Forgets that `account` is due at this time.
-    pub(super) fn strike(&mut self, due: u64, account: AccountKey) {
+    /// Forgets that `account` is due at `due`.
+    pub(super) fn remove_due(&mut self, due: u64, account: AccountKey) {
         self.due.remove(&(due, account));
     }
 
-    /// Takes an account that was not here.
+    /// Adds an account that is not here yet.
     pub(super) fn insert(&mut self, account: AccountKey, pending: Pending) {
         self.due.insert((pending.due, account));
         self.unanswered.insert((pending.listed, account));
@@ -68,7 +70,7 @@ impl Agenda {
         true
     }
 
-    /// `account` is known to be at `revision`; `false` if it was known to be as far.
+    /// Records that `account` is at `revision`; `false` if this or a newer revision was known already.
     pub(super) fn raise(&mut self, account: AccountKey, revision: u64) -> bool {
         let Some(pending) = self
             .pending
@@ -111,7 +113,7 @@ impl Agenda {
         }
     }
 
-    /// A server answers again: those that were given long pauses are sent now.
+    /// A server answers again: accounts that wait for a longer pause to end are sent now.
     pub(super) fn hurry(&mut self, now: u64) {
         let paused = |pending: &Pending| pending.phase == Phase::Sent && pending.tries > 1;
         let accounts: Vec<_> = self
@@ -125,18 +127,18 @@ impl Agenda {
         }
     }
 
-    /// Every change above `from` and up to here was answered.
+    /// The revision up to which every change above `from` was answered; `u64::MAX` if all were.
     pub(super) fn answered_up_to(&self, from: u64) -> u64 {
         before_first(&self.unanswered, from)
     }
 
-    /// Every change above `from` and up to here is done with.
+    /// The revision up to which every change above `from` is finished; `u64::MAX` if all are.
     pub(super) fn finished_up_to(&self, from: u64) -> u64 {
         before_first(&self.unfinished, from)
     }
 }
 
-/// The last revision before the first in `set` that is above `from`.
+/// The last revision before the first in `set` that is above `from`; `u64::MAX` if there is none.
 fn before_first(set: &BTreeSet<(u64, AccountKey)>, from: u64) -> u64 {
     let least = AccountKey::from_bytes([0; 32]);
     set.range((from.saturating_add(1), least)..)

@@ -5,17 +5,17 @@ use super::step::{Lane, Step};
 /// Changes asked for at once. Small, so that the first is sent while the rest are still being read.
 const READ_ROWS: usize = 64;
 
-/// How far back sending starts again after a reconnection. Whoever was cut off from us may also have been cut off
-/// from the rest of its cluster for as long as that took to be noticed.
+/// How far back sending starts again after a reconnection. A server that lost its connection to us may also have lost
+/// those to the rest of its NATS cluster, for as long as that took to be noticed.
 pub(super) const REWIND_MS: u64 = 120_000;
 
-/// The pause before asking again when there was nothing to read where something should have been.
+/// The pause before the next read when a read found nothing although there should be something.
 const READ_PAUSE_MS: u64 = 50;
 
 /// How far the two lanes have read.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// The newest revision there is.
+    /// The newest known revision.
     newest: u64,
     /// Fresh changes are listed up to here.
     read: u64,
@@ -24,8 +24,8 @@ pub(super) struct Lanes {
     read_again_at: u64,
     /// Where to start again at the next connection.
     rewind: Option<u64>,
-    /// When to go back once more, and how far: what a lost connection had in the system's buffers may still arrive
-    /// after the next one has sent something newer, and would undo it.
+    /// When to go back once more, and to which revision. Messages that a lost connection left in the system's buffers
+    /// may still arrive after the next connection has sent something newer, and would undo it.
     rewind_again: Option<(u64, u64)>,
 }
 
@@ -47,17 +47,17 @@ impl Lanes {
         }
     }
 
-    /// There is a revision `newest`.
+    /// The newest revision is at least `newest`.
     pub(super) fn newest(&mut self, newest: u64) {
         self.newest = self.newest.max(newest);
     }
 
-    /// How far catching up is, and where it ends.
+    /// How far catching up is, and where it ends; `None` if it has ended.
     pub(super) fn catching_up(&self) -> Option<(u64, u64)> {
         self.catch_up.as_ref().map(|catch_up| (catch_up.read, catch_up.goal))
     }
 
-    /// Every change up to here has been listed.
+    /// The revision up to which every change has been listed.
     pub(super) fn floor(&self) -> u64 {
         self.catch_up.as_ref().map_or(self.read, |catch_up| catch_up.read)
     }
@@ -68,7 +68,7 @@ impl Lanes {
         let from = match self.rewind.take() {
             Some(rewind) => rewind.min(self.floor()),
             None => {
-                // The first connection: all there is lies before it.
+                // The first connection: every change so far has to be caught up on.
                 let floor = self.floor();
                 self.read = self.newest;
                 floor
@@ -84,7 +84,7 @@ impl Lanes {
         self.rewind_again = Some((now + REWIND_MS, again));
     }
 
-    /// Goes back once more if it is time; otherwise when.
+    /// Goes back once more if that is due; otherwise gives the time at which it will be due.
     pub(super) fn rewind_if_due(&mut self, now: u64) -> Option<u64> {
         let (at, from) = self.rewind_again?;
         if at > now {
@@ -104,7 +104,7 @@ impl Lanes {
         });
     }
 
-    /// Up to which revision a reading of `lane` counts; `None` if the lane has ended meanwhile.
+    /// The last revision that belongs to `lane`; `None` if the lane has ended meanwhile.
     pub(super) fn goal(&self, lane: Lane) -> Option<u64> {
         match lane {
             Lane::Fresh => Some(u64::MAX),
@@ -146,7 +146,7 @@ impl Lanes {
         })
     }
 
-    /// When reading goes on after a pause.
+    /// When reading goes on, if it is paused.
     pub(super) fn paused_until(&self, now: u64) -> Option<u64> {
         (now < self.read_again_at).then_some(self.read_again_at)
     }

@@ -1,8 +1,9 @@
 //! WHAT A NATS CLUSTER IS SENT NEXT, decided by a value with methods: no I/O, no clock.
 //!
-//! [`Propagation`] says the next [`Step`]; `cluster.rs` takes it and reports what came of it. Inside, the [`lanes`] say
-//! what to read, the [`agenda`] which account is due, the [`position`] how far all this is certain, and the [`roster`]
-//! which servers should have answered. The tests put all of it into a small world that loses things (`world.rs`).
+//! [`Propagation`] decides the next [`Step`]; `cluster.rs` takes it and reports the result. Inside, the [`lanes`] know
+//! what to read next, the [`agenda`] which account is due, the [`position`] how far the NATS cluster has been updated
+//! for certain, and the [`roster`] which servers should have answered. The tests run all of it in a simulated world
+//! that loses messages, replies and connections (`world.rs`).
 
 mod agenda;
 mod lanes;

@@ -1,12 +1,12 @@
-//! What is remembered of one account until every server has it.
+//! What is remembered about one account until it is finished.
 
 use crate::nats::subjects::Verdict;
 
-/// Servers that are remembered, and whose answers to one update are counted. Those of a larger supercluster are logged,
-/// and not counted.
+/// How many servers are remembered, and how many answers to one update are counted. In a larger supercluster the other
+/// answers are logged and not counted.
 pub(super) const SERVERS: usize = 64;
 
-/// An account on its way.
+/// An account that is in flight or waiting.
 #[derive(Debug)]
 pub(super) struct Pending {
     // Its revisions.
@@ -17,11 +17,11 @@ pub(super) struct Pending {
     /// The newest revision that was answered.
     pub(super) answered: u64,
 
-    // Where it stands.
+    // What happens to it next.
     pub(super) phase: Phase,
     pub(super) due: u64,
     pub(super) routine: bool,
-    /// Whether every known server has to answer: it is a change, not one that servers may have missed earlier.
+    /// Whether every known server has to answer: it is a fresh change, not one found while catching up.
     pub(super) fresh: bool,
 
     // The last send.
@@ -36,19 +36,19 @@ pub(super) struct Pending {
     pub(super) tries: u32,
     pub(super) repeats: u8,
     pub(super) refusals: u8,
-    /// Since when a server that should have answered is waited for, and how often it was sent for that.
+    /// Since when it waits for a server that should have answered, and how often it was sent again for that.
     pub(super) missing_since: Option<u64>,
     pub(super) misses: u32,
 }
 
-/// Where it is.
+/// The phase of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// To be sent when due.
     Queued,
-    /// Sent; when due, nobody has answered.
+    /// Sent. When due, no server has answered, and it is sent again.
     Sent,
-    /// Answered; when due, all answers are in.
+    /// Answered by a server. When due, no more answers are waited for.
     Listening,
 }
 
@@ -85,8 +85,8 @@ impl Pending {
         }
     }
 
-    /// What `server` said last to what is being sent.
-    pub(super) fn hear(&mut self, server: u64, verdict: &Verdict) {
+    /// Records the answer of `server` to the last send; it replaces an earlier one.
+    pub(super) fn record(&mut self, server: u64, verdict: &Verdict) {
         let answer = match verdict {
             Verdict::Updated => Answer::Updated,
             Verdict::Skipped => Answer::Skipped,
@@ -99,14 +99,14 @@ impl Pending {
         }
     }
 
-    /// It is sent again: what was said to the earlier send no longer counts, but who said something does.
+    /// It is sent again: verdicts on the earlier send no longer count, but the servers that gave them have answered.
     pub(super) fn listen_anew(&mut self) {
         for (_, answer) in &mut self.answers {
             *answer = Answer::Earlier;
         }
     }
 
-    /// It is at another revision, of which nobody knows yet.
+    /// It is at another revision: nothing that servers said about the earlier one counts.
     pub(super) fn begin_anew(&mut self, revision: u64) {
         self.listed = revision;
         self.repeats = 0;
@@ -116,7 +116,7 @@ impl Pending {
         self.answers.clear();
     }
 
-    /// What each server said, by the number that the roster gave it.
+    /// Each server's answer, by the number that the roster gave the server.
     pub(super) fn answers(&self) -> &[(u64, Answer)] {
         &self.answers
     }

@@ -7,18 +7,20 @@ use super::lanes::REWIND_MS;
 /// How often the position is agreed at most. Each time is an entry in the Raft log.
 const MARK_EVERY_MS: u64 = 1_000;
 
-/// How far it has been updated.
+/// How far the NATS cluster has been updated.
 ///
-/// `told` and `marked` never go back, and `marked <= told`.
+/// Invariants:
+/// - `updated_to` and `marked` never decrease;
+/// - `marked <= updated_to`.
 #[derive(Debug)]
 pub(super) struct Position {
     /// Every change up to here was answered by at least one server.
-    told: u64,
-    /// When `told` had which value, for the last two minutes.
+    updated_to: u64,
+    /// The values of `updated_to` in the last two minutes, each with its time.
     history: VecDeque<(u64, u64)>,
-    /// Every change up to here is agreed to be done with.
+    /// The agreed position: every change up to here is finished.
     marked: u64,
-    /// Whether an agreement is under way.
+    /// Whether a position is being agreed.
     marking: bool,
     mark_again_at: u64,
     /// Whether an account was finished, or changed again, since the last mark. The mark is itself an entry of the log
@@ -37,7 +39,7 @@ pub(super) enum Mark {
 impl Position {
     pub(super) fn new(agreed: u64) -> Self {
         Self {
-            told: agreed,
+            updated_to: agreed,
             history: VecDeque::new(),
             marked: agreed,
             marking: false,
@@ -46,29 +48,32 @@ impl Position {
         }
     }
 
-    pub(super) fn told(&self) -> u64 {
-        self.told
+    pub(super) fn updated_to(&self) -> u64 {
+        self.updated_to
     }
 
     pub(super) fn marked(&self) -> u64 {
         self.marked
     }
 
-    /// Every change up to `answered` was answered. What lies below `told` was answered before, and is sent again only
-    /// to be sure.
+    /// Every change up to `answered` was answered. Changes below `updated_to` were answered before, and are sent again
+    /// only to be sure.
     pub(super) fn advance(&mut self, answered: u64, now: u64) {
-        self.told = self.told.max(answered);
+        self.updated_to = self.updated_to.max(answered);
         while self.history.get(1).is_some_and(|(at, _)| at + REWIND_MS <= now) {
             self.history.pop_front();
         }
         if self.history.back().is_none_or(|(at, _)| at + MARK_EVERY_MS <= now) {
-            self.history.push_back((now, self.told));
+            self.history.push_back((now, self.updated_to));
         }
     }
 
-    /// Where to start again after a lost connection: two minutes back, and not beyond what is agreed.
+    /// Where to start again after a lost connection: two minutes back, and not after the agreed position.
     pub(super) fn before_loss(&self) -> u64 {
-        let before = self.history.front().map_or(self.told, |(_, told)| *told);
+        let before = self
+            .history
+            .front()
+            .map_or(self.updated_to, |(_, updated_to)| *updated_to);
         before.min(self.marked)
     }
 
@@ -77,10 +82,10 @@ impl Position {
         self.mark_needed = true;
     }
 
-    /// Whether to agree now. `finished`: every change up to it needs no repetition; were this process to end before a
-    /// repetition, the next one would otherwise not know of it.
+    /// Whether to have the position agreed now. No change up to `finished` needs to be sent again. Later changes must
+    /// stay above the position: if this process ends before it sends one again, the next process has to do so.
     pub(super) fn next_mark(&mut self, finished: u64, now: u64) -> Mark {
-        let markable = finished.min(self.told);
+        let markable = finished.min(self.updated_to);
         if !self.mark_needed || self.marking || markable <= self.marked {
             return Mark::No;
         }
@@ -92,7 +97,7 @@ impl Position {
         Mark::Now(markable)
     }
 
-    /// An agreement has ended, well or not.
+    /// The attempt to have `position` agreed has ended; `agreed` if it succeeded.
     pub(super) fn mark_ended(&mut self, position: u64, agreed: bool, now: u64) {
         self.marking = false;
         self.mark_again_at = now + MARK_EVERY_MS;

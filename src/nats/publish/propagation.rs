@@ -1,17 +1,18 @@
-//! Decides what a NATS cluster is told next. A value with methods: no I/O, no clock; `now` is milliseconds of any
+//! Decides what a NATS cluster is sent next. A value with methods: no I/O, no clock; `now` is milliseconds of any
 //! steady clock.
 //!
-//! Nothing is queued but keys. Whoever acts on a [`Step::Send`] looks the token up at that moment, so that an older
-//! one can never follow a newer one. What is known for certain is a position: every change up to it was answered by
-//! at least one nats-server. It moves only over answered changes; whatever is lost on the way, a message, a reply, a
-//! connection, this process, the change behind it is still above the position, and is sent again.
+//! Only keys are queued. The publisher looks a token up when it takes a [`Step::Send`], so that an older token can
+//! never follow a newer one. The position says what is certain: every change up to it was answered by at least one
+//! nats-server. It moves only over answered changes. So if a message, a reply, a connection or this process is lost,
+//! the change is still above the position, and is sent again.
 //!
-//! There are two ways a change is found (`lanes.rs`). *Fresh* changes follow the newest revision and are sent before all else, so
-//! that a revocation never waits behind a million accounts. *Catching up* covers what lies before them: from the
+//! Changes are read in two lanes (`lanes.rs`). *Fresh* changes follow the newest revision and are sent before all else,
+//! so that a revocation never waits behind a million accounts. *Catching up* covers the changes before them: from the
 //! agreed position at the first connection, and from two minutes back at every later one.
 //!
 //! One answer moves the position, so that one server cannot hold up all others. But a server that answered earlier
-//! changes is expected to answer the next fresh one too, and as long as it does not, that change is sent again.
+//! changes is expected to answer the next fresh one too (`roster.rs`). Until it does, that change is sent again, for at
+//! most ten minutes.
 
 use std::collections::VecDeque;
 
@@ -25,25 +26,25 @@ use crate::jwt::AccountKey;
 use crate::nats::subjects::Verdict;
 
 /// Accounts that are sent and unanswered at once. Enough to fill a connection over a 50 ms round trip with 5,000
-/// accounts a second; little enough that a NATS cluster that stopped answering costs nothing.
+/// accounts a second; few enough that a NATS cluster that stopped answering costs nothing.
 const IN_FLIGHT: usize = 256;
 
 /// How many of them catching up may use, so that a fresh change always finds room.
 const CATCH_UP_IN_FLIGHT: usize = IN_FLIGHT / 2;
 
-/// Accounts remembered at all, most of them answered `skipped` and waiting for their repetition: 16,384 in 3 s is a
-/// pace of 5,000 accounts a second, and about 5 MB. Beyond it no more changes are read until some are done.
+/// Accounts remembered in total, most of them answered `skipped` and waiting for their repetition: 16,384 in 3 s is a
+/// pace of 5,000 accounts a second, and about 5 MB. Beyond it no earlier changes are read, and no account is sent on
+/// request, until some are finished.
 const REMEMBERED: usize = 16_384;
 
-/// What may exceed that: fresh changes and accounts that were asked for. Beyond it an asked-for account is not
-/// taken, and fresh changes wait where they are, in the store.
+/// How far fresh changes may exceed that. Beyond it they wait where they are, in the store.
 const REMEMBERED_RESERVE: usize = 2_048;
 
-/// No answer after this long: the message or the reply is lost. A reply takes a round trip; two seconds is what
-/// nats-server itself grants a fetch (1.9 s).
+/// Without an answer after this long, the message or the reply counts as lost. A reply takes a round trip; two seconds
+/// is what nats-server itself grants a fetch (1.9 s).
 pub(in crate::nats) const ANSWER_MS: u64 = 2_000;
 
-/// The longest pause between two sends that nobody answers.
+/// The longest pause between two sends that no server answers.
 const MAX_PAUSE_MS: u64 = 30_000;
 
 /// After a first answer, how long the other servers' answers are collected for the summary.
@@ -52,14 +53,14 @@ const LISTEN_MS: u64 = 1_000;
 /// After `skipped`, how long until the token is sent once more: the fetch that may have been under way is over then.
 const REPEAT_AFTER_MS: u64 = 3_000;
 
-/// How often it is repeated for `skipped`: once for the fetch, once more for the fetches of what it imports.
+/// How often a token is sent again for `skipped`: once for the fetch, once more for the fetches of what it imports.
 const REPEATS: u8 = 2;
 
-/// How often a refused token is sent again. A server that refuses a verified token has other operator keys than we
-/// do, and only a restart changes them (then it fetches): more than a few seconds of trying is noise.
+/// How often a refused token is sent again. A server that refuses a verified token has other operator keys than we do,
+/// and only a restart changes them, after which it fetches the token. Trying for more than a few seconds is noise.
 const REFUSALS: u8 = 3;
 
-/// Accounts sent on request that are remembered for the next reconnection.
+/// Accounts sent on request that are remembered for the next reconnection; of more, the newest.
 const ASKED_REMEMBERED: usize = 1_024;
 
 /// How far one NATS cluster has been updated, and what is under way.
@@ -73,12 +74,12 @@ pub(in crate::nats) struct Propagation {
     agenda: Agenda,
     position: Position,
     roster: Roster,
-    /// Accounts that were sent on request: when, which, at which revision.
+    /// Accounts that were sent on request: the time, the account, its revision.
     asked: VecDeque<(u64, AccountKey, u64)>,
 }
 
 impl Propagation {
-    /// Continues at an agreed position.
+    /// Continues at the agreed position.
     pub(in crate::nats) fn new(agreed: u64) -> Self {
         Self {
             connected: false,
@@ -92,18 +93,18 @@ impl Propagation {
         }
     }
 
-    /// Everything up to here was answered by at least one server.
+    /// Every change up to here was answered by at least one server.
     #[cfg(test)]
-    pub(super) fn told(&self) -> u64 {
-        self.position.told()
+    pub(super) fn updated_to(&self) -> u64 {
+        self.position.updated_to()
     }
 
-    /// How far catching up is, and where it ends.
+    /// How far catching up is, and where it ends; `None` if it has ended.
     pub(in crate::nats) fn catching_up(&self) -> Option<(u64, u64)> {
         self.lanes.catching_up()
     }
 
-    /// There is a revision `newest`.
+    /// The newest revision is at least `newest`.
     pub(in crate::nats) fn newest(&mut self, newest: u64) {
         self.lanes.newest(newest);
     }
@@ -113,7 +114,7 @@ impl Propagation {
         self.received = bytes;
     }
 
-    /// A connection is up; nothing of what an earlier one did is relied upon.
+    /// A connection is up. Nothing that an earlier one sent is relied upon: what is not finished is sent again.
     pub(in crate::nats) fn connected(&mut self, now: u64) {
         self.connected = true;
         self.lanes.connected();
@@ -126,26 +127,26 @@ impl Propagation {
         }
     }
 
-    /// The connection is gone, and with it whatever was under way.
+    /// The connection is gone, and with it every message under way.
     pub(in crate::nats) fn disconnected(&mut self, now: u64) {
         self.connected = false;
         self.advance(now);
         self.lanes.disconnected(self.position.before_loss(), now);
     }
 
-    /// Whether `account` is one of many, or a repetition: of interest to a debugger only.
+    /// Whether `account` is one of many, or sent again: of interest to a debugger only.
     pub(in crate::nats) fn is_routine(&self, account: AccountKey) -> bool {
         self.agenda.get(account).is_none_or(|pending| pending.routine)
     }
 
-    /// Whether a refusal of `account` by a server is the last that is listened to.
+    /// Whether `account` has been sent again as often as refusals allow, so that one more refusal is final.
     pub(in crate::nats) fn is_last_try(&self, account: AccountKey) -> bool {
         self.agenda
             .get(account)
             .is_some_and(|pending| pending.refusals >= REFUSALS)
     }
 
-    /// Takes no more changes; what is in flight is finished.
+    /// Reads no more changes from now on; those in flight are finished.
     pub(in crate::nats) fn drain(&mut self) {
         self.draining = true;
     }
@@ -165,19 +166,19 @@ impl Propagation {
             self.asked.pop_front();
         }
         self.asked.push_back((now, account, revision));
-        // Behind every change: anybody may ask, and a revocation must not wait for it. One that is under way, or
+        // After every fresh change: any client may ask, and a revocation must not wait for it. An account in flight, or
         // whose answers are still coming in, is not sent again.
         self.list(account, revision, Lane::CatchUp, now);
         true
     }
 
-    /// The answer to [`Step::Read`]: the current rows that changed, and how far they reach.
+    /// The result of [`Step::Read`]: the accounts that changed, at their current revisions, and how far they reach.
     pub(in crate::nats) fn listed(&mut self, lane: Lane, rows: &[(AccountKey, u64)], position: u64, now: u64) {
         let Some(goal) = self.lanes.goal(lane) else {
             return;
         };
         for (account, revision) in rows {
-            // Beyond the goal it is the other lane's.
+            // Beyond the goal it belongs to the other lane.
             if *revision <= goal {
                 self.list(*account, *revision, lane, now);
             }
@@ -193,7 +194,7 @@ impl Propagation {
         pending.sent = revision;
         pending.sent_at = now;
         pending.received = self.received;
-        // What was read then is no longer current, so no server needs it.
+        // The revision that was listed is no longer current, so no server needs it.
         self.raise(account, revision);
     }
 
@@ -202,7 +203,7 @@ impl Propagation {
         self.finish(account);
     }
 
-    /// It cannot be sent as it is, which was logged. It must not hold up all others.
+    /// `account` is too large to be sent, which was logged. It must not hold up the others.
     pub(in crate::nats) fn too_large(&mut self, account: AccountKey) {
         self.finish(account);
     }
@@ -216,7 +217,7 @@ impl Propagation {
         verdict: &Verdict,
         now: u64,
     ) {
-        let server = self.roster.hear(server, now);
+        let server = self.roster.record(server, now);
         let Some(pending) = self.agenda.get_mut(account) else {
             return;
         };
@@ -226,7 +227,7 @@ impl Propagation {
         pending.answered = revision;
         let waited = pending.tries > 1;
         pending.tries = 0;
-        pending.hear(server, verdict);
+        pending.record(server, verdict);
         if pending.phase == Phase::Sent {
             pending.phase = Phase::Listening;
             pending.first_answer_ms = now.saturating_sub(pending.sent_at);
@@ -248,7 +249,7 @@ impl Propagation {
         }
     }
 
-    /// The answer to [`Step::Mark`].
+    /// The result of [`Step::Mark`].
     pub(in crate::nats) fn marked(&mut self, position: u64, agreed: bool, now: u64) {
         self.position.mark_ended(position, agreed, now);
     }
@@ -278,7 +279,7 @@ impl Propagation {
             }
             match self.act(account, now) {
                 Some(step) => return step,
-                None => self.agenda.strike(due, account),
+                None => self.agenda.remove_due(due, account),
             }
         }
         if let Some(read) = self.lanes.read_earlier(self.room_for_earlier(), now) {
@@ -306,13 +307,13 @@ impl Propagation {
         CATCH_UP_IN_FLIGHT.saturating_sub(self.agenda.unanswered())
     }
 
-    /// `account` is due.
+    /// The step for `account`, which is due.
     fn act(&mut self, account: AccountKey, now: u64) -> Option<Step> {
         let pending = self.agenda.get_mut(account)?;
         if pending.phase == Phase::Listening {
-            return self.conclude(account, now).map(Step::Told);
+            return self.conclude(account, now).map(Step::Concluded);
         }
-        // It may also be due because others were answered, a moment after it was sent.
+        // It may also be due a moment after it was sent, because a server answered for another account.
         let overdue = pending.phase == Phase::Sent && now >= pending.sent_at + ANSWER_MS;
         if overdue && pending.received == self.received {
             return Some(Step::Leave);
@@ -327,7 +328,7 @@ impl Propagation {
         Some(Step::Send(account))
     }
 
-    /// All answers to a send are in.
+    /// No more answers to the last send are waited for: sums them up, then sends the account again or finishes it.
     fn conclude(&mut self, account: AccountKey, now: u64) -> Option<Summary> {
         let pending = self.agenda.get_mut(account)?;
         let (skipped, refused) = (pending.count(Answer::Skipped), pending.count(Answer::Refused));
@@ -343,7 +344,7 @@ impl Propagation {
             skipped,
             refused,
             first_answer_ms: pending.first_answer_ms,
-            // That a server was missing was logged, so it is logged that none is any more.
+            // A missing server was logged, so it is also logged that none is missing any more.
             routine: pending.routine && (pending.missing_since.is_none() || !missing.is_empty()),
             missing,
             again: false,
@@ -368,9 +369,9 @@ impl Propagation {
         Some(summary)
     }
 
-    /// `account` is at `revision`: it is sent, unless that is done already or under way.
+    /// `account` is at `revision`: it is queued, unless that revision is sent already.
     fn list(&mut self, account: AccountKey, revision: u64, lane: Lane, now: u64) {
-        // Before everything that is merely due.
+        // Fresh changes go before everything else that is due.
         let due = if lane == Lane::Fresh { 0 } else { now };
         let Some(pending) = self.agenda.get_mut(account) else {
             let mut pending = Pending::new(revision, due, lane == Lane::CatchUp);
@@ -382,7 +383,7 @@ impl Propagation {
             self.agenda.insert(account, pending);
             return;
         };
-        // It may have been read, and sent, before it was listed.
+        // Its token may have been looked up and sent before the change was listed.
         pending.fresh |= lane == Lane::Fresh;
         if revision <= pending.listed {
             return;
@@ -395,7 +396,7 @@ impl Propagation {
         }
     }
 
-    /// `account` is known to be at `revision`, if it was not known to be further.
+    /// Records that `account` is at `revision`, unless a newer revision is known.
     fn raise(&mut self, account: AccountKey, revision: u64) {
         if self.agenda.raise(account, revision) {
             self.position.need_mark();
@@ -410,9 +411,9 @@ impl Propagation {
         }
     }
 
-    /// Moves the position over what is answered.
+    /// Moves the position over the changes that are answered.
     fn advance(&mut self, now: u64) {
-        let answered = self.agenda.answered_up_to(self.position.told());
+        let answered = self.agenda.answered_up_to(self.position.updated_to());
         self.position.advance(answered.min(self.lanes.floor()), now);
     }
 }

@@ -5,29 +5,31 @@ use std::collections::BTreeSet;
 use super::pending::{Pending, SERVERS};
 use crate::jwt::AccountKey;
 
-/// How long a server is expected to answer after it answered last: over a night without changes. One that was shut down
-/// meanwhile costs some repetitions of the next change, and is forgotten.
+/// How long after its last answer a server is expected to answer: longer than a night without changes. A server that
+/// was shut down meanwhile costs some repetitions of the next change, and is then forgotten.
 const EXPECTED_MS: u64 = 24 * 3_600_000;
 
 /// How long a server that should have answered is waited for: longer than a reboot, a moved machine or a failing switch
-/// takes. One that was restarted fetches anyway; one that was shut down for good costs no more than this.
+/// takes. A server that was restarted fetches anyway; one that was shut down for good costs no more than this.
 const MISSING_MS: u64 = 600_000;
 
-/// Between two sends to a server that is waited for; doubles up to the second.
+/// The pause between two sends for a server that is waited for. It doubles from the first of these up to the second.
 const MISSING_PAUSE_MS: u64 = 2_000;
 const MAX_MISSING_PAUSE_MS: u64 = 10_000;
 
-/// Accounts that are sent again for that: 100 a second. Beyond it the other servers' answers are enough.
+/// Accounts that are sent again for missing servers: 100 a second. Beyond it the other servers' answers are enough.
 const AWAITED: usize = 1_024;
 
 /// The servers of a NATS cluster that answered lately.
 ///
-/// Asking for all that exist needs a further permission, so those that answered one change are expected to answer the next.
+/// Asking for the list of all servers needs a further permission. So a server that answered one change is expected to
+/// answer the next.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
     known: Vec<Known>,
-    named: u64,
-    /// Accounts that one of them has not answered.
+    /// The number given last.
+    last_id: u64,
+    /// Accounts that one of the servers has not answered, and that are sent again for it.
     awaited: BTreeSet<AccountKey>,
 }
 
@@ -35,31 +37,31 @@ pub(super) struct Roster {
 struct Known {
     id: u64,
     name: String,
-    heard_at: u64,
+    answered_at: u64,
 }
 
 impl Roster {
-    /// The server called `name` answered; what it is called in a [`Pending`].
-    pub(super) fn hear(&mut self, name: &str, now: u64) -> u64 {
+    /// Records that the server called `name` answered; gives the number that stands for it in a [`Pending`].
+    pub(super) fn record(&mut self, name: &str, now: u64) -> u64 {
         if let Some(known) = self.known.iter_mut().find(|known| known.name == name) {
-            known.heard_at = now;
+            known.answered_at = now;
             return known.id;
         }
         if self.known.len() == SERVERS
-            && let Some(at) = (0..SERVERS).min_by_key(|at| self.known[*at].heard_at)
+            && let Some(at) = (0..SERVERS).min_by_key(|at| self.known[*at].answered_at)
         {
             self.known.swap_remove(at);
         }
-        self.named += 1;
+        self.last_id += 1;
         self.known.push(Known {
-            id: self.named,
+            id: self.last_id,
             name: name.to_owned(),
-            heard_at: now,
+            answered_at: now,
         });
-        self.named
+        self.last_id
     }
 
-    /// The names of those that have not answered `pending`.
+    /// The names of the servers that have not answered `pending`.
     pub(super) fn missing(&self, pending: &Pending, now: u64) -> Vec<String> {
         if pending.answers().len() == SERVERS {
             // More may have answered than were counted.
@@ -67,7 +69,7 @@ impl Roster {
         }
         let missing = |known: &&Known| {
             let answered = pending.answers().iter().any(|(server, _)| *server == known.id);
-            !answered && known.heard_at + EXPECTED_MS > now
+            !answered && known.answered_at + EXPECTED_MS > now
         };
         self.known
             .iter()
@@ -76,12 +78,12 @@ impl Roster {
             .collect()
     }
 
-    /// Somebody has not answered `account`: the pause until it is sent again, if it is.
+    /// A server has not answered `account`: gives the pause until it is sent again, `None` if it is not.
     pub(super) fn wait_for(&mut self, account: AccountKey, pending: &mut Pending, now: u64) -> Option<u64> {
         let since = *pending.missing_since.get_or_insert(now);
         if now >= since + MISSING_MS {
-            // Nothing more is expected of those that have said nothing at all since then.
-            self.known.retain(|known| known.heard_at >= since);
+            // Servers that have not answered anything since then are no longer expected to.
+            self.known.retain(|known| known.answered_at >= since);
             return None;
         }
         if self.awaited.len() == AWAITED && !self.awaited.contains(&account) {
@@ -92,7 +94,7 @@ impl Roster {
         Some((MISSING_PAUSE_MS << (pending.misses - 1).min(4)).min(MAX_MISSING_PAUSE_MS))
     }
 
-    /// `account` is done with, or changed.
+    /// `account` is finished, or has changed.
     pub(super) fn wait_no_more(&mut self, account: AccountKey) {
         self.awaited.remove(&account);
     }

@@ -1,4 +1,4 @@
-//! The words between deciding and doing.
+//! What `propagation.rs` decides and the publisher does: steps, lanes and summaries.
 
 use crate::jwt::AccountKey;
 
@@ -7,24 +7,24 @@ use crate::jwt::AccountKey;
 pub(in crate::nats) enum Step {
     /// Read the changes after `after`, at most `limit`, and hand them to `Propagation::listed`.
     Read { lane: Lane, after: u64, limit: usize },
-    /// Look the account's token up, publish it, and say `Propagation::sent`, `too_large` or `gone`.
+    /// Look the account's token up, publish it, and call `Propagation::sent`, `too_large` or `gone`.
     Send(AccountKey),
-    /// An account's answers are in. Nothing to do but to say so.
-    Told(Summary),
-    /// Have this position agreed, and say `Propagation::marked`.
+    /// No more answers to a send are waited for. Only to be logged.
+    Concluded(Summary),
+    /// Have this position agreed, and call `Propagation::marked`.
     Mark(u64),
-    /// Nothing until this time, or until something happens.
+    /// Do nothing until this time, or until an event.
     Wait(Option<u64>),
-    /// Nothing at all came over this connection since something was sent that is overdue: go on with another server.
+    /// Go on with another server: an answer is overdue, and nothing at all was received since its change was sent.
     Leave,
 }
 
 /// Which changes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nats) enum Lane {
-    /// The newest.
+    /// The newest changes.
     Fresh,
-    /// Those from before.
+    /// Earlier changes, which servers may have missed.
     CatchUp,
 }
 
@@ -36,11 +36,11 @@ pub(in crate::nats) struct Summary {
     pub(in crate::nats) updated: usize,
     pub(in crate::nats) skipped: usize,
     pub(in crate::nats) refused: usize,
-    /// Servers that answered earlier changes, and this one not yet.
+    /// Servers that answered earlier changes but not this one yet.
     pub(in crate::nats) missing: Vec<String>,
     /// From sending to the first answer.
     pub(in crate::nats) first_answer_ms: u64,
-    /// Whether it was one of many sent while catching up, or a repetition: of interest to a debugger only.
+    /// Whether it was one of many sent while catching up, or sent again: of interest to a debugger only.
     pub(in crate::nats) routine: bool,
     /// Whether it is sent again because of these answers.
     pub(in crate::nats) again: bool,

@@ -1,4 +1,4 @@
-//! What becomes of changes when things go wrong, each both ways: before it happened, and after.
+//! Propagation under faults. Each fault is tried both before and after the server took the token.
 
 use proptest::prelude::*;
 
@@ -13,15 +13,15 @@ fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {
     let mut world = World::quiet();
     let revision = world.change(&[1]);
     assert_eq!(world.messages, [(account(1), revision)]);
-    assert!(world.propagation.told() < revision, "nobody has answered yet");
+    assert!(world.propagation.updated_to() < revision, "no server has answered yet");
     world.answer_all();
-    assert!(world.propagation.told() >= revision);
+    assert!(world.propagation.updated_to() >= revision);
     world.settle();
     assert_eq!(world.sends, 1);
 }
 
 #[test]
-fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_server_took_the_token() {
+fn after_each_fault_every_server_is_updated_whether_it_came_before_or_after_the_server_took_the_token() {
     type Fault = fn(&mut World);
     let faults: [(&str, Fault); 13] = [
         ("the message is lost", |w| {
@@ -68,7 +68,7 @@ fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_se
             w.pass(5_000);
             w.mark(false);
         }),
-        ("agreeing succeeds and nobody hears of it", |w| {
+        ("agreeing succeeds and the process ends before it knows", |w| {
             w.answer_all();
             w.pass(5_000);
             w.agreed = w.marks.front().copied().unwrap_or(w.agreed);
@@ -89,7 +89,7 @@ fn each_fault_ends_with_everyone_told_whether_it_happened_before_or_after_the_se
 }
 
 #[test]
-fn silence_is_answered_with_growing_pauses_and_the_first_answer_ends_them_all() {
+fn pauses_grow_while_no_server_answers_and_the_first_answer_ends_them_all() {
     let mut world = World::quiet();
     world.change(&[1, 2]);
     let mut sent_at = Vec::new();
@@ -123,10 +123,10 @@ fn g5_a_server_that_hangs_is_left_two_seconds_after_a_change_and_one_that_is_onl
     world.pass(1_999);
     assert!(world.connected);
     world.pass(1);
-    assert!(!world.connected, "nothing came");
+    assert!(!world.connected, "nothing was received");
     world.connect();
     world.answer_all();
-    assert_eq!(world.held, world.rows, "the next server is told at once");
+    assert_eq!(world.held, world.rows, "the next server is updated at once");
 
     world.change(&[2]);
     for _ in 0..600 {
@@ -138,12 +138,12 @@ fn g5_a_server_that_hangs_is_left_two_seconds_after_a_change_and_one_that_is_onl
 }
 
 #[test]
-fn skipped_is_repeated_twice_three_seconds_apart_and_agreed_only_then() {
+fn a_skipped_change_is_repeated_twice_three_seconds_apart_and_agreed_only_then() {
     let mut world = World::quiet();
     world.verdict = SKIPPED;
     let revision = world.change(&[1]);
     world.answer_all();
-    assert!(world.propagation.told() >= revision, "an answer is an answer");
+    assert!(world.propagation.updated_to() >= revision, "an answer is an answer");
     for repetition in 2..=3 {
         world.pass(2_999);
         assert_eq!(world.sends, repetition - 1);
@@ -158,7 +158,7 @@ fn skipped_is_repeated_twice_three_seconds_apart_and_agreed_only_then() {
     assert_eq!(world.sends, 3, "twice at most");
     assert!(world.agreed >= revision);
     assert_eq!(
-        world.told.iter().map(|s| (s.skipped, s.again)).collect::<Vec<_>>(),
+        world.concluded.iter().map(|s| (s.skipped, s.again)).collect::<Vec<_>>(),
         [(1, true), (1, true), (1, false)]
     );
 }
@@ -173,11 +173,11 @@ fn the_position_is_not_agreed_past_an_account_that_is_still_to_be_repeated() {
     let updated = world.change(&[2]);
     world.answer_all();
     world.pass(2_000);
-    assert!(world.propagation.told() >= updated, "both were answered");
+    assert!(world.propagation.updated_to() >= updated, "both were answered");
     assert_eq!(
         world.marks.back(),
         Some(&(skipped - 1)),
-        "the second is done with, the first is not"
+        "the second is finished, the first is not"
     );
     world.mark(true);
     world.restart();
@@ -190,14 +190,14 @@ fn the_position_is_not_agreed_past_an_account_that_is_still_to_be_repeated() {
 }
 
 #[test]
-fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
+fn a_refusal_counts_as_an_answer_and_the_change_is_sent_three_times_more() {
     let mut world = World::quiet();
     world.verdict = refused();
     let revision = world.change(&[1]);
     world.answer_all();
     assert!(
-        world.propagation.told() >= revision,
-        "one account that nobody wants must not hold up all others"
+        world.propagation.updated_to() >= revision,
+        "an account that every server refuses must not hold up the others"
     );
     let mut last_tries = Vec::new();
     for _ in 0..600 {
@@ -208,7 +208,7 @@ fn a_refusal_counts_as_an_answer_and_is_tried_three_times_more() {
         world.answer_all();
         world.mark(true);
     }
-    assert_eq!(last_tries, [false, false, true], "whoever refuses the last is named");
+    assert_eq!(last_tries, [false, false, true], "only the last refusal is final");
     assert_eq!(world.sends, 4);
     assert!(world.agreed >= revision);
 }
@@ -224,7 +224,7 @@ fn one_answer_of_several_is_enough_and_all_are_counted() {
     }
     world.answered.insert(account(1), revision);
     world.pass(3_000);
-    let summary = world.told.first().expect("it was answered");
+    let summary = world.concluded.first().expect("it was answered");
     assert_eq!((summary.updated, summary.skipped, summary.refused), (2, 0, 1));
     assert!(summary.again && !summary.routine);
     world.settle();
@@ -238,7 +238,7 @@ fn n2_misses_a_change() -> (World, u64) {
     world.answer_all();
     world.pass(1_000);
     world.mark(true);
-    world.told.clear();
+    world.concluded.clear();
     world.sends = 0;
     world.heard_by(&["n1"]);
     let revision = world.change(&[2]);
@@ -247,13 +247,13 @@ fn n2_misses_a_change() -> (World, u64) {
 }
 
 #[test]
-fn g5_a_server_that_missed_a_change_is_told_again_until_it_answers() {
+fn g5_a_server_that_missed_a_change_is_sent_it_again_until_it_answers() {
     let (mut world, revision) = n2_misses_a_change();
     world.pass(1_000);
-    let first = world.told.first().expect("the others have answered");
+    let first = world.concluded.first().expect("the others have answered");
     assert_eq!(first.missing, ["n2"]);
     assert!(first.again && !first.routine);
-    assert!(world.propagation.told() >= revision, "an answer is an answer");
+    assert!(world.propagation.updated_to() >= revision, "an answer is an answer");
     let mut sent_at = Vec::new();
     for second in 1..=60 {
         let sends = world.sends;
@@ -268,7 +268,7 @@ fn g5_a_server_that_missed_a_change_is_told_again_until_it_answers() {
     assert_eq!(sent_at, [2, 7, 16, 27, 38, 49, 60]);
     assert!(
         world.agreed < revision,
-        "were this process to end, the next one would not know of it"
+        "after a restart the change has to be sent again"
     );
     world.heard_by(&["n1", "n2"]);
     for _ in 0..12 {
@@ -276,16 +276,16 @@ fn g5_a_server_that_missed_a_change_is_told_again_until_it_answers() {
         world.answer_all();
         world.mark(true);
     }
-    let last = world.told.last().expect("it was told again");
+    let last = world.concluded.last().expect("it was sent again");
     assert!(last.missing.is_empty() && !last.again && !last.routine, "{last:?}");
     assert!(world.agreed >= revision);
     world.settle();
 }
 
 #[test]
-fn g5_a_server_that_is_missing_is_told_also_when_it_takes_another_connection_and_not_after_a_newer_change() {
+fn g5_a_missing_server_is_sent_a_change_over_another_connection_too_and_never_after_a_newer_one() {
     let (mut world, revision) = n2_misses_a_change();
-    // Longer than a new connection goes back by itself.
+    // Longer than the two minutes that a new connection goes back by itself.
     for _ in 0..180 {
         world.pass(1_000);
         world.answer_all();
@@ -307,22 +307,22 @@ fn g12_a_server_that_was_shut_down_for_good_is_waited_for_ten_minutes_and_then_f
         world.answer_all();
         world.mark(true);
     }
-    let last = world.told.last().expect("the others have answered");
+    let last = world.concluded.last().expect("the others have answered");
     assert!(last.missing == ["n2"] && !last.again, "{last:?}");
     assert!((40..80).contains(&world.sends), "{} sends", world.sends);
     assert!(world.agreed >= revision);
-    world.told.clear();
+    world.concluded.clear();
     world.sends = 0;
     world.change(&[3]);
     world.answer_all();
     world.pass(60_000);
     assert_eq!(world.sends, 1);
-    assert!(world.told[0].missing.is_empty(), "{:?}", world.told);
+    assert!(world.concluded[0].missing.is_empty(), "{:?}", world.concluded);
     world.settle();
 }
 
 #[test]
-fn g12_a_server_that_is_gone_holds_up_no_more_than_so_many_changes() {
+fn g12_the_number_of_changes_that_wait_for_a_missing_server_is_bounded() {
     let (mut world, _) = n2_misses_a_change();
     let key = |n: u32| {
         let mut bytes = [0; 32];
@@ -334,8 +334,8 @@ fn g12_a_server_that_is_gone_holds_up_no_more_than_so_many_changes() {
         world.answer_all();
     }
     world.pass(1_000);
-    let waiting = world.told.iter().filter(|summary| summary.again).count();
-    assert_eq!((world.told.len(), waiting), (1_201, 1_024));
+    let waiting = world.concluded.iter().filter(|summary| summary.again).count();
+    assert_eq!((world.concluded.len(), waiting), (1_201, 1_024));
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn an_answer_to_an_older_token_does_not_count_for_the_newer_one() {
         "it does not wait for the older one's answer"
     );
     world.reply();
-    assert!((older..newer).contains(&world.propagation.told()));
+    assert!((older..newer).contains(&world.propagation.updated_to()));
     world.settle();
 }
 
@@ -391,7 +391,7 @@ fn after_a_reconnection_what_was_sent_in_the_last_two_minutes_is_sent_again() {
     world.connect();
     let sent: Vec<_> = world.messages.iter().map(|(account, _)| *account).collect();
     assert_eq!(world.sends, 3, "{sent:?}");
-    assert!(!sent.contains(&account(1)), "it was told an hour ago");
+    assert!(!sent.contains(&account(1)), "it was sent an hour ago");
     world.settle();
 }
 
@@ -410,7 +410,7 @@ fn a_first_start_is_paced_and_a_fresh_change_overtakes_it() {
         Some(&(account(251), 252)),
         "sent before the rest"
     );
-    assert_eq!(world.propagation.told(), 0);
+    assert_eq!(world.propagation.updated_to(), 0);
     world.settle();
 }
 
@@ -428,7 +428,7 @@ fn an_account_that_was_asked_for_is_sent_though_nothing_changed() {
 }
 
 #[test]
-fn t7_what_was_told_around_a_lost_connection_is_sent_again_when_nothing_of_it_can_arrive_any_more() {
+fn t7_changes_sent_around_a_lost_connection_are_sent_again_when_its_messages_can_no_longer_arrive() {
     let mut world = World::quiet();
     world.change(&[1]);
     let idle = |world: &mut World, seconds: u32| {
@@ -446,13 +446,13 @@ fn t7_what_was_told_around_a_lost_connection_is_sent_again_when_nothing_of_it_ca
     assert_eq!(idle(&mut world, 30), settled, "quiet meanwhile");
     assert!(
         idle(&mut world, 60) > settled,
-        "the current token, over whatever came late"
+        "the current token replaces what came late"
     );
     world.settle();
 }
 
 #[test]
-fn what_is_asked_for_is_bounded() {
+fn the_number_of_accounts_sent_on_request_is_bounded() {
     let mut world = World::quiet();
     let taken = (0..40_000_u32).filter(|n| {
         let mut bytes = [0; 32];
@@ -464,7 +464,7 @@ fn what_is_asked_for_is_bounded() {
 }
 
 #[test]
-fn one_that_cannot_be_sent_does_not_hold_up_the_others() {
+fn an_account_that_cannot_be_sent_does_not_hold_up_the_others() {
     let mut world = World::quiet();
     let revision = world.change(&[1]);
     world.messages.clear();
@@ -487,7 +487,7 @@ fn draining_takes_nothing_new_and_waits_for_what_is_in_flight() {
 }
 
 #[test]
-fn nothing_to_read_is_not_asked_for_again_and_again() {
+fn a_read_that_finds_nothing_is_repeated_only_after_a_pause() {
     let mut propagation = Propagation::new(0);
     propagation.connected(0);
     propagation.newest(7);
@@ -552,7 +552,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_nothing_is_forgotten_and_no_unanswered_change_is_passed(events in events()) {
+    fn whatever_happens_no_change_is_lost_and_the_position_passes_no_unanswered_one(events in events()) {
         let mut world = World::new();
         for event in events {
             match event {

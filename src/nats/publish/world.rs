@@ -1,4 +1,5 @@
-//! A small world around [`Propagation`]: a log of changes, servers that hold tokens, and a network that loses things.
+//! A simulated world around [`Propagation`]: a log of changes, servers that hold tokens, and a network that loses
+//! messages, replies and connections.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -25,22 +26,23 @@ pub(super) struct World {
     pub(super) agreed: u64,
     pub(super) propagation: Propagation,
     pub(super) connected: bool,
-    /// The server we are connected to takes nothing and says nothing.
+    /// The server we are connected to hangs: it takes nothing and sends nothing.
     pub(super) hung: bool,
-    pub(super) heard: u64,
-    /// Connections given up because of that.
+    /// Bytes received on the connection.
+    pub(super) received: u64,
+    /// Connections that were given up because their server hung.
     pub(super) left: usize,
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
     pub(super) replies: VecDeque<(AccountKey, u64, String, Verdict)>,
-    /// The servers that hear us, by name.
+    /// The names of the servers that receive our messages.
     pub(super) servers: Vec<String>,
     pub(super) held: BTreeMap<AccountKey, u64>,
-    /// The newest revision of which an answer came back to us.
+    /// The newest revision of each account whose answer reached us.
     pub(super) answered: BTreeMap<AccountKey, u64>,
     pub(super) marks: VecDeque<u64>,
     pub(super) verdict: Verdict,
-    pub(super) told: Vec<Summary>,
+    pub(super) concluded: Vec<Summary>,
     pub(super) sends: usize,
 }
 
@@ -54,7 +56,7 @@ impl World {
             propagation: Propagation::new(0),
             connected: false,
             hung: false,
-            heard: 0,
+            received: 0,
             left: 0,
             messages: VecDeque::new(),
             replies: VecDeque::new(),
@@ -63,23 +65,23 @@ impl World {
             answered: BTreeMap::new(),
             marks: VecDeque::new(),
             verdict: UPDATED,
-            told: Vec::new(),
+            concluded: Vec::new(),
             sends: 0,
         }
     }
 
-    /// A world that is connected, with account 1 told and done with.
+    /// A connected world in which account 1 has been propagated and is finished.
     pub(super) fn quiet() -> Self {
         let mut world = Self::new();
         world.change(&[1]);
         world.connect();
         world.settle();
         world.sends = 0;
-        world.told.clear();
+        world.concluded.clear();
         world
     }
 
-    /// Other servers hear us from now on.
+    /// From now on these servers receive our messages, and no others.
     pub(super) fn heard_by(&mut self, servers: &[&str]) {
         self.servers = servers.iter().map(|server| (*server).to_owned()).collect();
     }
@@ -105,7 +107,7 @@ impl World {
         }
     }
 
-    /// What is on its way is lost with the connection.
+    /// Messages and replies on their way are lost with the connection.
     pub(super) fn disconnect(&mut self) {
         if self.connected {
             self.connected = false;
@@ -117,7 +119,7 @@ impl World {
         }
     }
 
-    /// The process ends, and begins with what was agreed.
+    /// The process ends, and a new one begins at the agreed position.
     pub(super) fn restart(&mut self) {
         self.disconnect();
         self.marks.clear();
@@ -149,16 +151,16 @@ impl World {
         if let Some((account, revision, server, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
-            self.hear();
+            self.receive();
             self.propagation
                 .answered(account, revision, &server, &verdict, self.now);
             self.pump();
         }
     }
 
-    fn hear(&mut self) {
-        self.heard += u64::from(!self.hung);
-        self.propagation.received(self.heard);
+    fn receive(&mut self) {
+        self.received += u64::from(!self.hung);
+        self.propagation.received(self.received);
     }
 
     pub(super) fn answer_all(&mut self) {
@@ -173,7 +175,7 @@ impl World {
         if let Some(position) = self.marks.pop_front() {
             if agreed {
                 self.agreed = self.agreed.max(position);
-                // Agreeing is an entry of the log like any other.
+                // Agreeing on a position is an entry of the log like any other.
                 self.revision += 1;
                 self.propagation.newest(self.revision);
             }
@@ -184,8 +186,8 @@ impl World {
 
     pub(super) fn pass(&mut self, ms: u64) {
         self.now += ms;
-        // A server that has nothing to say answers pings.
-        self.hear();
+        // A server that has nothing to send answers pings.
+        self.receive();
         self.pump();
     }
 
@@ -201,7 +203,7 @@ impl World {
             return (rows, self.revision);
         };
         let whole: Vec<_> = rows.iter().copied().filter(|(_, revision)| *revision < cut).collect();
-        // Of a revision with more accounts than the limit, all are given: half a revision has no position.
+        // A revision with more accounts than the limit is given whole: half a revision has no position.
         if whole.is_empty() {
             return (rows.into_iter().filter(|(_, revision)| *revision == cut).collect(), cut);
         }
@@ -222,15 +224,18 @@ impl World {
                     self.messages.push_back((account, revision));
                     self.propagation.sent(account, revision, self.now);
                 }
-                Step::Told(summary) => self.told.push(summary),
+                Step::Concluded(summary) => self.concluded.push(summary),
                 Step::Mark(position) => self.marks.push_back(position),
                 Step::Leave => {
-                    assert!(self.hung, "left a server that speaks");
+                    assert!(self.hung, "left a server that answers");
                     self.left += 1;
                     return self.disconnect();
                 }
                 Step::Wait(until) => {
-                    assert!(until.is_none_or(|until| until > self.now), "waits for the past");
+                    assert!(
+                        until.is_none_or(|until| until > self.now),
+                        "waits for a time that has passed"
+                    );
                     return self.check();
                 }
             }
@@ -239,33 +244,41 @@ impl World {
     }
 
     pub(super) fn check(&self) {
-        let told = self.propagation.told();
-        assert!(self.agreed <= told, "agreed {} before told {told}", self.agreed);
+        let updated_to = self.propagation.updated_to();
+        assert!(
+            self.agreed <= updated_to,
+            "agreed {}, updated only to {updated_to}",
+            self.agreed
+        );
         for (account, revision) in &self.rows {
             let answered = self.answered.get(account).copied().unwrap_or(0);
             assert!(
-                *revision > told || answered >= *revision,
-                "position {told} passed revision {revision} of {account}, answered {answered}"
+                *revision > updated_to || answered >= *revision,
+                "position {updated_to} passed revision {revision} of {account}, answered {answered}"
             );
         }
     }
 
-    /// Everything works for as long as anything may take.
+    /// Everything works again, for longer than any repetition takes: then every change must be propagated and agreed.
     pub(super) fn settle(&mut self) {
         self.verdict = UPDATED;
         if self.hung {
             self.disconnect();
         }
         self.connect();
-        // Longer than it takes to go back once more after a lost connection, and to forget a server that is gone.
+        // Longer than it takes to go back once more after a lost connection, and to forget a missing server.
         for _ in 0..900 {
             self.answer_all();
             self.mark(true);
             self.pass(1_000);
         }
         self.answer_all();
-        assert_eq!(self.propagation.told(), self.revision, "the position reaches the end");
-        assert_eq!(self.held, self.rows, "every account is told of what is current");
+        assert_eq!(
+            self.propagation.updated_to(),
+            self.revision,
+            "the position reaches the end"
+        );
+        assert_eq!(self.held, self.rows, "the servers hold every current token");
         let last = self.rows.values().copied().max().unwrap_or(0);
         assert!(self.agreed >= last, "agreed {}, last change {last}", self.agreed);
         assert!(self.propagation.is_drained());
@@ -275,7 +288,7 @@ impl World {
         assert_eq!(
             (self.sends, self.agreed),
             (sends, agreed),
-            "an hour without changes is silent"
+            "nothing is sent in an hour without changes"
         );
     }
 }

@@ -1,4 +1,7 @@
 //! THE WORDS OF THE PROTOCOL: every `$SYS` subject, and the shape of each reply. No I/O.
+//!
+//! An update is published to a subject that names its account (`names.rs`). The replies come back to a subject that
+//! names account and revision, so that nothing has to be remembered to read them (`replies.rs`).
 
 mod names;
 mod replies;

@@ -1,8 +1,8 @@
-//! Subjects, and what a server says that one of them is forbidden.
+//! Subjects, and the complaint by which a server says that one of them is forbidden.
 
 use crate::jwt::AccountKey;
 
-/// Where all inboxes of ours begin, so that the user's permission to subscribe can end there.
+/// The prefix of all our inboxes, so that the user needs permission to subscribe below it and nowhere else.
 pub(in crate::nats) const INBOX_PREFIX: &str = "_INBOX.jwtmesh";
 
 /// The subject that every kind of resolver listens to (nats-server `server/events.go`, `server/accounts.go`).
@@ -12,8 +12,8 @@ pub(in crate::nats) fn update(account: AccountKey) -> String {
     format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE")
 }
 
-/// Where the answers to one update come back. Its last token says all that is needed to read them, so that no
-/// request has to be remembered for an answer that comes late or never.
+/// The subject that the answers to one update are sent to. Its last token names the account and the revision, so that
+/// no request has to be remembered for an answer that comes late or never.
 pub(in crate::nats) fn reply_to(inbox: &str, account: AccountKey, revision: u64) -> String {
     format!("{inbox}.{account}-{revision}")
 }
@@ -28,14 +28,14 @@ pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<(AccountKey, 
 /// A permission that the user we connect as lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nats) enum MissingPermission {
-    /// To tell servers of changes.
+    /// To publish updates.
     Publish,
-    /// To receive their answers.
+    /// To receive the servers' answers.
     Subscribe,
 }
 
-/// The permission that a server's complaint is about; `None` if it is about something else (nats-server `server/client.go`:
-/// `Permissions Violation for Publish to "..."`, `... for Subscription to "..."`).
+/// The permission that a server's complaint is about; `None` if it is about something else (nats-server
+/// `server/client.go`: `Permissions Violation for Publish to "..."`, `... for Subscription to "..."`).
 pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPermission> {
     let complaint = complaint.to_lowercase();
     let (_, violation) = complaint.split_once("permissions violation for ")?;
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_about_a_missing_permission_is_told_from_others() {
+    fn only_a_complaint_about_our_own_subjects_names_a_missing_permission() {
         for (complaint, permission) in [
             (
                 r#"nats: Permissions Violation for Publish to "$SYS.REQ.ACCOUNT.AAAA.CLAIMS.UPDATE""#,

@@ -1,17 +1,18 @@
-//! What a nats-server answers to an update.
+//! Parses a nats-server's reply to an update.
 
 use serde::Deserialize;
 
-/// The longest reply that is read. A real one has less than 2 KiB; anybody in the system account can write to our inbox.
+/// The longest reply that is read. A real one has less than 2 KiB, but any user of the system account can write to our
+/// inbox.
 const MAX_REPLY_BYTES: usize = 64 * 1024;
 
 /// How much of a server's own words goes into a log line. Its longest known sentence has about 200 characters.
 const MAX_REASON_CHARS: usize = 400;
 
-/// What one nats-server said to an update.
+/// One nats-server's reply to an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::nats) struct Reply {
-    /// The server's name, or its key where it has none.
+    /// The server's name, or its key if it has no name.
     pub(in crate::nats) server: String,
     /// What became of the token there.
     pub(in crate::nats) verdict: Verdict,
@@ -20,12 +21,12 @@ pub(in crate::nats) struct Reply {
 /// What became of a token at one nats-server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::nats) enum Verdict {
-    /// It took the token. Directory resolvers say so even of one they do not trust.
+    /// It took the token. Directory resolvers say so even about a token that they do not trust.
     Updated,
     /// It does not have the account in memory, and will fetch it when a client needs it. It also says so while a
-    /// first fetch, perhaps of an older token, is under way, and then keeps that one.
+    /// first fetch, perhaps of an older token, is under way, and then keeps what it fetched.
     Skipped,
-    /// It will not have it, in its own words.
+    /// It refused the token, for this reason in its own words.
     Refused(String),
 }
 
@@ -60,7 +61,7 @@ struct ErrorText {
 }
 
 impl Reply {
-    /// Reads an answer; `None` if it is none that a nats-server gives.
+    /// Parses a reply; `None` if it is not one that a nats-server sends.
     pub(in crate::nats) fn read(payload: &[u8]) -> Option<Self> {
         if payload.len() > MAX_REPLY_BYTES {
             return None;
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_says_is_no_reply() {
+    fn a_payload_that_no_server_sends_is_not_a_reply() {
         let huge = format!(r#"{{"data":{{"message":"{}"}}}}"#, "x".repeat(MAX_REPLY_BYTES));
         for text in ["", "{}", "[]", "ok", r#"{"server":{"name":"n1"},"data":null}"#, &huge] {
             assert_eq!(Reply::read(text.as_bytes()), None);

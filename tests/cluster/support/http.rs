@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
-/// Longer than any answer may take; a server that is silent for longer is called hung.
+/// Longer than any answer may take. A server that is silent for longer counts as hung.
 const SILENCE: Duration = Duration::from_secs(20);
 
 trait Stream: Read + Write + Send {
@@ -63,7 +63,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// To a plain port.
+    /// Connects to a plain port.
     pub(crate) fn plain(address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
             stream: Box::new(tcp(address)?),
@@ -71,7 +71,7 @@ impl Connection {
         })
     }
 
-    /// To a TLS port; also the protocol that the server chose by ALPN.
+    /// Connects to a TLS port; also gives the protocol that the server chose by ALPN.
     pub(crate) fn tls(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<(Self, Option<String>)> {
         let name = ServerName::IpAddress(address.ip().into());
         let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
@@ -112,7 +112,7 @@ impl Connection {
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(body);
-        // A server may answer and close before it has taken a body it refuses; its answer counts, not our broken pipe.
+        // A server may answer and close before it has read a body that it refuses: the answer counts, not our error.
         let sent = self.send(&bytes);
         match self.answer(method == "HEAD") {
             Ok(answer) => Ok(answer),
@@ -184,7 +184,7 @@ impl Connection {
         Ok(self.read.drain(..length).collect())
     }
 
-    /// Whether anything comes from the server within `patience`, be it bytes or the end of the connection.
+    /// Whether anything arrives from the server within `patience`: bytes, or the end of the connection.
     pub(crate) fn arrived(&mut self, patience: Duration) -> bool {
         let socket = self.stream.socket();
         socket.set_read_timeout(Some(patience)).expect("a patience above zero");

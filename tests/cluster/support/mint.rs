@@ -1,4 +1,4 @@
-//! Keys, tokens and creds, made here so that a test can make any it needs, also those no tool would.
+//! Makes keys, tokens and creds, also such as no tool would make.
 
 use data_encoding::BASE64URL_NOPAD;
 use jwtmesh::sign::{self, Claims};
@@ -28,7 +28,7 @@ pub(crate) fn claims(token: &str) -> Value {
     sign::decode(token).expect("a token")
 }
 
-/// `claims`, issued now by `issuer`, with an id of their own: two of one second are not the same bytes.
+/// `claims`, issued now by `issuer`. They have an id of their own, so that two of the same second have different bytes.
 fn issued(claims: Claims, issuer: &KeyPair) -> Value {
     let mut claims = claims.into_value(issuer, now()).expect("plain data");
     claims["jti"] = json!(KeyPair::new_module().public_key());
@@ -78,7 +78,7 @@ impl Operator {
         sign(&self.key, &self.account_claims(account, change))
     }
 
-    /// The claims of `account`, changed; for a signer other than this operator's identity key.
+    /// The claims of `account`, changed; to be signed with a key other than this operator's identity key.
     pub(crate) fn account_claims(&self, account: &Account, change: impl FnOnce(&mut Value)) -> Value {
         let mut claims = issued(Claims::account(&account.id(), &account.name), &self.key);
         change(&mut claims);
@@ -126,7 +126,7 @@ impl Account {
         User { key, token }
     }
 
-    /// The user a node connects as: it may tell servers of changed accounts and hear their answers, nothing else.
+    /// The user that a node connects as. It may publish updates and receive the servers' answers, nothing else.
     pub(crate) fn propagating_user(&self) -> User {
         self.user_with(json!({
             "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]},

@@ -1,4 +1,4 @@
-//! What the tests stand on: processes, keys, certificates and the clients that look at the program from outside.
+//! What the tests need: processes, keys, certificates, and clients that see the program from outside.
 
 pub(crate) mod http;
 pub(crate) mod mint;

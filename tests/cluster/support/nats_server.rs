@@ -19,7 +19,7 @@ pub(crate) struct NatsServer {
     name: String,
     port: u16,
     environment: Vec<(String, String)>,
-    // Before its folder, so that its last words can still be read.
+    // Dropped before its folder, so that its last output can still be read.
     program: Program,
     folder: TempDir,
 }
@@ -44,7 +44,7 @@ impl NatsServer {
             .unwrap_or_else(|log| panic!("nats-server {version} {name} ended:\n{log}"))
     }
 
-    /// Starts one; its log if it ends instead of coming up.
+    /// Starts one; gives its log if it ends instead of coming up.
     pub(crate) fn try_start(version: &str, config: &str, environment: &[(&str, &Path)]) -> Result<Self, String> {
         let environment = environment
             .iter()
@@ -108,12 +108,12 @@ impl NatsServer {
         self.program.stderr()
     }
 
-    /// Such as STOP: it hangs, and its connections stay open.
+    /// Sends a signal; after STOP the server hangs, and its connections stay open.
     pub(crate) fn signal(&self, signal: Signal) {
         self.program.signal(signal);
     }
 
-    /// Kills it and starts it again on the same port: it has forgotten every account.
+    /// Kills it and starts it again on the same port, after which it has no account in memory.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.program.kill();
@@ -127,18 +127,18 @@ impl NatsServer {
 fn launch(version: &str, folder: &Path, environment: &[(String, String)]) -> Program {
     let mut command = Command::new(tool(&format!("nats-server-{version}")));
     command.arg("-c").arg(folder.join("nats.conf")).current_dir(folder);
-    // Only what a test says: a machine's own setting of this one would decide which certificates are trusted.
+    // A setting of this variable on the machine would change which certificates are trusted; only a test may set it.
     command.env_remove("SSL_CERT_FILE");
     command.envs(environment.iter().map(|(key, value)| (key, value)));
     Program::start(command, folder, "nats-server")
 }
 
-/// The operator part of a configuration: whom it trusts and where it asks for accounts.
+/// The part of a configuration that names the operator and where to ask for accounts.
 pub(crate) fn resolver_config(operator_token: &str, accounts_url: &str) -> String {
     format!("operator: {operator_token}\nresolver: URL(\"{accounts_url}\")\n")
 }
 
-/// Several servers that form one NATS cluster, on ports chosen in advance: of clients, and of routes.
+/// Several servers that form one NATS cluster, on ports chosen in advance: one for clients and one for routes each.
 #[track_caller]
 pub(crate) fn cluster(version: &str, names: &[&str], ports: &[(u16, u16)], config: &str) -> Vec<NatsServer> {
     let routes: Vec<String> = ports

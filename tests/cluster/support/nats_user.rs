@@ -1,4 +1,4 @@
-//! A NATS client that shows what a user meets: the server's own words on refusal, and the moment it is cut off.
+//! A NATS client that shows what a user sees: the server's words when it refuses, and the moment of a disconnection.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,7 +27,7 @@ pub(crate) struct NatsUser {
     subscriptions: u32,
 }
 
-/// What a server says between messages.
+/// What a server has sent.
 enum Event {
     Pong,
     Message,
@@ -35,7 +35,7 @@ enum Event {
 }
 
 impl NatsUser {
-    /// Logs in; the server's `-ERR` text if it refuses.
+    /// Logs in; gives the server's `-ERR` text if it refuses.
     pub(crate) fn connect(server: SocketAddr, user: &User) -> Result<Self, String> {
         Self::log_in(server, user).map_err(|error| error.to_string())
     }
@@ -74,8 +74,8 @@ impl NatsUser {
         answered(self).is_ok()
     }
 
-    /// Waits until the server closes the connection; the reason it gave, or nothing if it did not close it in time.
-    pub(crate) fn cut_off(&mut self, patience: Duration) -> Option<String> {
+    /// Waits until the server closes the connection. Gives the server's reason; `None` if it does not close in time.
+    pub(crate) fn disconnected(&mut self, patience: Duration) -> Option<String> {
         let deadline = Instant::now() + patience;
         loop {
             match self.event(deadline.saturating_duration_since(Instant::now())) {
@@ -86,7 +86,7 @@ impl NatsUser {
         }
     }
 
-    /// Subscribes; in force on this server when this returns.
+    /// Subscribes; the subscription is in force on this server when this returns.
     #[track_caller]
     pub(crate) fn subscribe(&mut self, subject: &str) {
         self.subscriptions += 1;
@@ -94,7 +94,7 @@ impl NatsUser {
         assert!(self.ping(), "subscribing to {subject}: {:?}", self.error);
     }
 
-    /// Publishes; taken by the server when this returns.
+    /// Publishes; the server has taken the message when this returns.
     #[track_caller]
     pub(crate) fn publish(&mut self, subject: &str, payload: &[u8]) {
         self.send(subject, "", payload);
@@ -118,7 +118,7 @@ impl NatsUser {
         Some(self.inbox.remove(0))
     }
 
-    /// Sends a request and gathers `count` answers, as JSON; fewer if that many do not come in time.
+    /// Sends a request and gathers `count` answers, as JSON; fewer if they do not come in time.
     pub(crate) fn ask(&mut self, subject: &str, payload: &[u8], count: usize, patience: Duration) -> Vec<Value> {
         let inbox = format!("_INBOX.test.{}", self.subscriptions);
         self.subscribe(&inbox);
@@ -138,7 +138,7 @@ impl NatsUser {
         if let Some(text) = line.strip_prefix("-ERR ") {
             let text = text.trim_matches('\'').to_owned();
             self.error = Some(text.clone());
-            // What ends a connection is followed by the end of the stream; on a login it is the answer.
+            // An error that ends a connection is followed by the end of the stream; this one is the answer to a login.
             if text == "Authorization Violation" {
                 return Err(io::Error::other(text));
             }
@@ -182,7 +182,9 @@ impl NatsUser {
         match self.stream.read(&mut piece)? {
             0 => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
-                self.error.clone().unwrap_or_else(|| "closed without a word".to_owned()),
+                self.error
+                    .clone()
+                    .unwrap_or_else(|| "closed without a reason".to_owned()),
             )),
             count => {
                 self.read.extend_from_slice(&piece[..count]);

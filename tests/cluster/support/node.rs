@@ -31,7 +31,7 @@ pub(crate) struct NodeTls {
 }
 
 impl NodeTls {
-    /// With certificates of `authority`; if a client's is given, the port asks for one, and the test shows it.
+    /// With certificates of `authority`. If a client's is given, the port requires one, and the test shows it.
     pub(crate) fn of(authority: &Authority, client: Option<&Identity>) -> Self {
         Self {
             identity: authority.issue("server"),
@@ -47,12 +47,12 @@ pub(crate) struct NatsLink {
     pub(crate) name: String,
     pub(crate) servers: Vec<String>,
     pub(crate) creds: String,
-    /// Whom its servers' certificates are verified with.
+    /// The authority that its servers' certificates are verified with.
     pub(crate) ca: Option<PathBuf>,
 }
 
 impl NatsLink {
-    /// To these servers without TLS, as the user whose creds these are.
+    /// A link to these servers without TLS, as the user of these creds.
     pub(crate) fn plain(servers: Vec<String>, creds: String) -> Self {
         Self {
             name: "test".to_owned(),
@@ -63,10 +63,10 @@ impl NatsLink {
     }
 }
 
-/// What a node is started with.
+/// How a node is started.
 #[derive(Default)]
 pub(crate) struct Options {
-    /// Where it listens; a free port when 0. Needed in advance by an operator token that names the URL.
+    /// The port that it listens on; a free one if 0. Chosen in advance where an operator token names the URL.
     pub(crate) port: u16,
     pub(crate) tls: Option<NodeTls>,
     pub(crate) nats: Vec<NatsLink>,
@@ -78,14 +78,14 @@ pub(crate) struct Options {
 pub(crate) struct Node {
     port: u16,
     tls: Option<NodeTls>,
-    // Before its folder, so that its last words can still be read.
+    // Dropped before its folder, so that its last output can still be read.
     program: Program,
     folder: TempDir,
     starts: u32,
 }
 
 impl Node {
-    /// A node on plain HTTP that trusts `operator_token` and knows of no NATS cluster.
+    /// A node on plain HTTP that trusts `operator_token`, without a NATS cluster.
     #[track_caller]
     pub(crate) fn plain(operator_token: &str) -> Self {
         Self::start(operator_token, Options::default())
@@ -177,17 +177,17 @@ impl Node {
         );
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Sends SIGKILL; the program has ended when this returns.
     pub(crate) fn kill(&mut self) {
         self.program.kill();
     }
 
-    /// SIGKILL while others still hold the node; it is gone for them at once, and for us with the next start.
+    /// Sends SIGKILL while other threads still use the node. The next start waits until the program has ended.
     pub(crate) fn kill_only(&self) {
         self.program.signal(Signal::KILL);
     }
 
-    /// SIGTERM, and how the program ended.
+    /// Sends SIGTERM and waits; gives how the program ended.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.program.signal(Signal::TERM);
@@ -197,7 +197,7 @@ impl Node {
     /// Starts the same node again, on the same port and data, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
-        // Gone before the next one asks for its port and folder.
+        // It must have ended before the next one asks for its port and folder.
         self.program.kill();
         self.starts += 1;
         self.program = launch(self.folder.path(), self.starts);
@@ -208,7 +208,7 @@ impl Node {
         &mut self.program
     }
 
-    /// What it has logged since its last start.
+    /// The log since its last start.
     pub(crate) fn log(&self) -> String {
         self.program.stderr()
     }
@@ -221,13 +221,13 @@ impl Node {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Where `/jwt/v1` begins; what an operator's `account_server_url` says.
+    /// The URL up to `/jwt/v1`, as in an operator's `account_server_url`.
     pub(crate) fn base(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}/jwt/v1", self.port)
     }
 
-    /// What nats-server's `URL(...)` is given.
+    /// The URL for nats-server's `URL(...)`.
     pub(crate) fn accounts_url(&self) -> String {
         format!("{}/accounts/", self.base())
     }
@@ -266,7 +266,7 @@ impl Node {
         self.post(&format!("/jwt/v1/accounts/{account}"), token.as_bytes())
     }
 
-    /// Uploads a token that must be taken; the answer.
+    /// Uploads a token that must be stored or unchanged; gives the answer.
     #[track_caller]
     pub(crate) fn put(&self, account: &Account, token: &str) -> Answer {
         let answer = self.post_account(&account.id(), token);
@@ -281,7 +281,7 @@ impl Node {
         done.expect("the program can be started")
     }
 
-    /// The JSON that `jwtmesh ARGS... --json` prints; the command must succeed.
+    /// Runs `jwtmesh ARGS... --json`, which must succeed; gives the JSON that it prints.
     #[track_caller]
     pub(crate) fn cli_json(&self, args: &[&str]) -> Value {
         let done = self.cli(&[args, &["--json"]].concat());

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::mint::User;
 use super::tools::tool;
 
-/// One person's nsc: stores and keys in a folder that nobody else sees.
+/// One person's nsc: its stores and keys are in a folder of its own.
 pub(crate) struct Nsc {
     home: TempDir,
     environment: Vec<(String, PathBuf)>,
@@ -33,7 +33,7 @@ impl Nsc {
         }
     }
 
-    /// With an operator called O who has a system account called SYS.
+    /// With an operator called O and its system account, called SYS.
     #[track_caller]
     pub(crate) fn with_operator() -> Self {
         let nsc = Self::new();
@@ -43,7 +43,7 @@ impl Nsc {
         nsc
     }
 
-    /// The same stores and keys, in a second home: a colleague's laptop.
+    /// The same stores and keys in a second home, as on a colleague's laptop.
     pub(crate) fn copy(&self) -> Self {
         let other = Self::new();
         copy_folder(self.home.path(), other.home.path());
@@ -79,7 +79,7 @@ impl Nsc {
         }
     }
 
-    /// Runs a command that must succeed; what it printed.
+    /// Runs a command that must succeed; gives what it printed.
     #[track_caller]
     pub(crate) fn run(&self, args: &[&str]) -> String {
         let screen = self.try_run(args);
@@ -111,21 +111,21 @@ impl Nsc {
             .to_owned()
     }
 
-    /// A new account.
+    /// Adds an account; gives its public key.
     #[track_caller]
     pub(crate) fn add_account(&self, name: &str) -> String {
         self.run(&["add", "account", "--name", name]);
         self.account_id(name)
     }
 
-    /// A new user of an account.
+    /// Adds a user to an account.
     #[track_caller]
     pub(crate) fn add_user(&self, account: &str, name: &str) -> User {
         self.run(&["add", "user", "--account", account, "--name", name]);
         User::from_creds(&self.run(&["generate", "creds", "--account", account, "--name", name]))
     }
 
-    /// Where pushes go.
+    /// Sets the URL that nsc pushes to and pulls from.
     #[track_caller]
     pub(crate) fn account_server(&self, url: &str) {
         self.run(&["edit", "operator", "--account-jwt-server-url", url]);

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a condition may take before the test calls it false. Far beyond what anything here needs, because the
+/// How long a condition may take before the test fails. Far beyond what anything here needs, because the
 /// machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks `look` again and again until it gives an answer; fails, naming `what`, when it never does.
+/// Calls `look` again and again until it gives an answer; fails and names `what` if it does not within [`PATIENCE`].
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     match within(PATIENCE, look) {
@@ -36,7 +36,7 @@ pub(crate) fn within<T>(patience: Duration, mut look: impl FnMut() -> Option<T>)
     }
 }
 
-/// A TCP port of 127.0.0.1 that nobody uses, below the range the system takes ports for outgoing connections from, so
+/// A free TCP port of 127.0.0.1. It is below the range from which the system takes ports for outgoing connections, so
 /// that a program may be stopped and started on it again.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -52,7 +52,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Writing to it fails.
+/// A pipe to which every write fails.
 pub(crate) fn broken_pipe() -> std::io::PipeWriter {
     let (_, writer) = std::io::pipe().expect("the system has pipes");
     writer
@@ -73,7 +73,7 @@ impl Program {
         Self::start_with(command, folder, name, err)
     }
 
-    /// The same with a stderr that nobody reads any more, as that of `... 2>&1 | tee` when tee is gone.
+    /// The same with a stderr that is no longer read, as that of `... 2>&1 | tee` after tee has ended.
     pub(crate) fn start_unheard(command: Command, folder: &Path, name: &str) -> Self {
         Self::start_with(command, folder, name, broken_pipe())
     }
@@ -107,12 +107,12 @@ impl Program {
         self.child.id()
     }
 
-    /// How it ended, if it has.
+    /// How it ended; `None` while it runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// How it ended; fails if it does not.
+    /// Waits until it has ended; gives how. Fails if it does not end.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let what = format!("{} ended", self.name);
@@ -120,17 +120,17 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // A program that has ended but was not waited for yet still takes the signal, so this does not fail.
+        // A program that has ended but has not been waited for still accepts signals, so this does not fail.
         kill_process(Pid::from_child(&self.child), signal).expect("our own child takes signals");
     }
 
-    /// SIGKILL, and gone when this returns.
+    /// Sends SIGKILL; the program has ended when this returns.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Kilobytes of memory that it holds.
+    /// The resident memory of the program, in KiB.
     pub(crate) fn resident_kb(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the program runs");
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));

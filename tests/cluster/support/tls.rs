@@ -9,7 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority whose files lie in a folder.
+/// A certificate authority with its files in a folder.
 pub(crate) struct Authority {
     folder: PathBuf,
     name: String,
