@@ -6,35 +6,35 @@ use crate::client::ClientError;
 use crate::config::ConfigError;
 use crate::node::StartError;
 
-/// The codes, for the help.
+/// The exit codes, for the help text.
 pub(in crate::cli) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a fault, or something asked for failed
+  1  a fault, or part of the command failed
   2  the command line or the configuration is wrong
   3  not found
   4  a token was refused (rejected or superseded)
   5  no node answers
-Where several things were asked for and ended differently, the highest of their codes.
-`serve` ended by a second signal: 128 + the signal's number";
+If the items of one command end differently, the highest of their codes counts.
+`serve` stopped by a second signal: 128 + the signal's number";
 
-/// How the program ends, in the order of the numbers. These are an interface: scripts compare them.
+/// How the program ends, ordered by exit code. The codes are an interface: scripts compare them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(in crate::cli) enum Exit {
-    /// All is done.
+    /// Everything was done.
     #[default]
     Done,
-    /// A fault, or something that was asked for failed.
+    /// A fault, or part of the command failed.
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
-    /// What was asked for does not exist.
+    /// The requested item does not exist.
     NotFound,
     /// A token was rejected or superseded.
     Refused,
     /// No node answers.
     Unreachable,
-    /// A second signal did not wait for a graceful end.
+    /// A second signal ended the process before its graceful shutdown was complete.
     Signal(u8),
 }
 
@@ -52,18 +52,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command ends early: the exit code and the last line on stderr.
+/// Why a command ends early: the exit code, and the sentence that becomes the last line on stderr.
 #[derive(Debug)]
 pub(in crate::cli) struct Failure {
     pub(in crate::cli) exit: Exit,
-    pub(in crate::cli) said: String,
+    pub(in crate::cli) message: String,
 }
 
 impl Failure {
-    pub(in crate::cli) fn new(exit: Exit, said: impl Into<String>) -> Self {
+    pub(in crate::cli) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
-            said: said.into(),
+            message: message.into(),
         }
     }
 }
@@ -105,10 +105,10 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// For what is printed; files say their own name.
+/// For errors while printing. An error about a file is made where the file's name is known.
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        // `jwtmesh account list | head` is no failure of ours, and nobody is left to tell.
+        // The reader has closed the pipe, as in `jwtmesh account list | head`: not a failure, and no reader is left.
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self::new(Exit::Done, "");
         }
@@ -142,7 +142,7 @@ mod tests {
             (503, Exit::Failed),
         ] {
             assert_eq!(problem(status).exit, exit, "{status}");
-            assert_eq!(problem(status).said, "why");
+            assert_eq!(problem(status).message, "why");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What commands read: tokens from files or stdin, and the operators to verify them with.
+//! The input of commands: tokens from files or stdin, and the operators to verify them with.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::exit::{Exit, Failure};
 use crate::api::Operators;
 use crate::jwt::{MAX_TOKEN_BYTES, OperatorClaims, Token, TrustedKeys, Verified};
 
-/// What a file that cannot be read is reported as.
+/// The failure for a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     let exit = if error.kind() == std::io::ErrorKind::NotFound {
         Exit::NotFound
@@ -17,9 +17,9 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(exit, format!("cannot read {}: {error}", path.display()))
 }
 
-/// Reads a file, or stdin for `-`, up to a little more than the largest token in its decoration.
+/// Reads a file, or stdin for `-`, up to a little more than the size of a creds file with the largest token.
 pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
-    // The decoration of a creds file is below 1 KiB; what is longer is refused by size anyway.
+    // The other lines of a creds file take less than 1 KiB; a longer input is refused for its size anyway.
     let limit = MAX_TOKEN_BYTES as u64 + 4096;
     let mut bytes = Vec::new();
     let read = if from == Path::new("-") {
@@ -31,7 +31,7 @@ pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// What these operators allow, verified on this side: a listing is only a claim.
+/// The trusted keys of the operators that a node lists. Their tokens are verified here: a listing is only a claim.
 pub(super) fn trusted(operators: &Operators) -> Result<TrustedKeys, Failure> {
     let mut verified = Vec::with_capacity(operators.items.len());
     for operator in &operators.items {
@@ -45,7 +45,7 @@ pub(super) fn trusted(operators: &Operators) -> Result<TrustedKeys, Failure> {
     Ok(TrustedKeys::new(verified))
 }
 
-/// The trust that files with operator JWTs give.
+/// The trusted keys of the operator JWTs in `files`.
 pub(super) fn trusted_files(files: &[PathBuf]) -> Result<TrustedKeys, Failure> {
     let mut verified = Vec::with_capacity(files.len());
     for file in files {
@@ -57,7 +57,7 @@ pub(super) fn trusted_files(files: &[PathBuf]) -> Result<TrustedKeys, Failure> {
 }
 
 fn verify(text: &[u8]) -> Result<Verified<OperatorClaims>, String> {
-    let text = std::str::from_utf8(text).map_err(|_| "this is no text, so no operator JWT".to_owned())?;
+    let text = std::str::from_utf8(text).map_err(|_| "this is not text, so it is not an operator JWT".to_owned())?;
     Token::from_file_text(text)
         .and_then(Verified::<OperatorClaims>::verify)
         .map_err(|rejection| rejection.to_string())

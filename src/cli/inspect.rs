@@ -14,13 +14,13 @@ use crate::jwt::{Explanation, Token, explain};
 
 /// Explains a token: header, claims, who signed it, when it is valid, and each rule that it breaks.
 ///
-/// Exit code 0 if it is valid, 4 if it would be refused. Nothing is asked of any node.
+/// Exit code 0 if it is valid, 4 if it would be refused. No node is contacted.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// A file with a token (also a creds file), - for stdin, or the token itself
+    /// A file with a token, such as a creds file; - for stdin; or the token itself
     #[arg(value_name = "FILE|-|TOKEN")]
     token: String,
-    /// Operator JWTs to trust; without any, the signature is checked but not whose it is
+    /// Operator JWTs to trust; without any, the signature is verified but the issuer is not
     #[arg(long, value_name = "FILE")]
     operator: Vec<PathBuf>,
     /// Print JSON
@@ -40,7 +40,7 @@ impl Inspect {
         } else {
             Some(trusted_files(&self.operator)?)
         };
-        // A creds file has a seed behind the token, which is not even looked at; what is no such file is explained as it is.
+        // A creds file has a seed after the token; the seed is never read. Any other input is explained as it is.
         let decorated = std::str::from_utf8(&bytes)
             .ok()
             .and_then(|text| Token::from_file_text(text).ok());
@@ -54,37 +54,41 @@ impl Inspect {
         Ok(if explanation.valid { Exit::Done } else { Exit::Refused })
     }
 
-    /// Every JWT begins with `{"` in base64; a file of such a name is still reached as `./eyJ...`.
+    /// Every JWT begins with `eyJ`, which is `{"` in base64. A file with such a name can be given as `./eyJ...`.
     fn is_token(&self) -> bool {
         self.token.starts_with("eyJ") && self.token.matches('.').count() == 2
     }
 }
 
-/// What a person reads.
+/// Prints the explanation as text.
 pub(super) fn print(out: &mut impl Write, explanation: &Explanation) -> std::io::Result<()> {
-    let told = |text: &str, otherwise: &str| plain(if text.is_empty() { otherwise } else { text });
+    let text_or = |text: &str, otherwise: &str| plain(if text.is_empty() { otherwise } else { text });
     let signature = match explanation.signature_valid {
-        Some(true) => "it signed this",
-        Some(false) => "IT DID NOT SIGN THIS",
-        None => "the signature cannot be checked",
+        Some(true) => "the signature is valid",
+        Some(false) => "THE SIGNATURE IS NOT VALID",
+        None => "the signature cannot be verified",
     };
     let operator = match &explanation.operator {
         Some(operator) => format!("{operator} (trusted)"),
-        None => "none that is known here, so anybody may have signed this".to_owned(),
+        None => "none known here, so anyone may have signed this".to_owned(),
     };
-    writeln!(out, "kind        {}", told(&explanation.kind, "unknown"))?;
-    writeln!(out, "name        {}", told(&explanation.name, "none"))?;
-    writeln!(out, "subject     {}", told(&explanation.subject, "none"))?;
-    writeln!(out, "issuer      {} ({signature})", told(&explanation.issuer, "none"))?;
+    writeln!(out, "kind        {}", text_or(&explanation.kind, "unknown"))?;
+    writeln!(out, "name        {}", text_or(&explanation.name, "none"))?;
+    writeln!(out, "subject     {}", text_or(&explanation.subject, "none"))?;
+    writeln!(
+        out,
+        "issuer      {} ({signature})",
+        text_or(&explanation.issuer, "none")
+    )?;
     if explanation.kind == "account" {
         writeln!(out, "operator    {operator}")?;
     }
-    writeln!(out, "issued      {}", told(&explanation.issued, "not said"))?;
-    writeln!(out, "valid from  {}", told(&explanation.valid_from, "at once"))?;
-    writeln!(out, "expires     {}", told(&explanation.expires, "never"))?;
+    writeln!(out, "issued      {}", text_or(&explanation.issued, "not given"))?;
+    writeln!(out, "valid from  {}", text_or(&explanation.valid_from, "immediately"))?;
+    writeln!(out, "expires     {}", text_or(&explanation.expires, "never"))?;
     let verdict = match explanation.valid {
         true if explanation.kind == "account" && explanation.operator.is_none() => {
-            "sound, as far as it can be seen without an operator (--operator FILE)"
+            "no defect found; to verify the issuer too, give --operator FILE"
         }
         true => "valid",
         false => "REFUSED",
@@ -110,7 +114,7 @@ fn block(out: &mut impl Write, name: &str, mut value: Value) -> std::io::Result<
     Ok(())
 }
 
-/// Puts the date beside every number that is a time: of the token, and of each revocation.
+/// Adds the date to every number that is a time: the token's own times, and those of its revocations.
 fn date(value: &mut Value, is_time: bool) {
     match value {
         Value::Object(fields) => {
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_dated_where_they_are_times_and_nowhere_else() {
+    fn a_date_is_added_to_times_and_to_no_other_number() {
         let mut value = serde_json::json!({
             "iat": 1_700_000_000,
             "nats": { "revocations": { "*": 1_700_000_000 }, "limits": { "subs": 1_700_000_000 } },
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_called_valid_only_for_an_operator() {
+    fn an_account_is_called_valid_only_with_a_trusted_operator() {
         let mut explanation = explain(b"", None, 0);
         explanation.kind = "account".to_owned();
         explanation.valid = true;
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_said_so_with_every_reason_and_without_control_characters() {
+    fn a_refused_token_is_reported_with_every_reason_and_without_control_characters() {
         let explanation = explain(b"e30.e30.\x1b[2J", None, 0);
         let mut text = Vec::new();
         print(&mut text, &explanation).unwrap();

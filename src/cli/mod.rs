@@ -1,8 +1,21 @@
 //! THE COMMAND LINE: one file a verb; this one has the grammar and the dispatch.
 //!
-//! `serve` and `demo` run a node in this process. `inspect` works offline. Every other verb asks a running node over its
-//! admin socket ([`target`]) and prints a table for people, or JSON ([`output`]). Exit codes are an interface ([`exit`]):
-//! scripts compare them. Nothing here reaches into the rooms of a node.
+//! There are three kinds of verbs:
+//!
+//! - `serve` and `demo` run a node in this process.
+//! - `inspect` works offline.
+//! - Every other verb asks a running node over its admin socket, which [`target`] finds.
+//!
+//! A command passes through here in one direction. clap parses the arguments into a `Cli`. `dispatch` runs the verb, on
+//! a runtime if it needs one. The verb prints its result to stdout, as text for people or as JSON for scripts
+//! ([`output`]), and returns an `Exit` or a `Failure`. [`run`] prints a failure's message to stderr and returns the
+//! exit code.
+//!
+//! Two things are interfaces that scripts rely on: the exit codes ([`exit`]), and stdout, which has results only. Logs,
+//! warnings, progress and errors go to stderr.
+//!
+//! The command line never opens the stores of a node. It starts a node through the room `node`, asks one through
+//! `client`, and never names `http`, `nats`, `resolver`, `raft` or `state` (`tests/tidy.rs`).
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,7 +46,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a node until a signal ends it
+    /// Run a node until a signal stops it
     Serve(serve::Serve),
     /// Try everything in one folder: keys, certificates, a node, a nats-server, a revocation
     Demo(demo::Demo),
@@ -43,26 +56,26 @@ enum Command {
     /// The operators the mesh trusts
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
-    /// How nats-server and nsc are pointed here
+    /// Print the configuration for nats-server and nsc
     #[command(subcommand)]
     Nats(nats::NatsCommand),
-    /// Read every stored token and verify it again, on this side
+    /// Verify every stored token again, without relying on the node
     Verify(verify::Verify),
     /// Explain any token, offline
     Inspect(inspect::Inspect),
 }
 
-/// Reads the command line, does what it says, and tells how it went.
+/// Parses the command line, runs the command and returns its exit code.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come as errors too, for stdout; whoever closed that needs no answer.
+            // clap returns help and version as errors too, for stdout. A failure to print is ignored: the reader is gone.
             let _ = error.print();
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    // Buffered by the line only on a terminal: a million accounts are not a million writes.
+    // Line-buffered only on a terminal, so that listing a million accounts does not take a million writes.
     let mut out = output::stdout();
     let exit = dispatch(cli.command, &mut out).and_then(|exit| {
         out.flush()?;
@@ -71,10 +84,10 @@ pub fn run() -> ExitCode {
     match exit {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            // What was already printed stands before the reason.
+            // Flushed first, so that the reason comes after what was printed before it.
             let _ = out.flush();
-            if !failure.said.is_empty() {
-                output::to_stderr(&format!("jwtmesh: {}", failure.said));
+            if !failure.message.is_empty() {
+                output::to_stderr(&format!("jwtmesh: {}", failure.message));
             }
             failure.exit.into()
         }
@@ -93,7 +106,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> Result<Exit, Failure> {
     }
 }
 
-/// One thread is enough for a client.
+/// A runtime with one thread, which is enough for a client.
 fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,10 +1,10 @@
-//! What is printed looks the same everywhere: times, names, JSON, progress.
+//! How every verb prints times, names, JSON and progress, so that all output looks the same.
 
 use std::io::{BufWriter, IsTerminal, LineWriter, Write};
 
 use serde::Serialize;
 
-/// Standard output: line by line for a person, in large pieces for a program.
+/// Standard output: line-buffered on a terminal, otherwise written in blocks of 64 KiB.
 pub(super) fn stdout() -> Box<dyn Write> {
     let stdout = std::io::stdout();
     if stdout.is_terminal() {
@@ -28,20 +28,20 @@ pub(super) fn expiry(seconds: i64) -> String {
     }
 }
 
-/// Text from a token on its way to a terminal: whoever named an account must not move the cursor.
+/// Text from a token without control characters: the name of an account must not be able to move the cursor.
 pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
         .collect()
 }
 
-/// One value as JSON, for programs and readable.
+/// Prints one value as indented JSON.
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)
 }
 
-/// A JSON array that is written as its items come, one a line, so that its length costs no memory.
+/// A JSON array whose items are written as they arrive, one a line, so that a long array needs no more memory.
 #[derive(Default)]
 pub(super) struct JsonArray {
     begun: bool,
@@ -56,36 +56,36 @@ impl JsonArray {
         Ok(())
     }
 
-    /// Closes the array; one without items is `[]`.
+    /// Closes the array; without items it is `[]`.
     pub(super) fn close(self, out: &mut impl Write) -> std::io::Result<()> {
         out.write_all(if self.begun { b"]" } else { b"[]" })
     }
 
-    /// Closes it and the line, where it is all there is.
+    /// Closes the array and ends the line, for an array that is the whole output.
     pub(super) fn end(self, out: &mut impl Write) -> std::io::Result<()> {
         self.close(out)?;
         writeln!(out)
     }
 }
 
-/// One line on stderr, if anybody is left to read it: `eprintln!` would panic where nobody is.
+/// Writes one line to stderr and ignores a failure: `eprintln!` would panic if stderr is closed.
 pub(super) fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A count on stderr while something long runs, for a person who waits; nothing at all for a program.
+/// A counter on stderr during a long command. Shown on a terminal only.
 pub(super) struct Progress {
     what: &'static str,
     shown: bool,
 }
 
 impl Progress {
-    /// Counts `what`.
+    /// A counter of `what`, not shown yet.
     pub(super) fn of(what: &'static str) -> Self {
         Self { what, shown: false }
     }
 
-    /// Shows how far it is.
+    /// Shows the count.
     pub(super) fn at(&mut self, count: u64) {
         if std::io::stderr().is_terminal() {
             self.shown = true;
@@ -93,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// Takes the count away again.
+    /// Clears the count from the terminal.
     pub(super) fn end(self) {
         if self.shown {
             let _ = write!(std::io::stderr(), "\r{:width$}\r", "", width = self.what.len() + 24);

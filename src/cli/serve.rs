@@ -13,31 +13,31 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
 
-/// How long a node may take to finish what it has begun. The stores close after that,
-/// which the systemd unit gives a minute for.
+/// How long a node may take to finish the requests in progress. After that it closes the stores; the systemd unit
+/// allows one minute for both.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
-/// The log of a node at work. Of the libraries only openraft, about what it cannot go on with: the others warn of
-/// whatever a client sends them, once for every packet (h2 of stray PINGs, rustls of odd names), so that anybody could
-/// fill the log; what they cannot do is an error of ours, told once.
+/// What a node logs by default. Of the libraries only openraft may log, and only its errors. The others warn about what
+/// clients send, once for every packet (h2 about stray PINGs, rustls about odd names), so that any client could fill
+/// the log. If a library fails, jwtmesh logs that failure itself, once.
 const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 
 /// Runs a node. When it is ready it prints one line on stdout:
 /// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.
 ///
-/// SIGTERM and SIGINT end it gracefully, a second one at once; SIGHUP reads the certificates again.
+/// SIGTERM and SIGINT shut it down gracefully; a second signal stops it at once. SIGHUP reloads the certificates.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// The mesh's cluster.toml, the same file on every machine
     #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG", default_value = "cluster.toml")]
     config: PathBuf,
-    /// Which node of the file this is; may be left out if it has one
+    /// The name of this node in the file; optional if the file has one node
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// How log lines look
+    /// The format of log lines
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// What is logged, such as `off,jwtmesh=debug`; a level alone is that of every library too
+    /// What to log, such as `off,jwtmesh=debug`; a level alone also applies to every library
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
     log: String,
 }
@@ -56,20 +56,20 @@ impl Serve {
         let config = Config::load(&self.config, self.node.as_deref())?;
         let runtime = node_runtime()?;
         let exit = runtime.block_on(run(config));
-        // After a graceful end nothing is left to wait for; after a second signal nothing may be waited for.
+        // After a graceful shutdown nothing is left to wait for; after a second signal the process must not wait.
         runtime.shutdown_background();
         exit
     }
 }
 
-/// Threads for what waits for a disk or takes long: lookups while the disk hangs, scans, large tokens. Each holds a
-/// megabyte or so once it was used; what finds none waits for one.
+/// Threads for work that waits for a disk or takes long: lookups while the disk hangs, scans, large tokens. Each thread
+/// keeps about a megabyte once it has been used. Work that finds no free thread waits for one.
 const BLOCKING_THREADS: usize = 64;
 
-/// Two at the least: where one waits for the disk, the other answers from memory.
+/// At least two, so that one worker still answers from memory while the other waits for the disk.
 const LEAST_WORKERS: usize = 2;
 
-/// All cores, for the node's work.
+/// A runtime for a node, with a worker for each core.
 pub(super) fn node_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -87,13 +87,13 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         Failure::new(
             Exit::Usage,
-            format!("--log or RUST_LOG {filter:?}: {error}. Write a level (error, warn, info, debug, trace) or module=level, with commas between"),
+            format!("--log or RUST_LOG {filter:?}: {error}. Write a level (error, warn, info, debug, trace) or module=level, separated by commas"),
         )
     })?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // A log that cannot be written is no reason to end (`serve 2>&1 | tee`, and tee is gone): reporting that on
-        // the same stderr would be a panic of whoever logged.
+        // A log that cannot be written must not stop the node (`serve 2>&1 | tee`, and tee has exited): reporting that
+        // on the same stderr would panic in the task that logged.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {
@@ -106,13 +106,13 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
 }
 
 async fn run(config: Config) -> Result<Exit, Failure> {
-    // Before the node, so that a signal during a long start is not lost.
-    let mut ending = Ending::new()?;
+    // Installed before the node starts, so that a signal during a long start is not lost.
+    let mut signals = StopSignals::new()?;
     let mut reload = listen(SignalKind::hangup())?;
     let node = tokio::select! {
         node = Node::start(config, Clock::system()) => node?,
-        signal = ending.signal() => {
-            // What still waits for a disk ends with the process: as after a power cut, nothing acknowledged is lost.
+        signal = signals.next() => {
+            // Work that waits for a disk ends with the process; as after a power cut, nothing acknowledged is lost.
             tracing::info!(signal, "ended before the start was complete");
             return Ok(Exit::Done);
         }
@@ -121,8 +121,12 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     let fault = loop {
         tokio::select! {
             reason = node.ended() => break Some(reason),
-            signal = ending.signal() => {
-                tracing::info!(signal, grace_seconds = GRACE.as_secs(), "ending; a second signal ends at once");
+            signal = signals.next() => {
+                tracing::info!(
+                    signal,
+                    grace_seconds = GRACE.as_secs(),
+                    "shutting down; a second signal stops the node at once"
+                );
                 break None;
             }
             _ = reload.recv() => {
@@ -133,7 +137,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     };
     let ended = tokio::select! {
         ended = node.shutdown(GRACE) => ended,
-        signal = ending.signal() => return Ok(Exit::Signal(signal)),
+        signal = signals.next() => return Ok(Exit::Signal(signal)),
     };
     match (fault, ended) {
         (Some(reason), _) => Err(Failure::new(Exit::Failed, reason)),
@@ -143,7 +147,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
 
 fn announce(node: &Node) {
     let mut out = std::io::stdout();
-    // Whoever started the node may have closed its stdout; that is no reason not to serve.
+    // The node serves even if the parent process has closed its stdout.
     let _ = writeln!(
         out,
         "jwtmesh ready: node={} public={} admin={}",
@@ -154,14 +158,14 @@ fn announce(node: &Node) {
     .and_then(|()| out.flush());
 }
 
-/// The signals that end the program.
-pub(super) struct Ending {
+/// The signals that stop the program: SIGTERM and SIGINT.
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Ending {
-    /// Takes the signals over; from here on they no longer kill.
+impl StopSignals {
+    /// Installs the handlers; from here on the signals no longer kill the process.
     pub(super) fn new() -> Result<Self, Failure> {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
@@ -169,8 +173,8 @@ impl Ending {
         })
     }
 
-    /// The number of the next one.
-    pub(super) async fn signal(&mut self) -> u8 {
+    /// Waits for the next signal and returns its number.
+    pub(super) async fn next(&mut self) -> u8 {
         let kind = tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),

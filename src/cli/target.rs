@@ -9,19 +9,19 @@ use crate::client::AdminClient;
 use crate::config::{Config, ConfigError};
 use crate::folder;
 
-/// The file looked for where neither an option nor the environment names one.
+/// The configuration file that is used if neither an option nor the environment names one.
 const DEFAULT_CONFIG: &str = "cluster.toml";
 
 /// Options of every command that asks a node.
 #[derive(Debug, Args)]
 pub(super) struct Target {
-    /// The mesh's cluster.toml; the node's socket is in its data folder [default: ./cluster.toml if there is one]
+    /// The mesh's cluster.toml, to find the node's data folder [default: ./cluster.toml if there is one]
     #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG")]
     config: Option<PathBuf>,
-    /// Which node of the file; may be left out if it has one
+    /// The name of the node in the file; optional if the file has one node
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
-    /// The node's admin.sock itself, instead of a cluster.toml
+    /// The path of the node's admin.sock, instead of a cluster.toml
     #[arg(long, value_name = "PATH", conflicts_with = "node")]
     socket: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl Target {
             None => {
                 return Err(Failure::new(
                     Exit::Usage,
-                    "which node? Give --config FILE or --socket PATH, set JWTMESH_CONFIG, or go to the folder with cluster.toml",
+                    "no node is named: give --config FILE or --socket PATH, set JWTMESH_CONFIG, or change to the folder of cluster.toml",
                 ));
             }
         };
@@ -50,7 +50,7 @@ impl Target {
             path: path.to_owned(),
             source,
         })?;
-        // Parsed only: whoever asks a node need not be able to read its keys.
+        // Only parsed: a user who asks a node need not be able to read the keys that its configuration names.
         let config = Config::parse(path, &text, self.node.as_deref())?;
         Ok(folder::admin_socket(&config.data))
     }
@@ -74,7 +74,7 @@ mod tests {
             node: node.map(str::to_owned),
             socket: None,
         };
-        let socket = target(None).socket().map_err(|failure| failure.said);
+        let socket = target(None).socket().map_err(|failure| failure.message);
         assert_eq!(socket, Ok(folder.path().join("d/n1/admin.sock")));
         let failure = target(Some("n2")).socket().expect_err("there is no n2");
         assert_eq!(failure.exit, Exit::Usage);

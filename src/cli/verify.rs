@@ -1,4 +1,4 @@
-//! `verify`: reads every stored token and verifies it again, on this side.
+//! `verify`: reads every stored token from a node and verifies it again, in this process.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,14 +15,15 @@ use crate::api::Account;
 use crate::clock::Clock;
 use crate::jwt::{AccountClaims, Token, TrustedKeys, Verified};
 
-/// Reads every stored token from the node, a page at a time, and verifies it with this program instead of the node's word.
+/// Reads every stored token from the node, a page at a time, and verifies it without relying on the node.
 ///
-/// Exit code 1 if one fails. Expired ones are reported, not counted as failed: they were good when they were stored.
+/// Exit code 1 if one fails. Expired tokens are reported but not counted as failed: they were valid when they were
+/// stored.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     target: Target,
-    /// Trust these operator JWTs instead of those the node names
+    /// Trust these operator JWTs instead of those that the node lists
     #[arg(long, value_name = "FILE")]
     operator: Vec<PathBuf>,
     /// Print JSON
@@ -30,7 +31,7 @@ pub(super) struct Verify {
     json: bool,
 }
 
-/// One account that is not as it should be.
+/// An account whose token does not verify or has expired.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     /// `failed` or `expired`.
@@ -71,7 +72,7 @@ impl Verify {
         }
         while let Some(page) = pages.next().await? {
             for account in &page {
-                let finding = look(account, &trusted, now);
+                let finding = verify_account(account, &trusted, now);
                 counts.count(finding.as_ref());
                 match finding {
                     Some(finding) if self.json => findings.item(out, &finding)?,
@@ -132,7 +133,7 @@ impl Finding {
     }
 }
 
-fn look(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
+fn verify_account(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
     let finding = |kind, code: &str, detail: String| {
         Some(Finding {
             kind,
@@ -146,7 +147,7 @@ fn look(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
         return finding(
             "failed",
             "token-missing",
-            "the node lists it without its token".to_owned(),
+            "the node lists the account without its token".to_owned(),
         );
     };
     let verified =
@@ -156,7 +157,10 @@ fn look(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
         Ok(verified) => finding(
             "failed",
             "wrong-account",
-            format!("the token stored for it is that of {}", verified.claims().account),
+            format!(
+                "the token stored for this account belongs to {}",
+                verified.claims().account
+            ),
         ),
         Err(rejection) if rejection.code() == "expired" => finding("expired", rejection.code(), rejection.to_string()),
         Err(rejection) => finding("failed", rejection.code(), rejection.to_string()),
@@ -181,14 +185,14 @@ mod tests {
     }
 
     #[test]
-    fn g3_what_does_not_verify_here_fails_whatever_the_node_says() {
+    fn g3_a_token_that_does_not_verify_here_fails_whatever_the_node_says() {
         let mut counts = Counts::default();
         for (token, code) in [
             (None, "token-missing"),
             (Some("e30.e30"), "chunks"),
             (Some(""), "empty"),
         ] {
-            let finding = look(&account(token), &TrustedKeys::default(), 0).expect("it is not good");
+            let finding = verify_account(&account(token), &TrustedKeys::default(), 0).expect("it is not good");
             assert_eq!((finding.kind, finding.code.as_str()), ("failed", code));
             counts.count(Some(&finding));
         }

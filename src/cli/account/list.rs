@@ -51,7 +51,7 @@ impl List {
     }
 }
 
-/// Widths that fit the first page; a longer name further down moves its own line only.
+/// Column widths that fit the first page. A longer name on a later page shifts only its own line.
 struct Table {
     name: usize,
     operator: usize,
@@ -100,7 +100,7 @@ impl Table {
     }
 }
 
-/// A person knows operators by name; one that the mesh no longer trusts has only its key.
+/// The operator's name, or its key if the mesh no longer trusts it.
 fn operator_name(account: &Account, operators: &Operators) -> String {
     operators
         .items

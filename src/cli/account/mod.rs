@@ -1,4 +1,8 @@
 //! `account`: list, show, push, pull.
+//!
+//! Each verb is a file. `push` and `pull` handle many accounts: each account has an outcome of its own, printed as soon
+//! as it is known, and the tally turns all outcomes into one exit code. Listings are read a page at a time, so that a
+//! million accounts need no more memory than one page.
 
 mod list;
 mod pages;
@@ -21,7 +25,7 @@ pub(super) enum AccountCommand {
     List(list::List),
     /// Show one account and explain its claims
     Show(show::Show),
-    /// Submit tokens; each gets its verdict. An older token never replaces a newer one
+    /// Submit tokens and report the outcome of each. An older token never replaces a newer one
     Push(push::Push),
     /// Write accounts' tokens to stdout or to files
     Pull(pull::Pull),

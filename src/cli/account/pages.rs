@@ -1,4 +1,4 @@
-//! Every account of a node, a page at a time.
+//! Reading every account of a node, a page at a time.
 
 use crate::api::Account;
 use crate::client::{AdminClient, ClientError, PAGE};
@@ -12,7 +12,7 @@ pub(in crate::cli) struct Pages<'c> {
 }
 
 impl<'c> Pages<'c> {
-    /// From the first account on.
+    /// Starts at the first account.
     pub(in crate::cli) fn new(client: &'c AdminClient, with_tokens: bool) -> Self {
         Self {
             client,
@@ -22,7 +22,7 @@ impl<'c> Pages<'c> {
         }
     }
 
-    /// The next page; none after the last.
+    /// Reads the next page; `None` after the last one.
     pub(in crate::cli) async fn next(&mut self) -> Result<Option<Vec<Account>>, ClientError> {
         if self.ended {
             return Ok(None);
@@ -31,7 +31,7 @@ impl<'c> Pages<'c> {
             .client
             .accounts(self.after.as_deref(), PAGE, self.with_tokens)
             .await?;
-        // A node that names the same place again would keep us here for ever.
+        // A node that returned the same `next` again would keep the caller in an endless loop.
         self.ended = page.next.is_none() || page.next == self.after;
         self.after = page.next;
         Ok(Some(page.items))

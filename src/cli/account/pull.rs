@@ -1,4 +1,4 @@
-//! `account pull`: writes accounts' tokens to stdout or to files, and tells what became of each.
+//! `account pull`: writes accounts' tokens to stdout or to files, and reports the outcome of each.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,7 +37,7 @@ pub(in crate::cli) struct Pull {
 
 /// An account that was pulled to stdout.
 #[derive(Serialize)]
-struct Whole<'a> {
+struct Printed<'a> {
     outcome: &'static str,
     #[serde(flatten)]
     account: &'a Account,
@@ -45,7 +45,7 @@ struct Whole<'a> {
 
 /// An account that was pulled to a file.
 #[derive(Serialize)]
-struct Filed<'a> {
+struct Written<'a> {
     outcome: &'static str,
     account: &'a str,
     file: &'a Path,
@@ -53,7 +53,7 @@ struct Filed<'a> {
 
 /// An account that was not pulled.
 #[derive(Debug, Serialize)]
-struct Missed {
+struct NotPulled {
     outcome: &'static str,
     account: String,
     code: String,
@@ -64,7 +64,7 @@ struct Missed {
 
 const PULLED: &str = "pulled";
 
-impl Missed {
+impl NotPulled {
     fn new(account: impl ToString, exit: Exit, code: &str, detail: impl Into<String>) -> Self {
         Self {
             outcome: "failed",
@@ -85,26 +85,26 @@ impl Pull {
         let mut array = JsonArray::default();
         let mut tally = Tally::default();
         if self.all {
-            self.every(&client, out, &mut array, &mut tally).await?;
+            self.pull_all(&client, out, &mut array, &mut tally).await?;
         } else {
             for key in &self.accounts {
                 match ask(&client, *key, &mut tally).await {
-                    Ok(account) => self.keep(out, &account, &mut array, &mut tally)?,
-                    Err(missed) => self.miss(out, &missed, &mut array, &mut tally)?,
+                    Ok(account) => self.emit(out, &account, &mut array, &mut tally)?,
+                    Err(not_pulled) => self.report(out, &not_pulled, &mut array, &mut tally)?,
                 }
             }
         }
         if self.json {
             array.end(out)?;
         } else if self.all || self.accounts.len() > 1 {
-            // Beside the tokens, which are for whoever reads stdout.
+            // To stderr: stdout has only the tokens or the names of files.
             out.flush()?;
             to_stderr(&tally.line());
         }
         tally.end()
     }
 
-    async fn every(
+    async fn pull_all(
         &self,
         client: &AdminClient,
         out: &mut impl Write,
@@ -124,7 +124,7 @@ impl Pull {
                 }
             };
             for account in &page {
-                self.keep(out, account, array, tally)?;
+                self.emit(out, account, array, tally)?;
             }
             count += page.len() as u64;
             progress.at(count);
@@ -134,7 +134,7 @@ impl Pull {
     }
 
     /// Prints the account, or writes its file.
-    fn keep(
+    fn emit(
         &self,
         out: &mut impl Write,
         account: &Account,
@@ -144,68 +144,68 @@ impl Pull {
         let token = account.token.as_deref().unwrap_or_default();
         let outcome = PULLED;
         match &self.dir {
-            None if self.json => array.item(out, &Whole { outcome, account })?,
+            None if self.json => array.item(out, &Printed { outcome, account })?,
             None => writeln!(out, "{token}")?,
             Some(dir) => match write_token(dir, &account.account, token) {
                 Ok(file) if self.json => {
                     let (account, file) = (account.account.as_str(), file.as_path());
-                    array.item(out, &Filed { outcome, account, file })?;
+                    array.item(out, &Written { outcome, account, file })?;
                 }
                 Ok(file) => writeln!(out, "{}", file.display())?,
-                Err(missed) => return self.miss(out, &missed, array, tally),
+                Err(not_pulled) => return self.report(out, &not_pulled, array, tally),
             },
         }
         tally.add(outcome, Exit::Done);
         Ok(())
     }
 
-    /// Tells of an account that is not there. Tokens and names of files have stdout for themselves.
-    fn miss(
+    /// Reports an account that was not pulled; as text to stderr, because stdout has only tokens or names of files.
+    fn report(
         &self,
         out: &mut impl Write,
-        missed: &Missed,
+        not_pulled: &NotPulled,
         array: &mut JsonArray,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        tally.add(missed.outcome, missed.exit);
+        tally.add(not_pulled.outcome, not_pulled.exit);
         if self.json {
-            array.item(out, missed)?;
+            array.item(out, not_pulled)?;
         } else {
-            let Missed {
+            let NotPulled {
                 outcome,
                 account,
                 code,
                 detail,
                 ..
-            } = missed;
+            } = not_pulled;
             to_stderr(&format!("{outcome:<9}  {account:<56}  {code}: {}", plain(detail)));
         }
         Ok(())
     }
 }
 
-async fn ask(client: &AdminClient, key: AccountKey, tally: &mut Tally) -> Result<Account, Missed> {
+async fn ask(client: &AdminClient, key: AccountKey, tally: &mut Tally) -> Result<Account, NotPulled> {
     if let Some(gone) = &tally.gone {
-        let detail = "not asked for, as the node no longer answers";
-        return Err(Missed::new(key, gone.exit, "not-asked", detail));
+        let detail = "not requested, because the node no longer answers";
+        return Err(NotPulled::new(key, gone.exit, "not-asked", detail));
     }
     client.account(key).await.map_err(|error| {
         let failure = match error {
             ClientError::Problem(problem) => {
                 let exit = Failure::from(ClientError::Problem(problem.clone())).exit;
-                return Missed::new(key, exit, &problem.code, problem.detail);
+                return NotPulled::new(key, exit, &problem.code, problem.detail);
             }
             error => Failure::from(error),
         };
-        let missed = Missed::new(key, failure.exit, "no-answer", failure.said.clone());
+        let not_pulled = NotPulled::new(key, failure.exit, "no-answer", failure.message.clone());
         tally.give_up(failure);
-        missed
+        not_pulled
     })
 }
 
-fn write_token(dir: &Path, account: &str, token: &str) -> Result<PathBuf, Missed> {
-    let failed = |code: &str, detail: String| Missed::new(plain(account), Exit::Failed, code, detail);
-    // Only what is a key becomes a file's name, whoever answers on the socket.
+fn write_token(dir: &Path, account: &str, token: &str) -> Result<PathBuf, NotPulled> {
+    let failed = |code: &str, detail: String| NotPulled::new(plain(account), Exit::Failed, code, detail);
+    // Only a valid key becomes the name of a file, whatever the node returned.
     let key: AccountKey = account
         .parse()
         .map_err(|error| failed("damaged", format!("the node's listing is damaged: {error}")))?;
@@ -220,7 +220,8 @@ fn unwritable(path: &Path, error: &std::io::Error) -> String {
     format!("cannot write {}: {error}", path.display())
 }
 
-/// The old file or the whole new one: nats-account-server left empty files behind when it was interrupted here.
+/// Replaces the file in one step, so that an interruption leaves the old file or the complete new one.
+/// nats-account-server left empty files behind when it was interrupted while writing.
 fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(file.file_name().unwrap_or_default());

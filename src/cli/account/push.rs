@@ -1,4 +1,4 @@
-//! `account push`: submits tokens, and tells what became of each.
+//! `account push`: submits tokens, and reports the outcome of each.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(in crate::cli) struct Push {
     json: bool,
 }
 
-/// What became of one submitted file.
+/// The outcome of one submitted file.
 #[derive(Debug, Serialize)]
 struct Verdict {
     from: String,
@@ -63,7 +63,7 @@ impl Verdict {
         } else {
             "unreadable"
         };
-        Self::not_stored(from, failure.exit, code, failure.said)
+        Self::not_stored(from, failure.exit, code, failure.message)
     }
 
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
@@ -106,7 +106,7 @@ impl Push {
     }
 }
 
-/// Folders become their *.jwt files, in the order of their names. Where there is nothing to submit, that is the verdict.
+/// Replaces each folder with its *.jwt files, sorted by name. A folder without one, or an unreadable one, is a verdict.
 fn expand(from: &[PathBuf]) -> Vec<Result<PathBuf, Verdict>> {
     let mut files = Vec::new();
     for path in from {
@@ -136,21 +136,21 @@ fn tokens_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 async fn one(client: &AdminClient, from: &Path, tally: &mut Tally) -> Verdict {
     if let Some(gone) = &tally.gone {
-        let detail = "not sent, as the node no longer answers".to_owned();
+        let detail = "not sent, because the node no longer answers".to_owned();
         return Verdict::not_stored(from, gone.exit, "not-sent", detail);
     }
     match submit(client, from).await {
         Ok(verdict) => verdict,
         Err(error) => {
             let failure = Failure::from(error);
-            let verdict = Verdict::not_stored(from, failure.exit, "no-answer", failure.said.clone());
+            let verdict = Verdict::not_stored(from, failure.exit, "no-answer", failure.message.clone());
             tally.give_up(failure);
             verdict
         }
     }
 }
 
-/// An error is one of the node, not of this file.
+/// Submits one file. A defect of the file is a verdict; an error means that the node gave no answer.
 async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientError> {
     let text = match read(from) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -162,7 +162,7 @@ async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientErro
         Err(rejection) => return refused(rejection.code(), rejection.to_string()),
     };
     let Some(account) = subject(&token) else {
-        let detail = "this is no account JWT: its subject is no account's key. Only account JWTs are submitted";
+        let detail = "this is not an account JWT, because its subject is not an account key: push account JWTs only";
         return refused("not-an-account", detail.to_owned());
     };
     let verdict = match client.submit(account, token.bytes().clone()).await {
@@ -191,7 +191,7 @@ async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientErro
     })
 }
 
-/// Which account a token claims to be of. Only for the address; the node verifies.
+/// The account that an unverified token names as its subject. Used only for the path of the request; the node verifies.
 fn subject(token: &Token) -> Option<AccountKey> {
     let claims = token.as_str().split('.').nth(1)?;
     let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_means_its_jwt_files_in_order_and_one_without_is_a_verdict() {
+    fn a_folder_means_its_jwt_files_in_order_and_an_empty_one_is_a_verdict() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b.jwt", "a.jwt", "c.txt"] {
             std::fs::write(folder.path().join(name), "").unwrap();

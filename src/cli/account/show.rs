@@ -1,4 +1,4 @@
-//! `account show`: one account, and what its token says.
+//! `account show`: one account, and the explanation of its token.
 
 use std::io::Write;
 

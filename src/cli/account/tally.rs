@@ -1,33 +1,33 @@
-//! What became of many items.
+//! The outcomes of a command with many items, and its exit code.
 
 use std::collections::BTreeMap;
 
 use crate::cli::exit::{Exit, Failure};
 
-/// What became of everything that was asked for: one bad item does not keep the others from theirs.
+/// Counts the outcomes of a command's items. One failed item does not stop the others.
 #[derive(Default)]
 pub(super) struct Tally {
     counts: BTreeMap<&'static str, u64>,
     pub(super) exit: Exit,
-    /// Why the node no longer answers, once it does not.
+    /// Why the node does not answer; set as soon as a request got no answer.
     pub(super) gone: Option<Failure>,
 }
 
 impl Tally {
-    /// Counts one item with its outcome. Of several exit codes the highest is the command's.
+    /// Counts one item with its outcome. The command's exit code is the highest of its items' codes.
     pub(super) fn add(&mut self, outcome: &'static str, exit: Exit) {
         *self.counts.entry(outcome).or_default() += 1;
         self.exit = self.exit.max(exit);
     }
 
-    /// From here on no item is asked for: a node that is gone would say the same of each, a silent one half a minute
-    /// later each time.
+    /// Ends the requests to the node, which did not answer: each further request would fail in the same way, and with a
+    /// silent node only after half a minute.
     pub(super) fn give_up(&mut self, failure: Failure) {
         self.exit = self.exit.max(failure.exit);
         self.gone = Some(failure);
     }
 
-    /// How many had which outcome.
+    /// The number of items with each outcome, such as `2 failed, 1 stored`.
     pub(super) fn line(&self) -> String {
         let counted: Vec<_> = self
             .counts
@@ -37,9 +37,10 @@ impl Tally {
         counted.join(", ")
     }
 
+    /// The exit code; a failure with that code if the node did not answer.
     pub(super) fn end(self) -> Result<Exit, Failure> {
         match self.gone {
-            Some(failure) => Err(Failure::new(self.exit, failure.said)),
+            Some(failure) => Err(Failure::new(self.exit, failure.message)),
             None => Ok(self.exit),
         }
     }
@@ -63,11 +64,11 @@ mod tests {
             assert_eq!(tally.exit, so_far, "after {outcome}");
         }
         assert_eq!(tally.line(), "2 failed, 1 refused, 1 stored");
-        tally.give_up(Failure::new(Exit::Unreachable, "nobody there"));
+        tally.give_up(Failure::new(Exit::Unreachable, "no node answers"));
         let failure = tally.end().expect_err("the node is gone");
         assert_eq!(
-            (failure.exit, failure.said.as_str()),
-            (Exit::Unreachable, "nobody there")
+            (failure.exit, failure.message.as_str()),
+            (Exit::Unreachable, "no node answers")
         );
     }
 }

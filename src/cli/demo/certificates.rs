@@ -8,16 +8,17 @@ use rcgen::{
 
 use super::folder::{Folder, Secrecy};
 
-/// The authority, for whoever has to trust it.
+/// The authority's certificate, for the clients that must trust it.
 pub(super) const CA: &str = "tls/ca.pem";
 
 /// The public port's certificate.
 const CERT: &str = "tls/node.pem";
 
-/// Longer than anybody keeps a demo.
+/// Longer than a demo's folder is kept.
 const VALID_YEARS: i16 = 10;
 
-/// Makes them, all or none: a certificate is worth nothing without the authority that signed it.
+/// Makes the authority and the certificate, unless both exist. A certificate is useless without the authority that
+/// signed it, so if one is missing both are made again.
 pub(super) fn make(folder: &Folder, now: i64) -> anyhow::Result<()> {
     if folder.path(CERT).exists() && folder.path(CA).exists() {
         return Ok(());
@@ -31,7 +32,7 @@ pub(super) fn make(folder: &Folder, now: i64) -> anyhow::Result<()> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let issuer = Issuer::new(ca, &ca_key);
 
-    // What nats-server, nsc and curl on this machine write into their URLs.
+    // The host names and addresses in the URLs of nats-server, nsc and curl on this machine.
     let mut node = CertificateParams::new(["127.0.0.1", "::1", "localhost", "demo-1"].map(str::to_owned))?;
     node.distinguished_name.push(DnType::CommonName, "demo-1");
     node.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -44,7 +45,7 @@ pub(super) fn make(folder: &Folder, now: i64) -> anyhow::Result<()> {
     folder.write("tls/ca.key", Secrecy::Secret, &ca_key.serialize_pem())?;
     folder.write("tls/node.key", Secrecy::Secret, &node_key.serialize_pem())?;
     folder.write(CA, Secrecy::Open, &ca_certificate.pem())?;
-    // Last: it says that all of them are there.
+    // Written last: its presence means that the other files are complete.
     folder.write(CERT, Secrecy::Open, &node_certificate.pem())
 }
 
@@ -58,7 +59,7 @@ fn validity(params: &mut CertificateParams, now: i64) -> anyhow::Result<()> {
         .to_zoned(jiff::tz::TimeZone::UTC)
         .date();
     let date = |year: i16| {
-        // The first of the month: every month has it.
+        // Day 1, because every month has it.
         rcgen::date_time_ymd(year.into(), today.month().unsigned_abs(), 1)
     };
     params.not_before = date(today.year());

@@ -1,4 +1,4 @@
-//! The demo's folder: which one may be used, and files that are made once and then kept.
+//! The demo's folder: which folder may be used, and files that are made by the first run and kept by later ones.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{Exit, Failure};
 
-/// Says that a folder is ours, and keeps the ports: they stand in tokens and files.
+/// Marks a folder as the demo's, and stores the ports, because tokens and files contain them.
 const MARKER: &str = ".jwtmesh-demo";
 
-/// Below 32768, where Linux begins to lend ports to outgoing connections: these will be free the next time too.
+/// Below 32768, where Linux's range for outgoing connections begins, so that these ports are free in the next run too.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// A folder that is ours to write in.
+/// A folder that the demo may write to.
 pub(super) struct Folder {
     root: PathBuf,
     /// Whether it was made just now.
     pub(super) is_new: bool,
-    /// Where the demo listens.
+    /// The ports that the demo listens on.
     pub(super) ports: Ports,
 }
 
@@ -31,21 +31,21 @@ pub(super) struct Folder {
 pub(super) struct Ports {
     /// jwtmesh's public port.
     pub(super) public: u16,
-    /// nats-server's.
+    /// nats-server's port.
     pub(super) nats: u16,
 }
 
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Secrecy {
-    /// It holds a private key: its owner.
+    /// Only its owner: the file has a private key.
     Secret,
-    /// Everyone who may enter the folder.
+    /// Every user who may enter the folder.
     Open,
 }
 
 impl Folder {
-    /// Makes the folder, or takes up one that an earlier demo made.
+    /// Creates the folder, or opens one that an earlier demo created.
     pub(super) fn open(root: &Path) -> Result<Self, Failure> {
         let marker = root.join(MARKER);
         if let Ok(text) = fs::read_to_string(&marker) {
@@ -68,7 +68,7 @@ impl Folder {
             return Err(Failure::new(
                 Exit::Usage,
                 format!(
-                    "{} is not empty and not of an earlier demo: give another folder with --dir",
+                    "{} is not empty and was not made by an earlier demo: give another folder with --dir",
                     root.display()
                 ),
             ));
@@ -79,23 +79,23 @@ impl Folder {
             ports: Ports::free()?,
         };
         folder.make_dir("")?;
-        let ports = serde_json::to_string(&folder.ports).context("cannot write two numbers as JSON")?;
-        // First of all files, so that an interrupted demo is continued too.
+        let ports = serde_json::to_string(&folder.ports).context("cannot write the ports as JSON")?;
+        // Written before any other file, so that the next run can continue an interrupted demo.
         folder.write(MARKER, Secrecy::Open, &ports)?;
         Ok(folder)
     }
 
-    /// A path in it, as the administrator named the folder.
+    /// The path of `name` in the folder; relative if the administrator named the folder by a relative path.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// The same for others, who start elsewhere.
+    /// The absolute path of `name`, for programs with another working directory.
     pub(super) fn absolute(&self, name: &str) -> anyhow::Result<PathBuf> {
-        std::path::absolute(self.path(name)).with_context(|| format!("where is {}", self.root.display()))
+        std::path::absolute(self.path(name)).with_context(|| format!("cannot make {} absolute", self.root.display()))
     }
 
-    /// The text of the file `name`; `make` gives it if there is none yet.
+    /// The text of the file `name`. If the file does not exist yet, `make` provides its text.
     pub(super) fn keep(
         &self,
         name: &str,
@@ -122,7 +122,7 @@ impl Folder {
         };
         let write = || {
             let beside = path.with_extension("new");
-            // One left behind by an interrupted demo may have other rights.
+            // A file left behind by an interrupted demo may have another mode.
             let _ = fs::remove_file(&beside);
             let mut file = OpenOptions::new()
                 .write(true)
@@ -135,19 +135,19 @@ impl Folder {
         write().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Makes a folder inside it, for its owner alone.
+    /// Creates a folder inside it that only its owner may enter.
     pub(super) fn make_dir(&self, name: &str) -> anyhow::Result<()> {
         let path = self.path(name);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("cannot make {}", path.display()))
+            .with_context(|| format!("cannot create {}", path.display()))
     }
 }
 
 impl Ports {
-    /// Two that nobody listens on.
+    /// Two ports that no program listens on.
     fn free() -> anyhow::Result<Self> {
         let mut found = Vec::new();
         for _ in 0..1000 {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn open(root: &Path) -> Result<Folder, String> {
-        Folder::open(root).map_err(|failure| failure.said)
+        Folder::open(root).map_err(|failure| failure.message)
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_a_private_key_is_its_owners_alone() {
+    fn a_file_with_a_private_key_is_readable_only_by_its_owner() {
         let parent = tempfile::tempdir().unwrap();
         let folder = open(&parent.path().join("demo")).unwrap();
         folder.write("seed", Secrecy::Secret, "s").unwrap();

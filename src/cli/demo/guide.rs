@@ -1,4 +1,4 @@
-//! What the demo writes for others to read: cluster.toml, nats-server's configuration, the commands to try next.
+//! The texts that the demo writes: cluster.toml, nats-server's configuration, and the commands to try next.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ creds = "{NODE_CREDS}"
     )
 }
 
-/// nats-server's configuration: `jwtmesh nats config` and where to listen.
+/// nats-server's configuration: the lines of `jwtmesh nats config`, a name and an address to listen on.
 pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failure> {
     let url = BaseUrl::parse(&format!("https://127.0.0.1:{}", folder.ports.public))?;
     let tls = ResolverTls {
@@ -62,9 +62,9 @@ pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow
     let start_server = if has_server {
         "# The nats-server above was started like this"
     } else {
-        "# A nats-server (then start the demo again with it in PATH, or --nats-server FILE, to see a revocation)"
+        "# Start a nats-server; to see a revocation, start the demo again with it in PATH or with --nats-server FILE"
     };
-    // There is no bob before his show.
+    // Without a nats-server no revocation is shown, and no user bob is created.
     let bob_line = if has_server {
         format!(
             "nats --server nats://127.0.0.1:{nats} --creds {} pub greeting hello\n",
@@ -113,7 +113,7 @@ export SSL_CERT_FILE={ca_absolute}
     ))
 }
 
-/// A path as a shell takes it.
+/// A path as one word for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '%' | ',');

@@ -1,4 +1,4 @@
-//! The demo's keys and everything they sign once: operator, accounts, creds.
+//! The demo's keys, and the tokens and creds that are signed once: operator, accounts, users.
 
 use anyhow::Context;
 use nkeys::{KeyPair, KeyPairType};
@@ -9,7 +9,7 @@ use crate::api::Operator;
 use crate::jwt::AccountKey;
 use crate::sign::{Claims, creds};
 
-/// Where seeds are kept, as nsc imports them.
+/// The folder of the seeds, in the form that nsc imports.
 pub(super) const KEYS: &str = "keys";
 /// The operator's token.
 pub(super) const OPERATOR: &str = "trust/operator.jwt";
@@ -17,20 +17,20 @@ pub(super) const OPERATOR: &str = "trust/operator.jwt";
 pub(super) const NODE_CREDS: &str = "creds/jwtmesh.creds";
 /// A user of APP for the administrator.
 pub(super) const ALICE_CREDS: &str = "creds/alice.creds";
-/// The user of APP that the show revokes.
+/// The user of APP that the demo revokes.
 pub(super) const BOB_CREDS: &str = "creds/bob.creds";
 
-/// The least that a node needs: to hand accounts to nats-servers, and to read their replies.
+/// The least permissions that a node needs: to send accounts to nats-servers, and to read their replies.
 const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"];
 const NODE_SUBSCRIBE: &[&str] = &["_INBOX.jwtmesh.>"];
 
-/// Where every other client finds its replies.
+/// The subjects on which every other client receives replies.
 const INBOX: &[&str] = &["_INBOX.>"];
 
-/// How long the user exists that watches nats-server's connections.
+/// How long the token of the user that queries nats-server's connections is valid.
 const WATCH_SECONDS: i64 = 300;
 
-/// Everything that is signed with, and what was signed. Lives in the demo only.
+/// The keys to sign with, and what was signed. They exist only in the demo.
 pub(super) struct Keys {
     operator: KeyPair,
     signing: KeyPair,
@@ -44,7 +44,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Takes the keys out of the folder, or makes them.
+    /// Reads the keys from the folder, or makes them.
     pub(super) fn make(folder: &Folder, now: i64) -> anyhow::Result<Self> {
         let system = seed(folder, "system-account", KeyPairType::Account)?;
         let operator = seed(folder, "operator", KeyPairType::Operator)?;
@@ -65,7 +65,7 @@ impl Keys {
         }
         let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;
         folder.keep(NODE_CREDS, Secrecy::Secret, || {
-            // By the account's identity key: only such users may connect while nats-server has not yet read the account.
+            // Signed with the identity key: only such users may connect while nats-server has not fetched the account.
             let token = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE).sign(&system, now)?;
             creds(&token, &node)
         })?;
@@ -84,7 +84,7 @@ impl Keys {
         })
     }
 
-    /// The operator, in the words of the API.
+    /// The operator, in the API's form.
     pub(super) fn operator(&self) -> Operator {
         Operator {
             operator: self.operator.public_key(),
@@ -103,12 +103,12 @@ impl Keys {
         Ok(self.system.public_key().parse()?)
     }
 
-    /// The account with users.
+    /// The account APP, which alice and bob belong to.
     pub(super) fn app(&self) -> anyhow::Result<AccountKey> {
         Ok(self.app.public_key().parse()?)
     }
 
-    /// A new user of APP, and its creds: the one of the last run is revoked.
+    /// Makes a new user of APP, and returns its public key and creds. The user of the previous run is revoked.
     pub(super) fn bob(&self, folder: &Folder, now: i64) -> anyhow::Result<(String, String)> {
         let bob = KeyPair::new_user();
         let creds = creds(&Claims::user(&bob, "bob", &[], &[]).sign(&self.app, now)?, &bob)?;
@@ -116,22 +116,22 @@ impl Keys {
         Ok((bob.public_key(), creds))
     }
 
-    /// Creds for a look at nats-server's connections; never written down.
+    /// Creds for a query of nats-server's connections; never written to disk.
     pub(super) fn watch(&self, now: i64) -> anyhow::Result<String> {
         let watch = KeyPair::new_user();
         let claims = Claims::user(&watch, "watch", &["$SYS.REQ.ACCOUNT.*.CONNZ"], INBOX).until(now + WATCH_SECONDS);
         creds(&claims.sign(&self.system, now)?, &watch)
     }
 
-    /// APP without `user`: what `nsc revocations add-user` makes of its present token.
+    /// APP's current token with `user` revoked and signed again, as by `nsc revocations add-user`.
     pub(super) fn revoke(&self, app_token: &str, user: &str, now: i64) -> anyhow::Result<String> {
-        let mut claims = Claims::of_token(app_token).context("cannot read the account's present token")?;
+        let mut claims = Claims::of_token(app_token).context("cannot read the account's current token")?;
         claims.revoke(user, now);
         claims.sign(&self.signing, now)
     }
 }
 
-/// Where an account's first token is.
+/// The file of an account's first token.
 pub(super) fn token_file(name: &str) -> String {
     format!("accounts/{name}.jwt")
 }

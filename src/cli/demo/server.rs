@@ -1,4 +1,4 @@
-//! A nats-server of the demo's own: found, started, ended.
+//! The demo's own nats-server: found, started, stopped.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use tokio::time::Instant;
 use super::folder::Folder;
 use crate::cli::exit::{Exit, Failure};
 
-/// Its configuration.
+/// The file of its configuration.
 pub(super) const CONFIG: &str = "nats-server.conf";
-/// Its log.
+/// The file of its log.
 const LOG: &str = "nats-server.log";
 
-/// It starts in a tenth of a second; on a busy machine in a few.
+/// It starts in a tenth of a second; the rest is for a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A running nats-server. Dropped, it ends too.
+/// A running nats-server. Dropping it kills the process.
 pub(super) struct NatsServer {
     child: Child,
 }
@@ -45,12 +45,12 @@ pub(super) fn find(given: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
 }
 
 impl NatsServer {
-    /// Starts it and waits until it takes connections.
+    /// Starts it and waits until it accepts connections.
     pub(super) async fn start(program: &Path, folder: &Folder) -> anyhow::Result<Self> {
         let address = ("127.0.0.1", folder.ports.nats);
         if TcpStream::connect(address).await.is_ok() {
             anyhow::bail!(
-                "somebody listens on 127.0.0.1:{} already: end it, such as an earlier demo's nats-server",
+                "another program already listens on 127.0.0.1:{}, perhaps an earlier demo's nats-server: stop it and try again",
                 folder.ports.nats
             );
         }
@@ -68,7 +68,7 @@ impl NatsServer {
             .stdin(Stdio::null())
             .stdout(log()?)
             .stderr(log()?)
-            // Ctrl-C on the terminal is for us; we end it after its clients.
+            // Its own process group, so that Ctrl-C on the terminal reaches only the demo, which then stops it.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -84,7 +84,7 @@ impl NatsServer {
             }
             if Instant::now() > deadline {
                 anyhow::bail!(
-                    "nats-server takes no connections after {} seconds: see {}",
+                    "nats-server does not accept connections after {} seconds: see {}",
                     START_LIMIT.as_secs(),
                     log_path.display()
                 );
@@ -93,14 +93,14 @@ impl NatsServer {
         }
     }
 
-    /// The process.
+    /// The id of the process.
     pub(super) fn id(&self) -> u32 {
         self.child.id().unwrap_or_default()
     }
 
-    /// Ends it at once, which is safe: it keeps nothing.
+    /// Kills it at once, which is safe: it stores nothing.
     pub(super) async fn stop(mut self) {
-        // An error means that it ended by itself.
+        // An error means that it had already exited.
         let _ = self.child.kill().await;
     }
 }

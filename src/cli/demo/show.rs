@@ -1,4 +1,4 @@
-//! The show: a client is connected, its user is revoked, and the time until it is cut off is measured.
+//! The demo's revocation: a client connects, its user is revoked, and the time until it is disconnected is measured.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use super::keys::Keys;
 use crate::client::PublicClient;
 use crate::clock::Clock;
 
-/// The node tries to connect to a NATS cluster every few seconds; nats-server may have come up just after a try.
+/// The node tries to connect to a NATS cluster every few seconds; nats-server may have started just after an attempt.
 const NODE_LIMIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Far more than a revocation takes; then something is broken.
-const CUT_LIMIT: Duration = Duration::from_secs(20);
+/// Far longer than a revocation takes; beyond it something is broken.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(20);
 
-/// What was seen.
-pub(super) struct Seen {
+/// What was measured.
+pub(super) struct Measured {
     /// From the beginning of the submission until it was acknowledged.
     pub(super) stored_after: Duration,
     /// From the beginning of the submission until the client lost its connection.
-    pub(super) cut_off_after: Duration,
+    pub(super) disconnected_after: Duration,
 }
 
-/// Waits until the node is connected to nats-server: before that, nobody could be told of a revocation.
+/// Waits until the node is connected to nats-server: before that it cannot send the revocation.
 pub(super) async fn node_is_connected(url: &str, keys: &Keys, clock: &Clock) -> anyhow::Result<()> {
     let watch = ConnectOptions::with_credentials(&keys.watch(clock.now())?)?
         .connect(url)
@@ -37,9 +37,9 @@ pub(super) async fn node_is_connected(url: &str, keys: &Keys, clock: &Clock) -> 
     let subject = format!("$SYS.REQ.ACCOUNT.{}.CONNZ", keys.system()?);
     let deadline = Instant::now() + NODE_LIMIT;
     loop {
-        // Whose connections the system account has; an answer that takes long or is refused is asked for again.
+        // Asks for the system account's connections. A request that fails or takes too long is repeated.
         let answer = watch.request(subject.clone(), Bytes::from_static(br#"{"auth":true}"#));
-        if let Ok(Ok(answer)) = timeout(CUT_LIMIT, answer).await
+        if let Ok(Ok(answer)) = timeout(DISCONNECT_LIMIT, answer).await
             && String::from_utf8_lossy(&answer.payload).contains(&keys.node_user)
         {
             return Ok(());
@@ -69,7 +69,7 @@ impl Client {
         let (seen, events) = mpsc::channel(16);
         let connection = ConnectOptions::with_credentials(&creds)?
             .event_callback(move |event| {
-                // What does not fit is not waited for: the first disconnection is in it.
+                // An event that does not fit is dropped: the first disconnection is among those that fit.
                 let _ = seen.try_send(event);
                 std::future::ready(())
             })
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// Revokes its user as nsc would, over the public port, and waits until nats-server closes the connection.
-    pub(super) async fn revoke(&mut self, keys: &Keys, node: &PublicClient, clock: &Clock) -> anyhow::Result<Seen> {
+    pub(super) async fn revoke(&mut self, keys: &Keys, node: &PublicClient, clock: &Clock) -> anyhow::Result<Measured> {
         let app = keys.app()?;
         let present = node.lookup(app).await?;
         anyhow::ensure!(
@@ -104,7 +104,7 @@ impl Client {
             answer.status,
             String::from_utf8_lossy(&answer.body)
         );
-        let cut_off = async {
+        let disconnected = async {
             while let Some(event) = self.events.recv().await {
                 if matches!(event, Event::Disconnected | Event::Closed) {
                     return true;
@@ -112,20 +112,20 @@ impl Client {
             }
             false
         };
-        let seen = timeout(CUT_LIMIT, cut_off).await.unwrap_or(false);
-        let cut_off_after = begun.elapsed();
+        let seen = timeout(DISCONNECT_LIMIT, disconnected).await.unwrap_or(false);
+        let disconnected_after = begun.elapsed();
         anyhow::ensure!(
             seen,
-            "the client still has its connection {} seconds after its user was revoked",
-            CUT_LIMIT.as_secs()
+            "the client is still connected {} seconds after its user was revoked",
+            DISCONNECT_LIMIT.as_secs()
         );
-        Ok(Seen {
+        Ok(Measured {
             stored_after,
-            cut_off_after,
+            disconnected_after,
         })
     }
 
-    /// Tries to come back with the same creds; what nats-server says.
+    /// Tries to connect again with the same creds, and returns nats-server's refusal.
     pub(super) async fn reconnect_refused(self, url: &str) -> anyhow::Result<String> {
         drop(self.connection);
         match ConnectOptions::with_credentials(&self.creds)?.connect(url).await {

@@ -1,4 +1,4 @@
-//! `nats config`: prints the lines that point nats-server and nsc here.
+//! `nats config`: prints the configuration of nats-server and nsc for this mesh.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -19,17 +19,17 @@ pub(in crate::cli) struct ConfigCommand {
     /// address the node listens on]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The authority that signed the public port's certificate, as a path on the nats-server's machine; without
-    /// it the system's authorities count
+    /// The authority that signed the public port's certificate, as a path on nats-server's machine [default: the
+    /// system's authorities]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// A client certificate for nats-server, as a path on its machine
+    /// A client certificate for nats-server, as a path on nats-server's machine
     #[arg(long, value_name = "FILE", requires_all = ["client_key", "ca"])]
     client_cert: Option<PathBuf>,
-    /// Its key
+    /// The key of the client certificate
     #[arg(long, value_name = "FILE", requires = "client_cert")]
     client_key: Option<PathBuf>,
-    /// Which operator, by name or key; may be left out if the mesh trusts one
+    /// The operator, by name or key; optional if the mesh trusts one operator
     #[arg(long, value_name = "OPERATOR")]
     operator: Option<String>,
     /// Print JSON, with the configuration as one string
@@ -58,7 +58,7 @@ impl ConfigCommand {
         if tls.is_some() && !url.is_https() {
             return Err(Failure::new(
                 Exit::Usage,
-                format!("--ca means nothing for {}: give an https:// URL", url.text()),
+                format!("--ca has no effect on {}: give an https:// URL", url.text()),
             ));
         }
         let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
@@ -83,7 +83,7 @@ fn choose<'o>(operators: &'o Operators, wanted: Option<&str>) -> Result<&'o Oper
             Err(Failure::new(
                 Exit::Usage,
                 format!(
-                    "the mesh trusts {} operators and a nats-server one of them: choose with --operator ({})",
+                    "the mesh trusts {} operators, but a nats-server only one: choose it with --operator ({})",
                     several.len(),
                     names.join(", ")
                 ),

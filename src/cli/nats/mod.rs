@@ -1,4 +1,4 @@
-//! `nats`: what nats-servers and nsc need of this mesh.
+//! `nats`: the configuration that nats-servers and nsc need to use this mesh.
 
 mod config;
 mod pointing;
@@ -13,7 +13,7 @@ use super::exit::{Exit, Failure};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NatsCommand {
-    /// Print the nats-server configuration for this mesh, and the nsc line
+    /// Print the nats-server configuration for this mesh, and the nsc command
     Config(config::ConfigCommand),
 }
 

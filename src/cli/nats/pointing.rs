@@ -1,4 +1,4 @@
-//! The exact lines that point nats-server and nsc here.
+//! The exact lines of configuration with which nats-server and nsc use this mesh.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,34 +9,34 @@ use crate::api::Operator;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::plain;
 
-/// Where the public port is reached, without a path.
+/// The URL of the public port, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct BaseUrl(String);
 
 impl BaseUrl {
-    /// Accepts the address alone and every form in which people have it: with `/jwt/v1`, with `/accounts/`.
+    /// Accepts the bare URL, and the longer forms that nsc (`/jwt/v1`) and nats-server (`/jwt/v1/accounts/`) use.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, Failure> {
         if text.contains('@') {
-            // First, and without the URL: every other sentence shows it, and so do the lines for nats-server.
+            // Checked first, and reported without the URL: the other errors show it, and so does the configuration.
             return Err(Failure::new(
                 Exit::Usage,
-                "the URL has a user or password, which jwtmesh has no use for: leave out everything up to the @",
+                "the URL has a user or password, which jwtmesh does not use: remove everything up to the @",
             ));
         }
         let wrong = |why: &str| Err(Failure::new(Exit::Usage, format!("the URL {text:?} {why}")));
         if text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\' | '(' | ')')) {
-            return wrong("has a character that would end it inside nats-server's configuration");
+            return wrong("has a character that would end the URL in nats-server's configuration: remove it");
         }
         if text.contains(['?', '#']) {
-            // nats-server appends the account's key to the text, behind a query too.
-            return wrong("has a query or a fragment; nats-server would append the account to that");
+            // nats-server appends the account's key to the end of the URL, even after a query.
+            return wrong("has a query or a fragment; nats-server would append the account's key to it");
         }
         let base = text.trim_end_matches('/');
         let base = base.strip_suffix("/accounts").unwrap_or(base).trim_end_matches('/');
         let base = base.strip_suffix("/jwt/v1").unwrap_or(base).trim_end_matches('/');
         match base.split_once("://") {
             Some(("http" | "https", rest)) if !rest.is_empty() => Ok(Self(base.to_owned())),
-            _ => wrong("is none that nats-server can fetch from: write http://HOST:PORT or https://HOST:PORT"),
+            _ => wrong("is not one that nats-server can fetch from: write http://HOST:PORT or https://HOST:PORT"),
         }
     }
 
@@ -48,29 +48,29 @@ impl BaseUrl {
         self.0.starts_with("https://")
     }
 
-    /// What nsc is given, and an operator's `account_server_url`.
+    /// The URL for nsc, also the operator's `account_server_url`.
     pub(in crate::cli) fn account_server(&self) -> String {
         format!("{}/jwt/v1", self.0)
     }
 
-    /// What nats-server is given.
+    /// The URL for nats-server's `resolver`.
     pub(in crate::cli) fn resolver(&self) -> String {
         format!("{}/jwt/v1/accounts/", self.0)
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        // nats-server, server/opts.go: the expression for MEM is tried first and has no anchor.
+        // nats-server, server/opts.go: the regular expression for MEM is tried first and is not anchored.
         if self.resolver().to_ascii_lowercase().contains("mem") {
             warnings.push(format!(
-                "{} has \"mem\" in it, and nats-server takes every resolver with these letters for the MEMORY resolver: use another host name or an address",
+                "{} contains \"mem\", and nats-server uses its MEMORY resolver for every URL with these letters: use another host name or an IP address",
                 self.0
             ));
         }
         let host = self.0.split_once("://").map_or("", |(_, rest)| rest);
         if host.starts_with("0.0.0.0") || host.starts_with("[::]") {
             warnings.push(format!(
-                "{} is where the node listens, not where others find it: give --url with a name or address that nats-server can reach",
+                "{} is the address that the node listens on, not one to connect to: give --url with a name or address that nats-server can reach",
                 self.0
             ));
         }
@@ -78,16 +78,16 @@ impl BaseUrl {
     }
 }
 
-/// How nats-server verifies the public port.
+/// How nats-server verifies the public port's certificate.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct ResolverTls {
-    /// The authority, as a path for nats-server.
+    /// The authority's file, as a path on nats-server's machine.
     pub(in crate::cli) ca: PathBuf,
-    /// Its own certificate and key.
+    /// The files of nats-server's own certificate and key.
     pub(in crate::cli) client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Everything that points others here.
+/// Everything that nats-server and nsc need to use this mesh.
 #[derive(Debug, Serialize)]
 pub(in crate::cli) struct Pointing {
     operator: String,
@@ -102,7 +102,7 @@ pub(in crate::cli) struct Pointing {
 }
 
 impl Pointing {
-    /// With the operator's token in the text, or read by nats-server from `operator_file`.
+    /// The configuration has the operator's token inline, or the path `operator_file` if there is one.
     pub(in crate::cli) fn new(
         operator: &Operator,
         url: &BaseUrl,
@@ -113,7 +113,7 @@ impl Pointing {
         let mut warnings = url.warnings();
         if operator.system_account.is_none() {
             warnings.push(format!(
-                "operator {} names no system account, so jwtmesh cannot tell nats-servers of changes: nsc add account --name SYS, then nsc edit operator --system-account SYS",
+                "operator {} names no system account, so jwtmesh cannot send changes to nats-servers: run nsc add account --name SYS, then nsc edit operator --system-account SYS",
                 plain(&operator.name)
             ));
         }
@@ -163,23 +163,23 @@ fn config(
         }
         line("}".to_owned());
     } else if url.is_https() {
-        line("# The system's authorities verify the certificate; for a private one: --ca FILE".to_owned());
+        line("# The certificate is verified with the system's authorities; for a private one: --ca FILE".to_owned());
     }
-    line("# No resolver_preload beside these lines: nats-server does not start with it and a URL resolver.".to_owned());
+    line("# Do not add resolver_preload: nats-server does not start with both it and a URL resolver.".to_owned());
     line("#".to_owned());
-    line("# nsc, once, where the operator's keys are:".to_owned());
+    line("# Run once, where nsc has the operator's keys:".to_owned());
     line(format!("#   {nsc}"));
     if let Some(tls) = tls {
-        line("# and in its environment, as its --ca-cert is for nats:// only:".to_owned());
+        line("# Set in nsc's environment, as its --ca-cert is for nats:// only:".to_owned());
         line(format!("#   export SSL_CERT_FILE={}", tls.ca.display()));
     } else if url.is_https() {
-        line("# and with a private authority, as its --ca-cert is for nats:// only:".to_owned());
+        line("# For a private authority, set in nsc's environment, as its --ca-cert is for nats:// only:".to_owned());
         line("#   export SSL_CERT_FILE=FILE".to_owned());
     }
     text
 }
 
-/// A path as a string of nats-server's configuration language.
+/// A path as a quoted string in nats-server's configuration language.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
@@ -203,11 +203,11 @@ mod tests {
     }
 
     fn base(text: &str) -> BaseUrl {
-        BaseUrl::parse(text).map_err(|failure| failure.said).unwrap()
+        BaseUrl::parse(text).map_err(|failure| failure.message).unwrap()
     }
 
     #[test]
-    fn plain_http_is_these_lines() {
+    fn plain_http_prints_these_lines() {
         let pointing = Pointing::new(&operator(), &base("http://h:9090"), None, None);
         assert_eq!(
             pointing.config,
@@ -215,16 +215,16 @@ mod tests {
              operator: eyJ.e30.sig\n\
              system_account: ASYS\n\
              resolver: URL(\"http://h:9090/jwt/v1/accounts/\")\n\
-             # No resolver_preload beside these lines: nats-server does not start with it and a URL resolver.\n\
+             # Do not add resolver_preload: nats-server does not start with both it and a URL resolver.\n\
              #\n\
-             # nsc, once, where the operator's keys are:\n\
+             # Run once, where nsc has the operator's keys:\n\
              #   nsc edit operator --account-jwt-server-url http://h:9090/jwt/v1\n"
         );
         assert_eq!(pointing.warnings, Vec::<String>::new());
     }
 
     #[test]
-    fn https_with_a_private_authority_and_a_client_certificate_is_these_lines() {
+    fn https_with_a_private_authority_and_a_client_certificate_prints_these_lines() {
         let tls = ResolverTls {
             ca: "/etc/a \"b\"/ca.pem".into(),
             client: Some(("/etc/c.pem".into(), "/etc/c.key".into())),
@@ -270,7 +270,7 @@ mod tests {
         }
         for text in ["https://sys:secret@h:9090", "sys:secret@h", "https://sys:secret@h/?a"] {
             let failure = BaseUrl::parse(text).expect_err(text);
-            assert!(!failure.said.contains("secret"), "{}", failure.said);
+            assert!(!failure.message.contains("secret"), "{}", failure.message);
         }
     }
 

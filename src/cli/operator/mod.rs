@@ -1,4 +1,4 @@
-//! `operator`: whom the mesh trusts.
+//! `operator`: the operators that the mesh trusts.
 
 mod show;
 

@@ -1,4 +1,4 @@
-//! `operator show`: whom the mesh trusts.
+//! `operator show`: the operators that the mesh trusts, with their keys.
 
 use std::io::Write;
 
