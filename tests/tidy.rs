@@ -1,5 +1,5 @@
-//! The shape of the source, as tests: which way imports may point, between rooms and within one, which library lives
-//! where, which rooms are pure, how long a file may be. An exception is a line in a table here, with its reason.
+//! Tests of the shape of the source: which way imports may point, between rooms and within a room; where each library
+//! may be named; which rooms are pure; how long a file may be. An exception is a line in a table here, with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use graph::{graph, sources};
 #[path = "tidy/graph.rs"]
 mod graph;
 
-/// The ladder. A file may name the rooms listed for its own, and [`SHARED`] ones; `jwt` is the lowest step, `main` the
-/// highest.
+/// The order of the rooms: `main` is the highest, `jwt` the lowest. A file may name its own room, the rooms listed for
+/// that room, and the [`SHARED`] ones.
 const LADDER: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    // `main` is a page over `cli`, which may take the words of every room, but drives only `client` and `node`.
+    // `main` is one page that calls `cli`. `cli` may use the types of many rooms, but drives only `client` and `node`.
     (
         "cli",
         &["jwt", "config", "tls", "folder", "api", "client", "node", "sign"],
@@ -23,7 +23,7 @@ const LADDER: &[(&str, &[&str])] = &[
             "jwt", "state", "raft", "resolver", "http", "nats", "config", "tls", "folder",
         ],
     ),
-    // Strangers: neither may name the other.
+    // `http` and `nats` may not name each other.
     ("http", &["jwt", "resolver", "config", "tls", "listener", "api"]),
     ("nats", &["jwt", "resolver", "config"]),
     ("resolver", &["jwt", "state", "raft"]),
@@ -31,7 +31,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ("state", &["jwt"]),
     ("jwt", &[]),
     ("client", &["jwt", "tls", "api"]),
-    // Only the command line names it, and tests and benches: `serve` cannot sign.
+    // Only `cli`, tests and benches name `sign`, so that `serve` cannot sign.
     ("sign", &["jwt"]),
     // Shared leaf modules.
     ("listener", &["tls", "config"]),
@@ -44,11 +44,11 @@ const LADDER: &[(&str, &[&str])] = &[
     ("tasks", &[]),
 ];
 
-/// What every room may name but the pure ones, which are below both.
+/// The rooms that every room except the pure ones may name; the pure rooms are below both.
 const SHARED: &[&str] = &["clock", "tasks"];
 
-/// The order within each folder, lowest first: a file may name only what stands before it. `mod` is the folder's own
-/// `mod.rs`; what it merely re-exports does not count.
+/// The order within each folder, lowest first: a file may name only the entries listed before it. `mod` is the folder's
+/// own `mod.rs`; its re-exports do not count.
 const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
@@ -101,7 +101,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("jwt/claims", &["account", "operator", "mod"]),
-    // `mod` is the parser, whose values `fields` reads by name.
+    // `mod` is the parser; `fields` reads the parser's values by name.
     ("jwt/json", &["mod", "fields"]),
     (
         "jwt/rules",
@@ -133,7 +133,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     ("nats/subjects", &["names", "replies", "mod"]),
     ("node", &["trust", "life", "assemble", "mod"]),
-    // `mod` is the handle that `start` makes.
+    // `mod` is the handle that `start` returns.
     (
         "raft",
         &[
@@ -147,7 +147,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("raft/log/open", &["window", "survey", "replay", "torn", "mod"]),
-    // `mod` proposes one command; `batch` makes one of many submissions.
+    // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch"]),
     ("raft/stores", &["space", "flusher", "trim", "mod"]),
     (
@@ -160,7 +160,7 @@ const ORDER: &[(&str, &[&str])] = &[
         &["command", "rows", "options", "fault", "file", "recent", "apply", "mod"],
     ),
     ("state/apply", &["before", "accounts", "operators", "positions", "mod"]),
-    // `mod` has the tables, which every other file here reads or writes.
+    // `mod` has the tables that every other file in the folder reads or writes.
     (
         "state/file",
         &["mod", "encoding", "store", "view", "changes", "install"],
@@ -169,14 +169,14 @@ const ORDER: &[(&str, &[&str])] = &[
     ("tls", &["provider", "files", "x509", "server", "mod"]),
 ];
 
-/// Where each library is at home. Elsewhere its name may not appear.
+/// The files in which each library may be named, by the beginning of their paths.
 const HOMES: &[(&str, &[&str])] = &[
     ("redb", &["state/"]),
     ("openraft", &["raft/"]),
     ("axum", &["http/"]),
     ("hyper_util", &["listener/", "client/"]),
-    // The demo is a client of the NATS cluster it shows, as its user's own program would be; the configuration asks for
-    // the grammar of a server's URL.
+    // The demo connects to its NATS cluster as a client, as a user's program would. The configuration uses the library
+    // to parse the URLs of servers.
     ("async_nats", &["nats/", "cli/demo/", "config/read.rs"]),
     // The demo makes keys for its own folder; only sign/ signs with them.
     ("nkeys", &["jwt/nkey.rs", "sign/", "cli/demo/"]),
@@ -191,7 +191,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Words that a pure room may not contain: it sees no clock, no configuration, no channel and no task.
+/// Words that a pure room may not contain: it has no clock, no configuration, no channel and no task.
 const PURE: &[(&str, &[&str])] = &[
     (
         "jwt/",
@@ -222,7 +222,7 @@ const PURE: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Alarms, not goals: past one of these somebody looks for the second idea.
+/// Alarms, not goals: beyond one of these, find the second idea in the file or folder and name it.
 const MAX_LINES: usize = 600;
 const MAX_FILES_PER_FOLDER: usize = 12;
 
@@ -230,7 +230,7 @@ fn assert_none(defects: Vec<String>) {
     assert!(defects.is_empty(), "\n{}", defects.join("\n"));
 }
 
-/// The word that follows `crate::` at each place of a line.
+/// The word after each `crate::` in a line.
 fn rooms_named(line: &str) -> impl Iterator<Item = &str> {
     line.match_indices("crate::").map(|(at, found)| {
         let rest = &line[at + found.len()..];
@@ -241,7 +241,7 @@ fn rooms_named(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a room sees neither clock nor task.
+/// Whether a room is pure: without a clock and without tasks.
 fn pure(room: &str) -> bool {
     PURE.iter().any(|(pure, _)| pure.strip_suffix('/') == Some(room))
 }
@@ -253,14 +253,14 @@ fn imports_fall_downhill() {
     for source in sources() {
         let own = source.room().to_owned();
         let Some(allowed) = ladder.get(own.as_str()) else {
-            defects.push(format!("src/{}: {own} has no line in the ladder", source.name));
+            defects.push(format!("src/{}: {own} has no line in LADDER", source.name));
             continue;
         };
         for (at, line) in source.code() {
             for room in rooms_named(line) {
                 if room.is_empty() {
                     defects.push(format!(
-                        "src/{}:{at}: `use crate::{{..}}`: one line a room, so that layers are seen",
+                        "src/{}:{at}: `use crate::{{..}}`: write one `use` line a room, so that this test sees it",
                         source.name
                     ));
                 } else if room != own && !allowed.contains(&room) && (pure(&own) || !SHARED.contains(&room)) {
@@ -283,7 +283,7 @@ fn every_library_has_a_home() {
                     .any(|(found, _)| !line[..found].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
                 if named && !homes.iter().any(|home| source.name.starts_with(home)) {
                     defects.push(format!(
-                        "src/{}:{at}: {library} is at home in {}",
+                        "src/{}:{at}: {library} may be named only in {}",
                         source.name,
                         homes.join(", ")
                     ));
@@ -302,7 +302,7 @@ fn pure_rooms_stay_pure() {
             for (at, line) in source.code() {
                 for word in words.iter().filter(|word| line.contains(**word)) {
                     defects.push(format!(
-                        "src/{}:{at}: {room} is pure and may not say {word:?}",
+                        "src/{}:{at}: {room} is pure and may not contain {word:?}",
                         source.name
                     ));
                 }
@@ -312,7 +312,7 @@ fn pure_rooms_stay_pure() {
     assert_none(defects);
 }
 
-/// A task that dies unseen leaves a node that looks alive and agrees on nothing, or tells nobody.
+/// If such a task died unnoticed, the node would look alive but agree on nothing, or send no changes to NATS.
 #[test]
 fn every_task_that_agrees_or_publishes_ends_the_node_with_its_panic() {
     let mut defects = Vec::new();
@@ -333,14 +333,14 @@ fn every_task_that_agrees_or_publishes_ends_the_node_with_its_panic() {
     }
     assert!(
         guarded >= 5,
-        "only {guarded} guarded tasks were found: how they are spawned has changed"
+        "only {guarded} calls of `scope.spawn(` were found: adapt this test to how tasks are spawned now"
     );
     assert_none(defects);
 }
 
-/// The order within rooms. Since it is total, no two files of one room can name each other, directly or by a detour.
+/// ORDER is total within a room, so no two files of a room can name each other, directly or through other files.
 #[test]
-fn within_a_room_a_file_names_only_what_stands_before_it() {
+fn within_a_room_a_file_names_only_files_before_it() {
     let order: BTreeMap<_, _> = ORDER.iter().copied().collect();
     let mut defects = BTreeSet::new();
     for (file, named) in graph(&sources()) {
@@ -358,12 +358,12 @@ fn within_a_room_a_file_names_only_what_stands_before_it() {
                 (Some(own), Some(its)) if its < own => {}
                 (Some(_), Some(_)) => {
                     defects.insert(format!(
-                        "src/{file} names src/{other}: in {folder}, {own} stands before {its}"
+                        "src/{file} names src/{other}, but ORDER has {own} before {its} in {folder}"
                     ));
                 }
                 (own_place, _) => {
                     let missing = if own_place.is_none() { own } else { its };
-                    defects.insert(format!("{missing} is missing in ORDER's line of src/{folder}"));
+                    defects.insert(format!("{missing} is missing from ORDER's line of src/{folder}"));
                 }
             }
         }
@@ -375,7 +375,7 @@ fn room(file: &str) -> &str {
     file.split('/').next().expect("split gives at least one")
 }
 
-/// The folder that holds both files, and what in it each of them belongs to.
+/// The innermost folder that holds both files, and the entry of that folder that each of them belongs to.
 fn part<'f>(one: &'f str, other: &'f str) -> (&'f str, &'f str, &'f str) {
     let common = one
         .char_indices()
@@ -391,9 +391,9 @@ fn part<'f>(one: &'f str, other: &'f str) -> (&'f str, &'f str, &'f str) {
     (one[..start].trim_end_matches('/'), entry(one), entry(other))
 }
 
-/// Rooms are ordered by the ladder, files within a room by their table: what is left is that nothing leads back.
+/// LADDER orders the rooms and ORDER the files within a room; this finds any cycle that both of them miss.
 #[test]
-fn no_file_leads_back_to_itself() {
+fn no_file_is_part_of_a_cycle() {
     let graph = graph(&sources());
     let mut defects = Vec::new();
     for start in graph.keys() {
@@ -405,14 +405,14 @@ fn no_file_leads_back_to_itself() {
             }
         }
         if reached.contains(start) {
-            defects.push(format!("src/{start} names itself by way of other files"));
+            defects.push(format!("src/{start} names itself through other files: break the cycle"));
         }
     }
     assert_none(defects);
 }
 
 #[test]
-fn the_order_has_a_line_for_every_folder_and_none_too_many() {
+fn the_order_lists_every_folder_with_exactly_its_entries() {
     let sources = sources();
     let mut folders: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let known = graph(&sources);
@@ -447,7 +447,7 @@ fn files_and_folders_stay_small() {
         let lines = source.text.lines().count();
         if lines > MAX_LINES {
             defects.push(format!(
-                "src/{}: {lines} lines, {MAX_LINES} are allowed: it has two ideas, name them",
+                "src/{}: {lines} lines, {MAX_LINES} are allowed: split it by its two ideas and name them",
                 source.name
             ));
         }
@@ -458,7 +458,7 @@ fn files_and_folders_stay_small() {
     for (folder, files) in folders {
         if files > MAX_FILES_PER_FOLDER {
             defects.push(format!(
-                "src/{folder}: {files} files, {MAX_FILES_PER_FOLDER} are allowed: a folder hides inside it"
+                "src/{folder}: {files} files, {MAX_FILES_PER_FOLDER} are allowed: move some into a folder of their own"
             ));
         }
     }
@@ -466,13 +466,13 @@ fn files_and_folders_stay_small() {
 }
 
 #[test]
-fn every_file_begins_with_its_sentence() {
+fn every_file_begins_with_a_sentence_on_what_it_owns() {
     let defects = sources()
         .iter()
         .filter(|source| !source.text.starts_with("//! "))
         .map(|source| {
             format!(
-                "src/{}: begins without the sentence that says what it owns",
+                "src/{}: begin it with a `//!` sentence that says what it owns",
                 source.name
             )
         })

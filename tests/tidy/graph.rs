@@ -1,26 +1,26 @@
-//! Which file of `src` names which other, read from its `use` lines and paths.
+//! The graph of which file of `src` names which other file, read from `use` lines and paths.
 //!
-//! A name is followed to the file that defines it, through the re-exports of each `mod.rs` on the way: such a re-export
-//! is the interface of its folder, not a dependency. Comments, inline tests and files that only tests compile are left
-//! out.
+//! Each name is followed to the file that defines it, through the re-exports of every `mod.rs` on the way. Such a
+//! re-export is the interface of its folder and does not count as a dependency. Comments, inline tests and files that
+//! are compiled only for tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A file of `src`.
 pub(crate) struct Source {
-    /// Relative to `src`, with `/`.
+    /// The path relative to `src`, with `/`.
     pub(crate) name: String,
     pub(crate) text: String,
 }
 
 impl Source {
-    /// The part of its name that names its room: the first folder, or the file itself.
+    /// The room that the file belongs to: the first folder of its path, or the file's own name.
     pub(crate) fn room(&self) -> &str {
         self.name.split(['/', '.']).next().expect("split gives at least one")
     }
 
-    /// The lines that run in the program: without comments and without the inline tests at the end.
+    /// The numbered lines of the program, without comments and without the inline tests at the end.
     pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let mut following = self.text.lines().skip(1);
         self.text
@@ -33,7 +33,7 @@ impl Source {
             .map(|(at, line)| (at + 1, line.split("//").next().unwrap_or_default()))
     }
 
-    /// Its place in the tree of modules.
+    /// The path of the file's module.
     fn module(&self) -> Vec<String> {
         let path = self.name.strip_suffix(".rs").expect("a Rust file");
         let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -44,7 +44,7 @@ impl Source {
     }
 }
 
-/// Every file of `src`, in the order of the names.
+/// Every file of `src`, sorted by name.
 pub(crate) fn sources() -> Vec<Source> {
     fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("src is readable") {
@@ -74,10 +74,10 @@ pub(crate) fn sources() -> Vec<Source> {
         .collect()
 }
 
-/// Files, and for each the files that it names.
+/// Each file, with the files that it names.
 pub(crate) type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// What one `use` brings in: where it comes from, and under which name it is known.
+/// One imported name: the path it comes from, and the name it has in the importing file.
 struct Import {
     path: Vec<String>,
     name: String,
@@ -122,7 +122,7 @@ pub(crate) fn graph(sources: &[Source]) -> Graph {
     graph
 }
 
-/// The modules that stand behind `#[cfg(test)]` in a file of their own.
+/// The modules that are declared with `#[cfg(test)]` and have a file of their own.
 fn only_for_tests(sources: &[Source]) -> BTreeSet<Vec<String>> {
     let mut found = BTreeSet::new();
     for source in sources {
@@ -144,7 +144,7 @@ struct Tree<'s> {
 }
 
 impl Tree<'_> {
-    /// `path` as seen from module `own`, from the root of the crate; `None` for another crate's.
+    /// Resolves `path`, as written in module `own`, from the root of the crate; `None` for a path into another crate.
     fn absolute(&self, own: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut base = own.to_vec();
         let mut rest = path;
@@ -174,7 +174,7 @@ impl Tree<'_> {
 
     /// The file that defines what `path` names.
     fn file(&self, path: &[String], depth: usize) -> &str {
-        assert!(depth < 16, "a re-export leads back to itself: {path:?}");
+        assert!(depth < 16, "a cycle of re-exports: {path:?}");
         let mut module: Vec<String> = Vec::new();
         let mut rest = path;
         while let Some(next) = rest.first() {
@@ -196,7 +196,7 @@ impl Tree<'_> {
     }
 }
 
-/// The imports of a file, each name on its own.
+/// The imports of a file, one for each imported name.
 fn imports(source: &Source) -> Vec<Import> {
     let mut found = Vec::new();
     let mut statement: Option<String> = None;
@@ -266,7 +266,7 @@ fn inline_paths(source: &Source) -> Vec<Vec<String>> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();
     for (_, line) in source.code() {
-        // `pub(in crate::room)` says who may see it, and names nobody.
+        // `pub(in crate::room)` limits visibility and is not a dependency.
         let (before, after) = line.split_once("pub(in ").unwrap_or((line, ""));
         let line = format!("{before} {}", after.split_once(')').map_or("", |(_, after)| after));
         if line.trim_start().starts_with("use ") || line.contains(" use ") {
