@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::FutureExt;
-use jwtmesh::raft::log::{LogFault, LogStore, LogWriter, OnFault, Options, Prepare, StoreId};
+use jwtmesh::raft::log::{Disk, LogFault, LogStore, LogWriter, OnFault, Options, Prepare, StoreId};
 use jwtmesh::raft::{Entry, LogId, Member, Payload, Vote};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{EntryPayload, LeaderId, Membership, RaftLogReader};
@@ -30,11 +30,15 @@ impl Log {
     }
 
     pub(crate) fn open_with(disk: &CrashDisk, options: &Options) -> Result<Self, LogFault> {
+        Self::open_on(Arc::new(disk.clone()), options)
+    }
+
+    pub(crate) fn open_on(disk: Arc<dyn Disk>, options: &Options) -> Result<Self, LogFault> {
         let faults: Arc<Mutex<Vec<LogFault>>> = Arc::default();
         let heard = Arc::clone(&faults);
         let on_fault: OnFault = Arc::new(move |fault| heard.lock().unwrap().push(fault));
         let checkpoint = Arc::new(AtomicU64::new(u64::MAX));
-        let (store, writer) = LogStore::open(Arc::new(disk.clone()), options, checkpoint, on_fault)?;
+        let (store, writer) = LogStore::open(disk, options, checkpoint, on_fault)?;
         Ok(Self { store, writer, faults })
     }
 

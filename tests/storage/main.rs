@@ -12,6 +12,8 @@ mod disk;
 #[cfg(test)]
 mod driven;
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod hanging;
 #[cfg(test)]
 mod log;
