@@ -28,6 +28,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) tls: Option<&'a Identity>,
     /// A NATS cluster to tell of changes: its URL, and the text of creds.
     pub(crate) nats: Option<(String, String)>,
+    /// Another program than the one that was built for this bench.
+    pub(crate) program: Option<PathBuf>,
 }
 
 impl Node {
@@ -57,7 +59,7 @@ impl Node {
             config += &format!("[[nats]]\nname = \"bench\"\nservers = [\"{url}\"]\ncreds = \"system.creds\"\n");
         }
         fs::write(folder.join("cluster.toml"), config).expect("the bench's own folder is writable");
-        let mut command = Command::new(binary());
+        let mut command = Command::new(settings.program.clone().unwrap_or_else(binary));
         command
             .arg("serve")
             .arg("--config")
