@@ -1,55 +1,73 @@
-//! jwtmesh: a full-mesh account resolver for NATS. This is the map.
+//! jwtmesh: a full-mesh account resolver for NATS. This is the map of its source.
 //!
-//! It answers one question, *what is the current token of this account?*, accepts one kind of change, *here is a
-//! newer one, signed*, agrees on it, and tells the NATS clusters.
+//! It answers one question, *what is the current token of this account?*, and accepts one kind of change, *here is a
+//! newer one, signed*. The nodes agree on the change, and the NATS clusters are sent it.
 //!
-//! # Rooms, in reading order
+//! # Rooms
 //!
-//! | room | its sentence |
+//! A room is a module at this level. Its first line says what it owns, its opening page how it works and what it never
+//! does. In reading order, from the bottom up:
+//!
+//! | room | what it owns |
 //! |---|---|
 //! | [`jwt`] | what a valid token is |
-//! | [`state`] | what the cluster has agreed |
-//! | [`raft`] | how the nodes agree |
-//! | [`resolver`] | the door: every lookup and every submission passes here |
-//! | [`http`] | who asks |
-//! | [`nats`] | who is told |
-//! | [`node`] | puts the rooms together, starts and stops them |
-//! | [`client`], [`cli`] | the administrator's hands |
+//! | [`state`] | what the mesh has agreed |
+//! | [`raft`] | how the nodes agree: the log on disk, proposals, the two stores |
+//! | [`resolver`] | the single entry point: every lookup and every submission passes here |
+//! | [`http`] | the public port for nats-server and nsc, and `/v1` on the admin socket |
+//! | [`nats`] | publishing changes to the NATS clusters |
+//! | [`node`] | the order of a start and of a shutdown |
+//! | [`cli`] | the command line; [`client`] makes its requests, [`sign`] is the only code that signs |
 //!
-//! The shelf, for everyone above: [`clock`], [`tasks`], [`folder`], [`config`], [`tls`], [`listener`], [`api`]. Imports fall in this
-//! direction only; `tests/tidy.rs` holds that line.
+//! Shared leaf modules: [`listener`] (a port without routes), [`tls`], [`config`], [`folder`] (the data folder),
+//! [`tasks`] (every task's owner, and the first fault), [`api`] (JSON shapes), [`clock`].
 //!
-//! # Four lives
+//! Imports point downward only, between rooms and within each of them: `tests/tidy.rs` has both orders as tables.
 //!
-//! Each walk goes through files in one direction; the answer returns the way it came.
+//! # Four walks
 //!
-//! - **A GET by nats-server.** `http/accounts.rs` makes the path an [`jwt::AccountKey`]; [`resolver::Resolver::lookup`]
-//!   asks the state: [`state::State::account_at_hand`] looks into the memtable and the cache,
-//!   [`state::State::account_in_file`] into redb as of its last commit. Nobody is waited
-//!   for.
-//! - **A POST by nsc.** `http/accounts.rs` bounds the body; [`resolver::Resolver::submit`] makes it a
-//!   [`jwt::Verified`] claim or a [`jwt::Rejection`]; `raft/batch.rs` puts it into an entry with whatever else came
-//!   in; `raft/log/` writes the entry and syncs it; `raft/machine.rs` hands it to [`state::State::apply`], which
-//!   decides stored, unchanged or superseded. Later, off this way, `raft/flusher.rs` moves it into redb.
-//! - **A revocation on its way.** An applied entry moves the revision; `nats/cluster.rs` wakes, asks the door for the
-//!   accounts changed since its position, with their *current* tokens; `nats/propagate.rs` says what to send next;
-//!   `nats/subjects.rs` gives it its subject. Nothing but a position is ever remembered.
-//! - **A start.** `cli/serve.rs` reads the configuration; [`node::Node::start`] takes the data folder, opens both
-//!   stores, lets Raft catch up with its own log, and only then answers.
+//! Each goes through files in one direction; the answer returns the same way.
+//!
+//! - **A GET by nats-server.** `http/public/accounts.rs` turns the path into an [`jwt::AccountKey`];
+//!   [`resolver::Resolver::lookup`] asks the state: [`state::State::account_at_hand`] looks into the memtable and the
+//!   cache, [`state::State::account_in_file`] into redb as of its last commit. No other node is asked.
+//! - **A POST by nsc.** `http/upload.rs` bounds the body; [`resolver::Resolver::submit`] makes it [`jwt::Verified`]
+//!   claims or a [`jwt::Rejection`]; `raft/propose/batch.rs` puts it into an entry together with the other waiting
+//!   submissions; `raft/log/writer.rs` writes the entry and syncs it; `raft/machine.rs` hands it to
+//!   [`state::State::apply`], where `state/apply/accounts.rs` decides stored, unchanged or superseded. Later
+//!   `raft/stores/flusher.rs` moves it into redb.
+//! - **A revocation.** An applied entry moves the revision; `nats/cluster.rs` wakes and asks the resolver for the
+//!   accounts changed since its position; `nats/publish/` decides what to send next; the *current* token is looked up
+//!   at that moment and published under a subject from `nats/subjects/`. Nothing but a position is remembered.
+//! - **A start.** `cli/serve.rs` reads the configuration; `node/assemble.rs` takes the data folder, opens both stores,
+//!   lets Raft catch up with its own log, and only then answers.
+//!
+//! # Where to look
+//!
+//! | question | file |
+//! |---|---|
+//! | Which of two tokens is newer? | `state/apply/accounts.rs`, with `AccountRow::supersedes` in `state/rows.rs` |
+//! | Why is a token refused? | `jwt/rejection.rs`, and `jwt/rules/` for its content |
+//! | Which status and code does a failure get? | `http/error.rs`; the sentence comes from the error itself, such as `resolver/error.rs` for a 409 |
+//! | What happens to a log that ends in the middle of a write? | `raft/log/open/torn.rs` |
+//! | Which commands can change the state? | `state/command.rs`, one file each in `state/apply/` |
+//! | What does a setting mean? | `config/`: `text.rs` as written, `meaning.rs` as meant, `read.rs` between them |
+//! | What does an exit code mean? | `cli/exit.rs` |
 //!
 //! # Invariants
 //!
-//! - **I1** Only verified tokens are stored: [`jwt::Verified`] has one constructor.
+//! - **I1** Only verified tokens are stored: [`jwt::Verified`] has one constructor a kind of claims.
 //! - **I2** An account's issue time never goes backwards, nor back to what was replaced within one second:
-//!   `state/accounts.rs`.
+//!   `state/apply/accounts.rs`.
 //! - **I3** The same log gives the same state: `state/` sees no clock, no chance and no configuration.
-//! - **I4** Rows and the applied index move together, in memory and in redb: `state/mod.rs`, `state/flush.rs`.
+//! - **I4** Rows and the applied index move together, in memory and in redb: `state/mod.rs`, `state/recent/flush.rs`.
 //! - **I5** A vote or an entry is acknowledged only when on disk, and
-//!   `purged <= checkpointed <= flushed <= applied <= committed`: `raft/log/`, `state/flush.rs`.
+//!   `purged <= checkpointed <= flushed <= applied <= committed`: `raft/log/`, `state/recent/live.rs`.
 //! - **I6** A lookup never waits for another node: [`resolver`].
 //! - **I7** A NATS cluster is sent the stored token, never a remembered one: `nats/cluster.rs`.
-//! - **I8** No operator or account seed is ever read: [`config`] has no such setting.
-//! - **I9** Every task is tracked and ends when told: [`node`]; `tokio::spawn` is a disallowed method.
+//! - **I8** No operator or account seed is ever read by a node: [`config`] has no such setting, and no room of a node
+//!   may name [`sign`].
+//! - **I9** Every task is tracked and ends when it is told to: [`tasks`]; `tokio::spawn` is a disallowed method.
 //! - **I10** Nothing is unbounded: each limit is a constant with its reason beside it.
 
 pub mod api;
