@@ -10,6 +10,7 @@ use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 
 use crate::support::node::Node;
+use crate::support::nsc::copy_folder;
 
 /// When everything in the fixture was issued: 2023-11-14.
 const ISSUED: i64 = 1_700_000_000;
@@ -65,19 +66,6 @@ impl Known {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder of the test's own");
-    for entry in fs::read_dir(from).expect("it is readable") {
-        let entry = entry.expect("it is readable");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("it is readable").is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("a folder of the test's own");
-        }
-    }
-}
-
 /// Writes the fixture: what a node left behind, without the zeros that are only allocated in its log.
 fn write(known: &Known) {
     let mut node = Node::plain(&known.operator_token());
@@ -98,7 +86,7 @@ fn write(known: &Known) {
             fs::write(&path, bytes).expect("made by the node");
         }
     }
-    copy(&data, &fixture());
+    copy_folder(&data, &fixture());
 }
 
 #[test]
@@ -111,7 +99,7 @@ fn a_data_folder_of_format_1_is_opened_and_goes_on() {
     node.kill();
     let data = node.folder().join("data");
     fs::remove_dir_all(&data).expect("made by the node");
-    copy(&fixture(), &data);
+    copy_folder(&fixture(), &data);
     node.start_again();
 
     let uploads = known.uploads();

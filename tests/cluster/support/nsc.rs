@@ -132,7 +132,8 @@ impl Nsc {
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the test's own folder is writable");
     for entry in fs::read_dir(from).expect("the test's own folder is readable") {
         let entry = entry.expect("the test's own folder is readable");
