@@ -1,7 +1,8 @@
 //! This build beside an earlier one, in the same run: the loads of `lookup` and `submit`, with no other peer.
 //!
-//! `cargo bench --bench before -- --program PATH [--accounts 100000 --rounds 5 --seconds 5]`; needs Debian's package
-//! wrk. A change that is to cost nothing is held against its parent with this: each ratio at least 0.97.
+//! `cargo bench --bench before -- --program PATH [--only uploads|http|https --accounts 100000 --rounds 5 --seconds 5]`;
+//! needs Debian's package wrk. A change that is to cost nothing is held against its parent with this: each ratio at
+//! least 0.97.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -42,11 +43,18 @@ fn main() {
         rounds: argument("rounds", 5),
         seconds: argument("seconds", 5),
     };
+    let only: String = argument("only", String::new());
+    let wanted = |load: &str| only.is_empty() || only == load;
     let folder = work_folder("before");
     let operator = Operator::new();
+    if wanted("uploads") {
+        bench.uploads(&folder.path().join("uploads"), &operator);
+    }
+    if !(wanted("http") || wanted("https")) {
+        return;
+    }
     let accounts = operator.accounts(argument("accounts", 100_000));
     let identity = Identity::new(folder.path());
-    bench.uploads(&folder.path().join("uploads"), &operator);
     let wrk = Wrk::new(folder.path(), &accounts);
     let folder = folder.path().join("lookups");
     let (now, before) = bench.pair(&folder, &operator, None);
@@ -54,8 +62,13 @@ fn main() {
         node.load(&accounts);
         node.settle();
     }
-    bench.lookups("http", &now, &before, &wrk);
+    if wanted("http") {
+        bench.lookups("http", &now, &before, &wrk);
+    }
     drop((now, before));
+    if !wanted("https") {
+        return;
+    }
     let (now, before) = bench.pair(&folder, &operator, Some(&identity));
     bench.lookups("https", &now, &before, &wrk);
 }

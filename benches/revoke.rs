@@ -19,7 +19,7 @@ use support::upload::post;
 #[expect(dead_code, reason = "each bench uses its own part of what they share")]
 mod support;
 
-/// How long a client may stay connected before it counts as not cut off at all.
+/// How long a client may stay connected before it counts as not disconnected at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() {

@@ -1,4 +1,4 @@
-//! What a bench can be told on its command line, after `--`.
+//! The arguments of a bench, after `--` on its command line.
 
 use std::str::FromStr;
 

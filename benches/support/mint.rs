@@ -111,7 +111,7 @@ fn sign(claims: Claims, issuer: &KeyPair) -> String {
     claims.sign(issuer, now()).expect("the key has its private half")
 }
 
-/// A public account key whose private half nobody has: an account's own key signs nothing here.
+/// A public account key without a private half: an account's own key signs nothing here.
 fn random_account() -> String {
     let mut bytes = [0; 32];
     rand::thread_rng().fill_bytes(&mut bytes);

@@ -49,7 +49,7 @@ impl Nginx {
     }
 }
 
-/// nginx at its best for this work: one worker a core, no access log, sendfile, connections kept for ever, and no
+/// nginx at its best for this work: one worker a core, no access log, sendfile, connections kept forever, and no
 /// session tickets, which a client that never resumes has no use for and which cost a server time.
 fn configuration(folder: &Path, identity: &Identity, http: u16, https: u16) -> String {
     let folder = folder.display();

@@ -21,7 +21,7 @@ pub(crate) struct Node {
     folder: PathBuf,
 }
 
-/// What is not the same for every bench.
+/// What differs between benches.
 #[derive(Default)]
 pub(crate) struct Settings<'a> {
     /// The public port with TLS instead of plain.

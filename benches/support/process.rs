@@ -22,7 +22,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Ends every child and removes every folder when the bench is told to stop. To be called first.
+/// Ends every child and removes every folder when the bench is interrupted. Call it first.
 pub(crate) fn clean_up_when_interrupted() {
     let wait = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -78,7 +78,7 @@ pub(crate) fn give_up(sentence: &str) -> ! {
     std::process::exit(1)
 }
 
-/// A TCP port of 127.0.0.1 that nobody uses, below the range that outgoing connections are given ports from.
+/// An unused TCP port of 127.0.0.1, below the range that outgoing connections are given ports from.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 20_000;

@@ -18,7 +18,7 @@ impl Pairs {
         }
     }
 
-    /// Ours by the peer's, round by round: both halves of a round meet the same weather.
+    /// Ours by the peer's, round by round: both halves of a round run under the same conditions.
     pub(crate) fn ratios(&self) -> Vec<f64> {
         self.ours
             .iter()

@@ -20,11 +20,14 @@ pub(super) fn account(n: u8) -> AccountKey {
 }
 
 pub(super) struct World {
+    // This node, and what the mesh has agreed.
     pub(super) now: u64,
     pub(super) revision: u64,
     pub(super) rows: BTreeMap<AccountKey, u64>,
     pub(super) agreed: u64,
     pub(super) propagation: Propagation,
+
+    // The connection, and what is on its way.
     pub(super) connected: bool,
     /// The server we are connected to hangs: it takes nothing and sends nothing.
     pub(super) hung: bool,
@@ -35,13 +38,17 @@ pub(super) struct World {
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
     pub(super) replies: VecDeque<(AccountKey, u64, String, Verdict)>,
+
+    // The NATS cluster.
     /// The names of the servers that receive our messages.
     pub(super) servers: Vec<String>,
     pub(super) held: BTreeMap<AccountKey, u64>,
+    pub(super) verdict: Verdict,
+
+    // What the tests look at.
     /// The newest revision of each account whose answer reached us.
     pub(super) answered: BTreeMap<AccountKey, u64>,
     pub(super) marks: VecDeque<u64>,
-    pub(super) verdict: Verdict,
     pub(super) concluded: Vec<Summary>,
     pub(super) sends: usize,
 }
