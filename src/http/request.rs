@@ -23,14 +23,15 @@ use super::error::Refusal;
 use crate::jwt::AccountKey;
 
 /// The service that a port calls for each request: it cleans the path, then `S` answers. A panic in `S` is answered
-/// with 500 and does not end the connection's other requests.
+/// with 500, as the port answers refusals, and does not end the connection's other requests.
 #[derive(Clone)]
 pub(super) struct Entry<S>(CatchPanic<S, OnPanic>);
 
 impl<S> Entry<S> {
-    /// Wraps `service`, which must always be ready: its `poll_ready` is never called.
-    pub(super) fn new(service: S) -> Self {
-        Self(CatchPanic::custom(service, OnPanic))
+    /// Wraps `service`, which must always be ready: its `poll_ready` is never called. `refuse` is how this port answers
+    /// refusals: [`Refusal::plain`] or [`Refusal::problem`].
+    pub(super) fn new(service: S, refuse: fn(Refusal) -> Response) -> Self {
+        Self(CatchPanic::custom(service, OnPanic(refuse)))
     }
 }
 
@@ -55,13 +56,13 @@ where
 
 /// Answers with 500 when a handler panics.
 #[derive(Clone, Copy)]
-pub(super) struct OnPanic;
+pub(super) struct OnPanic(fn(Refusal) -> Response);
 
 impl ResponseForPanic for OnPanic {
     type ResponseBody = Body;
 
     fn response_for_panic(&mut self, _panic: Box<dyn Any + Send>) -> Response {
-        Refusal::internal().plain()
+        (self.0)(Refusal::internal())
     }
 }
 
@@ -179,6 +180,20 @@ mod tests {
         ];
         for (path, clean) in cases {
             assert_eq!(clean_path(path).as_deref(), clean, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_answered_as_the_port_answers_refusals() {
+        for (refuse, kind) in [
+            (Refusal::plain as fn(Refusal) -> Response, "text/plain; charset=utf-8"),
+            (Refusal::problem, "application/problem+json"),
+        ] {
+            let answer = OnPanic(refuse).response_for_panic(Box::new("a defect"));
+            assert_eq!(
+                (answer.status().as_u16(), &answer.headers()[header::CONTENT_TYPE]),
+                (500, &kind.parse().expect("text"))
+            );
         }
     }
 

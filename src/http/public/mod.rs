@@ -59,11 +59,6 @@ impl Public {
         })
     }
 
-    /// The address it is bound to, with the port that the system chose for port 0.
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
     /// The address as a URL, for `/v1/status` and for people.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -79,7 +74,7 @@ impl Public {
         }
         let port = Port::new(
             "public",
-            Entry::new(Routes::new(state)),
+            Entry::new(Routes::new(state), Refusal::plain),
             self.limits,
             self.tls,
             scope.clone(),

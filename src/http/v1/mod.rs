@@ -59,7 +59,13 @@ impl Admin {
             limits,
             uploads: Uploads::default(),
         });
-        let port = Port::new("admin", Entry::new(router), limits, None, scope.clone());
+        let port = Port::new(
+            "admin",
+            Entry::new(router, Refusal::problem),
+            limits,
+            None,
+            scope.clone(),
+        );
         let (listener, file) = self.socket.into_parts();
         scope.spawn("the admin socket", async move {
             port.run(listener).await;
