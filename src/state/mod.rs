@@ -3,7 +3,8 @@
 //! # What it promises
 //!
 //! - The same log gives the same rows on every node, byte by byte (I3); [`State::digest`] compares them.
-//! - An older token never replaces a newer one (G2): decided in `apply/accounts.rs`, and nowhere else.
+//! - An older token never replaces a newer one (G2): decided in `apply/accounts.rs`, with
+//!   `AccountRow::supersedes` in `rows.rs`. Callers may look earlier to answer sooner; only this decision counts.
 //! - An entry is applied whole or not at all, in memory and in redb (I4). After a crash the file holds the state at the
 //!   end of some entry, at or after the last checkpoint.
 //! - A lookup waits for no entry, flush or checkpoint. In which of memtable, cache and file a row lies never shows.
@@ -123,9 +124,10 @@ impl State {
     fn open(store: Store, origin: Origin, options: Options) -> Result<Self, Fault> {
         let store = Arc::new(store);
         let found = SnapshotView::of(store.clone())?.mark().map(|mark| mark.index);
-        // What was found may have been written by a process that died before its sync: this makes it durable.
+        let live = Live::on(store.clone())?;
+        // What was found may have been written by a process that died before its sync: this makes it durable. Not before
+        // all of it was read, so that a damaged file is refused as it was found.
         store.checkpoint(found)?;
-        let live = Live::on(store)?;
         let cache = RowCache::new(options.row_cache_bytes);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -177,8 +179,10 @@ impl State {
             return Ok(false);
         };
         let lookups = flush.write()?;
+        // Declared before the lock, so that the entries are freed after it is released.
+        let _flushed;
         let mut live = self.live_mut();
-        flush.finish(lookups, &mut live, &self.inner.cache);
+        _flushed = flush.finish(lookups, &mut live, &self.inner.cache);
         Ok(!live.memtable.is_empty())
     }
 
@@ -330,7 +334,8 @@ impl State {
         apply::outcomes_without_change(&self.trust(), operators)
     }
 
-    /// The revision up to which the NATS cluster has been sent every change; 0 if it was never sent any.
+    /// The agreed position of the NATS cluster: every change up to this revision is finished there
+    /// ([`MarkPropagated::position`]); 0 if none is agreed.
     pub fn position(&self, nats_cluster: &str) -> Revision {
         self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
     }

@@ -53,8 +53,10 @@ impl Flush {
     }
 
     /// Removes what is written from the memtable. Not before this point, where the rows can be read in redb: until now
-    /// readers found them in the memtable, and from the same moment on the cache holds no older row.
-    pub(in crate::state) fn finish(self, lookups: Arc<Lookups>, live: &mut Live, cache: &RowCache) {
+    /// readers found them in the memtable, and from the same moment on the cache holds no older row. Returns the entries:
+    /// freeing them takes time, and every lookup waits while the caller holds the lock on `live`.
+    #[must_use = "to be dropped after the lock on `live`"]
+    pub(in crate::state) fn finish(self, lookups: Arc<Lookups>, live: &mut Live, cache: &RowCache) -> Vec<Arc<Change>> {
         for row in live.memtable.release(self.changes.len()) {
             // Not replaced: encoding the row under this lock would hold up every lookup, and most rows are never asked
             // for.
@@ -64,6 +66,7 @@ impl Flush {
         live.flushed_bytes += self.changes.iter().map(|change| change.bytes() as u64).sum::<u64>();
         live.flushed_meta = self.meta;
         live.assert_order();
+        self.changes
     }
 }
 
