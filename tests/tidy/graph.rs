@@ -1,7 +1,8 @@
 //! The graph of which file of `src` names which other file, read from `use` lines and paths.
 //!
 //! Each name is followed to the file that defines it, through the re-exports of every `mod.rs` on the way. Such a
-//! re-export is the interface of its folder and does not count as a dependency. Comments, inline tests and files that
+//! re-export is the interface of its folder and does not count as a dependency. A room may also re-export a name of a
+//! lower room: whoever uses that name depends on the upper room only. Comments, inline tests and files that
 //! are compiled only for tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,17 +21,21 @@ impl Source {
         self.name.split(['/', '.']).next().expect("split gives at least one")
     }
 
-    /// The numbered lines of the program, without comments and without the inline tests at the end.
+    /// The numbered lines of the program, without comments and without inline tests.
     pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let mut following = self.text.lines().skip(1);
+        let mut in_tests = false;
         self.text
             .lines()
             .enumerate()
-            .take_while(move |(_, line)| {
+            .filter(move |(_, line)| {
                 let next = following.next().unwrap_or_default();
-                !(*line == "#[cfg(test)]" && next.starts_with("mod ") && next.ends_with('{'))
+                in_tests |= *line == "#[cfg(test)]" && next.starts_with("mod ") && next.ends_with('{');
+                let is_code = !in_tests;
+                in_tests &= *line != "}";
+                is_code
             })
-            .map(|(at, line)| (at + 1, line.split("//").next().unwrap_or_default()))
+            .map(|(at, line)| (at + 1, without_comment(line)))
     }
 
     /// The path of the file's module.
@@ -42,6 +47,24 @@ impl Source {
             .map(str::to_owned)
             .collect()
     }
+}
+
+/// The line up to its comment. Slashes in a string, as in a URL, begin none.
+fn without_comment(line: &str) -> &str {
+    let is_comment = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2);
+    let comment = line.match_indices("//").map(|(at, _)| at).find(is_comment);
+    &line[..comment.unwrap_or(line.len())]
+}
+
+/// Whether a `use` begins in this line.
+pub(crate) fn is_use(line: &str) -> bool {
+    let line = line.trim_start();
+    let line = match line.strip_prefix("pub") {
+        Some(rest) if rest.starts_with('(') => rest.split_once(')').map_or("", |(_, rest)| rest).trim_start(),
+        Some(rest) => rest.trim_start(),
+        None => line,
+    };
+    line.starts_with("use ")
 }
 
 /// Every file of `src`, sorted by name.
@@ -104,9 +127,11 @@ pub(crate) fn graph(sources: &[Source]) -> Graph {
     for source in &sources {
         let own = source.module();
         let mut named: BTreeSet<String> = BTreeSet::new();
+        let words = words(source);
         for import in &tree.imports[&own] {
             let path = tree.absolute(&own, &import.path);
-            let is_interface = import.is_public && path.as_ref().is_some_and(|path| path.starts_with(&own));
+            let is_own = import.is_public && path.as_ref().is_some_and(|path| path.starts_with(&own));
+            let is_interface = is_own && !words.contains(import.name.as_str());
             if let Some(path) = path.filter(|_| !is_interface) {
                 named.insert(tree.file(&path, 0).to_owned());
             }
@@ -146,10 +171,22 @@ struct Tree<'s> {
 impl Tree<'_> {
     /// Resolves `path`, as written in module `own`, from the root of the crate; `None` for a path into another crate.
     fn absolute(&self, own: &[String], path: &[String]) -> Option<Vec<String>> {
+        self.plain(own, path).or_else(|| {
+            // Its first word may be a module that the file imports.
+            let module = self.imports.get(own)?.iter().find(|import| import.name == path[0])?;
+            let mut base = self.plain(own, &module.path)?;
+            base.extend_from_slice(&path[1..]);
+            Some(base)
+        })
+    }
+
+    /// The same without the imports of `own`.
+    fn plain(&self, own: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut base = own.to_vec();
         let mut rest = path;
         match path.first()?.as_str() {
-            "crate" => {
+            // `main.rs` names the library by its name.
+            "crate" | "jwtmesh" => {
                 base.clear();
                 rest = &path[1..];
             }
@@ -189,7 +226,9 @@ impl Tree<'_> {
             let mut found = self.imports.get(&module)?.iter();
             found.find(|import| import.is_public && import.name == *name)
         });
-        if let Some(path) = reexport.and_then(|import| self.absolute(&module, &import.path)) {
+        if let Some(path) = reexport.and_then(|import| self.absolute(&module, &import.path))
+            && path.first() == module.first()
+        {
             return self.file(&path, depth + 1);
         }
         self.files.get(&module).copied().unwrap_or("lib.rs")
@@ -202,9 +241,7 @@ fn imports(source: &Source) -> Vec<Import> {
     let mut statement: Option<String> = None;
     for (_, line) in source.code() {
         let line = line.trim();
-        let is_use =
-            line.starts_with("use ") || (line.starts_with("pub") && line.contains(" use ") && !line.contains('"'));
-        if statement.is_none() && !is_use {
+        if statement.is_none() && !is_use(line) {
             continue;
         }
         let mut text = statement.take().unwrap_or_default();
@@ -261,6 +298,26 @@ fn expand(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The names that a file uses by themselves, outside of `use` lines: neither a method or field, nor one that it
+/// defines.
+fn words(source: &Source) -> BTreeSet<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let defines = ["fn ", "mod ", "struct ", "enum ", "type ", "const ", "."];
+    let mut found = BTreeSet::new();
+    for (_, line) in source.code().filter(|(_, line)| !is_use(line)) {
+        let mut rest = line;
+        while let Some(start) = rest.find(is_word) {
+            let length = rest[start..].find(|c| !is_word(c)).unwrap_or(rest.len() - start);
+            let before = &line[..line.len() - rest.len() + start];
+            if !defines.iter().any(|word| before.ends_with(word)) {
+                found.insert(&rest[start..start + length]);
+            }
+            rest = &rest[start + length..];
+        }
+    }
+    found
+}
+
 /// Paths outside of `use` lines: `crate::a::B`, `super::B`, and `child::f` of a module that the file declares.
 fn inline_paths(source: &Source) -> Vec<Vec<String>> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -269,7 +326,7 @@ fn inline_paths(source: &Source) -> Vec<Vec<String>> {
         // `pub(in crate::room)` limits visibility and is not a dependency.
         let (before, after) = line.split_once("pub(in ").unwrap_or((line, ""));
         let line = format!("{before} {}", after.split_once(')').map_or("", |(_, after)| after));
-        if line.trim_start().starts_with("use ") || line.contains(" use ") {
+        if is_use(&line) {
             continue;
         }
         let words = line.split(|c: char| !is_word(c));
