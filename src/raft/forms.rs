@@ -1,6 +1,5 @@
-//! FORMS OF OUR OWN for what openraft agrees on: log ids, votes, memberships. The log, the state and the peers'
-//! messages carry these and never openraft's own serialization, so that another version of openraft reads the same
-//! bytes.
+//! FORMS OF OUR OWN for what openraft agrees on: log ids, votes, memberships. The log and the state
+//! carry these and never openraft's own serialization, so that another version of openraft reads the same bytes.
 //!
 //! Each form is encoded with postcard, inside a record that carries a format number. A field is never removed or
 //! reordered: a new layout is a new form, under a new format number of the record.
@@ -135,7 +134,11 @@ pub(super) fn encode(form: &impl Serialize) -> Bytes {
 
 /// The form that `bytes` encode, or what is wrong with them.
 pub(super) fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, String> {
-    postcard::from_bytes(bytes).map_err(|error| error.to_string())
+    match postcard::take_from_bytes(bytes) {
+        Ok((form, [])) => Ok(form),
+        Ok((_, rest)) => Err(format!("{} bytes follow it", rest.len())),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -184,10 +184,12 @@ pub(super) fn seed(store: StoreId, segment: u32) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&store.0), &segment.to_le_bytes())
 }
 
-/// Whether an interrupted write can have left these sectors. What was never written is zero, and nothing that is
-/// written ends a sector with zero but by chance (entries are text, ends are filled). So a group that is wrong with
-/// every sector written to its end was complete once and has been changed since: no power cut does that. One whose
-/// missing part is zero was torn, or acknowledged and then overwritten with zeros: these two cannot be told apart.
+/// Whether an interrupted write can have left these sectors: whether one of them ends with zero.
+///
+/// What was never written is zero, and what is written ends a sector with zero only by chance (entries are text, ends
+/// are filled). So if every sector is written to its end and the checksum is wrong, the group was complete once and has
+/// been changed since: no power cut does that. If a sector ends with zero, the group was torn, or acknowledged and then
+/// overwritten with zeros: these two cannot be told apart.
 pub(super) fn may_be_torn(bytes: &[u8]) -> bool {
     bytes.is_empty()
         || bytes
@@ -408,8 +410,8 @@ fn entry_head(record: &[u8]) -> Result<((forms::LogId, u8), &[u8]), String> {
     postcard::take_from_bytes(&record[RECORD_HEADER..]).map_err(|error| format!("an entry cannot be decoded ({error})"))
 }
 
-fn form<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
-    postcard::from_bytes(body).map_err(|error| format!("a record cannot be decoded ({error})"))
+fn form<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, String> {
+    forms::decode(body).map_err(|error| format!("a record cannot be decoded ({error})"))
 }
 
 /// The end of what `length` bytes fill: always at least one byte of fill, so that no group ends in a zero.
