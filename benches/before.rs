@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::arguments::argument;
 use support::mint::Operator;
-use support::node::{Node, Settings};
+use support::node::{Node, Settings, binary};
 use support::process::{Program, clean_up_when_interrupted, settle, work_folder};
 use support::rounds::{Pairs, percentile};
 use support::table::{Aim, Table};
@@ -44,7 +44,12 @@ fn main() {
         seconds: argument("seconds", 5),
     };
     let only: String = argument("only", String::new());
+    assert!(
+        ["", "uploads", "http", "https"].contains(&only.as_str()),
+        "--only takes uploads, http or https, not {only:?}"
+    );
     let wanted = |load: &str| only.is_empty() || only == load;
+    println!("ours: {}\nbefore: {}", binary().display(), bench.program.display());
     let folder = work_folder("before");
     let operator = Operator::new();
     if wanted("uploads") {

@@ -93,7 +93,7 @@ impl Node {
 }
 
 /// The program: the one built for this bench, or the one named by `JWTMESH`.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("JWTMESH").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jwtmesh")), PathBuf::from)
 }
 

@@ -1,6 +1,6 @@
 //! The data folder of an earlier version, opened by this one: `tests/fixtures/v1/folder`.
 //!
-//! It was written by a node that this file drove: `WRITE_FIXTURES=1 cargo test --test cluster formats`.
+//! It was written by a node that this file drove; `tests/fixtures/README.md` says how.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,11 @@ impl Known {
 
 /// Writes the fixture: what a node left behind, without the zeros that are only allocated in its log.
 fn write(known: &Known) {
+    assert!(
+        !fixture().exists(),
+        "{} is there: a fixture is never written again, a new format gets a new folder",
+        fixture().display()
+    );
     let mut node = Node::plain(&known.operator_token());
     for (account, token) in known.uploads() {
         assert_eq!(node.post_account(&account, &token).status, 200);

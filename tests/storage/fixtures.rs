@@ -1,7 +1,6 @@
 //! What earlier formats wrote is still read, and this build writes format 1 byte for byte as it was written then.
 //!
-//! `tests/fixtures/v1` says what is in it. A new format gets a folder of its own, written by this test with
-//! `WRITE_FIXTURES=1 cargo test --test storage fixtures`; an old folder is never written again.
+//! `tests/fixtures/README.md` says what is in `v1`, and how a new format gets a folder of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -202,6 +201,11 @@ fn write_if_asked() {
 }
 
 fn write_fixture() {
+    assert!(
+        !fixture("digests").exists(),
+        "{} is there: a fixture is never written again, a new format gets a new folder",
+        fixture("").display()
+    );
     let temp = tempfile::tempdir().unwrap();
     write_log(&temp.path().join("log"));
     fs::create_dir_all(fixture("log")).unwrap();
