@@ -17,7 +17,7 @@ pub struct Status {
     pub ready: bool,
     /// The newest applied log index.
     pub revision: u64,
-    /// Milliseconds since this node last heard from a leader; 0 on the leader itself.
+    /// Milliseconds since this node last heard from a leader; 0 on the leader, `u64::MAX` if it never has.
     pub leader_age_ms: u64,
     /// The address of the public port as a URL.
     pub public: String,
@@ -53,7 +53,7 @@ pub struct Accounts {
     pub next: Option<String>,
 }
 
-/// `PUT /v1/accounts/{account}`: the outcome of a submission.
+/// `PUT` or `POST /v1/accounts/{account}`: the outcome of a submission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submitted {
     /// `stored`, or `unchanged` when the same bytes were current already.

@@ -36,7 +36,7 @@
 //!   submissions; `raft/log/writer.rs` writes the entry and syncs it; `raft/machine.rs` hands it to
 //!   [`state::State::apply`], where `state/apply/accounts.rs` decides stored, unchanged or superseded. Later
 //!   `raft/stores/flusher.rs` moves it into redb.
-//! - **A revocation.** An applied entry moves the revision; `nats/cluster.rs` wakes and asks the resolver for the
+//! - **A revocation.** It is an account change like any other. An applied entry moves the revision; `nats/cluster.rs` wakes and asks the resolver for the
 //!   accounts changed since its position; `nats/publish/` decides what to send next; the *current* token is looked up
 //!   at that moment and published under a subject from `nats/subjects/`. Nothing but a position is remembered.
 //! - **A start.** `cli/serve.rs` reads the configuration; `node/assemble.rs` takes the data folder, opens both stores,
@@ -46,9 +46,9 @@
 //!
 //! | question | file |
 //! |---|---|
-//! | Which of two tokens is newer? | `state/apply/accounts.rs`, with `AccountRow::supersedes` in `state/rows.rs` |
+//! | Which of two accounts' tokens is newer? | `state/apply/accounts.rs`, with `AccountRow::supersedes` in `state/rows.rs`; of operators: `state/apply/operators.rs` |
 //! | Why is a token refused? | `jwt/rejection.rs`, and `jwt/rules/` for its content |
-//! | Which status and code does a failure get? | `http/error.rs`; the sentence comes from the error itself, such as `resolver/error.rs` for a 409 |
+//! | Which status and code does a failure get? | `http/error.rs`; the sentence comes from the error itself, such as `resolver/error.rs` for a superseded token |
 //! | What happens to a log that ends in the middle of a write? | `raft/log/open/torn.rs` |
 //! | Which commands can change the state? | `state/command.rs`, one file each in `state/apply/` |
 //! | What does a setting mean? | `config/`: `text.rs` as written, `meaning.rs` as meant, `read.rs` between them |
@@ -57,7 +57,8 @@
 //! # Invariants
 //!
 //! - **I1** Only verified tokens are stored: [`jwt::Verified`] has one constructor a kind of claims.
-//! - **I2** An account's issue time never goes backwards, nor back to what was replaced within one second:
+//! - **I2** An account's issue time never goes backwards, nor back to a token that was replaced within
+//!   the same second (the last 64 are remembered):
 //!   `state/apply/accounts.rs`.
 //! - **I3** The same log gives the same state: `state/` sees no clock, no chance and no configuration.
 //! - **I4** Rows and the applied index move together, in memory and in redb: `state/mod.rs`, `state/recent/flush.rs`.
@@ -66,7 +67,7 @@
 //! - **I6** A lookup never waits for another node: [`resolver`].
 //! - **I7** A NATS cluster is sent the stored token, never a remembered one: `nats/cluster.rs`.
 //! - **I8** No operator or account seed is ever read by a node: [`config`] has no such setting, and no room of a node
-//!   may name [`sign`].
+//!   may name [`sign`], nor may `cli/serve.rs`.
 //! - **I9** Every task is tracked and ends when it is told to: [`tasks`]; `tokio::spawn` is a disallowed method.
 //! - **I10** Nothing is unbounded: each limit is a constant with its reason beside it.
 

@@ -1,4 +1,4 @@
-//! TASKS: every task has an owner, a name and an end, and the first one that cannot go on ends the node.
+//! TASKS: every task has an owner and an end, and the first one that cannot go on ends the node.
 //!
 //! A part of the node runs in a [`Scope`]: its tasks are spawned on the scope, stopped by it, and waited for through
 //! it. A node has two: one for serving and propagation, and one for agreement, which ends after the first. A panic in a

@@ -19,12 +19,12 @@ const STRICTER: &[(&str, &str, &str)] = &[
     (
         "duplicate-key",
         "*",
-        "which of two values counts differs between readers (T29)",
+        "which of two values counts differs between readers",
     ),
     (
         "odd-case",
         "*",
-        "Go takes such a key for the field, other readers do not (T29)",
+        "Go takes such a key for the field, other readers do not",
     ),
     ("header", "header-duplicate", "as duplicate-key, in the header"),
     ("header", "header-odd-case", "as odd-case, in the header"),
@@ -46,12 +46,12 @@ const STRICTER: &[(&str, &str, &str)] = &[
     (
         "base64",
         "newline-in-signature",
-        "one token shall have one spelling (T28): Go ignores line ends within a part",
+        "one token shall have one spelling: Go ignores line ends within a part",
     ),
     (
         "base64",
         "newline-in-claims-before-signing",
-        "one token shall have one spelling (T28): Go ignores line ends within a part",
+        "one token shall have one spelling: Go ignores line ends within a part",
     ),
     (
         "json",

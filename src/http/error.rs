@@ -1,4 +1,5 @@
-//! How each failure is answered: the one table of statuses, codes and sentences.
+//! How each failure is answered: the one table of statuses and codes. A sentence comes from the error itself where
+//! there is one.
 //!
 //! There are three kinds of failure. The caller's: 4xx, and the sentence says what to change. Transient: 429, 503 or
 //! 504, and the sentence says to try again. Ours: 500 without details, since the cause is in this node's log.
@@ -103,7 +104,7 @@ impl Refusal {
     }
 
     /// 501: nats-account-server had this feature, jwtmesh does not.
-    pub(super) fn gone(sentence: &'static str) -> Self {
+    pub(super) fn not_supported(sentence: &'static str) -> Self {
         Self::new(StatusCode::NOT_IMPLEMENTED, "not-supported", sentence)
     }
 

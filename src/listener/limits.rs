@@ -35,7 +35,7 @@ const HEAD: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// 1 MiB at 100 KiB/s.
 const BODY: Duration = Duration::from_secs(10);
-/// Longer than any answer takes, shorter than the 30 s after which Kubernetes kills the process.
+/// As long as a submission waits for its outcome, and shorter than the 30 s after which Kubernetes kills the process.
 const DRAIN: Duration = Duration::from_secs(10);
 
 impl Default for Limits {

@@ -18,7 +18,7 @@ use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
 use crate::resolver::ReadError;
 use crate::resolver::Resolver;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, chain};
 
 /// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
@@ -274,7 +274,8 @@ impl Publisher {
     }
 
     async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
-        // Looked up now and not earlier: the token that is sent last must be the current one (T7).
+        // Looked up now and not earlier: nats-server takes an account of any age, so the
+        // token that is sent last must be the current one.
         let row = match self.resolver.lookup(account).await {
             Ok(Some(row)) => row,
             Ok(None) => {
@@ -286,7 +287,7 @@ impl Publisher {
                 self.propagation.gone(account);
                 return Ok(());
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(chain(&error)),
         };
         let limit = connection.max_payload();
         if row.token.len() > limit {
@@ -312,7 +313,7 @@ impl Publisher {
                 true
             }
             Err(error) => {
-                self.notices.unreadable(&error.to_string());
+                self.notices.unreadable(&chain(&error));
                 false
             }
         }

@@ -1,17 +1,18 @@
-//! WHO IS UPDATED: every change is propagated to the NATS clusters. The only room that names async-nats.
+//! WHO IS UPDATED: every change is propagated to the NATS clusters. The only room that publishes to them.
 //!
 //! Each NATS cluster has one publisher (`cluster.rs`). It is connected to one of the cluster's servers (`connection/`),
 //! wakes when something changed, asks `publish/` for the next step and takes it, in the subjects and replies of the
 //! protocol (`subjects/`). `notices.rs` writes its log lines.
 //!
-//! A revocation passes through this room like this:
+//! A revocation is an account change like any other. It passes through this room like this:
 //!
 //! 1. An applied entry moves the revision, which wakes the publisher.
-//! 2. The publisher asks the resolver which accounts changed since its position.
+//! 2. The publisher asks the resolver which accounts changed since it last asked.
 //! 3. For each account it looks up the *current* token at the moment of sending, and publishes it.
-//! 4. The servers reply. The first reply lets the position move past the change. A server that answered earlier changes
-//!    but not this one is sent the change again until it answers, for at most ten minutes.
-//! 5. The mesh agrees on the position, at most once a second. After a restart the publisher continues from there.
+//! 4. The servers reply. One reply shows that the NATS cluster was reached. The change is sent again to each server that
+//!    answered earlier changes but not this one, until it answers, for at most ten minutes. Then the change is finished.
+//! 5. The mesh agrees on the position, up to which every change is finished, at most once a second. After a restart the
+//!    publisher continues from there.
 //!
 //! This room promises that every server of a connected NATS cluster is sent each change, again and again until it
 //! answers (G5). When a message, a reply, a connection or this process is lost, the change is still above the position,

@@ -29,8 +29,8 @@
 //!
 //! # How a start makes reads right
 //!
-//! [`stores`] opens both: redb holds the state at the end of some entry, at or after the last checkpoint; the log is
-//! read in full, a torn end is cut, and damage stops the start. [`Raft::start`] hands both to openraft. The `committed`
+//! [`stores`] opens both: redb holds the state at the end of some entry, at or after the last checkpoint. The log
+//! is read in full; a torn end is zeroed, and damage stops the start. [`Raft::start`] hands both to openraft. The `committed`
 //! that the log has on disk may lag behind what was acknowledged, so applying up to it would not be enough: the node
 //! elects itself and waits until the blank entry of its new term is applied. Every older entry comes before it in the
 //! log, so everything that this node ever acknowledged can be read again. Only then does `start` return and the node
@@ -69,7 +69,7 @@ pub use propose::ProposeError;
 pub use runtime::{
     Entry, LogId, Member, Membership, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote,
 };
-pub use start::{Settings, StartError};
+pub use start::{RaftStartError, Settings};
 
 use crate::state::AccountOutcome;
 use crate::state::Proposal;

@@ -33,7 +33,7 @@ pub struct Settings {
 
 /// Why Raft could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum RaftStartError {
     /// openraft refuses the settings or the stores.
     #[error("Raft cannot start: {0}")]
     Core(String),
@@ -45,12 +45,12 @@ pub enum StartError {
     },
 }
 
-fn core_error(error: impl std::fmt::Display) -> StartError {
-    StartError::Core(error.to_string())
+fn core_error(error: impl std::fmt::Display) -> RaftStartError {
+    RaftStartError::Core(error.to_string())
 }
 
 impl Settings {
-    fn config(&self) -> Result<Config, StartError> {
+    fn config(&self) -> Result<Config, RaftStartError> {
         // openraft 0.9 uses the heartbeat interval as the time-out of append requests: it must be far longer than the
         // round trip, or nothing is ever committed.
         let (heartbeat, election_min, election_max) = match self.timing {
@@ -84,7 +84,7 @@ impl Raft {
         stores: Stores,
         network: N,
         scope: &Scope,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, RaftStartError> {
         let config = Arc::new(settings.config()?);
         let revision = stores.revision.subscribe();
         let machine = Machine::new(
@@ -123,7 +123,7 @@ impl Raft {
 /// Elects this node and waits until it has applied its log. A single voter need not wait for an election time-out: no
 /// other node can win. Once it has applied the blank entry of its own term, everything before it is applied too, so
 /// that no read is older than an acknowledgement.
-async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
+async fn lead(core: &openraft::Raft<Types>) -> Result<(), RaftStartError> {
     core.trigger().elect().await.map_err(core_error)?;
     let wait = core.wait(Some(START_TIMEOUT));
     let leading = wait.metrics(
@@ -135,7 +135,7 @@ async fn lead(core: &openraft::Raft<Types>) -> Result<(), StartError> {
         },
         "the single voter leads and has applied its log",
     );
-    leading.await.map(drop).map_err(|error| StartError::Late {
+    leading.await.map(drop).map_err(|error| RaftStartError::Late {
         reason: error.to_string(),
     })
 }

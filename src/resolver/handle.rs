@@ -31,7 +31,7 @@ const REPUBLISH_QUEUE: usize = 1024;
 
 /// The operators that this mesh trusts to issue accounts.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub struct VerifiedTrust {
     /// Grows with every change.
     pub epoch: u64,
     /// The operators and their keys.
@@ -65,7 +65,7 @@ impl Reading {
 pub struct View {
     /// The newest revision that can be read here.
     pub revision: Revision,
-    /// Milliseconds since this node last heard from a leader; 0 on the leader.
+    /// Milliseconds since this node last heard from a leader; 0 on the leader, `u64::MAX` if it never has.
     pub leader_age_ms: u64,
     /// Whether the state is usable: lookups are answered from it.
     pub ready: bool,
@@ -82,7 +82,7 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) fault: FaultHandle,
     // What it keeps of their state.
-    pub(super) trust: ArcSwap<Trust>,
+    pub(super) trust: ArcSwap<VerifiedTrust>,
     pub(super) revision: watch::Receiver<Revision>,
     pub(super) ready: AtomicBool,
     // Permits, and the requests that it passes on to publishers.

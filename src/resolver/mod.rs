@@ -1,5 +1,4 @@
-//! THE SINGLE ENTRY POINT: every lookup and every submission passes here, whether it came over HTTP, NATS or the
-//! command line.
+//! THE SINGLE ENTRY POINT: every lookup and every submission passes here, whichever way it came.
 //!
 //! - A **lookup** (`lookup.rs`) reads this node's own state: no leader, no peer, no queue. It may wait for the disk,
 //!   but never on every thread at once, so that rows in memory are served while the disk hangs.
@@ -26,7 +25,7 @@ mod submit;
 mod trust;
 
 pub use error::{ReadError, SubmitError};
-pub use handle::{Resolver, Trust, View};
+pub use handle::{Resolver, VerifiedTrust, View};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted};
 
 pub use crate::raft::ProposeError;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::SubmitError;
-use super::handle::{Resolver, Trust};
+use super::handle::{Resolver, VerifiedTrust};
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
 use crate::jwt::Rejection;
@@ -30,16 +30,16 @@ pub struct Submitted {
 pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
 
 /// How often a submission is verified before it fails, if the trust changes each time before it is applied. Trust is
-/// changed by hand, so even once is rare.
-const TRUST_RETRIES: usize = 3;
+/// changed by hand, so even a second time is rare.
+const TRUST_ATTEMPTS: usize = 3;
 
 impl Resolver {
     /// Submits the token in `body`. `expected` is the account that the request names, if it names one.
     ///
     /// Success means that the token is on disk and can be read here (G1). Bytes that were current already are sent to
-    /// the NATS clusters once more: people and scripts push again to update a server that missed a change (T22).
+    /// the NATS clusters once more: people and scripts push again to update a server that missed a change.
     pub async fn submit(&self, expected: Option<AccountKey>, body: Bytes) -> Result<Submitted, SubmitError> {
-        for _ in 0..TRUST_RETRIES {
+        for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
             let verified = self.verify(body.clone(), trust.clone()).await?;
             let claims = verified.claims();
@@ -90,7 +90,7 @@ impl Resolver {
         }))
     }
 
-    async fn verify(&self, body: Bytes, trust: Arc<Trust>) -> Result<Verified<AccountClaims>, SubmitError> {
+    async fn verify(&self, body: Bytes, trust: Arc<VerifiedTrust>) -> Result<Verified<AccountClaims>, SubmitError> {
         let now = self.0.clock.now();
         let small = body.len() <= INLINE_TOKEN_BYTES;
         let verify = move || -> Result<_, Rejection> {

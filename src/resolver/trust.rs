@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::error::SubmitError;
-use super::handle::{Resolver, Trust};
+use super::handle::{Resolver, VerifiedTrust};
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::TrustedKeys;
@@ -14,7 +14,7 @@ use crate::state::PutOperators;
 
 impl Resolver {
     /// The operators that this mesh trusts now.
-    pub fn trust(&self) -> Arc<Trust> {
+    pub fn trust(&self) -> Arc<VerifiedTrust> {
         let agreed = self.0.state.trust();
         let known = self.0.trust.load_full();
         if known.epoch == agreed.epoch {
@@ -29,7 +29,7 @@ impl Resolver {
                 )
                 .ok()
         });
-        let fresh = Arc::new(Trust {
+        let fresh = Arc::new(VerifiedTrust {
             epoch: agreed.epoch,
             keys: TrustedKeys::new(verified),
         });

@@ -123,8 +123,9 @@ impl std::fmt::Debug for PutAccount {
     }
 }
 
-/// Operators to trust. Each is stored if none is agreed yet (the mesh's first trust) or if it is a newer
-/// token of an operator already trusted; every stored one raises the trust epoch.
+/// Operators to trust. Each is stored if none is agreed yet (the mesh's first trust), or if it is a token of an
+/// operator already trusted that is not older than the one stored: with equal `iat` the later wins. Every stored one
+/// raises the trust epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutOperators {
     /// The operators, each self-signed and verified by the proposer.
@@ -153,7 +154,8 @@ impl std::fmt::Debug for PutOperator {
 pub struct MarkPropagated {
     /// The NATS cluster's name in `cluster.toml`.
     pub nats_cluster: String,
-    /// A server of that cluster has answered every change up to this revision.
+    /// Every change up to this revision is finished: at least one server of the NATS cluster has answered it, and no
+    /// other server is still to be sent it again.
     pub position: Revision,
 }
 

@@ -56,9 +56,10 @@ impl AccountRow {
         }
     }
 
-    /// Whether this row wins over `token`, issued at `issued_at`, which then must not replace it (G2).
+    /// Whether `token`, issued at `issued_at`, must be refused because this row is newer or has already replaced it
+    /// (G2).
     ///
-    /// With equal `iat` and other bytes the later log entry wins, because nsc can sign twice within a second (T8). But
+    /// With equal `iat` and other bytes the later log entry wins, because nsc can sign twice within a second. But
     /// what was replaced stays replaced: anyone can fetch a token, keep it and send it again, and must not undo a
     /// revocation with it.
     pub fn supersedes(&self, issued_at: i64, token: &[u8]) -> bool {
@@ -183,7 +184,7 @@ pub struct Mark {
 /// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
 pub(super) const ETAG_BYTES: usize = 16;
 
-/// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat` (T8).
+/// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat`.
 pub(super) fn etag(token: &[u8]) -> String {
     BASE64URL_NOPAD.encode(&digest(token))
 }

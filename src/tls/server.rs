@@ -99,15 +99,17 @@ impl ReloadableTls {
             let (not_after, now) = (self.not_after(), clock.now());
             if not_after < now {
                 tracing::error!(
+                    certificate = %self.0.files.cert.display(),
                     not_after,
                     now,
-                    "the certificate of the public port has expired; put a new one in its place"
+                    "the certificate has expired; put a new one in its place"
                 );
             } else if not_after - now < EXPIRY_NOTICE_SECONDS {
                 tracing::warn!(
+                    certificate = %self.0.files.cert.display(),
                     not_after,
                     now,
-                    "the certificate of the public port expires soon; put a new one in its place"
+                    "the certificate expires soon; put a new one in its place"
                 );
             }
             if scope.until_stop(tokio::time::sleep(EXPIRY_CHECK_EVERY)).await.is_none() {

@@ -212,7 +212,7 @@ fn g5_new_creds_grant_a_missing_permission_without_a_restart() {
     }
 }
 
-/// nats-server reads its operator JWT only when it starts: it does not accept a signing key that was added since (T35).
+/// nats-server reads its operator JWT only when it starts: it does not accept a signing key that was added since.
 #[test]
 fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
     let (operator, account, signer) = (Operator::new("O"), Account::new("A"), KeyPair::new_operator());

@@ -288,7 +288,7 @@ fn a_hundred_users_who_connect_at_once_all_get_in() {
     }
 }
 
-/// T3: the server uses a system account of its own until it can fetch ours, for which it asks every second.
+/// The server uses a system account of its own until it can fetch ours, for which it asks every second.
 #[test]
 fn a_nats_server_that_came_before_the_system_account_fetches_it_later() {
     let parties = Parties::new();

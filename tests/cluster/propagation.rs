@@ -106,7 +106,7 @@ impl Mesh {
 }
 
 #[test]
-fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_after_they_restart() {
+fn g5_a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_after_they_restart() {
     for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
         let mut mesh = Mesh::start(version, 3);
         let (alice, bob) = (mesh.account.user(), mesh.account.user());
@@ -139,7 +139,7 @@ fn a_revoked_users_connections_are_closed_on_all_three_servers_and_stay_refused_
 
 /// A server that the node cannot reach keeps the account as it was, and is updated as soon as the node can reach it.
 #[test]
-fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagated_after_it_is_back() {
+fn g5_a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagated_after_it_is_back() {
     let operator = Operator::new("O");
     let account = Account::new("A");
     let port = free_port();
@@ -176,7 +176,7 @@ fn a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagated_a
 
 /// The answer to the upload may be lost together with the node; the revocation is not.
 #[test]
-fn a_revocation_acknowledged_before_a_kill_is_propagated_after_the_restart() {
+fn g5_a_revocation_acknowledged_before_a_kill_is_propagated_after_the_restart() {
     let mut mesh = Mesh::start(NEWEST, 1);
     for _ in 0..5 {
         let alice = mesh.account.user();
@@ -255,7 +255,7 @@ fn an_upload_is_published_once_as_its_exact_bytes_and_once_more_on_request() {
         assert_eq!((answer.status, answer.text()), (200, second.clone()));
         (system.next(Duration::from_millis(300))?.payload == second.as_bytes()).then_some(())
     });
-    // So does uploading the same bytes again: people do that for a server that missed a message (T22).
+    // So does uploading the same bytes again: people do that for a server that missed a message.
     eventually("the account is published once more", || {
         assert_eq!(mesh.node.put(&mesh.account, &second).revision(), stored);
         (system.next(Duration::from_millis(300))?.payload == second.as_bytes()).then_some(())

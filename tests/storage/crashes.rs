@@ -203,7 +203,7 @@ fn lives(seed: u64) -> u64 {
 }
 
 #[test]
-fn nothing_acknowledged_is_missing_after_any_crash() {
+fn g1_nothing_acknowledged_is_missing_after_any_crash() {
     let mut cuts = 0;
     let mut seed = 0;
     while cuts < 20_000 {

@@ -27,7 +27,7 @@ pub(super) async fn show(State(state): State<Shared>, request: Request) -> Respo
 async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
     let uri = &request.uri;
     if uri.query().is_some() && request::parameter(uri, "jti").is_some_and(|jti| !jti.is_empty()) {
-        return Err(Refusal::gone("lookup by jti is not supported; ask by account"));
+        return Err(Refusal::not_supported("lookup by jti is not supported; ask by account"));
     }
     let account = request::account(uri)?;
     let Some(row) = state.resolver.lookup(account).await? else {

@@ -198,7 +198,7 @@ mod tests {
     fn g12_no_max_goes_past_the_limit() {
         assert_eq!(limit("0"), Ok(0));
         assert_eq!(limit("10000"), Ok(MAX_LINES));
-        for text in ["10001", "-1", "foo", "", "1e3", "99999999999999999999", "%31"] {
+        for text in ["10001", "-1", "foo", "", "1e3", "99999999999999999999"] {
             let refusal = limit(text).expect_err("not a limit");
             assert_eq!(refusal.status(), 400, "{text}");
             assert!(refusal.sentence().starts_with("max is \""), "{}", refusal.sentence());

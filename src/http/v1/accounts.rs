@@ -89,7 +89,7 @@ async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     }
 }
 
-/// `PUT /v1/accounts/{account}`.
+/// `PUT` or `POST /v1/accounts/{account}`.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {

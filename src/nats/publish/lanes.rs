@@ -24,8 +24,8 @@ pub(super) struct Lanes {
     read_again_at: u64,
     /// Where to start again at the next connection.
     rewind: Option<u64>,
-    /// When to go back once more, and to which revision. Messages that a lost connection left in the system's buffers
-    /// may still arrive after the next connection has sent something newer, and would undo it.
+    /// When to go back once more, and to which revision. Messages of a lost connection may still lie in the system's
+    /// buffers. If they arrive after the next connection has sent something newer, they undo it.
     rewind_again: Option<(u64, u64)>,
 }
 

@@ -82,8 +82,8 @@ impl Position {
         self.mark_needed = true;
     }
 
-    /// Whether to have the position agreed now. No change up to `finished` needs to be sent again. Later changes must
-    /// stay above the position: if this process ends before it sends one again, the next process has to do so.
+    /// Whether to have the position agreed now. `finished` is the revision up to which nothing is to be sent again. The
+    /// position never passes it: what is to be sent again must be sent by the next process if this one ends first.
     pub(super) fn next_mark(&mut self, finished: u64, now: u64) -> Mark {
         let markable = finished.min(self.updated_to);
         if !self.mark_needed || self.marking || markable <= self.marked {

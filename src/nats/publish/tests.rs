@@ -21,7 +21,7 @@ fn a_change_is_sent_at_once_and_counts_when_it_is_answered() {
 }
 
 #[test]
-fn after_each_fault_every_server_is_updated_whether_it_came_before_or_after_the_server_took_the_token() {
+fn g5_after_each_fault_every_server_is_updated_whether_it_came_before_or_after_the_server_took_the_token() {
     type Fault = fn(&mut World);
     let faults: [(&str, Fault); 13] = [
         ("the message is lost", |w| {
@@ -428,7 +428,7 @@ fn an_account_that_was_asked_for_is_sent_though_nothing_changed() {
 }
 
 #[test]
-fn t7_changes_sent_around_a_lost_connection_are_sent_again_when_its_messages_can_no_longer_arrive() {
+fn g5_changes_sent_around_a_lost_connection_are_sent_again_when_its_messages_can_no_longer_arrive() {
     let mut world = World::quiet();
     world.change(&[1]);
     let idle = |world: &mut World, seconds: u32| {
@@ -552,7 +552,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_no_change_is_lost_and_the_position_passes_no_unanswered_one(events in events()) {
+    fn g5_whatever_happens_no_change_is_lost_and_the_position_passes_no_unanswered_one(events in events()) {
         let mut world = World::new();
         for event in events {
             match event {

@@ -37,7 +37,7 @@
 //!
 //! # What it never does
 //!
-//! It never repairs by guessing, never writes before everything was read, and never tries a failed write or sync of a
+//! It never repairs by guessing, never writes before everything was judged, and never tries a failed write or sync of a
 //! group again: the first failure is a [`LogFault`], after which every command fails and the node ends.
 
 mod disk;

@@ -138,7 +138,7 @@ impl Worker {
                         if again.is_none() {
                             // Not the fault's own sentence: it asks for a restart, which this does not need.
                             tracing::warn!(
-                                segment = number,
+                                segment = %self.disk.path(&segment_name(number)).display(),
                                 "the disk has no room for the log's next segment: it is tried again until there is"
                             );
                         }

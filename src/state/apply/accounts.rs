@@ -26,7 +26,8 @@ pub(super) fn put_all(
     Ok(outcomes)
 }
 
-/// Judges one submission against `present`, the account's row as of this place in the log. All of G2 is here.
+/// Judges one submission against `present`, the account's row as of this place in the log. Only here is an
+/// account's row replaced, so that G2 depends on this function and on [`AccountRow::supersedes`].
 fn put(
     change: &mut Change,
     trust: &Trust,
@@ -84,8 +85,8 @@ fn put(
 /// The history of the row that replaces `present`; what it has no room for goes to `forgotten`.
 ///
 /// The history is part of the row, and so of the agreed state: every node forgets the same versions with the same
-/// entry, no scan ever looks for garbage, and an entry removes at most as many rows as the accounts it replaces ever
-/// had.
+/// entry, no scan ever looks for garbage, and an entry removes only old
+/// versions of the accounts it writes, so its work is bounded.
 fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
     let newest = Past {
         id: present.id(),

@@ -103,7 +103,7 @@ impl Memtable {
         let (mut count, mut bytes) = (0, 0);
         let enough = |change: &&Arc<Change>| {
             let take = count < rows.max(1) && bytes < STEP_BYTES;
-            // An entry without rows costs a step about as much as a tenth of a row: nothing but the mark moves.
+            // An entry without rows counts as one row: a step ends in time even if only marks move.
             count += change.rows.len().max(1);
             bytes += change.bytes();
             take

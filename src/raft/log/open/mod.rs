@@ -1,7 +1,7 @@
-//! READING THE LOG BACK: every segment in order, every CRC. A torn end is cut; damage is refused.
+//! READING THE LOG BACK: every segment in order, every CRC. A torn end is zeroed; damage is refused.
 //!
 //! First `survey.rs` finds the segments, then `replay.rs` reads their groups, then `torn.rs` judges the end of the last
-//! one. All of the reading comes before the first write, so that a refusal leaves the files as they were found.
+//! one. Everything is judged before the first write, so that a refusal leaves the files as they were found.
 
 mod replay;
 mod survey;

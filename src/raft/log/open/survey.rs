@@ -18,8 +18,8 @@ pub(super) struct Found {
     pub(super) header: SegmentHeader,
 }
 
-/// Finds the segments. Their numbers have no gap, and every header is intact but perhaps that of the last one: the
-/// program ended while it prepared or began that segment.
+/// Finds the segments. Their numbers must have no gap, and their headers must be intact. Only the last header may be
+/// torn, if the program ended while it prepared or began that segment: such a segment is left out, and made again.
 pub(super) fn survey(disk: &Arc<dyn Disk>, options: &Options) -> Result<Vec<Found>, LogFault> {
     let folder = disk.path("");
     let names = disk.list().map_err(LogFault::io(&folder, "listed"))?;

@@ -1,8 +1,8 @@
-//! The end of the last segment: torn by a crash, and cut; or damaged, and refused.
+//! The end of the last segment: torn by a crash, and then zeroed; or damaged, and then refused.
 //!
-//! A group is written only when the one before it is durable, and nothing that is written ends a sector with zero. So a
-//! group that is incomplete, with nothing but zeros behind it, was never acknowledged: it is zeroed. Anything else that
-//! does not match its checksum was acknowledged once, and the node does not start.
+//! A group is written only when the one before it is durable, so only the last group can be torn. A torn group has a
+//! part that was never written, which is zero, and nothing behind it: it was never acknowledged. Anything else that does
+//! not match its checksum was acknowledged once, and the node does not start. (`survey.rs` judges a torn header.)
 
 use super::replay::End;
 use super::survey::Found;
@@ -11,8 +11,9 @@ use crate::raft::log::fault::LogFault;
 use crate::raft::log::options::Options;
 use crate::raft::log::segment::{self, Head, SECTOR};
 
-/// What a torn group has left behind, to be zeroed: from where the intact groups end up to here.
+/// What a torn group has left behind.
 pub(super) struct TornRange {
+    /// The bytes to zero: from the end of the intact groups to here. No more than that end if nothing is torn.
     end: u64,
     /// The length of the file.
     length: u64,
