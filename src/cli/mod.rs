@@ -4,14 +4,14 @@
 //!
 //! - `serve` and `demo` run a node in this process.
 //! - `inspect` works offline.
-//! - Every other verb asks a running node over its admin socket, which [`target`] finds.
+//! - Every other verb asks a running node over its admin socket, which `target.rs` finds.
 //!
 //! A command passes through here in one direction. clap parses the arguments into a `Cli`. `dispatch` runs the verb, on
 //! a runtime if it needs one. The verb prints its result to stdout, as text for people or as JSON for scripts
-//! ([`output`]), and returns an `Exit` or a `Failure`. [`run`] prints a failure's message to stderr and returns the
+//! (`output.rs`), and returns an `Exit` or a `Failure`. [`run`] prints a failure's message to stderr and returns the
 //! exit code.
 //!
-//! Two things are interfaces that scripts rely on: the exit codes ([`exit`]), and stdout, which has results only. Logs,
+//! Two things are interfaces that scripts rely on: the exit codes (`exit.rs`), and stdout, which has results only. Logs,
 //! warnings, progress and errors go to stderr.
 //!
 //! The command line never opens the stores of a node. It starts a node through the room `node`, asks one through

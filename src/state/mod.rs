@@ -70,7 +70,7 @@ use crate::jwt::AccountKey;
 /// Invariants:
 /// - what is applied moves as a whole entry: rows, trust, positions, membership and mark together (I4);
 /// - an account's `iat` never goes backwards (I2);
-/// - checkpoint <= flushed <= applied (I5), see [`Live`].
+/// - checkpoint <= flushed <= applied (I5), see `recent/live.rs`.
 ///
 /// One entry is applied at a time, and one flush, checkpoint or installation runs at a time; lookups wait for neither.
 #[derive(Clone)]
