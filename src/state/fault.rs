@@ -52,7 +52,7 @@ pub enum Fault {
     /// The file belongs to another store.
     #[error(
         "the state file {file} belongs to the store {found}, this folder's store is {expected}: \
-         put this store's own file back, or empty the folder and add the node anew"
+         put this store's own file back, or restore the whole data folder from a backup"
     )]
     Store {
         /// The file.
@@ -114,7 +114,7 @@ impl Fault {
     }
 }
 
-const DAMAGED_ADVICE: &str = "move it away and restore a backup, or add the node anew so that its peers send it the state; \
-     nothing is repaired by guessing";
+const DAMAGED_ADVICE: &str = "restore the whole data folder from a backup; without one, begin with an empty folder and \
+     push every account again (nsc push --all). Nothing is repaired by guessing";
 
 const MOVE_ADVICE: &str = "name another data folder, or move the file away";

@@ -135,6 +135,11 @@ fn a_byte_flipped_anywhere_but_in_the_last_group_refuses_to_start_naming_file_an
         after,
         ..
     } = sample(|log| assert!(log.append(vec![normal(3, 8, 700)])));
+    // The state is ahead of what can be read of such a log; the damage is named all the same.
+    let open = || {
+        let disk = Arc::new(disk.clone());
+        LogStore::open(disk, &options(8 * 1024), Arc::new(AtomicU64::new(8)), Arc::new(|_| {}))
+    };
     let mut flipped = 0;
     for file in &files {
         let intact = disk.bytes(file);
@@ -147,7 +152,7 @@ fn a_byte_flipped_anywhere_but_in_the_last_group_refuses_to_start_naming_file_an
             let mut bytes = intact.clone();
             bytes[at] ^= 1 << (at % 8);
             disk.set_bytes(file, bytes.clone());
-            match Log::open(&disk, 8 * 1024) {
+            match open() {
                 Err(fault @ LogFault::Damaged { .. }) => {
                     let LogFault::Damaged {
                         file: named, offset, ..
@@ -162,7 +167,7 @@ fn a_byte_flipped_anywhere_but_in_the_last_group_refuses_to_start_naming_file_an
                     );
                     assert!(fault.to_string().contains(&format!("at byte {offset}")), "{fault}");
                 }
-                other => panic!("{file} flipped at {at}: {:?}", other.map(|mut log| log.contents())),
+                other => panic!("{file} flipped at {at}: {:?}", other.map(drop)),
             }
             assert_eq!(disk.bytes(file), bytes, "nothing was changed");
             flipped += 1;

@@ -147,7 +147,7 @@ fn a_file_that_is_open_or_damaged_is_refused() {
         let damaged = folder.path().join("damaged.redb");
         std::fs::write(&damaged, bytes).unwrap();
         let text = refusal(&damaged, options());
-        assert!(text.contains("move it away"), "{what}: {text}");
+        assert!(text.contains("from a backup"), "{what}: {text}");
     }
 }
 

@@ -25,7 +25,7 @@ pub enum LogFault {
     /// Bytes on disk are not those that were written.
     #[error(
         "the log file {} is damaged at byte {offset}: {what}. Nothing was changed. Restore this node's data folder \
-         from a backup, or remove the node from the mesh and add it again with an empty folder", file.display()
+         from a backup; without one, begin with an empty folder and push every account again (nsc push --all)", file.display()
     )]
     Damaged {
         /// The file.
@@ -90,8 +90,8 @@ pub enum LogFault {
     /// No log where there must be one.
     #[error(
         "the log folder {} holds no log, but this node's store had one: without it the node could vote twice in one \
-         term. Restore the folder from a backup, or remove the node from the mesh and add it again with an empty \
-         folder", folder.display()
+         term. Restore the whole data folder from a backup; without one, begin with an empty folder and push every \
+         account again (nsc push --all)", folder.display()
     )]
     Missing {
         /// The folder.

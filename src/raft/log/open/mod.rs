@@ -48,6 +48,8 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
     let (Some(last), Some(end)) = (found.last(), end) else {
         unreachable!("there is a first segment");
     };
+    // Before the log is held against the state: where damage ends what can be read, the damage is the reason.
+    let torn = judge_end(last, options, &end, replay.position.group)?;
     let held = replay.position.next.map_or(0, |next| next.saturating_sub(1));
     if held < durable && durable != u64::MAX {
         return Err(LogFault::Short {
@@ -64,7 +66,6 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
             durable,
         });
     }
-    let torn = judge_end(last, options, &end, replay.position.group)?;
     replay.check_beginning(&found[0])?;
     settle(last, &end, &torn, replay.last_group)?;
     disk.sync_dir().map_err(LogFault::io(&disk.path(""), "synced"))?;
