@@ -19,6 +19,49 @@ const POLLING: u8 = 1;
 /// Woken since the last poll began.
 const WOKEN: u8 = 2;
 
+/// The state of a [`WakeFlag`], over the kind of atomic that it is in: loom's, where every order of two threads is tried.
+///
+/// Each transition reads and writes in one step and synchronizes in both directions. Whoever finds [`WOKEN`] has seen
+/// what came before that wake: a poll that begins with a plain store would overwrite a wake whose news it cannot see
+/// yet, and then rest.
+trait Flag {
+    fn swap(&self, state: u8) -> u8;
+    /// From [`POLLING`] to [`RESTING`]; fails if it was woken.
+    fn rest(&self) -> bool;
+
+    /// A wake; whether the task has to be woken.
+    fn wake(&self) -> bool {
+        self.swap(WOKEN) == RESTING
+    }
+
+    /// Polls until `poll` gives something or nobody has woken it meanwhile. `None` if it rests.
+    fn poll<T>(&self, mut poll: impl FnMut() -> Option<T>, too_often: impl FnOnce()) -> Option<T> {
+        for _ in 0..MOST {
+            self.swap(POLLING);
+            if let Some(output) = poll() {
+                return Some(output);
+            }
+            if self.rest() {
+                return None;
+            }
+        }
+        self.swap(RESTING);
+        too_often();
+        None
+    }
+}
+
+impl Flag for AtomicU8 {
+    fn swap(&self, state: u8) -> u8 {
+        self.swap(state, Ordering::AcqRel)
+    }
+
+    fn rest(&self) -> bool {
+        self.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
 /// Polls the one future of a task in this way.
 #[derive(Default)]
 pub(super) struct Again(Option<(Arc<WakeFlag>, Waker)>);
@@ -35,7 +78,7 @@ impl Wake for WakeFlag {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.swap(WOKEN, Ordering::AcqRel) == RESTING {
+        if Flag::wake(&self.state) {
             self.task.wake_by_ref();
         }
     }
@@ -60,31 +103,85 @@ impl Again {
             let waker = Waker::from(flag.clone());
             (flag, waker)
         });
-        for _ in 0..MOST {
-            flag.state.store(POLLING, Ordering::Release);
-            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
-                return Poll::Ready(output);
-            }
-            let rested = flag
-                .state
-                .compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire);
-            if rested.is_ok() {
-                return Poll::Pending;
-            }
-        }
-        flag.state.store(RESTING, Ordering::Release);
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let poll = || match future.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        };
+        let output = Flag::poll(&flag.state, poll, || cx.waker().wake_by_ref());
+        output.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::poll_fn;
     use std::pin::pin;
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+
+    impl Flag for loom::sync::atomic::AtomicU8 {
+        fn swap(&self, state: u8) -> u8 {
+            self.swap(state, Ordering::AcqRel)
+        }
+
+        fn rest(&self) -> bool {
+            self.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        }
+    }
+
+    /// In every order that the memory model allows: after all wakes, the last poll has seen all the news, or the task
+    /// is woken once more. The news itself synchronizes nothing.
+    #[test]
+    fn no_wake_is_lost_whatever_the_order_of_waking_and_polling() {
+        use loom::sync::Arc;
+        use loom::sync::atomic::{AtomicU8, AtomicUsize};
+
+        loom::model(|| {
+            let state = Arc::new(AtomicU8::new(RESTING));
+            let news = Arc::new(AtomicUsize::new(0));
+            let woken = Arc::new(AtomicUsize::new(0));
+            let waker = {
+                let (state, news, woken) = (state.clone(), news.clone(), woken.clone());
+                loom::thread::spawn(move || {
+                    for _ in 0..2 {
+                        news.fetch_add(1, Ordering::Relaxed);
+                        if Flag::wake(&*state) {
+                            woken.fetch_add(1, Ordering::Release);
+                        }
+                    }
+                })
+            };
+            let seen = Cell::new(0);
+            let poll = || {
+                let poll = || {
+                    seen.set(news.load(Ordering::Relaxed));
+                    None::<()>
+                };
+                let again = || {
+                    woken.fetch_add(1, Ordering::Release);
+                };
+                Flag::poll(&*state, poll, again);
+            };
+            // The runtime polls once for each wake that reached the task, and once at the start.
+            let mut polled = 0;
+            loop {
+                poll();
+                if woken.load(Ordering::Acquire) == polled {
+                    break;
+                }
+                polled += 1;
+            }
+            waker.join().expect("it only wakes");
+            while polled < woken.load(Ordering::Acquire) {
+                poll();
+                polled += 1;
+            }
+            assert_eq!(seen.get(), 2, "a wake was lost");
+        });
+    }
 
     #[derive(Default)]
     struct Counted(AtomicUsize);
