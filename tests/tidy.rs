@@ -84,8 +84,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "jwt",
         &[
-            "nkey",
             "quote",
+            "nkey",
             "rejection",
             "token",
             "json",

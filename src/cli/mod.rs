@@ -69,10 +69,14 @@ enum Command {
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // clap returns help and version as errors too, for stdout. A failure to print is ignored: the reader is gone.
+        // clap returns help and version as errors too, for stdout. A failure to print is ignored: the reader is gone.
+        Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+            return Exit::Done.into();
+        }
+        Err(error) => {
+            output::usage_error(&error);
+            return Exit::Usage.into();
         }
     };
     // Line-buffered only on a terminal, so that listing a million accounts does not take a million writes.

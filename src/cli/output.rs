@@ -1,8 +1,11 @@
 //! How every verb prints times, names, JSON and progress, so that all output looks the same.
 
+use std::borrow::Cow;
 use std::io::{BufWriter, IsTerminal, LineWriter, Write};
 
 use serde::Serialize;
+
+use crate::jwt::without_seeds;
 
 /// Standard output: line-buffered on a terminal, otherwise written in blocks of 64 KiB.
 pub(super) fn stdout() -> Box<dyn Write> {
@@ -28,9 +31,11 @@ pub(super) fn expiry(seconds: i64) -> String {
     }
 }
 
-/// Text from a token without control characters: the name of an account must not be able to move the cursor.
+/// Text from a token or an argument without control characters, because the name of an account must not be able to move
+/// the cursor, and without seeds.
 pub(super) fn plain(text: &str) -> String {
-    text.chars()
+    without_seeds(text)
+        .chars()
         .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
         .collect()
 }
@@ -68,9 +73,21 @@ impl JsonArray {
     }
 }
 
-/// Writes one line to stderr and ignores a failure: `eprintln!` would panic if stderr is closed.
+/// Writes one line to stderr, without seeds, and ignores a failure: `eprintln!` would panic if stderr is closed.
 pub(super) fn to_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", without_seeds(line));
+}
+
+/// Prints what is wrong with the command line. clap repeats the argument that it does not take, which may be a seed; the
+/// message with one is printed without colours.
+pub(super) fn usage_error(error: &clap::Error) {
+    let text = error.to_string();
+    match without_seeds(&text) {
+        Cow::Owned(hidden) => to_stderr(hidden.trim_end()),
+        Cow::Borrowed(_) => {
+            let _ = error.print();
+        }
+    }
 }
 
 /// A counter on stderr during a long command. Shown on a terminal only.

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Failure};
 use crate::clock::Clock;
@@ -96,11 +100,15 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
         // on the same stderr would panic in the task that logged.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
+    // At level trace, libraries print what passes through them: tokens, signatures, the system user's JWT.
+    let no_contents = filter_fn(|of| *of.level() < Level::TRACE || of.target().starts_with("jwtmesh"));
     match format {
         LogFormat::Text => log
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .finish()
+            .with(no_contents)
             .init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(no_contents).init(),
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub use claims::account::AccountClaims;
 pub use claims::operator::OperatorClaims;
 pub use explain::{Explanation, explain, render_decoded};
 pub use nkey::{AccountKey, KEY_CHARS, KeyError, KeyKind, OperatorKey, UserKey, kind, verify};
-pub use quote::time;
+pub use quote::{time, without_seeds};
 pub use rejection::{Issue, Rejection};
 pub use token::{MAX_TOKEN_BYTES, Token};
 pub use trust::{TrustedKeys, Verified};

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use nkeys::KeyPair;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::quote::without_seeds;
+
 /// How many characters a public key has.
 pub const KEY_CHARS: usize = 56;
 
@@ -27,11 +29,7 @@ pub struct KeyError {
 
 fn parse(text: &str, kind: &'static str, letter: char, prefix: u8) -> Result<[u8; 32], KeyError> {
     let fail = |reason: String| KeyError {
-        text: if text.starts_with('S') {
-            "(perhaps a private seed)".to_owned()
-        } else {
-            text.chars().take(KEY_CHARS).collect()
-        },
+        text: without_seeds(text).chars().take(KEY_CHARS).collect(),
         kind,
         reason,
     };

@@ -1,8 +1,9 @@
 //! The command line beside a running node, as administrators type it and scripts read it.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
+use nkeys::KeyPair;
 use serde_json::Value;
 
 use crate::support::mint::{Account, Operator, now};
@@ -329,4 +330,52 @@ fn without_a_running_node_the_command_line_names_the_socket() {
     let done = node.cli(&["account", "list"]);
     assert_eq!(done.status.code(), Some(5), "{}", text(&done));
     assert!(text(&done).contains("admin.sock"), "{}", text(&done));
+}
+
+/// A seed is easily typed or pasted where a file or a key belongs. What is printed ends in CI logs and screenshots.
+#[test]
+fn a_seed_given_as_an_argument_is_never_printed() {
+    let (_, account, node) = start();
+    let seed = account.key.seed().unwrap();
+    let of_user = KeyPair::new_user().seed().unwrap();
+    let in_path = format!("keys/{seed}.nk");
+    for given in [&seed, &of_user, &in_path, &seed.to_lowercase(), &seed[..57].to_owned()] {
+        let given = given.as_str();
+        let folder = node.folder().join(given).display().to_string();
+        for args in [
+            &["inspect", given][..],
+            &["inspect", "--operator", given, "-"],
+            &["account", "show", given],
+            &["account", "push", given],
+            &["account", "push", given, "--json"],
+            &["account", "pull", given],
+            &["account", "pull", "-A", "--dir", &folder],
+            &["account", "pull", "-A", "--json", "--dir", &folder],
+            &["account", "list", "--socket", given],
+            &["nats", "config", "--ca", given, "--url", given],
+            &["serve", "--node", given],
+            &["verify", given],
+            &[given],
+            &["account", given],
+            &["account", "list", "--unknown", given],
+        ] {
+            let done = if args[0] == "inspect" || args.contains(&"--socket") {
+                jwtmesh().args(args).stdin(Stdio::null()).output().unwrap()
+            } else {
+                node.cli(args)
+            };
+            let said = format!("{}{}", text(&done), String::from_utf8_lossy(&done.stderr));
+            for secret in [&seed, &of_user] {
+                assert!(
+                    !said.to_uppercase().contains(&secret[..57]),
+                    "{} printed a seed: {said}",
+                    args.join(" ").replace(given, "SEED")
+                );
+            }
+        }
+    }
+    // A name is not a seed, though it begins with S.
+    let named = node.cli(&["account", "show", "SYS"]);
+    let said = String::from_utf8_lossy(&named.stderr).into_owned();
+    assert!(said.contains("SYS") && !said.contains("seed"), "{said}");
 }

@@ -308,3 +308,43 @@ fn complain(mut stream: &TcpStream, words: &str, then: Then, logins: &AtomicUsiz
     }
     Ok(())
 }
+
+/// At level trace, the client library prints the login (the system user's JWT and the signed nonce) and each message.
+#[test]
+fn no_level_of_the_log_shows_a_token_or_a_signature() {
+    let (operator, account) = (Operator::new("O"), Account::new("A"));
+    let user = operator.system.propagating_user();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = Node::start(
+        &operator.token(),
+        Options {
+            nats: vec![NatsLink::plain(vec![format!("nats://{address}")], user.creds())],
+            log: Some("trace"),
+            ..Options::default()
+        },
+    );
+    let system = operator.system_token();
+    node.put(&operator.system, &system);
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let server = NatsServer::start_named(NEWEST, "n1", address.port(), &config);
+    let token = operator.account(&account);
+    node.put(&account, &token);
+    NatsUser::connect(server.address(), &account.user()).expect("the account is served");
+    node.put(
+        &account,
+        &operator.account_with(&account, |claims| claims["nats"]["description"] = json!("more")),
+    );
+    eventually("the change is propagated", || {
+        node.log().contains("account propagated").then_some(())
+    });
+    let log = node.log();
+    assert!(log.contains("DEBUG async_nats"), "libraries are logged: {log}");
+    for (what, secret) in [
+        ("the login", user.token.as_str()),
+        ("an account's token", &token),
+        ("the system account's token", &system),
+        ("the signed nonce", "signature: Some"),
+    ] {
+        assert!(!log.contains(secret), "{what} is in the log");
+    }
+}

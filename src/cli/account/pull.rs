@@ -48,7 +48,7 @@ struct Printed<'a> {
 struct Written<'a> {
     outcome: &'static str,
     account: &'a str,
-    file: &'a Path,
+    file: String,
 }
 
 /// An account that was not pulled.
@@ -70,7 +70,7 @@ impl NotPulled {
             outcome: "failed",
             account: account.to_string(),
             code: code.to_owned(),
-            detail: detail.into(),
+            detail: plain(&detail.into()),
             exit,
         }
     }
@@ -148,10 +148,10 @@ impl Pull {
             None => writeln!(out, "{token}")?,
             Some(dir) => match write_token(dir, &account.account, token) {
                 Ok(file) if self.json => {
-                    let (account, file) = (account.account.as_str(), file.as_path());
+                    let (account, file) = (account.account.as_str(), plain(&file.display().to_string()));
                     array.item(out, &Written { outcome, account, file })?;
                 }
-                Ok(file) => writeln!(out, "{}", file.display())?,
+                Ok(file) => writeln!(out, "{}", plain(&file.display().to_string()))?,
                 Err(not_pulled) => return self.report(out, &not_pulled, array, tally),
             },
         }
@@ -178,7 +178,7 @@ impl Pull {
                 detail,
                 ..
             } = not_pulled;
-            to_stderr(&format!("{outcome:<9}  {account:<56}  {code}: {}", plain(detail)));
+            to_stderr(&format!("{outcome:<9}  {account:<56}  {code}: {detail}"));
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::cli::input::{read, unreadable};
 use crate::cli::output::{JsonArray, Progress, plain};
 use crate::cli::target::Target;
 use crate::client::{AdminClient, ClientError};
-use crate::jwt::{AccountKey, Token};
+use crate::jwt::{AccountKey, Token, without_seeds};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Push {
@@ -47,12 +47,12 @@ struct Verdict {
 impl Verdict {
     fn not_stored(from: &Path, exit: Exit, code: &str, detail: String) -> Self {
         Self {
-            from: from.display().to_string(),
+            from: shown(from),
             account: None,
             outcome: if exit == Exit::Refused { "refused" } else { "failed" },
             revision: None,
             code: Some(code.to_owned()),
-            detail: Some(detail),
+            detail: Some(without_seeds(&detail).into_owned()),
             exit,
         }
     }
@@ -104,6 +104,11 @@ impl Push {
         }
         tally.end()
     }
+}
+
+/// A file's name for the verdict.
+fn shown(from: &Path) -> String {
+    without_seeds(&from.display().to_string()).into_owned()
 }
 
 /// Replaces each folder with its *.jwt files, sorted by name. A folder without one, or an unreadable one, is a verdict.
@@ -167,7 +172,7 @@ async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientErro
     };
     let verdict = match client.submit(account, token.bytes().clone()).await {
         Ok(submitted) => Verdict {
-            from: from.display().to_string(),
+            from: shown(from),
             account: None,
             outcome: if submitted.outcome == "unchanged" {
                 "unchanged"

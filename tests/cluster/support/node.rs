@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) nats: Vec<NatsLink>,
     /// The token of a second operator to trust.
     pub(crate) also_trusted: Option<String>,
+    /// What `--log` is given.
+    pub(crate) log: Option<&'static str>,
 }
 
 /// A node and its folder.
@@ -81,6 +83,7 @@ pub(crate) struct Node {
     // Dropped before its folder, so that its last output can still be read.
     program: Program,
     folder: TempDir,
+    log: Option<&'static str>,
     starts: u32,
 }
 
@@ -144,11 +147,12 @@ impl Node {
             }
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
-        let program = launch(folder.path(), 1);
+        let program = launch(folder.path(), options.log, 1);
         let mut node = Self {
             folder,
             port,
             tls: options.tls,
+            log: options.log,
             program,
             starts: 1,
         };
@@ -200,7 +204,7 @@ impl Node {
         // It must have ended before the next one asks for its port and folder.
         self.program.kill();
         self.starts += 1;
-        self.program = launch(self.folder.path(), self.starts);
+        self.program = launch(self.folder.path(), self.log, self.starts);
         self.wait_until_ready();
     }
 
@@ -295,8 +299,11 @@ impl Node {
     }
 }
 
-fn launch(folder: &Path, start: u32) -> Program {
+fn launch(folder: &Path, log: Option<&str>, start: u32) -> Program {
     let mut command = jwtmesh();
     command.arg("serve").arg("--config").arg(folder.join("cluster.toml"));
+    if let Some(log) = log {
+        command.args(["--log", log]);
+    }
     Program::start(command, folder, &format!("node-{start}"))
 }
