@@ -171,6 +171,7 @@ impl From<SubmitError> for Refusal {
             SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
+            SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
             SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             SubmitError::NotAgreed(ProposeError::Unavailable { .. }) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")

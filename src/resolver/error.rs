@@ -1,6 +1,7 @@
 //! Why a submission or a read failed, in sentences for the caller.
 
 use crate::jwt::AccountKey;
+use crate::jwt::OperatorKey;
 use crate::jwt::Rejection;
 use crate::jwt::time;
 use crate::raft::ProposeError;
@@ -29,6 +30,19 @@ pub enum SubmitError {
         stored_issued_at: i64,
         /// `iat` of the submitted token, Unix seconds.
         submitted_issued_at: i64,
+    },
+    /// The account belongs to another trusted operator (G3).
+    #[error(
+        "account {account} belongs to operator {owner}, whose key signed it first, and this JWT was signed for operator \
+         {signed_by}: sign it with a key of {owner}, or make a new account for {signed_by}"
+    )]
+    OtherOperator {
+        /// The account.
+        account: AccountKey,
+        /// The operator of the stored token.
+        owner: OperatorKey,
+        /// The operator of the submitted token.
+        signed_by: OperatorKey,
     },
     /// It was not agreed on, or the outcome is unknown.
     #[error(transparent)]

@@ -81,6 +81,13 @@ impl Resolver {
                         submitted_issued_at: claims.issued_at,
                     });
                 }
+                AccountOutcome::OtherOperator { owner, .. } => {
+                    return Err(SubmitError::OtherOperator {
+                        account: claims.account,
+                        owner,
+                        signed_by: claims.operator,
+                    });
+                }
                 // The trust has changed since the token was verified: verify it again under the new one.
                 AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => {}
             }
@@ -114,8 +121,8 @@ impl Resolver {
             .map_err(SubmitError::Rejected)
     }
 
-    /// The outcome without a proposal, if this node's own state decides it: the same bytes are current, or a newer
-    /// token is stored. `None` if the token has to be proposed.
+    /// The outcome without a proposal, if this node's own state decides it: the same bytes are current, a newer
+    /// token is stored, or the account is another operator's. `None` if the token has to be proposed.
     async fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
         let Some(row) = self.lookup(claims.account).await? else {
@@ -126,6 +133,13 @@ impl Resolver {
                 stored: false,
                 revision: row.revision,
             }));
+        }
+        if row.operator != claims.operator {
+            return Err(SubmitError::OtherOperator {
+                account: claims.account,
+                owner: row.operator,
+                signed_by: claims.operator,
+            });
         }
         if row.supersedes(claims.issued_at, verified.token().bytes()) {
             return Err(SubmitError::Superseded {

@@ -179,6 +179,13 @@ pub enum AccountOutcome {
         /// Its revision.
         revision: Revision,
     },
+    /// The account belongs to another operator, the one whose key signed it first (G3).
+    OtherOperator {
+        /// That operator.
+        owner: OperatorKey,
+        /// The revision of the stored token, which stays.
+        revision: Revision,
+    },
     /// The trust changed between verifying and applying: verify again and propose again.
     StaleTrust {
         /// The epoch that holds now.

@@ -224,6 +224,42 @@ fn a_token_under_another_accounts_path_is_refused_naming_both_keys() {
     assert_eq!(node.get_account(&account.id()).status, 404);
 }
 
+/// It took the account over once, and the first operator's nats-servers then refused the account's users.
+#[test]
+fn g3_another_trusted_operator_does_not_take_an_account_over() {
+    let (operator, other) = (Operator::new("O"), Operator::new("P"));
+    let node = Node::start(
+        &operator.token(),
+        Options {
+            also_trusted: Some(other.token()),
+            ..Options::default()
+        },
+    );
+    let account = Account::new("A");
+    let token = operator.account_at(&account, now() - 60);
+    node.put(&account, &token);
+    let (owner, taker) = (operator.key.public_key(), other.key.public_key());
+    let newer = other.account(&account);
+    let answer = node.post_account(&account.id(), &newer);
+    assert_eq!(answer.status, 403);
+    for key in [&owner, &taker] {
+        assert!(answer.text().contains(key.as_str()), "{}", answer.text());
+    }
+    // The admin socket speaks for an administrator, but not for the operator.
+    let file = node.folder().join("newer.jwt");
+    std::fs::write(&file, &newer).unwrap();
+    let pushed = node.cli(&["account", "push", &file.display().to_string(), "--json"]);
+    assert_eq!(pushed.status.code(), Some(4));
+    let verdicts: serde_json::Value = serde_json::from_slice(&pushed.stdout).unwrap();
+    assert_eq!(verdicts[0]["code"], "other-operator", "{verdicts}");
+    assert_eq!(node.get_account(&account.id()).text(), token);
+    node.put(&account, &operator.account(&account));
+    // What the other signs first is the other's.
+    let theirs = Account::new("B");
+    node.put(&theirs, &other.account(&theirs));
+    assert_eq!(node.post_account(&theirs.id(), &operator.account(&theirs)).status, 403);
+}
+
 /// Each is refused with a sentence that contains the given word, and nothing of it is stored.
 #[test]
 fn g3_a_token_that_our_operator_did_not_sign_is_refused_and_not_stored() {

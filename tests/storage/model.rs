@@ -19,6 +19,7 @@ pub(crate) enum Outcome {
     Stored { revision: u64 },
     Unchanged { revision: u64 },
     Superseded { stored_issued_at: i64, revision: u64 },
+    OtherOperator { owner: OperatorKey, revision: u64 },
     StaleTrust { trust_epoch: u64 },
     NotTrusted,
     Marked,
@@ -36,6 +37,7 @@ impl From<AccountOutcome> for Outcome {
                 stored_issued_at,
                 revision,
             },
+            AccountOutcome::OtherOperator { owner, revision } => Self::OtherOperator { owner, revision },
             AccountOutcome::StaleTrust { trust_epoch } => Self::StaleTrust { trust_epoch },
             AccountOutcome::NotTrusted => Self::NotTrusted,
         }

@@ -482,3 +482,53 @@ fn commands_keep_their_bytes() {
         assert_eq!(Command::decode(&command.encode()), Ok(command));
     }
 }
+
+/// G3: whichever of two trusted operators signed an account first keeps it; the other's newer token does not take it.
+#[test]
+fn g3_an_account_stays_with_the_operator_that_signed_it_first_wherever_its_row_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let open = || State::open_file(&path, options()).expect("opens");
+    let [first, second] = [200, 201].map(|n| OperatorKey::from_bytes([n; 32]));
+    let signed_by = |operator, issued_at, token: &str| PutAccount {
+        operator,
+        ..item(1, issued_at, token)
+    };
+    let state = open();
+    let items = [first, second].map(|operator| PutOperator {
+        operator,
+        issued_at: 1,
+        token: Bytes::from_static(b"operator"),
+    });
+    let stored = Outcome::Stored { revision: 1 };
+    let trusted = Command::from(PutOperators { items: items.to_vec() });
+    assert_eq!(apply(&state, 1, &trusted), [stored.clone(), stored]);
+    // The second item of one entry sees the first, which is in no table yet.
+    let both = put(
+        2,
+        vec![signed_by(first, 100, "first's"), signed_by(second, 200, "second's")],
+    );
+    let refused = Outcome::OtherOperator {
+        owner: first,
+        revision: 2,
+    };
+    assert_eq!(
+        apply(&state, 2, &both),
+        [Outcome::Stored { revision: 2 }, refused.clone()],
+        "in one entry"
+    );
+    let taken = put(
+        2,
+        vec![signed_by(second, 200, "second's"), signed_by(second, 50, "older")],
+    );
+    let twice = [refused.clone(), refused];
+    assert_eq!(apply(&state, 3, &taken), twice, "in the memtable");
+    flush(&state);
+    state.checkpoint().expect("durable");
+    drop(state);
+    let state = open();
+    assert_eq!(apply(&state, 4, &taken), twice, "in redb, after opening again");
+    assert_eq!(token_of(&state, 1).as_deref(), Some("first's"));
+    let next = put(2, vec![signed_by(first, 101, "first's next")]);
+    assert_eq!(apply(&state, 5, &next), [Outcome::Stored { revision: 5 }]);
+}

@@ -1,4 +1,4 @@
-//! Which token may replace which (I2), and which versions of an account are kept.
+//! Which token may replace which (I2), whose an account is (G3), and which versions of it are kept.
 
 use std::sync::Arc;
 
@@ -48,6 +48,12 @@ fn put(
         let revision = present.revision;
         if present.token == item.token {
             return AccountOutcome::Unchanged { revision };
+        }
+        if present.operator != item.operator {
+            return AccountOutcome::OtherOperator {
+                owner: present.operator,
+                revision,
+            };
         }
         if present.supersedes(item.issued_at, &item.token) {
             return AccountOutcome::Superseded {
