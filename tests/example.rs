@@ -35,7 +35,7 @@ fn the_example_is_read() {
 
 #[test]
 fn a_default_written_out_changes_nothing() {
-    for setting in ["timing = ", "nodes = ", "peer = "] {
+    for setting in ["timing = ", "nodes = ", "peer = ", "tls_first = "] {
         assert_eq!(parse(&with(setting)), parse(EXAMPLE), "{setting}");
     }
     assert_eq!(parse(EXAMPLE).timing, Timing::Lan);
@@ -44,6 +44,8 @@ fn a_default_written_out_changes_nothing() {
 #[test]
 fn every_other_choice_is_read_too() {
     assert!(parse(&with("ca = ")).nats[0].ca.is_some());
+    let client = with("cert = ").replacen("# key = ", "key = ", 1);
+    assert!(parse(&client).nats[0].client.is_some());
     // The example has two forms of this setting, and TOML allows a key only once.
     let mtls = with("tls = { cert").replacen(
         "\ntls = { cert = \"tls/{node}.pem\", key = \"tls/{node}.key\" }\n",

@@ -61,4 +61,25 @@ pub struct NatsCluster {
     pub creds: PathBuf,
     /// PEM: authorities its servers' certificates are verified with, instead of the system's.
     pub ca: Option<PathBuf>,
+    /// The certificate that its servers are shown, and its key; `None` if they ask for none.
+    pub client: Option<ClientCert>,
+    /// Whether TLS begins before the servers introduce themselves.
+    pub tls_first: bool,
+}
+
+impl NatsCluster {
+    /// Whether a connection must be encrypted, also where a URL says `nats://`. Each of these settings has a meaning
+    /// only with TLS, so a plaintext connection is not what was meant.
+    pub fn demands_tls(&self) -> bool {
+        self.ca.is_some() || self.client.is_some() || self.tls_first
+    }
+}
+
+/// Files with a client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCert {
+    /// PEM: the certificate, then its chain.
+    pub cert: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
 }

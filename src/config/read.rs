@@ -7,8 +7,8 @@ use async_nats::ServerAddr;
 use toml::Spanned;
 
 use super::error::{ConfigError, remedy, without_userinfo};
-use super::meaning::{Config, NatsCluster, PublicTls};
-use super::text::{ConfigText, NodeText, PublicTlsText};
+use super::meaning::{ClientCert, Config, NatsCluster, PublicTls};
+use super::text::{ConfigText, NatsText, NodeText, PublicTlsText};
 
 impl Config {
     /// Reads `path` for the node called `node`; with one node in the file the name may be left out.
@@ -240,9 +240,23 @@ impl Reader<'_> {
                     .as_ref()
                     .map(|ca| self.file(ca, node, "the NATS servers' authority"))
                     .transpose()?,
+                client: self.client_cert(nats, node)?,
+                tls_first: nats.tls_first,
             });
         }
         Ok(clusters)
+    }
+
+    fn client_cert(&self, nats: &NatsText, node: &str) -> Result<Option<ClientCert>, ConfigError> {
+        match (&nats.cert, &nats.key) {
+            (Some(cert), Some(key)) => Ok(Some(ClientCert {
+                cert: self.file(cert, node, "the client certificate for NATS")?,
+                key: self.file(key, node, "the client certificate's key")?,
+            })),
+            (Some(cert), None) => self.wrong(cert.span(), "cert without key: name the file with its private key"),
+            (None, Some(key)) => self.wrong(key.span(), "key without cert: name the file with its certificate"),
+            (None, None) => Ok(None),
+        }
     }
 
     fn nats_url(&self, server: &Spanned<String>) -> Result<(), ConfigError> {
@@ -312,6 +326,8 @@ mod tests {
                 ":10: two nodes are called \"n1\"",
             ),
             (nats("nodes = [\"n2\"]"), ":13: no [[node]] is called \"n2\""),
+            (nats("cert = \"c.pem\""), ":13: cert without key"),
+            (nats("key = \"c.key\""), ":13: key without cert"),
             (
                 nats("").replace("nats://h", "nats://u:p@h"),
                 ":11: a server URL must not carry",

@@ -86,5 +86,9 @@ pub(super) struct NatsText {
     pub(super) servers: Spanned<Vec<Spanned<String>>>,
     pub(super) creds: Spanned<String>,
     pub(super) ca: Option<Spanned<String>>,
+    pub(super) cert: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) tls_first: bool,
     pub(super) nodes: Option<Spanned<Vec<Spanned<String>>>>,
 }

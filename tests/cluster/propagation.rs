@@ -12,7 +12,7 @@ use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{NatsLink, Node, Options};
 use crate::support::process::{PATIENCE, eventually, free_port};
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, Identity};
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// An operator, a node that publishes changes to a NATS cluster, and the cluster's servers.
@@ -425,4 +425,134 @@ impl Gate {
 fn pass(mut from: TcpStream, mut to: TcpStream) {
     let _ = std::io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Both);
+}
+
+/// A NATS cluster of two servers: one with `tls`, for the node, and one without, for the tests' users.
+struct TwoServers {
+    operator: Operator,
+    account: Account,
+    node: Node,
+    _encrypted: NatsServer,
+    plain: NatsServer,
+}
+
+impl TwoServers {
+    /// The node connects to the first server with `link`, whose URL begins with `scheme`.
+    fn start(scheme: &str, tls: &str, link: NatsLink) -> Self {
+        let (operator, account) = (Operator::new("O"), Account::new("A"));
+        let (port, route) = (free_port(), free_port());
+        let options = Options {
+            nats: vec![NatsLink {
+                servers: vec![format!("{scheme}://127.0.0.1:{port}")],
+                creds: operator.system.propagating_user().creds(),
+                ..link
+            }],
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        node.put(&operator.system, &operator.system_token());
+        node.put(&account, &operator.account_at(&account, now() - 60));
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let of_cluster = |port: u16, routes: &str| {
+            format!("cluster {{ name: test, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n")
+        };
+        let first = format!("{config}{tls}\n{}", of_cluster(route, ""));
+        let second = format!(
+            "{config}{}",
+            of_cluster(free_port(), &format!("\"nats://127.0.0.1:{route}\""))
+        );
+        Self {
+            operator,
+            account,
+            node,
+            _encrypted: NatsServer::start_named(NEWEST, "n1", port, &first),
+            plain: NatsServer::start_named(NEWEST, "n2", free_port(), &second),
+        }
+    }
+
+    /// A revocation disconnects its user.
+    #[track_caller]
+    fn revoke(&self) {
+        let alice = self.account.user();
+        let mut connection = NatsUser::connect(self.plain.address(), &alice).unwrap();
+        let token = self.operator.account_with(&self.account, |claims| {
+            claims["nats"]["revocations"][alice.id()] = json!(now());
+        });
+        self.node.put(&self.account, &token);
+        assert_eq!(
+            connection.disconnected(PATIENCE).as_deref(),
+            Some("User Authentication Revoked"),
+            "{}",
+            self.node.log()
+        );
+    }
+
+    #[track_caller]
+    fn says(&self, words: &str) {
+        eventually("the log says why", || self.node.log().contains(words).then_some(()));
+    }
+}
+
+/// nats-server in operator mode may verify clients and begin with TLS; such NATS clusters never heard of a revocation.
+#[test]
+fn g5_a_revocation_reaches_servers_that_verify_clients_or_begin_with_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let (server, client) = (authority.issue("nats"), authority.issue("client"));
+    let tls = |more: &str| {
+        format!(
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", {more} }}",
+            server.cert.display(),
+            server.key.display(),
+            authority.cert().display()
+        )
+    };
+    let link = |client: Option<&Identity>, tls_first| NatsLink {
+        ca: Some(authority.cert()),
+        client: client.cloned(),
+        tls_first,
+        ..NatsLink::plain(Vec::new(), String::new())
+    };
+    // `ca` demands TLS, whatever the URL says.
+    for scheme in ["tls", "nats"] {
+        TwoServers::start(scheme, &tls("verify: true"), link(Some(&client), false)).revoke();
+        TwoServers::start(scheme, &tls("handshake_first: true"), link(None, true)).revoke();
+        TwoServers::start(
+            scheme,
+            &tls("verify: true, handshake_first: true"),
+            link(Some(&client), true),
+        )
+        .revoke();
+    }
+    // What is missing is named.
+    TwoServers::start("tls", &tls("verify: true"), link(None, false)).says("set cert and key under [[nats]]");
+    TwoServers::start("tls", &tls("handshake_first: true"), link(None, false)).says("set tls_first = true");
+}
+
+/// Somebody on the way could hold revocations back; the connection was plaintext, and nothing said so.
+#[test]
+fn a_ca_a_client_certificate_or_tls_first_never_connects_in_plaintext() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let client = authority.issue("client");
+    let plain = || NatsLink::plain(Vec::new(), String::new());
+    for link in [
+        NatsLink {
+            ca: Some(authority.cert()),
+            ..plain()
+        },
+        NatsLink {
+            client: Some(client),
+            ..plain()
+        },
+        NatsLink {
+            tls_first: true,
+            ..plain()
+        },
+    ] {
+        let servers = TwoServers::start("nats", "", link);
+        servers.says("does not speak TLS, which ca, cert and tls_first under [[nats]] demand");
+        assert!(!servers.node.log().contains("connected to NATS cluster"));
+    }
+    TwoServers::start("tls", "", plain()).says("does not speak TLS: enable it there; a URL with nats://");
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 pub(super) use route::{Ended, Route};
 
 use super::subjects;
-use crate::config::NatsCluster;
+use crate::config::{ClientCert, NatsCluster};
 
 /// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
@@ -79,8 +79,8 @@ pub(in crate::nats) struct Server {
 }
 
 impl Connection {
-    /// Connects to the server at `url` of `cluster`. The creds are read now, so that a new file takes effect with the
-    /// next connection. An error is a sentence for the log.
+    /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
+    /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
         let mut options = credentials(&cluster.creds)
@@ -100,6 +100,15 @@ impl Connection {
             });
         if let Some(ca) = &cluster.ca {
             options = options.add_root_certificates(ca.clone());
+        }
+        if let Some(ClientCert { cert, key }) = &cluster.client {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+        if cluster.tls_first {
+            options = options.tls_first();
+        }
+        if cluster.demands_tls() {
+            options = options.require_tls(true);
         }
         let client = options
             .connect(url)
@@ -244,6 +253,27 @@ fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
              second",
             cluster.creds.display()
         ),
-        _ => format!("{url}: {text}"),
+        _ => format!("{url}: {text}{}", remedy(url, cluster, &text)),
     }
+}
+
+/// What to set, where the words of a failed connection show that a setting is missing.
+fn remedy(url: &str, cluster: &NatsCluster, text: &str) -> &'static str {
+    if text.contains("CertificateRequired") && cluster.client.is_none() {
+        return ". The server verifies its clients: set cert and key under [[nats]]";
+    }
+    if text.contains("expected INFO") && !cluster.tls_first {
+        return ". If the server is configured with handshake_first, set tls_first = true under [[nats]]";
+    }
+    // rustls's name for an answer that is not TLS.
+    if text.contains("InvalidContentType") {
+        return if url.starts_with("tls://") {
+            ". The server does not speak TLS: enable it there; a URL with nats:// connects without, where the network is \
+             trusted"
+        } else {
+            ". The server does not speak TLS, which ca, cert and tls_first under [[nats]] demand: enable it there, or \
+             remove them where the network is trusted"
+        };
+    }
+    ""
 }

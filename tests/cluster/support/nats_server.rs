@@ -77,11 +77,17 @@ impl NatsServer {
         server.wait_until_ready().map(|()| server)
     }
 
-    /// A server greets every connection with an INFO line, once it is ready to take logins.
+    /// A server greets every connection with an INFO line, once it is ready to take logins. One that begins with TLS
+    /// greets nobody who does not; its log has to do.
     fn wait_until_ready(&mut self) -> Result<(), String> {
+        let config = fs::read_to_string(self.folder.path().join("nats.conf")).expect("written before");
+        let is_silent = config.contains("handshake_first");
         let ready = within(PATIENCE, || {
             if self.program.ended().is_some() {
                 return Some(false);
+            }
+            if is_silent {
+                return self.program.stderr().contains("Server is ready").then_some(true);
             }
             let mut stream = TcpStream::connect(self.address()).ok()?;
             stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

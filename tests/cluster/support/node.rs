@@ -49,6 +49,9 @@ pub(crate) struct NatsLink {
     pub(crate) creds: String,
     /// The authority that its servers' certificates are verified with.
     pub(crate) ca: Option<PathBuf>,
+    /// The certificate that its servers are shown.
+    pub(crate) client: Option<Identity>,
+    pub(crate) tls_first: bool,
 }
 
 impl NatsLink {
@@ -59,6 +62,8 @@ impl NatsLink {
             servers,
             creds,
             ca: None,
+            client: None,
+            tls_first: false,
         }
     }
 }
@@ -144,6 +149,13 @@ impl Node {
             .expect("text grows");
             if let Some(ca) = &link.ca {
                 writeln!(text, "ca = \"{}\"", ca.display()).expect("text grows");
+            }
+            if let Some(client) = &link.client {
+                let (cert, key) = (client.cert.display(), client.key.display());
+                writeln!(text, "cert = \"{cert}\"\nkey = \"{key}\"").expect("text grows");
+            }
+            if link.tls_first {
+                text.push_str("tls_first = true\n");
             }
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
