@@ -150,10 +150,10 @@ impl Publisher {
                 return None;
             }
             let (pause, url) = self.route.attempt();
-            let (node, cluster) = (self.node.clone(), self.cluster.clone());
+            let (node, cluster, system_accounts) = (self.node.clone(), self.cluster.clone(), self.system_accounts());
             let opening = async move {
                 tokio::time::sleep(pause).await;
-                Connection::open(&node, &cluster, &url).await
+                Connection::open(&node, &cluster, &url, &system_accounts).await
             };
             match self.meanwhile(scope, opening).await? {
                 Ok(connection) => {
@@ -165,6 +165,18 @@ impl Publisher {
                 Err(reason) => self.notices.not_connected(&reason),
             }
         }
+    }
+
+    /// The system accounts of the trusted operators; none if one of them names none, since nats-server's configuration
+    /// then does.
+    fn system_accounts(&self) -> Vec<AccountKey> {
+        let trust = self.resolver.trust();
+        let each = trust
+            .keys
+            .operators()
+            .iter()
+            .map(|operator| operator.claims().system_account);
+        each.collect::<Option<_>>().unwrap_or_default()
     }
 
     /// Waits for `work`, and handles other events meanwhile. `None` if the scope stops.

@@ -20,6 +20,7 @@ pub(super) use route::{Ended, Route};
 
 use super::subjects;
 use crate::config::{ClientCert, NatsCluster};
+use crate::jwt::{AccountKey, Token};
 
 /// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
@@ -80,10 +81,16 @@ pub(in crate::nats) struct Server {
 
 impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
-    /// effect with the next connection. An error is a sentence for the log.
-    pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
+    /// effect with the next connection. `system_accounts` are those that the creds may be of; none if that is not
+    /// known. An error is a sentence for the log.
+    pub(in crate::nats) async fn open(
+        node: &str,
+        cluster: &NatsCluster,
+        url: &str,
+        system_accounts: &[AccountKey],
+    ) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
-        let mut options = credentials(&cluster.creds)
+        let mut options = credentials(&cluster.creds, system_accounts)
             .await?
             .name(format!("jwtmesh-{node}"))
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
@@ -223,7 +230,7 @@ fn incoming(message: Message) -> Incoming {
     }
 }
 
-async fn credentials(path: &Path) -> Result<ConnectOptions, String> {
+async fn credentials(path: &Path, system_accounts: &[AccountKey]) -> Result<ConnectOptions, String> {
     let unusable = |defect: &dyn std::fmt::Display| {
         format!(
             "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
@@ -240,7 +247,30 @@ async fn credentials(path: &Path) -> Result<ConnectOptions, String> {
     let creds = tokio::fs::read_to_string(path)
         .await
         .map_err(|error| unusable(&error))?;
+    // Any user may connect and publish; outside the system account no server listens, and nothing says so.
+    if let Some(account) = account_of(&creds)
+        && !(system_accounts.is_empty() || system_accounts.contains(&account))
+    {
+        let systems: Vec<String> = system_accounts.iter().map(ToString::to_string).collect();
+        return Err(unusable(&format!(
+            "its user is of account {account}, and the system account is {}",
+            systems.join(" or ")
+        )));
+    }
     ConnectOptions::with_credentials(&creds).map_err(|error| unusable(&error))
+}
+
+/// The account of the user in `creds`: the one whose identity key signed the user, or the one that a signing key names.
+/// `None` if it cannot be read; the server then judges it.
+fn account_of(creds: &str) -> Option<AccountKey> {
+    let token = Token::from_file_text(creds).ok()?;
+    let claims = token.as_str().split('.').nth(1)?;
+    let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    let named = claims["nats"]["issuer_account"]
+        .as_str()
+        .filter(|named| !named.is_empty());
+    named.or_else(|| claims["iss"].as_str())?.parse().ok()
 }
 
 fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
