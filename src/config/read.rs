@@ -84,7 +84,7 @@ impl Reader<'_> {
             operators,
             timing: text.cluster.timing,
             node: name.to_owned(),
-            data: self.resolve(node.data.get_ref(), name),
+            data: self.data(&node.data, name)?,
             public,
             tls: text
                 .public
@@ -151,12 +151,29 @@ impl Reader<'_> {
         }
     }
 
+    /// The data folder. An empty text would be the folder of the configuration itself.
+    fn data(&self, written: &Spanned<String>, node: &str) -> Result<PathBuf, ConfigError> {
+        if written.get_ref().trim().is_empty() {
+            return self.wrong(
+                written.span(),
+                "data is empty: name a folder for this node's data, such as /var/lib/jwtmesh",
+            );
+        }
+        Ok(self.resolve(written.get_ref(), node))
+    }
+
     fn resolve(&self, written: &str, node: &str) -> PathBuf {
         let named = written.replace("{node}", node);
         self.path.parent().unwrap_or(Path::new("")).join(named)
     }
 
     fn file(&self, written: &Spanned<String>, node: &str, what: &str) -> Result<PathBuf, ConfigError> {
+        if written.get_ref().trim().is_empty() {
+            return self.wrong(
+                written.span(),
+                format!("{what}: the path is empty; name the file, or remove the line"),
+            );
+        }
         let path = self.resolve(written.get_ref(), node);
         if !self.check_files {
             return Ok(path);
@@ -217,6 +234,13 @@ impl Reader<'_> {
                 self.nats_url(server)?;
             }
             if let Some(nodes) = &nats.nodes {
+                if nodes.get_ref().is_empty() {
+                    return self.wrong(
+                        nodes.span(),
+                        "nodes is empty, so no node would connect to this NATS cluster: name at least one, or remove the \
+                         line, which means every node",
+                    );
+                }
                 for named in nodes.get_ref() {
                     if !text.node.iter().any(|n| n.get_ref().name.get_ref() == named.get_ref()) {
                         return self.wrong(named.span(), format!("no [[node]] is called {:?}", named.get_ref()));
@@ -272,8 +296,19 @@ impl Reader<'_> {
         // `ServerAddr` also takes an address without a scheme, and websocket URLs, which need a feature of async-nats
         // that is not compiled in.
         let is_ours = |server: &ServerAddr| matches!(server.scheme(), "nats" | "tls") && !server.host().is_empty();
+        // It also takes what it then ignores or looks up as a name: a path, a query, a list, spaces.
+        let is_plain = |url: &str| {
+            let address = url.split_once("://").map_or("", |(_, address)| address);
+            let address = address.strip_suffix('/').unwrap_or(address);
+            !url.contains(|c: char| c.is_whitespace() || c.is_control())
+                && !address.contains(['/', ',', '?', '#', '\\'])
+        };
         let defect = match url.parse::<ServerAddr>() {
-            Ok(server) if url.contains("://") && is_ours(&server) => return Ok(()),
+            Ok(server) if server.port() == 0 => "has port 0, which no server listens on".to_owned(),
+            Ok(server) if is_plain(url) && url.contains("://") && is_ours(&server) => return Ok(()),
+            Ok(_) if url.matches("://").count() > 1 || url.contains(',') => {
+                "is more than one server URL: write servers = [\"URL\", \"URL\"]".to_owned()
+            }
             Ok(_) => "is no server URL".to_owned(),
             Err(error) => format!("is no server URL ({error})"),
         };
@@ -356,6 +391,110 @@ mod tests {
         ] {
             let error = parse(&text).expect_err(said);
             assert!(error.contains(said), "wanted {said:?}, got {error:?}");
+        }
+    }
+
+    /// For each setting, values that cannot work.
+    const WRONG_VALUES: &[(&str, &[&str])] = &[
+        ("name = \"m\"", &["", "M", "a_b", "-a", "a-", "a.b", " m"]),
+        ("operators = [\"o.jwt\"]", &["", " "]),
+        ("name = \"n1\"", &["", "N1", "n1 "]),
+        ("data = \"d/{node}\"", &["", "  "]),
+        (
+            "public = \"127.0.0.1:0\"",
+            &[
+                "",
+                "127.0.0.1",
+                ":9090",
+                "127.0.0.1:99999",
+                "localhost:9090",
+                "127.0.0.1:-1",
+                "::1:9090",
+                "http://127.0.0.1:9090",
+            ],
+        ),
+        ("name = \"fra\"", &["", "Fra", "fra."]),
+        (
+            "servers = [\"nats://h:4222\"]",
+            &[
+                "",
+                " ",
+                "h",
+                "h:4222",
+                "nats://",
+                "nats://:4222",
+                "nats:h",
+                "nats://a b",
+                "nats://h:99999",
+                "nats://h:x",
+                "nats://h:-1",
+                "nats://h:0",
+                "nats://a:4222,nats://b:4222",
+                "nats://a:4222, b:4222",
+                "nats://a nats://b",
+                "nats://h:4222/path",
+                "nats://h:4222?a=b",
+                "nats://h#f",
+                "nats:///h",
+                "nats://[::1",
+                "ws://h",
+                "http://h:4222",
+                " nats://h",
+                "nats://h ",
+                "nats://h\\\\n",
+            ],
+        ),
+        ("creds = \"c\"", &["", " "]),
+        ("ca = \"a\"", &["", " "]),
+        ("cert = \"e\"", &["", " "]),
+        ("key = \"k\"", &["", " "]),
+        ("nodes = [\"n1\"]", &["", "n2", "N1"]),
+        ("cert = \"s\"", &["", " "]),
+        ("key = \"t\"", &["", " "]),
+        ("client_ca = \"u\"", &["", " "]),
+    ];
+
+    /// Each setting with an empty, an out-of-range and a nearly right value.
+    #[test]
+    fn no_setting_takes_a_value_that_cannot_work() {
+        let all = format!(
+            "{SMALL}\n[[nats]]\nname = \"fra\"\nservers = [\"nats://h:4222\"]\ncreds = \"c\"\nca = \"a\"\ncert = \"e\"\n\
+             key = \"k\"\nnodes = [\"n1\"]\n\n[public]\ntls = {{ cert = \"s\", key = \"t\", client_ca = \"u\" }}\n"
+        );
+        assert!(parse(&all).is_ok());
+        for (setting, values) in WRONG_VALUES {
+            let line = all[..all.find(setting).expect(setting)].matches('\n').count() + 1;
+            for value in *values {
+                let (open, close) = (setting.find('"').unwrap(), setting.rfind('"').unwrap());
+                let written = format!("{}{value}{}", &setting[..=open], &setting[close..]);
+                let error = parse(&all.replacen(setting, &written, 1)).expect_err(&written);
+                assert!(
+                    error.starts_with(&format!("etc/cluster.toml:{line}: ")),
+                    "{written}: line {line} is not named: {error}"
+                );
+            }
+        }
+        for (setting, empty) in [
+            ("operators = [\"o.jwt\"]", "operators = []"),
+            ("servers = [\"nats://h:4222\"]", "servers = []"),
+            ("nodes = [\"n1\"]", "nodes = []"),
+        ] {
+            let error = parse(&all.replacen(setting, empty, 1)).expect_err(empty);
+            assert!(error.contains("is empty"), "{empty}: {error}");
+        }
+        for url in [
+            "nats://h",
+            "tls://h:1",
+            "nats://[::1]:4222",
+            "nats://10.0.0.1:65535",
+            "nats://h:4222/",
+            "nats://a-b.c_d",
+        ] {
+            let written = format!("servers = [\"{url}\"]");
+            assert!(
+                parse(&all.replacen("servers = [\"nats://h:4222\"]", &written, 1)).is_ok(),
+                "{url}"
+            );
         }
     }
 
