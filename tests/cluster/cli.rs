@@ -1,7 +1,7 @@
 //! The command line beside a running node, as administrators type it and scripts read it.
 
 use std::fs;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use nkeys::KeyPair;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::support::nats_server::NatsServer;
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{Node, NodeTls, Options, jwtmesh};
 use crate::support::tls::Authority;
-use crate::support::tools::NEWEST;
+use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST, tool};
 
 fn text(output: &Output) -> String {
     format!(
@@ -283,6 +283,59 @@ fn nats_config_over_tls_prints_what_a_nats_server_starts_with() {
 
     let json = node.cli_json(&["nats", "config", "--ca", ca]);
     assert!(json.to_string().contains(&node.accounts_url()), "{json}");
+}
+
+/// Every kind of URL, path and operator, parsed by every version.
+#[test]
+fn every_printed_configuration_is_one_that_nats_server_reads() {
+    let folder = tempfile::Builder::new()
+        .prefix("a 'path' with spaces ")
+        .tempdir()
+        .unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let client = authority.issue("client");
+    let (first, second) = (Operator::new("O, the first \"one\""), Operator::new("P"));
+    let node = Node::start(
+        &first.token(),
+        Options {
+            also_trusted: Some(second.token()),
+            ..Options::default()
+        },
+    );
+    let [ca, cert, key] = [&authority.cert(), &client.cert, &client.key].map(|file| file.display().to_string());
+    let with_ca = ["--ca", &ca];
+    let with_client = ["--client-cert", &cert, "--client-key", &key];
+    let with_both = [&with_ca[..], &with_client].concat();
+    for (url, options) in [
+        ("http://127.0.0.1:9090", &[][..]),
+        ("http://[::1]:9090", &[]),
+        ("http://[fe80::1%25eth0]:9090/jwt/v1/", &[]),
+        ("http://jwtmesh.example.net", &[]),
+        ("http://h:9090/a/prefix", &[]),
+        ("https://[2001:db8::1]:9090", &[]),
+        ("https://[2001:db8::1]:9090", &with_ca),
+        ("https://h:9090", &with_client),
+        ("https://h:9090", &with_both),
+    ] {
+        for operator in [&first, &second] {
+            let key = operator.key.public_key();
+            let args = [&["nats", "config", "--operator", &key, "--url", url], options].concat();
+            let printed = node.cli(&args);
+            assert!(printed.status.success(), "{args:?}: {}", text(&printed));
+            let file = folder.path().join("nats.conf");
+            fs::write(&file, &printed.stdout).unwrap();
+            for version in NATS_SERVER_VERSIONS {
+                let mut server = Command::new(tool(&format!("nats-server-{version}")));
+                let read = server.arg("-t").arg("-c").arg(&file).output().unwrap();
+                assert!(
+                    read.status.success(),
+                    "nats-server {version} does not read what {args:?} printed: {}\n{}",
+                    text(&read),
+                    text(&printed)
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::keys::{ALICE_CREDS, BOB_CREDS, KEYS, Keys, NODE_CREDS, OPERATOR, toke
 use super::server::CONFIG;
 use crate::cli::exit::Failure;
 use crate::cli::nats::{BaseUrl, Pointing, ResolverTls};
+use crate::cli::output::for_shell;
 
 /// The node's whole configuration.
 pub(super) fn cluster_toml(ports: Ports) -> String {
@@ -39,7 +40,7 @@ creds = "{NODE_CREDS}"
 pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failure> {
     let url = BaseUrl::parse(&format!("https://127.0.0.1:{}", folder.ports.public))?;
     let tls = ResolverTls {
-        ca: folder.absolute(CA)?,
+        ca: Some(folder.absolute(CA)?),
         client: None,
     };
     let operator = folder.absolute(OPERATOR)?;
@@ -52,9 +53,9 @@ pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failur
 
 /// Every command to try next, ready to copy.
 pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow::Result<String> {
-    let path = |name: &str| quoted(&folder.path(name));
+    let path = |name: &str| for_shell(&folder.path(name));
     let program = std::env::args_os().next().unwrap_or_else(|| "jwtmesh".into());
-    let us = quoted(Path::new(&program));
+    let us = for_shell(Path::new(&program));
     let config = format!("--config {}", path("cluster.toml"));
     let app = keys.app()?;
     let Ports { public, nats } = folder.ports;
@@ -101,7 +102,7 @@ export SSL_CERT_FILE={ca_absolute}
 {nsc} push --account APP
 ",
         ca = path(CA),
-        ca_absolute = quoted(&folder.absolute(CA)?),
+        ca_absolute = for_shell(&folder.absolute(CA)?),
         operator = path(OPERATOR),
         app_token = path(&token_file("APP")),
         system_token = path(&token_file("SYS")),
@@ -111,17 +112,6 @@ export SSL_CERT_FILE={ca_absolute}
         seeds = path(KEYS),
         user = keys.alice,
     ))
-}
-
-/// A path as one word for a shell.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '%' | ',');
-    if text.chars().all(safe) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }
 
 #[cfg(test)]
@@ -144,8 +134,8 @@ mod tests {
 
     #[test]
     fn a_path_with_blanks_and_quotes_is_one_word_for_a_shell() {
-        assert_eq!(quoted(Path::new("/a/b-c.pem")), "/a/b-c.pem");
-        assert_eq!(quoted(Path::new("/my demo")), "'/my demo'");
-        assert_eq!(quoted(Path::new("it's")), "'it'\\''s'");
+        assert_eq!(for_shell(Path::new("/a/b-c.pem")), "/a/b-c.pem");
+        assert_eq!(for_shell(Path::new("/my demo")), "'/my demo'");
+        assert_eq!(for_shell(Path::new("it's")), "'it'\\''s'");
     }
 }

@@ -24,7 +24,7 @@ pub(in crate::cli) struct ConfigCommand {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A client certificate for nats-server, as a path on nats-server's machine
-    #[arg(long, value_name = "FILE", requires_all = ["client_key", "ca"])]
+    #[arg(long, value_name = "FILE", requires = "client_key")]
     client_cert: Option<PathBuf>,
     /// The key of the client certificate
     #[arg(long, value_name = "FILE", requires = "client_cert")]
@@ -48,17 +48,23 @@ impl ConfigCommand {
         };
         let url = BaseUrl::parse(&url)?;
         let tls = match (self.ca, self.client_cert, self.client_key) {
-            (Some(ca), Some(cert), Some(key)) => Some(ResolverTls {
+            (ca, Some(cert), Some(key)) => Some(ResolverTls {
                 ca,
                 client: Some((cert, key)),
             }),
-            (Some(ca), ..) => Some(ResolverTls { ca, client: None }),
+            (Some(ca), ..) => Some(ResolverTls {
+                ca: Some(ca),
+                client: None,
+            }),
             _ => None,
         };
         if tls.is_some() && !url.is_https() {
             return Err(Failure::new(
                 Exit::Usage,
-                format!("--ca has no effect on {}: give an https:// URL", url.text()),
+                format!(
+                    "--ca and --client-cert have no effect on {}: give an https:// URL",
+                    url.text()
+                ),
             ));
         }
         let pointing = Pointing::new(operator, &url, tls.as_ref(), None);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::api::Operator;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::plain;
+use crate::cli::output::{for_shell, plain};
 
 /// The URL of the public port, without a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +81,8 @@ impl BaseUrl {
 /// How nats-server verifies the public port's certificate.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct ResolverTls {
-    /// The authority's file, as a path on nats-server's machine.
-    pub(in crate::cli) ca: PathBuf,
+    /// The authority's file, as a path on nats-server's machine; `None` for the system's authorities.
+    pub(in crate::cli) ca: Option<PathBuf>,
     /// The files of nats-server's own certificate and key.
     pub(in crate::cli) client: Option<(PathBuf, PathBuf)>,
 }
@@ -153,25 +153,30 @@ fn config(
     if let Some(system) = &operator.system_account {
         line(format!("system_account: {system}"));
     }
-    line(format!("resolver: URL(\"{}\")", url.resolver()));
+    // Quoted as a whole: nats-server's parser ends the unquoted form at the first bracket of an IPv6 address.
+    line(format!("resolver: \"URL({})\"", url.resolver()));
     if let Some(tls) = tls {
         line("resolver_tls {".to_owned());
-        line(format!("  ca_file: {}", quoted(&tls.ca)));
+        if let Some(ca) = &tls.ca {
+            line(format!("  ca_file: {}", quoted(ca)));
+        }
         if let Some((cert, key)) = &tls.client {
             line(format!("  cert_file: {}", quoted(cert)));
             line(format!("  key_file: {}", quoted(key)));
         }
         line("}".to_owned());
-    } else if url.is_https() {
+    }
+    let ca = tls.and_then(|tls| tls.ca.as_deref());
+    if ca.is_none() && url.is_https() {
         line("# The certificate is verified with the system's authorities; for a private one: --ca FILE".to_owned());
     }
     line("# Do not add resolver_preload: nats-server does not start with both it and a URL resolver.".to_owned());
     line("#".to_owned());
     line("# Run once, where nsc has the operator's keys:".to_owned());
     line(format!("#   {nsc}"));
-    if let Some(tls) = tls {
+    if let Some(ca) = ca {
         line("# Set in nsc's environment, as its --ca-cert is for nats:// only:".to_owned());
-        line(format!("#   export SSL_CERT_FILE={}", tls.ca.display()));
+        line(format!("#   export SSL_CERT_FILE={}", for_shell(ca)));
     } else if url.is_https() {
         line("# For a private authority, set in nsc's environment, as its --ca-cert is for nats:// only:".to_owned());
         line("#   export SSL_CERT_FILE=FILE".to_owned());
@@ -214,7 +219,7 @@ mod tests {
             "# Operator ACME\u{fffd}port: 1 (OKEY)\n\
              operator: eyJ.e30.sig\n\
              system_account: ASYS\n\
-             resolver: URL(\"http://h:9090/jwt/v1/accounts/\")\n\
+             resolver: \"URL(http://h:9090/jwt/v1/accounts/)\"\n\
              # Do not add resolver_preload: nats-server does not start with both it and a URL resolver.\n\
              #\n\
              # Run once, where nsc has the operator's keys:\n\
@@ -226,13 +231,13 @@ mod tests {
     #[test]
     fn https_with_a_private_authority_and_a_client_certificate_prints_these_lines() {
         let tls = ResolverTls {
-            ca: "/etc/a \"b\"/ca.pem".into(),
+            ca: Some("/etc/a \"b\"/ca.pem".into()),
             client: Some(("/etc/c.pem".into(), "/etc/c.key".into())),
         };
         let config = Pointing::new(&operator(), &base("https://h:9090/jwt/v1/accounts/"), Some(&tls), None).config;
         assert!(
             config.contains(
-                "resolver: URL(\"https://h:9090/jwt/v1/accounts/\")\n\
+                "resolver: \"URL(https://h:9090/jwt/v1/accounts/)\"\n\
                  resolver_tls {\n  \
                    ca_file: \"/etc/a \\\"b\\\"/ca.pem\"\n  \
                    cert_file: \"/etc/c.pem\"\n  \
@@ -241,7 +246,7 @@ mod tests {
             ),
             "{config}"
         );
-        assert!(config.contains("SSL_CERT_FILE=/etc/a"), "{config}");
+        assert!(config.contains("SSL_CERT_FILE='/etc/a \"b\"/ca.pem'\n"), "{config}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
 const HELP: &str = "\
 # jwtmesh: account JWTs over HTTP
 
-nats-server: `resolver: URL(\"http://HOST:PORT/jwt/v1/accounts/\")`.
+nats-server: `resolver: \"URL(http://HOST:PORT/jwt/v1/accounts/)\"`.
 nsc: `nsc edit operator --account-jwt-server-url http://HOST:PORT/jwt/v1`, then `nsc push` and `nsc pull`.
 
 ## GET /jwt/v1/accounts/ACCOUNT
