@@ -299,6 +299,33 @@ fn a_valid_token_with_any_bit_changed_anywhere_is_refused() {
     }
 }
 
+/// What people send in place of a token is named as what it is.
+#[test]
+fn other_formats_are_named_as_what_they_are() {
+    let token = include_str!("vectors/accept/exp-zero.jwt");
+    let multipart = format!(
+        "--boundary\r\nContent-Disposition: form-data; name=\"jwt\"; filename=\"a.jwt\"\r\n\r\n{token}\r\n--boundary--\r\n"
+    );
+    let pem = |what: &str| format!("-----BEGIN {what}-----\nMIIB\n-----END {what}-----\n");
+    for (body, word) in [
+        (vec![0x1f, 0x8b, 8, 0, 0], "gzip"),
+        (vec![0x28, 0xb5, 0x2f, 0xfd, 0], "zstd"),
+        (b"PK\x03\x04.jwt.".to_vec(), "zip"),
+        (multipart.into_bytes(), "multipart"),
+        (format!("jwt={token}").into_bytes(), "a form"),
+        (format!("{{\"jwt\":\"{token}\"}}").into_bytes(), "JSON"),
+        (format!("[\"{token}\"]").into_bytes(), "JSON"),
+        (b"<html>502.1.2</html>".to_vec(), "HTML"),
+        (pem("CERTIFICATE").into_bytes(), "certificate"),
+        (pem("PRIVATE KEY").into_bytes(), "private key"),
+        (pem("EC PRIVATE KEY").into_bytes(), "private key"),
+    ] {
+        let rejection = Token::parse(&body).expect_err(word);
+        assert_eq!(rejection.code(), "other-format", "{word}: {rejection}");
+        assert!(rejection.to_string().contains(word), "{word}: {rejection}");
+    }
+}
+
 #[test]
 fn seeds_and_decorated_files_are_recognized_and_a_seed_is_never_repeated() {
     let code = |text: &str| Token::parse(text.as_bytes()).err().map(|rejection| rejection.code());

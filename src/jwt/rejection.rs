@@ -36,6 +36,14 @@ pub enum Rejection {
         "the body is a private key (a seed), not a JWT: treat that key as exposed, replace it, and send only encoded JWTs to this server"
     )]
     Seed,
+    /// Something else in whole, such as a form or a compressed file.
+    #[error("the body is {what} and not a JWT: send only the encoded JWT, as nsc wrote it{remedy}")]
+    OtherFormat {
+        /// What it is, with its article.
+        what: &'static str,
+        /// How a client comes to send it, or nothing.
+        remedy: &'static str,
+    },
     /// The decorated form of a file.
     #[error("the body is a decorated or creds file: send only the encoded JWT between its BEGIN and END lines")]
     Decorated,
@@ -207,6 +215,7 @@ impl Rejection {
             Self::Empty => "empty",
             Self::TooLarge { .. } => "too-large",
             Self::Seed => "seed",
+            Self::OtherFormat { .. } => "other-format",
             Self::Decorated => "decorated",
             Self::Chunks { .. } => "chunks",
             Self::Base64 { .. } => "base64",

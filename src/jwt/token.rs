@@ -94,6 +94,9 @@ fn is_base64url(byte: u8) -> bool {
 
 /// Why `text`, which is not three parts of base64, is refused.
 fn defect_of_form(text: &[u8]) -> Rejection {
+    if let Some(rejection) = other_format(text) {
+        return rejection;
+    }
     if text.windows(5).any(|window| window == b"-----") {
         // A creds file holds the user's private key under such a line.
         let seed = text.windows(9).any(|window| window == b"SEED-----");
@@ -111,6 +114,44 @@ fn defect_of_form(text: &[u8]) -> Rejection {
         Some((part, byte)) if found == 3 => foreign_byte(part, byte),
         _ => Rejection::Chunks { found },
     }
+}
+
+/// What people send in place of a token, recognized by how it begins. Checked before its parts are, since a count of
+/// parts or a foreign byte says nothing about it.
+fn other_format(text: &[u8]) -> Option<Rejection> {
+    const FORM: &str = " (curl: --data-binary @FILE)";
+    const PLAIN: &str = ", uncompressed";
+    let begins = |magic: &[u8]| text.starts_with(magic);
+    let contains = |words: &[u8]| text.windows(words.len()).any(|window| window == words);
+    let (what, remedy) = if begins(&[0x1f, 0x8b]) {
+        ("compressed with gzip", PLAIN)
+    } else if begins(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        ("compressed with zstd", PLAIN)
+    } else if begins(b"PK\x03\x04") {
+        ("a zip file", "")
+    } else if begins(b"--") && contains(b"Content-Disposition: form-data") {
+        ("a form (multipart/form-data)", FORM)
+    } else if begins(b"{") || begins(b"[") {
+        ("JSON", "; the claims in it must be signed first")
+    } else if begins(b"<") {
+        ("HTML or XML", "")
+    } else if text
+        .iter()
+        .position(|byte| *byte == b'=')
+        .is_some_and(|at| text[at + 1..].starts_with(b"eyJ"))
+    {
+        ("a form (NAME=JWT)", FORM)
+    } else if contains(b"PRIVATE KEY-----") && !contains(b"SEED-----") {
+        (
+            "a PEM file with a private key",
+            "; if the key left its machine, replace it",
+        )
+    } else if contains(b"-----BEGIN CERTIFICATE") {
+        ("a PEM file with a certificate", "")
+    } else {
+        return None;
+    };
+    Some(Rejection::OtherFormat { what, remedy })
 }
 
 fn foreign_byte(part: &'static str, byte: u8) -> Rejection {

@@ -56,7 +56,19 @@ const CASES: &[Case] = &[
     get("/jwt/v1/pack?max=-1", 400, "-1"),
     get("/jwt/v1/biz", 404, ""),
     get("/biz/v1/accounts/", 404, ""),
-    get("/", 404, ""),
+    get("/", 200, "jwtmesh"),
+    Case {
+        method: "OPTIONS",
+        path: "/",
+        status: 200,
+        says: "jwtmesh",
+    },
+    Case {
+        method: "POST",
+        path: "/",
+        status: 405,
+        says: "GET, HEAD, OPTIONS",
+    },
     get("/jwt/v1/activations/AAAA", 404, ""),
     get("/v1/accounts", 404, ""),
     Case {
@@ -112,6 +124,12 @@ fn check_table(node: &Node, known: &Account) {
         if case.method == "GET" {
             let head = connection.request("HEAD", &path, &[], b"").unwrap();
             assert_eq!(head.status, answer.status, "HEAD {path}");
+            if path.starts_with("/jwt/v1/accounts/") || path.ends_with("/operator") {
+                // How current is the view in which it was found, or not found?
+                for header in ["jwtmesh-revision", "jwtmesh-leader-age-ms"] {
+                    assert!(answer.header(header).is_some(), "{path}: {header}");
+                }
+            }
             for header in ["content-type", "content-length", "etag", "cache-control"] {
                 // A pack is sent as it is read, so its length is not known before.
                 assert_eq!(head.header(header), answer.header(header), "HEAD {path}: {header}");

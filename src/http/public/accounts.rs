@@ -12,6 +12,7 @@ use crate::http::request;
 use crate::http::upload;
 use crate::jwt::Token;
 use crate::jwt::render_decoded;
+use crate::jwt::time;
 use crate::resolver::AccountRow;
 use crate::resolver::INLINE_TOKEN_BYTES;
 
@@ -20,7 +21,7 @@ pub(super) async fn show(State(state): State<Shared>, request: Request) -> Respo
     let (parts, _) = request.into_parts();
     match find(&state, &parts).await {
         Ok(answer) => answer,
-        Err(refusal) => refusal.plain(),
+        Err(refusal) => state.refusal(refusal),
     }
 }
 
@@ -51,8 +52,9 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
         let now = state.clock.now();
         if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
             let sentence = format!(
-                "the JWT of account {account} expired at {}, it is now {now}",
-                row.expires_at
+                "the JWT of account {account} expired at {}, it is now {}",
+                time(row.expires_at),
+                time(now)
             );
             return Err(Refusal::missing("expired", sentence));
         }

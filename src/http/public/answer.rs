@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::http::error::Refusal;
 use crate::http::upload::Uploads;
 use crate::listener::Limits;
 use crate::resolver::Resolver;
@@ -57,13 +58,22 @@ impl PublicState {
         }
     }
 
-    /// An answer with the headers that every successful answer under `/jwt` has, and room for those still to be added.
+    /// An answer with the headers that tell how current it is, and room for those still to be added.
     pub(super) fn answer(&self, status: StatusCode, body: Bytes) -> Response {
-        let view = self.resolver.view();
         let mut answer = Response::new(body.into());
         *answer.status_mut() = status;
+        answer.headers_mut().reserve(6);
+        self.dated(answer)
+    }
+
+    /// A refusal with the same headers: how old is the view in which an account is unknown?
+    pub(super) fn refusal(&self, refusal: Refusal) -> Response {
+        self.dated(refusal.plain())
+    }
+
+    fn dated(&self, mut answer: Response) -> Response {
+        let view = self.resolver.view();
         let headers = answer.headers_mut();
-        headers.reserve(6);
         headers.insert(REVISION, view.revision.into());
         if view.leader_age_ms != u64::MAX {
             headers.insert(LEADER_AGE, view.leader_age_ms.into());

@@ -10,6 +10,11 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
     state.text(HELP)
 }
 
+/// `GET /` and `OPTIONS /`: one line. Load balancers and people's browsers probe with these.
+pub(super) async fn root(State(state): State<Shared>) -> Response {
+    state.text("jwtmesh: account JWTs for nats-server and nsc; GET /jwt/v1/help describes it\n")
+}
+
 const HELP: &str = "\
 # jwtmesh: account JWTs over HTTP
 

@@ -128,6 +128,12 @@ fn router(state: Shared) -> Router {
     const WRITE: &str = "GET, HEAD, POST, OPTIONS";
     Router::new()
         .route(
+            "/",
+            get(help::root)
+                .options(help::root)
+                .fallback(async move |request| refuse(request, Refusal::wrong_method(READ)).await),
+        )
+        .route(
             &format!("{ACCOUNT}{{account}}"),
             only(get(accounts::show).post(accounts::submit), WRITE),
         )

@@ -26,8 +26,11 @@ fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) ->
     let trust = state.resolver.trust();
     let token = match trust.keys.operators() {
         [operator] if is_wanted(operator.claims()) => operator.token(),
-        [_, _, ..] => return Refusal::ambiguous(SEVERAL).plain(),
-        _ => return Refusal::missing("unknown-operator", "no matching operator JWT").plain(),
+        [_, _, ..] => return state.refusal(Refusal::ambiguous(SEVERAL)),
+        _ => {
+            let refusal = Refusal::missing("unknown-operator", "no matching operator JWT");
+            return state.refusal(refusal);
+        }
     };
     if request::is_on(uri, "text") {
         state.text(token.bytes().clone())

@@ -70,7 +70,7 @@ func shapes() {
 	put("chunks", "four-chunks", "account", good+".AAAA")
 	put("chunks", "one-chunk", "account", chunks[1])
 	put("chunks", "public-key", "account", key(nkeys.PrefixByteAccount))
-	put("chunks", "claims-not-encoded", "account", `{"sub":"A","nats":{}}`)
+	put("other-format", "claims-not-encoded", "account", `{"sub":"A","nats":{}}`)
 	decorated, err := jwt.DecorateJWT(good)
 	check(err)
 	put("decorated", "decorated", "account", string(decorated))
