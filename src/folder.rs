@@ -115,10 +115,15 @@ impl Folder {
         let mut folders = DirBuilder::new();
         // Tokens are not secret, but the socket in the folder gives administrative access.
         folders.recursive(true).mode(0o700);
-        let is_new = !path.exists();
+        let new: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
         folders.create(path).map_err(io("make the data folder", path))?;
-        if let Some(parent) = path.parent().filter(|parent| is_new && !parent.as_os_str().is_empty()) {
-            // If a power cut loses the folder's name, everything in it is lost with it.
+        // If a power cut loses the name of one of them, everything below it is lost too.
+        for folder in new {
+            let parent = match folder.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                Some(_) => Path::new("."),
+                None => continue,
+            };
             File::open(parent)
                 .and_then(|parent| parent.sync_all())
                 .map_err(io("sync", parent))?;

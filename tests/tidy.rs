@@ -129,7 +129,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("nats/subjects", &["names", "replies", "mod"]),
-    ("node", &["trust", "life", "assemble", "mod"]),
+    ("node", &["life", "trust", "assemble", "mod"]),
     // `mod` is the handle that `start` returns.
     (
         "raft",

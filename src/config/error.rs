@@ -21,6 +21,16 @@ pub enum ConfigError {
         /// Line, column and defect.
         detail: String,
     },
+    /// A file that it names cannot be read. That may pass: a secret or a mount that is not there yet.
+    #[error("{}:{line}: {defect}", path.display())]
+    File {
+        /// Which configuration file.
+        path: PathBuf,
+        /// The line that names the file, counted from 1.
+        line: usize,
+        /// The defect and what to do.
+        defect: String,
+    },
     /// It can be parsed, but a value or a combination of settings is wrong.
     #[error("{}:{line}: {defect}", path.display())]
     Meaning {

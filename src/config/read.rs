@@ -46,12 +46,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn wrong<T>(&self, at: Range<usize>, defect: impl Into<String>) -> Result<T, ConfigError> {
-        let before = self.text.get(..at.start).unwrap_or(self.text);
         Err(ConfigError::Meaning {
             path: self.path.to_owned(),
-            line: before.matches('\n').count() + 1,
+            line: self.line(&at),
             defect: defect.into(),
         })
+    }
+
+    /// The line where `at` begins, counted from 1.
+    fn line(&self, at: &Range<usize>) -> usize {
+        let before = self.text.get(..at.start).unwrap_or(self.text);
+        before.matches('\n').count() + 1
     }
 
     fn config(&self, wanted: Option<&str>) -> Result<Config, ConfigError> {
@@ -179,16 +184,22 @@ impl Reader<'_> {
             return Ok(path);
         }
         let shown = path.display();
-        let defect = match std::fs::File::open(&path).and_then(|file| file.metadata()) {
+        match std::fs::File::open(&path).and_then(|file| file.metadata()) {
             // A folder opens like a file and fails only when it is read, with an error that does not name the line.
-            Ok(found) if found.is_dir() => format!("{what} {shown} is a folder: name the file in it"),
-            Ok(_) => return Ok(path),
+            Ok(found) if found.is_dir() => self.wrong(
+                written.span(),
+                format!("{what} {shown} is a folder: name the file in it"),
+            ),
+            Ok(_) => Ok(path),
             Err(error) => {
                 let start = format!("Relative paths start at the folder of {}", self.path.display());
-                format!("cannot read {what} {shown}: {error}. {}", remedy(&error, &start))
+                Err(ConfigError::File {
+                    path: self.path.to_owned(),
+                    line: self.line(&written.span()),
+                    defect: format!("cannot read {what} {shown}: {error}. {}", remedy(&error, &start)),
+                })
             }
-        };
-        self.wrong(written.span(), defect)
+        }
     }
 
     fn public_tls(&self, tls: &PublicTlsText, node: &str) -> Result<PublicTls, ConfigError> {

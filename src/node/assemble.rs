@@ -28,6 +28,7 @@ use crate::resolver::Resolver;
 use crate::tasks::FaultHandle;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
+use crate::tls::TlsError;
 
 impl Node {
     /// Starts the node that `config` describes; returns when it serves requests and everything it ever acknowledged can
@@ -61,8 +62,12 @@ struct Found {
 impl Found {
     fn read(config: Config) -> Result<Self, StartError> {
         let tls = config.tls.as_ref().map(ReloadableTls::load).transpose();
-        let tls = tls.map_err(|error| StartError::Configuration(error.into()))?;
-        let operators = read_operators(&config.operators).map_err(StartError::Configuration)?;
+        let tls = tls.map_err(|error| match error {
+            // It was there when the configuration was read, so it may be there again.
+            TlsError::Unreadable { .. } => StartError::Failed(error.into()),
+            _ => StartError::Configuration(error.into()),
+        })?;
+        let operators = read_operators(&config.operators)?;
         let folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         Ok(Self {
             config,

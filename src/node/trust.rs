@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::life::StartError;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::Verified;
@@ -13,12 +14,16 @@ use crate::resolver::Resolver;
 use crate::resolver::SubmitError;
 
 /// Reads and verifies the operator JWTs in `paths`.
-pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>> {
-    let read = |path: &PathBuf| -> Result<_> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the operator JWT {}", path.display()))?;
+pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>, StartError> {
+    let read = |path: &PathBuf| -> Result<_, StartError> {
+        let bytes = std::fs::read(path)
+            .with_context(|| format!("cannot read the operator JWT {}", path.display()))
+            .map_err(StartError::Failed)?;
+        let text = String::from_utf8_lossy(&bytes);
         let verified = Token::from_file_text(&text).and_then(Verified::<OperatorClaims>::verify);
-        verified.with_context(|| format!("{} is not an operator JWT", path.display()))
+        verified
+            .with_context(|| format!("{} is not an operator JWT", path.display()))
+            .map_err(StartError::Configuration)
     };
     paths.iter().map(read).collect()
 }

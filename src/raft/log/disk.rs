@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 /// A folder of files.
 pub trait Disk: Send + Sync {
@@ -110,7 +110,7 @@ impl Disk for RealDisk {
     }
 
     fn room(&self) -> io::Result<Room> {
-        let found = rustix::fs::fstatvfs(&self.handle)?;
+        let found = retry_on_intr(|| rustix::fs::fstatvfs(&self.handle))?;
         Ok(Room {
             free: found.f_bavail.saturating_mul(found.f_frsize),
             total: found.f_blocks.saturating_mul(found.f_frsize),
@@ -126,7 +126,7 @@ struct RealFile(File);
 
 impl DiskFile for RealFile {
     fn preallocate(&self, from: u64, to: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, to) {
+        match retry_on_intr(|| rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, to)) {
             // Some file systems cannot; writing the zeros allocates there too.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(errno) => return Err(errno.into()),
