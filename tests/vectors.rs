@@ -324,6 +324,19 @@ fn other_formats_are_named_as_what_they_are() {
         assert_eq!(rejection.code(), "other-format", "{word}: {rejection}");
         assert!(rejection.to_string().contains(word), "{word}: {rejection}");
     }
+    // A seed in one of them is the greater news.
+    let seed = format!("SU{}", "A".repeat(56));
+    for body in [
+        format!("{{\"seed\":\"{seed}\"}}"),
+        format!("<p>{seed}</p>"),
+        format!("key={seed}"),
+    ] {
+        assert_eq!(
+            Token::parse(body.as_bytes()).expect_err("no token").code(),
+            "seed",
+            "{body}"
+        );
+    }
 }
 
 #[test]

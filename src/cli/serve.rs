@@ -41,7 +41,7 @@ pub(super) struct Serve {
     /// The format of log lines
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
-    /// What to log, such as `off,jwtmesh=debug`; a level alone also applies to every library
+    /// What to log, such as `off,jwtmesh=debug`; a level alone also applies to every library, which log debug at most
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
     log: String,
 }

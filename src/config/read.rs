@@ -174,10 +174,7 @@ impl Reader<'_> {
 
     fn file(&self, written: &Spanned<String>, node: &str, what: &str) -> Result<PathBuf, ConfigError> {
         if written.get_ref().trim().is_empty() {
-            return self.wrong(
-                written.span(),
-                format!("{what}: the path is empty; name the file, or remove the line"),
-            );
+            return self.wrong(written.span(), format!("{what}: the path is empty: name the file"));
         }
         let path = self.resolve(written.get_ref(), node);
         if !self.check_files {
@@ -314,12 +311,11 @@ impl Reader<'_> {
             !url.contains(|c: char| c.is_whitespace() || c.is_control())
                 && !address.contains(['/', ',', '?', '#', '\\'])
         };
+        let is_list = url.matches("://").count() > 1 || url.contains(',');
         let defect = match url.parse::<ServerAddr>() {
+            _ if is_list => "is more than one server URL (servers = [\"URL\", \"URL\"])".to_owned(),
             Ok(server) if server.port() == 0 => "has port 0, which no server listens on".to_owned(),
             Ok(server) if is_plain(url) && url.contains("://") && is_ours(&server) => return Ok(()),
-            Ok(_) if url.matches("://").count() > 1 || url.contains(',') => {
-                "is more than one server URL: write servers = [\"URL\", \"URL\"]".to_owned()
-            }
             Ok(_) => "is no server URL".to_owned(),
             Err(error) => format!("is no server URL ({error})"),
         };
@@ -380,6 +376,10 @@ mod tests {
             ),
             (nats("").replace("nats://h", "ws://h"), ":11: \"ws://h:4222\""),
             (nats("").replace("nats://h", "h"), ":11: \"h:4222\" is no server URL"),
+            (
+                nats("").replace("h:4222", "a:4222,nats://b:4222"),
+                ":11: \"nats://a:4222,nats://b:4222\" is more than one server URL",
+            ),
             (
                 nats("").replace("h:4222", "h:x"),
                 ":11: \"nats://h:x\" is no server URL (NATS",

@@ -1,6 +1,7 @@
 //! Foreign text and times, made safe to repeat in a sentence: short, and never a private key.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A time in Unix seconds, for people and for programs: RFC 3339, then the seconds in parentheses.
 pub fn time(seconds: i64) -> String {
@@ -20,17 +21,10 @@ pub(super) const SEED: &str = "(a private seed)";
 pub fn without_seeds(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut copied = 0;
-    let mut rest = 0;
-    while let Some(start) = text[rest..].find(|c: char| c.is_ascii_alphanumeric()) {
-        let start = rest + start;
-        let word = &text[start..];
-        let end = word.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(word.len());
-        rest = start + end;
-        if looks_like_seed(&word.as_bytes()[..end]) {
-            shown.push_str(&text[copied..start]);
-            shown.push_str(SEED);
-            copied = rest;
-        }
+    for seed in seeds(text.as_bytes()) {
+        shown.push_str(&text[copied..seed.start]);
+        shown.push_str(SEED);
+        copied = seed.end;
     }
     if copied == 0 {
         return Cow::Borrowed(text);
@@ -51,15 +45,43 @@ pub(super) fn cut(text: &str) -> String {
     }
 }
 
-/// A seed is `S`, the letter of a kind, and base32; 58 characters (nkeys `strkey.go`). One that was mistyped by a few
-/// characters, or changed to lower case, gives as much away.
-pub(super) fn looks_like_seed(text: &[u8]) -> bool {
-    (50..80).contains(&text.len())
-        && matches!(text[0], b'S' | b's')
-        && b"OAUNCX".contains(&text[1].to_ascii_uppercase())
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_alphabetic() || matches!(byte, b'2'..=b'7'))
+/// Whether a seed is somewhere in `text`.
+pub(super) fn contains_seed(text: &[u8]) -> bool {
+    seeds(text).next().is_some()
+}
+
+/// The least that is taken for a seed, of 58 characters. A `jti` has 52 of the same alphabet, and may begin alike.
+const SEED_CHARS: usize = 53;
+
+/// Where seeds are in `text`: `S`, the letter of a kind, and base32 (nkeys `strkey.go`).
+///
+/// Digits that base32 does not have count too, and lower case, because a mistyped seed gives as much away. Other text
+/// of one case is never that long: a token changes its case every few characters, and a public key begins otherwise.
+fn seeds(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < text.len() {
+            // A run of one case. It begins with a letter, because digits before a seed are not part of it.
+            let is_lower = text[at].is_ascii_lowercase();
+            let is_of_run = |byte: &&u8| {
+                byte.is_ascii_digit() || byte.is_ascii_alphabetic() && byte.is_ascii_lowercase() == is_lower
+            };
+            let length = match text[at].is_ascii_alphabetic() {
+                true => text[at..].iter().take_while(is_of_run).count(),
+                false => 0,
+            };
+            let found = at..at + length;
+            at += length.max(1);
+            let word = &text[found.clone()];
+            let is_seed = length >= SEED_CHARS
+                && word[0].eq_ignore_ascii_case(&b'S')
+                && b"OAUNCX".contains(&word[1].to_ascii_uppercase());
+            if is_seed {
+                return Some(found);
+            }
+        }
+        None
+    })
 }
 
 #[cfg(test)]
@@ -90,6 +112,7 @@ mod tests {
                     (seed.clone(), SEED.to_owned()),
                     (format!("cannot read {seed}: no"), format!("cannot read {SEED}: no")),
                     (format!("/a/{seed}.nk"), format!("/a/{SEED}.nk")),
+                    (format!("a%20{seed}"), format!("a%20{SEED}")),
                     (format!("'{seed}' \"{seed}\" é"), format!("'{SEED}' \"{SEED}\" é")),
                 ] {
                     assert_eq!(without_seeds(&text), shown);
@@ -97,7 +120,9 @@ mod tests {
                 }
             }
             let public = pair.public_key();
-            for text in [public.as_str(), "SYS", "", "é", &"S".repeat(60), "SUPER-SYSTEM"] {
+            // A `jti` is 52 characters of base32, whatever they are.
+            let jti = format!("SA{}", "7".repeat(50));
+            for text in [jti.as_str(), public.as_str(), "SYS", "", "é", "SUPER-SYSTEM"] {
                 assert_eq!(without_seeds(text), text);
             }
         }

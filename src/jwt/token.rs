@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::quote::looks_like_seed;
+use super::quote::contains_seed;
 use super::rejection::Rejection;
 
 /// The longest token. nats-server's decoder takes 1 MiB (jwt `decoder.go`), but a line of a PACK answer is 57 bytes
@@ -94,16 +94,15 @@ fn is_base64url(byte: u8) -> bool {
 
 /// Why `text`, which is not three parts of base64, is refused.
 fn defect_of_form(text: &[u8]) -> Rejection {
+    // First of all: whatever a seed is wrapped in, it is exposed.
+    if contains_seed(text) || text.windows(9).any(|window| window == b"SEED-----") {
+        return Rejection::Seed;
+    }
     if let Some(rejection) = other_format(text) {
         return rejection;
     }
     if text.windows(5).any(|window| window == b"-----") {
-        // A creds file holds the user's private key under such a line.
-        let seed = text.windows(9).any(|window| window == b"SEED-----");
-        return if seed { Rejection::Seed } else { Rejection::Decorated };
-    }
-    if looks_like_seed(text) {
-        return Rejection::Seed;
+        return Rejection::Decorated;
     }
     let found = text.split(|byte| *byte == b'.').count();
     let parts = ["header", "claims", "signature"].into_iter();
@@ -116,8 +115,8 @@ fn defect_of_form(text: &[u8]) -> Rejection {
     }
 }
 
-/// What people send in place of a token, recognized by how it begins. Checked before its parts are, since a count of
-/// parts or a foreign byte says nothing about it.
+/// What people send in place of a token. Checked before its parts are, since a count of parts or a foreign byte says
+/// nothing about it.
 fn other_format(text: &[u8]) -> Option<Rejection> {
     const FORM: &str = " (curl: --data-binary @FILE)";
     const PLAIN: &str = ", uncompressed";
@@ -131,6 +130,8 @@ fn other_format(text: &[u8]) -> Option<Rejection> {
         ("a zip file", "")
     } else if begins(b"--") && contains(b"Content-Disposition: form-data") {
         ("a form (multipart/form-data)", FORM)
+    } else if (begins(b"{") || begins(b"[")) && contains(b"eyJ") {
+        ("JSON", "; it is in this JSON")
     } else if begins(b"{") || begins(b"[") {
         ("JSON", "; the claims in it must be signed first")
     } else if begins(b"<") {
@@ -141,7 +142,7 @@ fn other_format(text: &[u8]) -> Option<Rejection> {
         .is_some_and(|at| text[at + 1..].starts_with(b"eyJ"))
     {
         ("a form (NAME=JWT)", FORM)
-    } else if contains(b"PRIVATE KEY-----") && !contains(b"SEED-----") {
+    } else if contains(b"PRIVATE KEY-----") {
         (
             "a PEM file with a private key",
             "; if the key left its machine, replace it",

@@ -34,9 +34,9 @@ trait Flag {
         self.swap(WOKEN) == RESTING
     }
 
-    /// Polls until `poll` gives something or nobody has woken it meanwhile. `None` if it rests.
-    fn poll<T>(&self, mut poll: impl FnMut() -> Option<T>, too_often: impl FnOnce()) -> Option<T> {
-        for _ in 0..MOST {
+    /// Polls until `poll` gives something or nobody has woken it meanwhile, at most `most` times. `None` if it rests.
+    fn poll<T>(&self, most: usize, mut poll: impl FnMut() -> Option<T>, too_often: impl FnOnce()) -> Option<T> {
+        for _ in 0..most {
             self.swap(POLLING);
             if let Some(output) = poll() {
                 return Some(output);
@@ -51,16 +51,23 @@ trait Flag {
     }
 }
 
-impl Flag for AtomicU8 {
-    fn swap(&self, state: u8) -> u8 {
-        self.swap(state, Ordering::AcqRel)
-    }
+/// The same orderings for the program and for loom.
+macro_rules! flag {
+    ($atomic:ty) => {
+        impl Flag for $atomic {
+            fn swap(&self, state: u8) -> u8 {
+                self.swap(state, Ordering::AcqRel)
+            }
 
-    fn rest(&self) -> bool {
-        self.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
+            fn rest(&self) -> bool {
+                self.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok()
+            }
+        }
+    };
 }
+
+flag!(AtomicU8);
 
 /// Polls the one future of a task in this way.
 #[derive(Default)]
@@ -107,7 +114,7 @@ impl Again {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         };
-        let output = Flag::poll(&flag.state, poll, || cx.waker().wake_by_ref());
+        let output = Flag::poll(&flag.state, MOST, poll, || cx.waker().wake_by_ref());
         output.map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -121,25 +128,23 @@ mod tests {
 
     use super::*;
 
-    impl Flag for loom::sync::atomic::AtomicU8 {
-        fn swap(&self, state: u8) -> u8 {
-            self.swap(state, Ordering::AcqRel)
-        }
-
-        fn rest(&self) -> bool {
-            self.compare_exchange(POLLING, RESTING, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok()
-        }
-    }
+    flag!(loom::sync::atomic::AtomicU8);
 
     /// In every order that the memory model allows: after all wakes, the last poll has seen all the news, or the task
     /// is woken once more. The news itself synchronizes nothing.
     #[test]
     fn no_wake_is_lost_whatever_the_order_of_waking_and_polling() {
+        // With 1, a single wake during a poll makes it give up its turn.
+        for most in [MOST, 1] {
+            every_order(most);
+        }
+    }
+
+    fn every_order(most: usize) {
         use loom::sync::Arc;
         use loom::sync::atomic::{AtomicU8, AtomicUsize};
 
-        loom::model(|| {
+        loom::model(move || {
             let state = Arc::new(AtomicU8::new(RESTING));
             let news = Arc::new(AtomicUsize::new(0));
             let woken = Arc::new(AtomicUsize::new(0));
@@ -163,7 +168,7 @@ mod tests {
                 let again = || {
                     woken.fetch_add(1, Ordering::Release);
                 };
-                Flag::poll(&*state, poll, again);
+                Flag::poll(&*state, most, poll, again);
             };
             // The runtime polls once for each wake that reached the task, and once at the start.
             let mut polled = 0;

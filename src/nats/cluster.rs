@@ -30,6 +30,10 @@ const REPLIES: usize = 256;
 /// and hangs up (a load balancer without servers behind it) does so within seconds.
 const USEFUL_AFTER: Duration = Duration::from_secs(10);
 
+/// How long a connection with creds of a doubtful account is kept without an answer. The next one reads the creds again.
+/// Shorter than what makes a connection useful, so that the pauses between them grow.
+const TRIAL: Duration = Duration::from_secs(5);
+
 /// How long a shutdown waits for answers to the changes in flight. Unanswered ones are sent again after a restart.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -150,10 +154,10 @@ impl Publisher {
                 return None;
             }
             let (pause, url) = self.route.attempt();
-            let (node, cluster, system_accounts) = (self.node.clone(), self.cluster.clone(), self.system_accounts());
+            let (node, cluster) = (self.node.clone(), self.cluster.clone());
             let opening = async move {
                 tokio::time::sleep(pause).await;
-                Connection::open(&node, &cluster, &url, &system_accounts).await
+                Connection::open(&node, &cluster, &url).await
             };
             match self.meanwhile(scope, opening).await? {
                 Ok(connection) => {
@@ -167,16 +171,15 @@ impl Publisher {
         }
     }
 
-    /// The system accounts of the trusted operators; none if one of them names none, since nats-server's configuration
-    /// then does.
-    fn system_accounts(&self) -> Vec<AccountKey> {
+    /// Whether `account` is not the system account of any trusted operator: it probably publishes where no server
+    /// listens, and nothing says so. Only probably, since a nats-server may run with another JWT of its operator.
+    fn is_foreign(&self, account: Option<AccountKey>) -> bool {
         let trust = self.resolver.trust();
-        let each = trust
-            .keys
-            .operators()
-            .iter()
-            .map(|operator| operator.claims().system_account);
-        each.collect::<Option<_>>().unwrap_or_default()
+        let operators = trust.keys.operators();
+        // Where an operator names none, nats-server's configuration does.
+        let is_other = |system: Option<AccountKey>| system.is_some() && system != account;
+        let mut systems = operators.iter().map(|operator| operator.claims().system_account);
+        !operators.is_empty() && account.is_some() && systems.all(is_other)
     }
 
     /// Waits for `work`, and handles other events meanwhile. `None` if the scope stops.
@@ -196,7 +199,17 @@ impl Publisher {
     /// Publishes over one connection until it ends or the scope stops.
     async fn serve(&mut self, connection: &mut Connection, scope: &Scope) -> End {
         let mut give_up: Option<Instant> = None;
+        let mut trial = None;
+        if self.is_foreign(connection.account()) {
+            self.notices.foreign(connection.account(), &self.cluster.creds);
+            trial = Some(Instant::now() + TRIAL);
+        }
         loop {
+            trial = trial.filter(|_| !self.answered);
+            if trial.is_some_and(|at| Instant::now() >= at) {
+                let reason = format!("no server has answered this user over {}", connection.url());
+                return End::Lost(reason);
+            }
             let wake = match self.work(connection).await {
                 Ok(wake) => wake,
                 Err(reason) => return End::Lost(reason),
@@ -204,7 +217,7 @@ impl Publisher {
             if give_up.is_some_and(|at| self.propagation.is_drained() || Instant::now() >= at) {
                 return End::Stopped;
             }
-            let wake = [wake, give_up].into_iter().flatten().min();
+            let wake = [wake, give_up, trial].into_iter().flatten().min();
             let woken = tokio::select! {
                 biased;
                 () = scope.stopping(), if give_up.is_none() => Woken::Stop,

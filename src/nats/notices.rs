@@ -1,6 +1,7 @@
 //! The log lines about one NATS cluster. A line that would return with every attempt is logged once a minute.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -242,6 +243,20 @@ impl Notices {
                 nats_cluster = %self.cluster,
                 "no server listens to $SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE: the creds are of a user outside the system \
                  account, or no server has an account resolver. Trying again"
+            );
+        }
+    }
+
+    pub(super) fn foreign(&mut self, account: Option<AccountKey>, creds: &Path) {
+        if self.is_due("foreign") {
+            let account = account.map(tracing::field::display);
+            tracing::error!(
+                nats_cluster = %self.cluster,
+                account,
+                creds = %creds.display(),
+                "the creds are of a user of this account, which is not the system account of a trusted operator: if the \
+                 servers agree, no change reaches them. Make creds of the system account, as \
+                 `nsc generate creds -a SYS -n jwtmesh` prints them; they are read within seconds"
             );
         }
     }

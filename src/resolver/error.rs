@@ -33,7 +33,7 @@ pub enum SubmitError {
     },
     /// The account belongs to another trusted operator (G3).
     #[error(
-        "account {account} belongs to operator {owner}, whose key signed it first, and this JWT was signed for operator \
+        "account {account} belongs to operator {owner}, whose JWT for it was stored first, and this JWT was signed for operator \
          {signed_by}: sign it with a key of {owner}, or make a new account for {signed_by}"
     )]
     OtherOperator {

@@ -179,7 +179,7 @@ pub enum AccountOutcome {
         /// Its revision.
         revision: Revision,
     },
-    /// The account belongs to another operator, the one whose key signed it first (G3).
+    /// The account belongs to another operator, the one whose token for it was stored first (G3).
     OtherOperator {
         /// That operator.
         owner: OperatorKey,

@@ -351,17 +351,17 @@ fn no_level_of_the_log_shows_a_token_or_a_signature() {
 
 /// Such a user may connect and publish, and no server listens: revocations were lost without a word.
 #[test]
-fn g5_creds_of_another_account_than_the_system_account_are_refused_by_name() {
+fn g5_creds_of_another_account_than_the_system_account_are_named_and_read_again() {
     let (operator, account) = (Operator::new("O"), Account::new("A"));
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let node = node_publishing_to(&operator, address, account.user().creds());
     let config = resolver_config(&operator.token(), &node.accounts_url());
-    node.put(&account, &operator.account(&account));
-    let _server = NatsServer::start_named(NEWEST, "n1", address.port(), &config);
+    node.put(&account, &operator.account_at(&account, now() - 60));
+    let server = NatsServer::start_named(NEWEST, "n1", address.port(), &config);
     let log = eventually("the log says why", || {
-        Some(node.log()).filter(|log| log.contains("its user is of account"))
+        Some(node.log()).filter(|log| log.contains("not the system account of a trusted operator"))
     });
-    for words in [account.id(), operator.system.id(), "test.creds".to_owned()] {
+    for words in [account.id(), "test.creds".to_owned(), "ERROR".to_owned()] {
         assert!(log.contains(&words), "{words}: {log}");
     }
     // The right file is read within seconds.
@@ -370,7 +370,16 @@ fn g5_creds_of_another_account_than_the_system_account_are_refused_by_name() {
         operator.system.propagating_user().creds(),
     )
     .unwrap();
-    eventually("it connects", || {
-        node.log().contains("connected to NATS cluster").then_some(())
+    let alice = account.user();
+    let mut connection = NatsUser::connect(server.address(), &alice).expect("the account is served");
+    let revoked = operator.account_with(&account, |claims| {
+        claims["nats"]["revocations"][alice.id()] = json!(now())
     });
+    node.put(&account, &revoked);
+    assert_eq!(
+        connection.disconnected(PATIENCE).as_deref(),
+        Some("User Authentication Revoked"),
+        "{}",
+        node.log()
+    );
 }

@@ -536,22 +536,25 @@ fn a_ca_a_client_certificate_or_tls_first_never_connects_in_plaintext() {
     let authority = Authority::new(folder.path(), "test");
     let client = authority.issue("client");
     let plain = || NatsLink::plain(Vec::new(), String::new());
-    for link in [
-        NatsLink {
-            ca: Some(authority.cert()),
-            ..plain()
-        },
-        NatsLink {
-            client: Some(client),
-            ..plain()
-        },
-        NatsLink {
-            tls_first: true,
-            ..plain()
-        },
+    let with_ca = NatsLink {
+        ca: Some(authority.cert()),
+        ..plain()
+    };
+    let with_client = NatsLink {
+        client: Some(client),
+        ..plain()
+    };
+    let tls_first = NatsLink {
+        tls_first: true,
+        ..plain()
+    };
+    for (link, words) in [
+        (with_ca, "which ca and cert under [[nats]] demand"),
+        (with_client, "which ca and cert under [[nats]] demand"),
+        (tls_first, "remove tls_first under [[nats]]"),
     ] {
         let servers = TwoServers::start("nats", "", link);
-        servers.says("does not speak TLS, which ca, cert and tls_first under [[nats]] demand");
+        servers.says(words);
         assert!(!servers.node.log().contains("connected to NATS cluster"));
     }
     TwoServers::start("tls", "", plain()).says("does not speak TLS: enable it there; a URL with nats://");

@@ -1,5 +1,6 @@
 //! `nats config`: prints the configuration of nats-server and nsc for this mesh.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use crate::api::{Operator, Operators};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{json, plain, to_stderr};
 use crate::cli::target::Target;
+use crate::jwt::without_seeds;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ConfigCommand {
@@ -39,6 +41,14 @@ pub(in crate::cli) struct ConfigCommand {
 
 impl ConfigCommand {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        for path in [&self.ca, &self.client_cert, &self.client_key].into_iter().flatten() {
+            if let Cow::Owned(_) = without_seeds(&path.display().to_string()) {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "a private seed was given in place of a file: name the file",
+                ));
+            }
+        }
         let client = self.target.client()?;
         let operators = client.operators().await?;
         let operator = choose(&operators, self.operator.as_deref())?;

@@ -1,7 +1,8 @@
 //! `GET /jwt/v1/help`: describes the public port to people.
 
 use axum::extract::State;
-use axum::response::Response;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 
 use super::answer::Shared;
 
@@ -12,7 +13,8 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
 
 /// `GET /` and `OPTIONS /`: one line. Load balancers and people's browsers probe with these.
 pub(super) async fn root(State(state): State<Shared>) -> Response {
-    state.text("jwtmesh: account JWTs for nats-server and nsc; GET /jwt/v1/help describes it\n")
+    let answer = state.text("jwtmesh: account JWTs for nats-server and nsc; GET /jwt/v1/help describes it\n");
+    ([(header::ALLOW, "GET, HEAD, OPTIONS")], answer).into_response()
 }
 
 const HELP: &str = "\

@@ -53,6 +53,7 @@ pub(in crate::nats) struct Connection {
     inbox: String,
     replies: Subscriber,
     events: mpsc::Receiver<Event>,
+    account: Option<AccountKey>,
     /// The server's last error, which is mostly the reason why it ends the connection.
     last_error: Option<String>,
 }
@@ -81,17 +82,11 @@ pub(in crate::nats) struct Server {
 
 impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
-    /// effect with the next connection. `system_accounts` are those that the creds may be of; none if that is not
-    /// known. An error is a sentence for the log.
-    pub(in crate::nats) async fn open(
-        node: &str,
-        cluster: &NatsCluster,
-        url: &str,
-        system_accounts: &[AccountKey],
-    ) -> Result<Self, String> {
+    /// effect with the next connection. An error is a sentence for the log.
+    pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
-        let mut options = credentials(&cluster.creds, system_accounts)
-            .await?
+        let (options, account) = credentials(&cluster.creds).await?;
+        let mut options = options
             .name(format!("jwtmesh-{node}"))
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
             .connection_timeout(CONNECT_PATIENCE)
@@ -135,8 +130,14 @@ impl Connection {
             inbox,
             replies,
             events,
+            account,
             last_error: None,
         })
+    }
+
+    /// The account of its user; `None` if the creds do not say.
+    pub(in crate::nats) fn account(&self) -> Option<AccountKey> {
+        self.account
     }
 
     /// The URL of the server.
@@ -230,7 +231,7 @@ fn incoming(message: Message) -> Incoming {
     }
 }
 
-async fn credentials(path: &Path, system_accounts: &[AccountKey]) -> Result<ConnectOptions, String> {
+async fn credentials(path: &Path) -> Result<(ConnectOptions, Option<AccountKey>), String> {
     let unusable = |defect: &dyn std::fmt::Display| {
         format!(
             "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
@@ -247,17 +248,8 @@ async fn credentials(path: &Path, system_accounts: &[AccountKey]) -> Result<Conn
     let creds = tokio::fs::read_to_string(path)
         .await
         .map_err(|error| unusable(&error))?;
-    // Any user may connect and publish; outside the system account no server listens, and nothing says so.
-    if let Some(account) = account_of(&creds)
-        && !(system_accounts.is_empty() || system_accounts.contains(&account))
-    {
-        let systems: Vec<String> = system_accounts.iter().map(ToString::to_string).collect();
-        return Err(unusable(&format!(
-            "its user is of account {account}, and the system account is {}",
-            systems.join(" or ")
-        )));
-    }
-    ConnectOptions::with_credentials(&creds).map_err(|error| unusable(&error))
+    let options = ConnectOptions::with_credentials(&creds).map_err(|error| unusable(&error))?;
+    Ok((options, account_of(&creds)))
 }
 
 /// The account of the user in `creds`: the one whose identity key signed the user, or the one that a signing key names.
@@ -283,12 +275,12 @@ fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
              second",
             cluster.creds.display()
         ),
-        _ => format!("{url}: {text}{}", remedy(url, cluster, &text)),
+        _ => format!("{url}: {text}{}", remedy(cluster, &text)),
     }
 }
 
 /// What to set, where the words of a failed connection show that a setting is missing.
-fn remedy(url: &str, cluster: &NatsCluster, text: &str) -> &'static str {
+fn remedy(cluster: &NatsCluster, text: &str) -> &'static str {
     if text.contains("CertificateRequired") && cluster.client.is_none() {
         return ". The server verifies its clients: set cert and key under [[nats]]";
     }
@@ -297,12 +289,18 @@ fn remedy(url: &str, cluster: &NatsCluster, text: &str) -> &'static str {
     }
     // rustls's name for an answer that is not TLS.
     if text.contains("InvalidContentType") {
-        return if url.starts_with("tls://") {
-            ". The server does not speak TLS: enable it there; a URL with nats:// connects without, where the network is \
-             trusted"
-        } else {
-            ". The server does not speak TLS, which ca, cert and tls_first under [[nats]] demand: enable it there, or \
-             remove them where the network is trusted"
+        return match (cluster.tls_first, cluster.demands_tls()) {
+            (true, _) => {
+                ". The server does not begin with TLS: remove tls_first under [[nats]], or set handshake_first in the server"
+            }
+            (false, true) => {
+                ". The server does not speak TLS, which ca and cert under [[nats]] demand: enable it there, or remove them \
+                 where the network is trusted"
+            }
+            (false, false) => {
+                ". The server does not speak TLS: enable it there; a URL with nats:// connects without, where the network \
+                 is trusted"
+            }
         };
     }
     ""
