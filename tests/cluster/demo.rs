@@ -68,7 +68,7 @@ fn the_demo_runs_without_a_nats_server_and_says_what_it_leaves_out() {
         String::from_utf8_lossy(&done.stderr)
     );
     assert!(
-        said.contains("--nats-server") && said.contains("resolver: URL("),
+        said.contains("--nats-server") && said.contains("resolver: \"URL("),
         "{said}"
     );
 }
