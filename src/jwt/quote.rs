@@ -107,6 +107,8 @@ mod tests {
                 seed.to_lowercase(),
                 seed[..57].to_owned(),
                 format!("{seed}A"),
+                format!("{seed}{seed}"),
+                format!("{}018{}", &seed[..20], &seed[23..]),
             ] {
                 for (text, shown) in [
                     (seed.clone(), SEED.to_owned()),

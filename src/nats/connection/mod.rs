@@ -255,14 +255,19 @@ async fn credentials(path: &Path) -> Result<(ConnectOptions, Option<AccountKey>)
 /// The account of the user in `creds`: the one whose identity key signed the user, or the one that a signing key names.
 /// `None` if it cannot be read; the server then judges it.
 fn account_of(creds: &str) -> Option<AccountKey> {
-    let token = Token::from_file_text(creds).ok()?;
-    let claims = token.as_str().split('.').nth(1)?;
-    let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
-    let named = claims["nats"]["issuer_account"]
-        .as_str()
-        .filter(|named| !named.is_empty());
-    named.or_else(|| claims["iss"].as_str())?.parse().ok()
+    let claims = Token::from_file_text(creds).ok()?.unverified_claims()?;
+    account_in(&claims)?.parse().ok()
+}
+
+/// The account that a user's claims name. In version 1, `issuer_account` is at the top level.
+fn account_in(claims: &serde_json::Value) -> Option<&str> {
+    [
+        &claims["nats"]["issuer_account"],
+        &claims["issuer_account"],
+        &claims["iss"],
+    ]
+    .into_iter()
+    .find_map(|named| named.as_str().filter(|named| !named.is_empty()))
 }
 
 fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
@@ -304,4 +309,24 @@ fn remedy(cluster: &NatsCluster, text: &str) -> &'static str {
         };
     }
     ""
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_account_of_a_user_is_read_in_both_versions() {
+        for (claims, account) in [
+            (json!({"iss": "I", "nats": {"issuer_account": "A"}}), Some("A")),
+            (json!({"iss": "I", "issuer_account": "A", "nats": {}}), Some("A")),
+            (json!({"iss": "I", "nats": {"issuer_account": ""}}), Some("I")),
+            (json!({"iss": "I"}), Some("I")),
+            (json!({}), None),
+        ] {
+            assert_eq!(account_in(&claims), account, "{claims}");
+        }
+    }
 }
