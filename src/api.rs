@@ -32,7 +32,7 @@ pub struct Account {
     pub name: String,
     /// The operator whose key signed the token.
     pub operator: String,
-    /// When it was issued.
+    /// When it was issued. Of a token without `iat`, the time of the one before it; 0 if it was the first.
     pub issued_at: i64,
     /// When it expires; 0 means never.
     pub expires_at: i64,
@@ -53,7 +53,8 @@ pub struct Accounts {
     pub next: Option<String>,
 }
 
-/// `PUT` or `POST /v1/accounts/{account}`: the outcome of a submission.
+/// `PUT` or `POST /v1/accounts/{account}`, `PUT /v1/operators/{operator}` and `.../successor`: the outcome of a
+/// submission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submitted {
     /// `stored`, or `unchanged` when the same bytes were current already.
@@ -91,6 +92,9 @@ pub struct Operators {
     pub trust_epoch: u64,
     /// The operators.
     pub items: Vec<Operator>,
+    /// Operators that this node's configuration names and that the mesh does not trust.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Operator>,
 }
 
 /// RFC 9457 problem details, the body of every error under `/v1`.

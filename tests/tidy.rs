@@ -72,7 +72,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli/nats", &["pointing", "config", "mod"]),
-    ("cli/operator", &["show", "mod"]),
+    ("cli/operator", &["named", "show", "update", "replace", "mod"]),
     ("client", &["call", "admin", "public", "mod"]),
     ("config", &["error", "meaning", "text", "read", "mod"]),
     ("http", &["error", "request", "upload", "public", "v1", "mod"]),

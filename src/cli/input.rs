@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::{Exit, Failure};
 use crate::api::Operators;
-use crate::jwt::{MAX_TOKEN_BYTES, OperatorClaims, Token, TrustedKeys, Verified};
+use crate::jwt::{MAX_TOKEN_BYTES, OperatorClaims, Token, TrustedKeys, Verified, without_seeds};
 
 /// The failure for a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
@@ -54,6 +54,15 @@ pub(super) fn trusted_files(files: &[PathBuf]) -> Result<TrustedKeys, Failure> {
         verified.push(verify(&text).map_err(wrong)?);
     }
     Ok(TrustedKeys::new(verified))
+}
+
+/// The operator JWT in `file`, or in stdin for `-`.
+pub(super) fn operator_file(file: &Path) -> Result<Verified<OperatorClaims>, Failure> {
+    let text = read(file)?;
+    verify(&text).map_err(|defect| {
+        let detail = format!("{}: {defect}", file.display());
+        Failure::new(Exit::Refused, without_seeds(&detail).into_owned())
+    })
 }
 
 fn verify(text: &[u8]) -> Result<Verified<OperatorClaims>, String> {

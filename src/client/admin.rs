@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::call::{Call, ClientError};
 use crate::api::{Account, Accounts, Operators, Status, Submitted};
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, OperatorKey};
 
 /// Accounts in one page of a listing: the most that a node gives. With their tokens it may give fewer.
 pub const PAGE: usize = 1000;
@@ -50,14 +50,27 @@ impl AdminClient {
             .await
     }
 
-    /// Submits a token.
-    pub async fn submit(&self, account: AccountKey, token: Bytes) -> Result<Submitted, ClientError> {
-        self.ask(Method::PUT, &format!("/v1/accounts/{account}"), token).await
+    /// Submits a token; with `replace` it is stored even if the stored one is newer.
+    pub async fn submit(&self, account: AccountKey, token: Bytes, replace: bool) -> Result<Submitted, ClientError> {
+        let replace = if replace { "?replace=true" } else { "" };
+        self.ask(Method::PUT, &format!("/v1/accounts/{account}{replace}"), token)
+            .await
     }
 
     /// The operators that the mesh trusts.
     pub async fn operators(&self) -> Result<Operators, ClientError> {
         self.ask(Method::GET, "/v1/operators", Bytes::new()).await
+    }
+
+    /// Submits a newer token of a trusted operator.
+    pub async fn update_operator(&self, operator: OperatorKey, token: Bytes) -> Result<Submitted, ClientError> {
+        self.ask(Method::PUT, &format!("/v1/operators/{operator}"), token).await
+    }
+
+    /// Has the operator of `token` trusted in the place of `old`.
+    pub async fn replace_operator(&self, old: OperatorKey, token: Bytes) -> Result<Submitted, ClientError> {
+        self.ask(Method::PUT, &format!("/v1/operators/{old}/successor"), token)
+            .await
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {

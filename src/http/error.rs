@@ -169,7 +169,13 @@ impl From<SubmitError> for Refusal {
         let (status, code) = match &error {
             // An untrusted issuer is a 400 too, as in nats-account-server; nsc shows the sentence either way.
             SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
+            SubmitError::Candidate { .. } => (StatusCode::BAD_REQUEST, "untrusted"),
+            SubmitError::WrongOperator { .. } => (StatusCode::BAD_REQUEST, "wrong-operator"),
+            SubmitError::UnknownOperator { .. } => (StatusCode::NOT_FOUND, "unknown-operator"),
+            SubmitError::OperatorSuperseded { .. } => (StatusCode::CONFLICT, "superseded"),
+            SubmitError::SharedKey { .. } => (StatusCode::BAD_REQUEST, "shared-key"),
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
+            SubmitError::Undated { .. } => (StatusCode::BAD_REQUEST, "no-issue-time"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
             SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),

@@ -39,4 +39,4 @@ pub use nkey::{AccountKey, KEY_CHARS, KeyError, KeyKind, OperatorKey, UserKey, k
 pub use quote::{time, without_seeds};
 pub use rejection::{Issue, Rejection};
 pub use token::{MAX_TOKEN_BYTES, Token};
-pub use trust::{TrustedKeys, Verified};
+pub use trust::{SharedKey, TrustedKeys, Verified};

@@ -145,7 +145,9 @@ pub enum Rejection {
     },
     /// Signed by a key that belongs to no trusted operator.
     #[error(
-        "the issuer {issuer} is no key of an operator this mesh trusts ({trusted}): sign with one of those, or push to the mesh of that operator"
+        "the issuer {issuer} is no key of a trusted operator ({trusted}): sign with a key of one of those. If it is a new signing key, export \
+         the operator again (`nsc describe operator --raw`) and give it to jwtmesh (`jwtmesh operator update FILE`); if the operator was \
+         issued anew under another identity key, run `jwtmesh operator replace OLD FILE`; otherwise push to the mesh of that operator"
     )]
     Untrusted {
         /// The key that signed.

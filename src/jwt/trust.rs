@@ -1,10 +1,12 @@
 //! Which keys may sign an account's token, and the type that proves that a token was verified.
 
+use std::collections::BTreeMap;
+
 use super::claims::account::{self, AccountClaims};
 use super::claims::operator::{self, OperatorClaims};
 use super::nkey::{Issuers, OperatorKey};
 use super::opened::{Common, Kind, Opened};
-use super::quote::cut;
+use super::quote::{cut, time};
 use super::rejection::Rejection;
 use super::token::Token;
 
@@ -79,6 +81,35 @@ impl TrustedKeys {
         &self.issuers
     }
 
+    /// A key that two operators list, which leaves open for whom it signs; `None` if every key has one owner.
+    pub fn shared_key(&self) -> Option<SharedKey> {
+        let mut owners = BTreeMap::new();
+        for operator in &self.operators {
+            let claims = operator.claims();
+            for key in claims.signing_keys.iter().chain([&claims.operator]) {
+                let owner = owners.entry(*key).or_insert(claims.operator);
+                if *owner != claims.operator {
+                    return Some(SharedKey {
+                        key: *key,
+                        operators: [*owner, claims.operator],
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether an account that `key` signed is one of these operators'.
+    pub fn may_issue(&self, key: OperatorKey) -> bool {
+        self.operators.iter().any(|operator| operator.claims().may_issue(key))
+    }
+
+    /// The operator whose key `key` is.
+    pub fn owner_of(&self, key: OperatorKey) -> Option<&OperatorClaims> {
+        let mut claims = self.operators.iter().map(Verified::claims);
+        claims.find(|claims| claims.operator == key || claims.signing_keys.contains(&key))
+    }
+
     /// The operators, in the order given.
     pub fn operators(&self) -> &[Verified<OperatorClaims>] {
         &self.operators
@@ -90,7 +121,7 @@ impl TrustedKeys {
         if let Ok(key) = issuer.parse::<OperatorKey>() {
             for operator in &self.operators {
                 let claims = operator.claims();
-                if claims.signing_keys.contains(&key) || (claims.operator == key && !claims.strict_signing_key_usage) {
+                if claims.may_issue(key) {
                     return Ok(claims.operator);
                 }
             }
@@ -113,12 +144,27 @@ impl TrustedKeys {
         })
     }
 
-    fn names(&self) -> String {
+    /// The operators, in words.
+    pub fn names(&self) -> String {
         list(self.operators.iter().map(|operator| {
             let claims = operator.claims();
-            format!("{} {}", cut(&claims.name), claims.operator)
+            format!(
+                "{} {}, by its JWT of {}",
+                cut(&claims.name),
+                claims.operator,
+                time(claims.issued_at)
+            )
         }))
     }
+}
+
+/// A key that two operators list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedKey {
+    /// The key.
+    pub key: OperatorKey,
+    /// The operators.
+    pub operators: [OperatorKey; 2],
 }
 
 /// The first few items, joined for a sentence.

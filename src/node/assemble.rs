@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 
 use super::life::{Node, StartError, blocking};
-use super::trust::{read_operators, trust_first};
+use super::trust::{read_operators, submit_operators};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -97,7 +97,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     let raft = agree(&config, &folder, stores, &agreeing).await?;
     let folder = blocking(move || folder.set_formed().map(|()| folder)).await??;
     let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
-    trust_first(&resolver, &operators).await?;
+    submit_operators(&resolver, &operators).await?;
 
     let serving = Scope::new(fault);
     let public_url = public.url();

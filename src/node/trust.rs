@@ -1,4 +1,4 @@
-//! The first operators: read from the files that the configuration names, and submitted to the mesh.
+//! The operators of the configuration: read from the files that it names, and submitted to the mesh.
 
 use std::path::PathBuf;
 
@@ -30,30 +30,57 @@ pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorC
 
 /// Submits the configured operators. They are the mesh's first trust; later only newer tokens of trusted operators are
 /// taken from them.
-pub(super) async fn trust_first(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
+pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
+    let trusted = resolver.trust();
+    let trusted = trusted.keys.operators();
     let outcomes = match resolver.trust_operators(operators).await {
         // The node starts all the same, because lookups need no newer trust.
-        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. }))
-            if !resolver.trust().keys.operators().is_empty() =>
-        {
-            tracing::error!("the operators in the configuration were not submitted: {error} by restarting this node");
+        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. })) if !trusted.is_empty() => {
+            tracing::error!("the operators in the configuration were not submitted: {error} with SIGHUP or a restart");
+            return Ok(());
+        }
+        Err(error @ SubmitError::SharedKey { .. }) if !trusted.is_empty() => {
+            tracing::error!("the operators in the configuration are ignored: {error}");
             return Ok(());
         }
         outcomes => outcomes?,
     };
-    for (operator, outcome) in operators.iter().zip(outcomes) {
-        let operator = operator.claims().operator;
+    let mut candidates = Vec::new();
+    for (offered, outcome) in operators.iter().zip(outcomes) {
+        let operator = offered.claims().operator;
         match outcome {
-            OperatorOutcome::Stored { revision } => tracing::info!(%operator, revision, "operator trusted"),
+            OperatorOutcome::Stored { revision } => {
+                let is_known = trusted.iter().any(|known| known.claims().operator == operator);
+                let what = if is_known {
+                    "operator updated"
+                } else {
+                    "operator trusted"
+                };
+                tracing::info!(%operator, revision, "{what}");
+            }
             OperatorOutcome::Superseded { stored_issued_at, .. } => {
                 tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one and is ignored");
             }
-            OperatorOutcome::NotTrusted => tracing::warn!(
-                %operator,
-                "an operator in the configuration is not trusted: the configuration gives only the first operators of a mesh"
-            ),
+            OperatorOutcome::NotTrusted => match resolver.successor(operator) {
+                Some(successor) => tracing::warn!(
+                    %operator,
+                    %successor,
+                    "an operator in the configuration was replaced: name its successor's JWT in its place"
+                ),
+                None => candidates.push(offered.clone()),
+            },
             OperatorOutcome::Unchanged { .. } => {}
         }
     }
+    for candidate in &candidates {
+        let operator = candidate.claims().operator;
+        tracing::error!(
+            %operator,
+            "an operator in the configuration is not trusted: this mesh trusts {}. If it takes the place of one of those, as after \
+             `nsc reissue operator`, run `jwtmesh operator replace OLD FILE` on this machine; until then its accounts are refused",
+            resolver.trust().keys.names()
+        );
+    }
+    resolver.set_candidates(candidates);
     Ok(())
 }

@@ -13,6 +13,63 @@ pub enum SubmitError {
     /// The token does not verify, or breaks a blocking rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The token is signed for an operator that this node's configuration names and the mesh does not trust.
+    #[error(
+        "the issuer {issuer} is a key of operator {candidate}, which the configuration of this node names but the mesh does not trust: it \
+         trusts {trusted}. If {candidate} takes the place of a trusted operator, as after `nsc reissue operator`, run `jwtmesh operator \
+         replace OLD FILE` on the machine of a node"
+    )]
+    Candidate {
+        /// The key that signed.
+        issuer: String,
+        /// Its operator.
+        candidate: OperatorKey,
+        /// The trusted operators.
+        trusted: String,
+    },
+    /// The path names one operator, the token another.
+    #[error("the path names operator {path}, but the token is for operator {token}: submit it under its own key")]
+    WrongOperator {
+        /// The key it was submitted under.
+        path: OperatorKey,
+        /// The token's subject.
+        token: OperatorKey,
+    },
+    /// An operator that has to be trusted is not.
+    #[error(
+        "operator {operator} is not trusted here, but {trusted}: to put it in the place of one of those, run `jwtmesh operator replace \
+         OLD FILE`"
+    )]
+    UnknownOperator {
+        /// The operator.
+        operator: OperatorKey,
+        /// The trusted operators.
+        trusted: String,
+    },
+    /// A newer token of the operator is stored.
+    #[error(
+        "operator {operator} has a newer JWT here, issued at {}; this one was issued at {}: export it again with `nsc describe operator \
+         --raw`", time(*stored_issued_at), time(*submitted_issued_at)
+    )]
+    OperatorSuperseded {
+        /// The operator.
+        operator: OperatorKey,
+        /// `iat` of the stored token, Unix seconds.
+        stored_issued_at: i64,
+        /// `iat` of the submitted token, Unix seconds.
+        submitted_issued_at: i64,
+    },
+    /// Two operators list one key, so that it would be open whose an account is (G3).
+    #[error(
+        "key {key} belongs to operator {} and to operator {}, so it would be open for whom it signs: remove it from one of them, or \
+         trust only one", operators[0], operators[1]
+    )]
+    SharedKey {
+        /// The key.
+        key: OperatorKey,
+        /// The operators.
+        operators: [OperatorKey; 2],
+    },
     /// The path names one account, the token another.
     #[error("the path names account {path}, but the token is for account {token}: submit it under its own key")]
     WrongAccount {
@@ -21,8 +78,18 @@ pub enum SubmitError {
         /// The token's subject.
         token: AccountKey,
     },
+    /// It has no `iat`, so that it cannot be told from an older one (G2).
+    #[error(
+        "the JWT of account {account} has no issue time: its claims lack `iat`, so nobody can tell it from an older JWT that is sent \
+         again; sign it with a library that sets `iat`, or push it with `jwtmesh account push` on the machine of a node, where the \
+         order of arrival counts"
+    )]
+    Undated {
+        /// The account.
+        account: AccountKey,
+    },
     /// A newer token is stored (G2).
-    #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at))]
+    #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at, *now))]
     Superseded {
         /// The account.
         account: AccountKey,
@@ -30,6 +97,8 @@ pub enum SubmitError {
         stored_issued_at: i64,
         /// `iat` of the submitted token, Unix seconds.
         submitted_issued_at: i64,
+        /// This node's time, Unix seconds.
+        now: i64,
     },
     /// The account belongs to another trusted operator (G3).
     #[error(
@@ -69,7 +138,14 @@ pub enum ReadError {
     Fault(#[source] Fault),
 }
 
-fn superseded(account: AccountKey, stored: i64, submitted: i64) -> String {
+fn superseded(account: AccountKey, stored: i64, submitted: i64, now: i64) -> String {
+    if stored < submitted {
+        return format!(
+            "account {account} had this JWT, issued at {}, and an administrator replaced it with another one: pull the account, repeat \
+             the change on that version and push again",
+            time(submitted)
+        );
+    }
     let newer = if stored == submitted {
         format!(
             "was issued another JWT in the same second, {}, which replaced this one",
@@ -82,5 +158,14 @@ fn superseded(account: AccountKey, stored: i64, submitted: i64) -> String {
             time(submitted)
         )
     };
-    format!("account {account} {newer}: pull the account, repeat the change on that version and push again")
+    let remedy = if stored > now {
+        format!(
+            ". The stored one is dated after now ({}), so a wrong clock dated it or stored it: to store this one all the same, run \
+             `jwtmesh account push --replace` on the machine of a node",
+            time(now)
+        )
+    } else {
+        ": pull the account, repeat the change on that version and push again".to_owned()
+    };
+    format!("account {account} {newer}{remedy}")
 }

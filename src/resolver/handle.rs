@@ -11,7 +11,9 @@ use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::clock::Clock;
 use crate::jwt::AccountKey;
+use crate::jwt::OperatorClaims;
 use crate::jwt::TrustedKeys;
+use crate::jwt::Verified;
 use crate::raft::Raft;
 use crate::state::Revision;
 use crate::state::State;
@@ -83,6 +85,8 @@ pub(super) struct Inner {
     pub(super) fault: FaultHandle,
     // What it keeps of their state.
     pub(super) trust: ArcSwap<VerifiedTrust>,
+    /// Operators of this node's configuration that the mesh does not trust.
+    pub(super) candidates: ArcSwap<Vec<Verified<OperatorClaims>>>,
     pub(super) revision: watch::Receiver<Revision>,
     pub(super) ready: AtomicBool,
     // Permits, and the requests that it passes on to publishers.
@@ -108,6 +112,7 @@ impl Resolver {
             clock,
             fault,
             trust: ArcSwap::default(),
+            candidates: ArcSwap::default(),
             revision,
             ready: AtomicBool::new(true),
             reading: Reading::on_this_runtime(),

@@ -26,7 +26,7 @@ mod trust;
 
 pub use error::{ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
-pub use submit::{INLINE_TOKEN_BYTES, Submitted};
+pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;
 pub use crate::state::AccountRow;

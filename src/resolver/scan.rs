@@ -31,7 +31,7 @@ impl Resolver {
 
     /// Flushes to redb everything that is applied now, then reads one view of it. Runs on a blocking thread, not on the
     /// threads that answer lookups.
-    async fn scan<T: Send + 'static>(
+    pub(super) async fn scan<T: Send + 'static>(
         &self,
         read: impl FnOnce(&State) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, ReadError> {

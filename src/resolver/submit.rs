@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::SubmitError;
+use super::error::{ReadError, SubmitError};
 use super::handle::{Resolver, VerifiedTrust};
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
 use crate::jwt::Rejection;
 use crate::jwt::Token;
+use crate::jwt::TrustedKeys;
 use crate::jwt::Verified;
 use crate::raft::ProposeError;
 use crate::state::AccountOutcome;
+use crate::state::OverrideAccount;
 use crate::state::PutAccount;
 use crate::state::Revision;
+use crate::state::Version;
 
 /// A submission that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,17 @@ pub struct Submitted {
     pub stored: bool,
     /// The revision at which these bytes are stored.
     pub revision: Revision,
+}
+
+/// Who submits, and so what decides which token of an account is the newer one (G2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitter {
+    /// Anybody: `iat` decides. A token without one is refused, since anybody could send an older one again.
+    Anyone,
+    /// An administrator: `iat` decides, and the order of arrival where a token has none.
+    Administrator,
+    /// An administrator who insists: the order of arrival decides.
+    Insisting,
 }
 
 /// Verifying or printing a token larger than this takes long enough (about 0.3 ms) to be kept off the threads that
@@ -34,14 +48,20 @@ pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
 const TRUST_ATTEMPTS: usize = 3;
 
 impl Resolver {
-    /// Submits the token in `body`. `expected` is the account that the request names, if it names one.
+    /// Submits the token in `body` for `submitter`. `expected` is the account that the request names, if it names one.
     ///
     /// Success means that the token is on disk and can be read here (G1). Bytes that were current already are sent to
     /// the NATS clusters once more: people and scripts push again to update a server that missed a change.
-    pub async fn submit(&self, expected: Option<AccountKey>, body: Bytes) -> Result<Submitted, SubmitError> {
+    pub async fn submit(
+        &self,
+        expected: Option<AccountKey>,
+        body: Bytes,
+        submitter: Submitter,
+    ) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
-            let verified = self.verify(body.clone(), trust.clone()).await?;
+            let verified = self.verify(body.clone(), trust.clone()).await;
+            let verified = verified.map_err(|error| self.explained(error))?;
             let claims = verified.claims();
             if let Some(path) = expected.filter(|path| *path != claims.account) {
                 return Err(SubmitError::WrongAccount {
@@ -49,7 +69,13 @@ impl Resolver {
                     token: claims.account,
                 });
             }
-            if let Some(known) = self.known(&verified).await? {
+            // Claims of the year 1970 are those of a signer that sets no time.
+            let in_order_of_arrival = match submitter {
+                Submitter::Anyone => false,
+                Submitter::Administrator => claims.issued_at <= 0,
+                Submitter::Insisting => true,
+            };
+            if let Some(known) = self.known(&verified, in_order_of_arrival).await? {
                 self.republish(claims.account);
                 return Ok(known);
             }
@@ -61,7 +87,17 @@ impl Resolver {
                 name: claims.name.clone(),
                 token: verified.token().bytes().clone(),
             };
-            match self.0.raft.submit(trust.epoch, item).await? {
+            if !in_order_of_arrival && claims.issued_at <= 0 {
+                return Err(SubmitError::Undated {
+                    account: claims.account,
+                });
+            }
+            let outcome = if in_order_of_arrival {
+                self.override_account(trust.epoch, item, submitter).await?
+            } else {
+                self.0.raft.submit(trust.epoch, item).await?
+            };
+            match outcome {
                 AccountOutcome::Stored { revision } => {
                     // At level debug only: an import makes a million of these lines.
                     tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
@@ -75,11 +111,7 @@ impl Resolver {
                     });
                 }
                 AccountOutcome::Superseded { stored_issued_at, .. } => {
-                    return Err(SubmitError::Superseded {
-                        account: claims.account,
-                        stored_issued_at,
-                        submitted_issued_at: claims.issued_at,
-                    });
+                    return Err(self.superseded(claims, stored_issued_at));
                 }
                 AccountOutcome::OtherOperator { owner, .. } => {
                     return Err(SubmitError::OtherOperator {
@@ -121,9 +153,66 @@ impl Resolver {
             .map_err(SubmitError::Rejected)
     }
 
+    /// Proposes a token whose `iat` does not count. Bars the versions before it that are kept: without that anyone who
+    /// has fetched one of them could bring it back.
+    async fn override_account(
+        &self,
+        trust_epoch: u64,
+        item: PutAccount,
+        submitter: Submitter,
+    ) -> Result<AccountOutcome, SubmitError> {
+        let (account, issued_at) = (item.account, item.issued_at);
+        let barred = match self.scan(move |state| state.history(account)).await {
+            Ok(versions) => versions.iter().map(Version::barred).collect(),
+            // What cannot be read cannot be barred, and must not keep out what an administrator insists on.
+            Err(ReadError::Damaged(_)) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let command = OverrideAccount {
+            trust_epoch,
+            item,
+            barred,
+        };
+        let outcome = self.0.raft.propose(command).await?;
+        let outcome = outcome.expect("applying an override gives one outcome");
+        if let (Submitter::Insisting, AccountOutcome::Stored { revision }) = (submitter, &outcome) {
+            tracing::warn!(%account, revision, issued_at, "an administrator replaced the account's token, whatever was stored");
+        }
+        Ok(outcome)
+    }
+
+    /// Says more where this node knows more than the token and the trust.
+    fn explained(&self, error: SubmitError) -> SubmitError {
+        let SubmitError::Rejected(Rejection::Untrusted { issuer, trusted }) = &error else {
+            return error;
+        };
+        let candidates = TrustedKeys::new(self.candidates().iter().cloned());
+        match issuer.parse().ok().and_then(|key| candidates.owner_of(key)) {
+            Some(candidate) => SubmitError::Candidate {
+                issuer: issuer.clone(),
+                candidate: candidate.operator,
+                trusted: trusted.clone(),
+            },
+            None => error,
+        }
+    }
+
+    fn superseded(&self, claims: &AccountClaims, stored_issued_at: i64) -> SubmitError {
+        SubmitError::Superseded {
+            account: claims.account,
+            stored_issued_at,
+            submitted_issued_at: claims.issued_at,
+            now: self.0.clock.now(),
+        }
+    }
+
     /// The outcome without a proposal, if this node's own state decides it: the same bytes are current, a newer
     /// token is stored, or the account is another operator's. `None` if the token has to be proposed.
-    async fn known(&self, verified: &Verified<AccountClaims>) -> Result<Option<Submitted>, SubmitError> {
+    async fn known(
+        &self,
+        verified: &Verified<AccountClaims>,
+        in_order_of_arrival: bool,
+    ) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
         let Some(row) = self.lookup(claims.account).await? else {
             return Ok(None);
@@ -134,19 +223,17 @@ impl Resolver {
                 revision: row.revision,
             }));
         }
-        if row.operator != claims.operator {
+        let owner = self.0.state.trust().owner(row.operator);
+        if owner != claims.operator {
             return Err(SubmitError::OtherOperator {
                 account: claims.account,
-                owner: row.operator,
+                owner,
                 signed_by: claims.operator,
             });
         }
-        if row.supersedes(claims.issued_at, verified.token().bytes()) {
-            return Err(SubmitError::Superseded {
-                account: claims.account,
-                stored_issued_at: row.issued_at,
-                submitted_issued_at: claims.issued_at,
-            });
+        let is_dated = claims.issued_at > 0;
+        if is_dated && !in_order_of_arrival && row.supersedes(claims.issued_at, verified.token().bytes()) {
+            return Err(self.superseded(claims, row.issued_at));
         }
         Ok(None)
     }

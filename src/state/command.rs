@@ -22,6 +22,10 @@ pub enum Command {
     PutOperators(PutOperators),
     /// How far a NATS cluster has been updated.
     MarkPropagated(MarkPropagated),
+    /// An account's token that an administrator insists on.
+    OverrideAccount(OverrideAccount),
+    /// An operator in another one's place.
+    ReplaceOperator(ReplaceOperator),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -149,6 +153,43 @@ impl std::fmt::Debug for PutOperator {
     }
 }
 
+/// One account's token in the order of its arrival: its `iat` is not compared with the stored one's, because an
+/// administrator insists on it or because it has none.
+///
+/// Tokens are public, so the tokens that it goes before could be submitted again by anyone. The row bars them, until a
+/// token is stored that is newer than they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideAccount {
+    /// As in [`PutAccounts::trust_epoch`].
+    pub trust_epoch: u64,
+    /// The account. With an `issued_at` of 0, its row keeps the time of the row before it.
+    pub item: PutAccount,
+    /// Earlier versions that the proposer found. Only those that `iat` does not bar anyway are remembered.
+    pub barred: Vec<Barred>,
+}
+
+/// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
+pub(super) const ETAG_BYTES: usize = 16;
+
+/// A token that may not come back by its `iat` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Barred {
+    /// `iat`, Unix seconds.
+    pub issued_at: i64,
+    /// The digest whose text form is the token's ETag.
+    pub digest: [u8; ETAG_BYTES],
+}
+
+/// `new` is trusted in the place of `old`, whose accounts are its own from then on. Being able to propose it is being an
+/// administrator: no token of `old` says it, because the identity key of `old` may be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplaceOperator {
+    /// The trusted operator that goes.
+    pub old: OperatorKey,
+    /// The operator that comes, self-signed and verified by the proposer. It may be trusted already.
+    pub new: PutOperator,
+}
+
 /// How far a NATS cluster has been updated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkPropagated {
@@ -195,7 +236,7 @@ pub enum AccountOutcome {
     NotTrusted,
 }
 
-/// The outcome of one [`PutOperator`]. Deterministic: the same on every node.
+/// The outcome of one [`PutOperator`] or a [`ReplaceOperator`]. Deterministic: the same on every node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperatorOutcome {
     /// It is the current row now.
@@ -215,7 +256,7 @@ pub enum OperatorOutcome {
         /// Its revision.
         revision: Revision,
     },
-    /// It is not among the trusted operators, and none can be added this way.
+    /// It, or the operator to replace, is not among the trusted operators, and none can be added this way.
     NotTrusted,
 }
 
@@ -225,9 +266,9 @@ pub enum Outcomes {
     /// It carried no command.
     #[default]
     None,
-    /// Of [`PutAccounts`].
+    /// Of [`PutAccounts`], or the one of [`OverrideAccount`].
     Accounts(Vec<AccountOutcome>),
-    /// Of [`PutOperators`].
+    /// Of [`PutOperators`], or the one of [`ReplaceOperator`].
     Operators(Vec<OperatorOutcome>),
     /// Of [`MarkPropagated`], which cannot fail.
     Marked,
@@ -257,3 +298,5 @@ macro_rules! proposal {
 proposal!(PutAccounts, Vec<AccountOutcome>, Outcomes::Accounts(each) => each);
 proposal!(PutOperators, Vec<OperatorOutcome>, Outcomes::Operators(each) => each);
 proposal!(MarkPropagated, (), Outcomes::Marked => ());
+proposal!(OverrideAccount, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop());
+proposal!(ReplaceOperator, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop());

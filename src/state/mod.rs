@@ -51,13 +51,13 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 use bytes::Bytes;
 
 pub use command::{
-    AccountOutcome, Command, MarkPropagated, OperatorOutcome, Outcomes, Proposal, PutAccount, PutAccounts, PutOperator,
-    PutOperators, Revision, UnknownCommand,
+    AccountOutcome, Barred, Command, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount, Proposal, PutAccount,
+    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, UnknownCommand,
 };
 pub use fault::Fault;
 pub use file::SnapshotView;
 pub use options::Options;
-pub use rows::{AccountRow, Changes, Mark, OperatorRow, Trust, Version};
+pub use rows::{AccountRow, Changes, Mark, OperatorRow, ReplacedOperator, Trust, Version};
 
 use apply::Before;
 use file::Store;

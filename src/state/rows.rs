@@ -6,7 +6,7 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use super::command::Revision;
+use super::command::{Barred, ETAG_BYTES, Revision};
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorKey;
 
@@ -18,7 +18,7 @@ pub struct AccountRow {
     pub account: AccountKey,
     /// The operator whose key signed the token.
     pub operator: OperatorKey,
-    /// `iat`, Unix seconds.
+    /// `iat`, Unix seconds. Of a token without one, the time of the row before it, and 0 if it was the first.
     pub issued_at: i64,
     /// `exp`, Unix seconds; 0 means never.
     pub expires_at: i64,
@@ -39,6 +39,8 @@ pub struct AccountRow {
     pub(super) history: Vec<Past>,
     /// The ETags of the versions of the same `iat` that it replaced, newest first.
     pub(super) replaced: Vec<[u8; ETAG_BYTES]>,
+    /// Versions that were overridden and that `iat` alone would let in again, the newest override first.
+    pub(super) barred: Vec<Barred>,
 }
 
 /// Where an older version of an account stands, and how much room its token takes.
@@ -61,11 +63,18 @@ impl AccountRow {
     ///
     /// With equal `iat` and other bytes the later log entry wins, because nsc can sign twice within a second. But
     /// what was replaced stays replaced: anyone can fetch a token, keep it and send it again, and must not undo a
-    /// revocation with it.
+    /// revocation with it. The same holds for what an administrator has overridden.
     pub fn supersedes(&self, issued_at: i64, token: &[u8]) -> bool {
         let same_second = issued_at == self.issued_at;
         issued_at < self.issued_at
             || (same_second && !self.replaced.is_empty() && self.replaced.contains(&digest(token)))
+            || self.bars(token)
+    }
+
+    /// Whether `token` was overridden.
+    pub fn bars(&self, token: &[u8]) -> bool {
+        let is_barred = |digest| self.barred.iter().any(|barred| barred.digest == digest);
+        !self.barred.is_empty() && is_barred(digest(token))
     }
 
     /// About how much memory it takes.
@@ -74,6 +83,7 @@ impl AccountRow {
             + self.name.len()
             + self.history.len() * size_of::<Past>()
             + self.replaced.len() * ETAG_BYTES
+            + self.barred.len() * size_of::<Barred>()
             + ROW_OVERHEAD_BYTES
     }
 }
@@ -102,6 +112,16 @@ pub struct Version {
     pub etag: String,
 }
 
+impl Version {
+    /// What bars it, should its account be overridden.
+    pub fn barred(&self) -> Barred {
+        Barred {
+            issued_at: self.issued_at,
+            digest: digest_of(&self.etag),
+        }
+    }
+}
+
 /// An agreed operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorRow {
@@ -122,6 +142,19 @@ pub struct Trust {
     pub epoch: u64,
     /// The operators, in the order of their keys.
     pub operators: Vec<OperatorRow>,
+    /// Operators that are trusted no more, in the order of their keys.
+    pub replaced: Vec<ReplacedOperator>,
+}
+
+/// An operator that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplacedOperator {
+    /// Its identity key.
+    pub operator: OperatorKey,
+    /// The operator that its accounts belong to, unless that one was replaced too.
+    pub successor: OperatorKey,
+    /// The log index that replaced it.
+    pub revision: Revision,
 }
 
 impl Trust {
@@ -134,10 +167,33 @@ impl Trust {
         self.operators.get(at)
     }
 
+    /// The operator to whom an account belongs that `signer` signed: itself, or the one that took its place.
+    pub fn owner(&self, signer: OperatorKey) -> OperatorKey {
+        let mut owner = signer;
+        // Ends: each step was agreed later than the one before it, because a trusted operator is never in `replaced`.
+        for _ in 0..=self.replaced.len() {
+            match self.replaced.binary_search_by_key(&owner, |row| row.operator) {
+                Ok(at) => owner = self.replaced[at].successor,
+                Err(_) => break,
+            }
+        }
+        owner
+    }
+
     pub(super) fn put(&mut self, row: OperatorRow) {
+        self.replaced.retain(|replaced| replaced.operator != row.operator);
         match self.operators.binary_search_by_key(&row.operator, |row| row.operator) {
             Ok(at) => self.operators[at] = row,
             Err(at) => self.operators.insert(at, row),
+        }
+        self.epoch += 1;
+    }
+
+    pub(super) fn replace(&mut self, row: ReplacedOperator) {
+        self.operators.retain(|trusted| trusted.operator != row.operator);
+        match self.replaced.binary_search_by_key(&row.operator, |row| row.operator) {
+            Ok(at) => self.replaced[at] = row,
+            Err(at) => self.replaced.insert(at, row),
         }
         self.epoch += 1;
     }
@@ -181,12 +237,17 @@ pub struct Mark {
     pub log_id: Bytes,
 }
 
-/// How much of a token's BLAKE3 hash is its ETag: 128 bits, so that no two tokens ever share one by chance.
-pub(super) const ETAG_BYTES: usize = 16;
-
 /// The ETag of a token: content, not `jti`, because two edits within one second share `jti` and `iat`.
 pub(super) fn etag(token: &[u8]) -> String {
     BASE64URL_NOPAD.encode(&digest(token))
+}
+
+/// The digest that `etag` shows.
+pub(super) fn digest_of(etag: &str) -> [u8; ETAG_BYTES] {
+    let mut digest = [0; ETAG_BYTES];
+    let decoded = BASE64URL_NOPAD.decode(etag.as_bytes());
+    digest.copy_from_slice(&decoded.expect("an ETag is made by `etag` alone"));
+    digest
 }
 
 pub(super) fn digest(token: &[u8]) -> [u8; ETAG_BYTES] {

@@ -28,3 +28,5 @@ mod nsc;
 mod propagation;
 #[cfg(test)]
 mod shutdown;
+#[cfg(test)]
+mod trust;

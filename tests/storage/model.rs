@@ -177,6 +177,8 @@ impl Model {
                 *present = (*present).max(*position);
                 vec![Outcome::Marked]
             }
+            // Tested one by one in `state.rs`, and never among the random commands.
+            Command::OverrideAccount(_) | Command::ReplaceOperator(_) => panic!("the model does not know {command:?}"),
         }
     }
 

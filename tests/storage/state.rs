@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
-use jwtmesh::state::{Command, Effect, Fault, MarkPropagated, Options, PutAccount, PutOperator, PutOperators, State};
+use jwtmesh::state::{
+    Barred, Command, Effect, Fault, MarkPropagated, Options, OverrideAccount, PutAccount, PutOperator, PutOperators,
+    ReplaceOperator, State, Version,
+};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -478,7 +481,29 @@ fn commands_keep_their_bytes() {
     assert_eq!(operators[..3], [1, 1, 1]);
     assert_eq!(operators[3..35], [200; 32]);
     assert_eq!(operators[35..], *b"\x02\x0aoperator 1");
-    for command in [mark, trust_operator(7), put(3, vec![item(1, -5, "x"), item(2, 9, "y")])] {
+    let barred = Barred {
+        issued_at: 7,
+        digest: [8; 16],
+    };
+    let overridden = overriding(3, item(1, -5, "x"), vec![barred]).encode();
+    assert_eq!(overridden[..3], [1, 3, 3]);
+    assert_eq!(
+        overridden[67..],
+        *b"\x09\x00\x09account 1\x01x\x01\x0e\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08"
+    );
+    let replaced = replace(7, offered(8, 1)).encode();
+    assert_eq!(
+        (&replaced[..2], &replaced[2..34], &replaced[34..66]),
+        (&[1, 4][..], &[7; 32][..], &[8; 32][..])
+    );
+    assert_eq!(replaced[66..], *b"\x02\x0coperator 8 1");
+    for command in [
+        mark,
+        trust_operator(7),
+        put(3, vec![item(1, -5, "x"), item(2, 9, "y")]),
+        overriding(3, item(1, -5, "x"), vec![barred]),
+        replace(7, offered(8, 1)),
+    ] {
         assert_eq!(Command::decode(&command.encode()), Ok(command));
     }
 }
@@ -531,4 +556,244 @@ fn g3_an_account_stays_with_the_operator_that_signed_it_first_wherever_its_row_l
     assert_eq!(token_of(&state, 1).as_deref(), Some("first's"));
     let next = put(2, vec![signed_by(first, 101, "first's next")]);
     assert_eq!(apply(&state, 5, &next), [Outcome::Stored { revision: 5 }]);
+}
+
+fn overriding(trust_epoch: u64, item: PutAccount, barred: Vec<Barred>) -> Command {
+    OverrideAccount {
+        trust_epoch,
+        item,
+        barred,
+    }
+    .into()
+}
+
+/// The state as it is, and as it is once its rows are in redb and it was opened again.
+fn wherever_rows_lie(commands: &[Command], check: impl Fn(&State, u64)) {
+    for reopened in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let mut state = State::open_file(&path, options()).expect("opens");
+        let mut index = 1;
+        for command in commands {
+            apply(&state, index, command);
+            index += 1;
+            if reopened {
+                flush(&state);
+                state.checkpoint().expect("durable");
+                drop(state);
+                state = State::open_file(&path, options()).expect("opens");
+            }
+        }
+        check(&state, index);
+    }
+}
+
+#[test]
+fn g2_an_overridden_token_does_not_come_back_by_its_later_issue_time() {
+    let state = trusting();
+    let versions = |state: &State| state.history(account(1)).expect("readable");
+    for (index, text) in [(2, "first"), (3, "second"), (4, "ahead")] {
+        apply(&state, index, &put(1, vec![item(1, index.cast_signed() * 100, text)]));
+    }
+    flush(&state);
+    let barred = versions(&state).iter().map(Version::barred).collect();
+    let commands = [
+        trust_operator(1),
+        put(1, vec![item(1, 200, "first")]),
+        put(1, vec![item(1, 300, "second")]),
+        put(1, vec![item(1, 400, "ahead")]),
+        overriding(1, item(1, 250, "meant"), barred),
+    ];
+    wherever_rows_lie(&commands, |state, index| {
+        assert_eq!(token_of(state, 1).as_deref(), Some("meant"));
+        let again = put(
+            1,
+            vec![item(1, 200, "first"), item(1, 300, "second"), item(1, 400, "ahead")],
+        );
+        let superseded = Outcome::Superseded {
+            stored_issued_at: 250,
+            revision: 5,
+        };
+        assert_eq!(
+            apply(state, index, &again),
+            [superseded.clone(), superseded.clone(), superseded]
+        );
+        // A newer one is stored, and what is newer than that one stays barred.
+        let next = put(
+            1,
+            vec![item(1, 350, "next"), item(1, 400, "ahead"), item(1, 300, "second")],
+        );
+        let superseded = Outcome::Superseded {
+            stored_issued_at: 350,
+            revision: index + 1,
+        };
+        let stored = Outcome::Stored { revision: index + 1 };
+        assert_eq!(apply(state, index + 1, &next), [stored, superseded.clone(), superseded]);
+        // Insisting again takes it all the same.
+        let insisted = overriding(1, item(1, 400, "ahead"), Vec::new());
+        let stored = [Outcome::Stored { revision: index + 2 }];
+        assert_eq!(apply(state, index + 2, &insisted), stored);
+        let after = put(1, vec![item(1, 400, "another")]);
+        assert_eq!(
+            apply(state, index + 3, &after),
+            [Outcome::Stored { revision: index + 3 }]
+        );
+    });
+}
+
+#[test]
+fn g2_a_token_without_an_issue_time_keeps_the_time_of_the_one_before_it() {
+    let commands = [
+        trust_operator(1),
+        put(1, vec![item(1, 100, "dated")]),
+        overriding(1, item(1, 0, "undated"), Vec::new()),
+        overriding(1, item(1, 0, "undated too"), Vec::new()),
+        overriding(1, item(1, 0, "undated"), Vec::new()),
+        overriding(1, item(2, 0, "the first of its account"), Vec::new()),
+    ];
+    wherever_rows_lie(&commands, |state, index| {
+        assert_eq!(token_of(state, 1).as_deref(), Some("undated"));
+        let issued_at = |n| state.account(account(n)).expect("readable").map(|row| row.issued_at);
+        assert_eq!((issued_at(1), issued_at(2)), (Some(100), Some(0)));
+        let superseded = Outcome::Superseded {
+            stored_issued_at: 100,
+            revision: 5,
+        };
+        let refused = put(1, vec![item(1, 99, "older"), item(1, 100, "dated")]);
+        assert_eq!(apply(state, index, &refused), [superseded.clone(), superseded]);
+        let newer = put(1, vec![item(1, 101, "newer")]);
+        assert_eq!(
+            apply(state, index + 1, &newer),
+            [Outcome::Stored { revision: index + 1 }]
+        );
+    });
+}
+
+/// An override is judged like any other submission in everything but its time.
+#[test]
+fn g3_an_override_needs_the_trust_and_the_owner_like_any_other_token() {
+    let state = trusting();
+    apply(&state, 2, &put(1, vec![item(1, 100, "present")]));
+    let foreign = PutAccount {
+        operator: OperatorKey::from_bytes([201; 32]),
+        ..item(1, 50, "foreign")
+    };
+    for (index, command, outcome) in [
+        (
+            3,
+            overriding(7, item(1, 50, "x"), vec![]),
+            Outcome::StaleTrust { trust_epoch: 1 },
+        ),
+        (4, overriding(1, foreign, vec![]), Outcome::NotTrusted),
+        (
+            5,
+            overriding(1, item(1, 50, "present"), vec![]),
+            Outcome::Unchanged { revision: 2 },
+        ),
+    ] {
+        assert_eq!(apply(&state, index, &command), [outcome]);
+    }
+}
+
+#[test]
+fn g12_the_overridden_tokens_of_an_account_that_are_barred_are_bounded() {
+    let state = trusting();
+    let mut index = 2;
+    for n in 0..200 {
+        apply(
+            &state,
+            index,
+            &overriding(1, item(1, 1_000 - n, &format!("token {n}")), Vec::new()),
+        );
+        index += 1;
+    }
+    // The newest 64 that were overridden are refused; of those before, `iat` decides.
+    for (n, stored) in [(198, false), (135, false)] {
+        let outcome = apply(&state, index, &put(1, vec![item(1, 1_000 - n, &format!("token {n}"))]));
+        assert_eq!(matches!(outcome[0], Outcome::Stored { .. }), stored, "token {n}");
+        index += 1;
+    }
+    let outcome = apply(&state, index, &put(1, vec![item(1, 866, "token 134")]));
+    assert_eq!(outcome, [Outcome::Stored { revision: index }], "token 134");
+}
+
+fn offered(n: u8, issued_at: i64) -> PutOperator {
+    PutOperator {
+        operator: OperatorKey::from_bytes([n; 32]),
+        issued_at,
+        token: Bytes::from(format!("operator {n} {issued_at}")),
+    }
+}
+
+fn replace(old: u8, new: PutOperator) -> Command {
+    let old = OperatorKey::from_bytes([old; 32]);
+    ReplaceOperator { old, new }.into()
+}
+
+#[test]
+fn g3_the_successor_of_an_operator_owns_its_accounts_and_it_owns_none_any_more() {
+    let signed_by = |n: u8, issued_at, token: &str| PutAccount {
+        operator: OperatorKey::from_bytes([n; 32]),
+        ..item(1, issued_at, token)
+    };
+    let commands = [
+        Command::from(PutOperators {
+            items: vec![offered(200, 1), offered(9, 1)],
+        }),
+        put(2, vec![signed_by(200, 100, "by 200")]),
+        replace(200, offered(201, 1)),
+        replace(201, offered(202, 1)),
+    ];
+    wherever_rows_lie(&commands, |state, index| {
+        let trust = state.trust();
+        let key = |n| OperatorKey::from_bytes([n; 32]);
+        let trusted: Vec<_> = trust.operators.iter().map(|row| row.operator).collect();
+        assert_eq!(trusted, [key(9), key(202)]);
+        assert_eq!((trust.owner(key(200)), trust.owner(key(9))), (key(202), key(9)));
+        let items = vec![
+            signed_by(200, 150, "by 200 again"),
+            signed_by(9, 150, "by another"),
+            signed_by(202, 50, "older"),
+            signed_by(202, 150, "by 202"),
+        ];
+        let outcomes = apply(state, index, &put(trust.epoch, items));
+        let owner = key(202);
+        let expected = [
+            Outcome::NotTrusted,
+            Outcome::OtherOperator { owner, revision: 2 },
+            Outcome::Superseded {
+                stored_issued_at: 100,
+                revision: 2,
+            },
+            Outcome::Stored { revision: index },
+        ];
+        assert_eq!(outcomes, expected);
+        // Repeated, of an unknown one, of itself, with an older token of a trusted one; then back again, and into one.
+        let unchanged = Outcome::Unchanged { revision: 4 };
+        let older = Outcome::Superseded {
+            stored_issued_at: 1,
+            revision: 1,
+        };
+        for (at, command, outcome) in [
+            (1, replace(201, offered(202, 1)), unchanged.clone()),
+            (2, replace(200, offered(202, 1)), unchanged),
+            (3, replace(201, offered(202, 2)), Outcome::NotTrusted),
+            (4, replace(77, offered(203, 1)), Outcome::NotTrusted),
+            (5, replace(202, offered(202, 2)), Outcome::NotTrusted),
+            (6, replace(202, offered(9, 0)), older),
+            (
+                7,
+                replace(202, offered(200, 1)),
+                Outcome::Stored { revision: index + 7 },
+            ),
+            (8, replace(200, offered(9, 2)), Outcome::Stored { revision: index + 8 }),
+        ] {
+            assert_eq!(apply(state, index + at, &command), [outcome], "{at}");
+        }
+        let trust = state.trust();
+        let owners = [200, 201, 202, 9].map(|n| trust.owner(key(n)));
+        assert_eq!(owners, [key(9); 4]);
+        flush(state);
+        assert_eq!(state.snapshot().expect("a view").trust().expect("readable"), *trust);
+    });
 }

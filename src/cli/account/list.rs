@@ -126,6 +126,7 @@ mod tests {
             token: None,
         };
         let operators = Operators {
+            candidates: Vec::new(),
             trust_epoch: 0,
             items: Vec::new(),
         };

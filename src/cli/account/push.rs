@@ -19,6 +19,9 @@ pub(in crate::cli) struct Push {
     /// Files with account JWTs, folders with *.jwt files, or - for stdin
     #[arg(value_name = "FILE", required = true)]
     from: Vec<PathBuf>,
+    /// Store the tokens even where a newer one is stored, such as one that a wrong clock has dated. The node logs it
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     target: Target,
     /// Print a JSON array of verdicts
@@ -85,7 +88,7 @@ impl Push {
         let mut tally = Tally::default();
         for (done, from) in (1u64..).zip(expand(&self.from)) {
             let verdict = match from {
-                Ok(from) => one(&client, &from, &mut tally).await,
+                Ok(from) => one(&client, &from, self.replace, &mut tally).await,
                 Err(verdict) => verdict,
             };
             tally.add(verdict.outcome, verdict.exit);
@@ -139,12 +142,12 @@ fn tokens_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(inside)
 }
 
-async fn one(client: &AdminClient, from: &Path, tally: &mut Tally) -> Verdict {
+async fn one(client: &AdminClient, from: &Path, replace: bool, tally: &mut Tally) -> Verdict {
     if let Some(gone) = &tally.gone {
         let detail = "not sent, because the node no longer answers".to_owned();
         return Verdict::not_stored(from, gone.exit, "not-sent", detail);
     }
-    match submit(client, from).await {
+    match submit(client, from, replace).await {
         Ok(verdict) => verdict,
         Err(error) => {
             let failure = Failure::from(error);
@@ -156,7 +159,7 @@ async fn one(client: &AdminClient, from: &Path, tally: &mut Tally) -> Verdict {
 }
 
 /// Submits one file. A defect of the file is a verdict; an error means that the node gave no answer.
-async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientError> {
+async fn submit(client: &AdminClient, from: &Path, replace: bool) -> Result<Verdict, ClientError> {
     let text = match read(from) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(failure) => return Ok(Verdict::unreadable(from, failure)),
@@ -170,7 +173,7 @@ async fn submit(client: &AdminClient, from: &Path) -> Result<Verdict, ClientErro
         let detail = "this is not an account JWT, because its subject is not an account key: push account JWTs only";
         return refused("not-an-account", detail.to_owned());
     };
-    let verdict = match client.submit(account, token.bytes().clone()).await {
+    let verdict = match client.submit(account, token.bytes().clone(), replace).await {
         Ok(submitted) => Verdict {
             from: shown(from),
             account: None,
@@ -239,7 +242,7 @@ mod tests {
         let client = AdminClient::new(folder.path().join("admin.sock"));
         let mut tally = Tally::default();
         for code in ["no-answer", "not-sent", "not-sent"] {
-            let verdict = one(&client, &file, &mut tally).await;
+            let verdict = one(&client, &file, false, &mut tally).await;
             assert_eq!((verdict.outcome, verdict.exit), ("failed", Exit::Unreachable));
             assert_eq!(verdict.code.as_deref(), Some(code));
         }

@@ -44,7 +44,7 @@ pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failur
         client: None,
     };
     let operator = folder.absolute(OPERATOR)?;
-    let pointing = Pointing::new(&keys.operator(), &url, Some(&tls), Some(&operator));
+    let pointing = Pointing::new(&keys.operator(), &url, Some(&tls), Some(&operator), Vec::new());
     Ok(format!(
         "server_name: demo\nlisten: \"127.0.0.1:{}\"\n\n{}",
         folder.ports.nats, pointing.config

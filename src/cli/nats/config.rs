@@ -9,6 +9,7 @@ use clap::Args;
 use super::pointing::{BaseUrl, Pointing, ResolverTls};
 use crate::api::{Operator, Operators};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::operator::find;
 use crate::cli::output::{json, plain, to_stderr};
 use crate::cli::target::Target;
 use crate::jwt::without_seeds;
@@ -77,7 +78,17 @@ impl ConfigCommand {
                 ),
             ));
         }
-        let pointing = Pointing::new(operator, &url, tls.as_ref(), None);
+        let candidates = operators.candidates.iter().map(|candidate| {
+            format!(
+                "the node's configuration names operator {} ({}), which the mesh does not trust: if it takes the place of {}, as after \
+                 `nsc reissue operator`, run `jwtmesh operator replace {} FILE` first, then print this again",
+                plain(&candidate.name),
+                candidate.operator,
+                plain(&operator.name),
+                operator.operator,
+            )
+        });
+        let pointing = Pointing::new(operator, &url, tls.as_ref(), None, candidates.collect());
         for warning in &pointing.warnings {
             to_stderr(&format!("jwtmesh: warning: {warning}"));
         }
@@ -105,15 +116,7 @@ fn choose<'o>(operators: &'o Operators, wanted: Option<&str>) -> Result<&'o Oper
                 ),
             ))
         }
-        (Some(wanted), items) => items
-            .iter()
-            .find(|operator| operator.operator == wanted || operator.name == wanted)
-            .ok_or_else(|| {
-                Failure::new(
-                    Exit::NotFound,
-                    format!("the mesh trusts no operator {wanted:?}; see `jwtmesh operator show`"),
-                )
-            }),
+        (Some(wanted), _) => find(operators, wanted),
     }
 }
 
@@ -139,6 +142,7 @@ mod tests {
         let several = Operators {
             trust_epoch: 1,
             items: vec![operator("A"), operator("B")],
+            candidates: Vec::new(),
         };
         assert_eq!(choose(&several, None).expect_err("two").exit, Exit::Usage);
         assert_eq!(choose(&several, Some("C")).expect_err("no C").exit, Exit::NotFound);

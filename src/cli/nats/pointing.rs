@@ -102,15 +102,17 @@ pub(in crate::cli) struct Pointing {
 }
 
 impl Pointing {
-    /// The configuration has the operator's token inline, or the path `operator_file` if there is one.
+    /// The configuration has the operator's token inline, or the path `operator_file` if there is one, and `warnings` as
+    /// comments, beside those about what is given here.
     pub(in crate::cli) fn new(
         operator: &Operator,
         url: &BaseUrl,
         tls: Option<&ResolverTls>,
         operator_file: Option<&Path>,
+        mut warnings: Vec<String>,
     ) -> Self {
         let nsc = format!("nsc edit operator --account-jwt-server-url {}", url.account_server());
-        let mut warnings = url.warnings();
+        warnings.extend(url.warnings());
         if operator.system_account.is_none() {
             warnings.push(format!(
                 "operator {} names no system account, so jwtmesh cannot send changes to nats-servers: run nsc add account --name SYS, then nsc edit operator --system-account SYS",
@@ -213,7 +215,7 @@ mod tests {
 
     #[test]
     fn plain_http_prints_these_lines() {
-        let pointing = Pointing::new(&operator(), &base("http://h:9090"), None, None);
+        let pointing = Pointing::new(&operator(), &base("http://h:9090"), None, None, Vec::new());
         assert_eq!(
             pointing.config,
             "# Operator ACME\u{fffd}port: 1 (OKEY)\n\
@@ -234,7 +236,14 @@ mod tests {
             ca: Some("/etc/a \"b\"/ca.pem".into()),
             client: Some(("/etc/c.pem".into(), "/etc/c.key".into())),
         };
-        let config = Pointing::new(&operator(), &base("https://h:9090/jwt/v1/accounts/"), Some(&tls), None).config;
+        let config = Pointing::new(
+            &operator(),
+            &base("https://h:9090/jwt/v1/accounts/"),
+            Some(&tls),
+            None,
+            Vec::new(),
+        )
+        .config;
         assert!(
             config.contains(
                 "resolver: \"URL(https://h:9090/jwt/v1/accounts/)\"\n\
@@ -287,7 +296,7 @@ mod tests {
             "http://0.0.0.0:9090",
             "http://[::]:9090",
         ] {
-            let pointing = Pointing::new(&operator(), &base(url), None, None);
+            let pointing = Pointing::new(&operator(), &base(url), None, None, Vec::new());
             assert_eq!(pointing.warnings.len(), 1, "{url}: {:?}", pointing.warnings);
             assert!(pointing.config.starts_with("# WARNING: "), "{}", pointing.config);
         }

@@ -31,6 +31,15 @@ impl Show {
             }
             print(out, operator)?;
         }
+        for candidate in &operators.candidates {
+            writeln!(
+                out,
+                "\nNOT TRUSTED     {} {}, which the node's configuration names: if it takes the place of another one, run\n                \
+                 jwtmesh operator replace OLD FILE",
+                candidate.operator,
+                plain(&candidate.name)
+            )?;
+        }
         Ok(Exit::Done)
     }
 }

@@ -15,6 +15,7 @@ use crate::jwt::render_decoded;
 use crate::jwt::time;
 use crate::resolver::AccountRow;
 use crate::resolver::INLINE_TOKEN_BYTES;
+use crate::resolver::Submitter;
 
 /// `GET`. Parameters are evaluated in nats-account-server's order.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
@@ -108,7 +109,10 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
             }
         };
         let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
-        Ok(state.resolver.submit(Some(account), upload.bytes).await?)
+        Ok(state
+            .resolver
+            .submit(Some(account), upload.bytes, Submitter::Anyone)
+            .await?)
     };
     match outcome.await {
         Ok(submitted) => state.stored(submitted.revision),

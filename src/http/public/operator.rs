@@ -10,8 +10,8 @@ use crate::http::request;
 use crate::jwt::OperatorClaims;
 use crate::jwt::render_decoded;
 
-/// `GET /jwt/v1/operator`: the operator's token, byte for byte. 409 if several operators are trusted: the path cannot
-/// name one, and nsc 2.15 (`cmd/pull.go`) replaces its own operator with whichever it is given.
+/// `GET /jwt/v1/operator`: the operator's token, byte for byte. 409 if several operators are trusted, or the
+/// configuration names another one: the path cannot name one, and nsc 2.15 (`cmd/pull.go`) replaces its own operator with whichever it is given.
 pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
     answer(&state, &uri, |_| true)
 }
@@ -24,6 +24,9 @@ pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Res
 
 fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) -> bool) -> Response {
     let trust = state.resolver.trust();
+    if !state.resolver.candidates().is_empty() {
+        return state.refusal(Refusal::ambiguous(CANDIDATE));
+    }
     let token = match trust.keys.operators() {
         [operator] if is_wanted(operator.claims()) => operator.token(),
         [_, _, ..] => return state.refusal(Refusal::ambiguous(SEVERAL)),
@@ -40,6 +43,10 @@ fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) ->
         state.jwt(token.bytes().clone())
     }
 }
+
+const CANDIDATE: &str = "the configuration of this node names an operator that the mesh does not trust, and nsc would put the trusted \
+                         one in the place of its own: if the new one takes the other's place, run jwtmesh operator replace OLD FILE; \
+                         if not, remove it from cluster.toml";
 
 const SEVERAL: &str = "several operators are trusted here, and this path cannot say which is meant: pull accounts by \
                        name (nsc pull --account NAME), and get the operator's JWT from the person who holds its keys";

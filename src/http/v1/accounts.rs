@@ -4,13 +4,14 @@ use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::answer::{AdminState, Shared, answer};
+use super::answer::{AdminState, Shared, answer, submitted};
 use crate::api;
 use crate::http::error::Refusal;
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::AccountKey;
 use crate::resolver::AccountRow;
+use crate::resolver::Submitter;
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
 const PAGE: usize = 100;
@@ -89,18 +90,20 @@ async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     }
 }
 
-/// `PUT` or `POST /v1/accounts/{account}`.
+/// `PUT` or `POST /v1/accounts/{account}`; with `?replace=true` the token is stored even if the stored one is newer.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
         let account = request::account(&parts.uri)?;
         let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
-        let submitted = state.resolver.submit(Some(account), upload.bytes.clone()).await?;
-        let outcome = if submitted.stored { "stored" } else { "unchanged" };
-        Ok(api::Submitted {
-            outcome: outcome.into(),
-            revision: submitted.revision,
-        })
+        let submitter = if request::is_on(&parts.uri, "replace") {
+            Submitter::Insisting
+        } else {
+            Submitter::Administrator
+        };
+        let resolver = &state.resolver;
+        Ok(resolver.submit(Some(account), upload.bytes.clone(), submitter).await?)
     };
-    answer(outcome.await.map_err(|refusal| upload::refused(&parts.uri, refusal)))
+    let outcome = outcome.await.map(submitted);
+    answer(outcome.map_err(|refusal| upload::refused(&parts.uri, refusal)))
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 
+use crate::api;
 use crate::http::error::Refusal;
 use crate::http::upload::Uploads;
 use crate::listener::Limits;
 use crate::resolver::Resolver;
+use crate::resolver::Submitted;
 
 /// The node that answers.
 #[derive(Debug)]
@@ -31,6 +33,15 @@ pub(super) struct AdminState {
 
 /// The state as each handler receives it.
 pub(super) type Shared = Arc<AdminState>;
+
+/// The outcome of a submission that succeeded.
+pub(super) fn submitted(submitted: Submitted) -> api::Submitted {
+    let outcome = if submitted.stored { "stored" } else { "unchanged" };
+    api::Submitted {
+        outcome: outcome.into(),
+        revision: submitted.revision,
+    }
+}
 
 /// 200 with JSON, or the refusal as a problem document.
 pub(super) fn answer<T: serde::Serialize>(outcome: Result<T, Refusal>) -> Response {

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, put};
 
 pub use answer::About;
 use answer::AdminState;
@@ -88,6 +88,11 @@ fn router(state: AdminState) -> Router {
             only(get(accounts::show).put(accounts::submit).post(accounts::submit), WRITE),
         )
         .route("/v1/operators", only(get(operators::list), READ))
+        .route("/v1/operators/{operator}", only(put(operators::update), "PUT"))
+        .route(
+            "/v1/operators/{operator}/successor",
+            only(put(operators::replace), "PUT"),
+        )
         .fallback(async || Refusal::missing("unknown-path", "no such path under /v1").problem())
         .with_state(Arc::new(state))
 }

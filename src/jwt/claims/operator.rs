@@ -31,6 +31,13 @@ pub struct OperatorClaims {
     pub account_server_url: String,
 }
 
+impl OperatorClaims {
+    /// Whether `key` may sign accounts for it (nats-server `jwt.go`, `strict`).
+    pub fn may_issue(&self, key: OperatorKey) -> bool {
+        self.signing_keys.contains(&key) || (self.operator == key && !self.strict_signing_key_usage)
+    }
+}
+
 const OPERATOR: &[&str] = &[
     "signing_keys",
     "account_server_url",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::before::Before;
-use crate::state::command::{AccountOutcome, PutAccount, PutAccounts};
+use crate::state::command::{AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccounts};
 use crate::state::fault::Fault;
 use crate::state::recent::Change;
 use crate::state::rows::{AccountRow, Past, RowId, Trust, digest, etag};
@@ -26,8 +26,53 @@ pub(super) fn put_all(
     Ok(outcomes)
 }
 
+/// Stores what an administrator insists on, or what has no `iat`, whatever is stored.
+pub(super) fn override_one(
+    change: &mut Change,
+    before: &impl Before,
+    command: OverrideAccount,
+) -> Result<AccountOutcome, Fault> {
+    let OverrideAccount {
+        trust_epoch,
+        mut item,
+        barred,
+    } = command;
+    let present = before.account(item.account)?;
+    if let Err(refused) = judge(&before.trust(), trust_epoch, present.as_deref(), &item) {
+        return Ok(refused);
+    }
+    let Some(present) = present else {
+        return Ok(store(change, item, Versions::default()));
+    };
+    if item.issued_at == 0 {
+        item.issued_at = present.issued_at;
+    }
+    let own = digest(&item.token);
+    let at_present = |digest| Barred {
+        issued_at: present.issued_at,
+        digest,
+    };
+    let overridden = std::iter::once(at_present(digest(&present.token)))
+        .chain(present.replaced.iter().copied().map(at_present))
+        .chain(present.barred.iter().copied())
+        .chain(barred);
+    let mut kept: Vec<Barred> = Vec::new();
+    for barred in overridden.filter(|barred| barred.issued_at >= item.issued_at && barred.digest != own) {
+        if kept.len() < BARRED_VERSIONS && !kept.iter().any(|known| known.digest == barred.digest) {
+            kept.push(barred);
+        }
+    }
+    let versions = Versions {
+        history: remember(&present, &mut change.forgotten),
+        replaced: Vec::new(),
+        barred: kept,
+    };
+    Ok(store(change, item, versions))
+}
+
 /// Judges one submission against `present`, the account's row as of this place in the log. Only here is an
-/// account's row replaced, so that G2 depends on this function and on [`AccountRow::supersedes`].
+/// account's row replaced in the order of `iat`, so that G2 depends on this function and on
+/// [`AccountRow::supersedes`].
 fn put(
     change: &mut Change,
     trust: &Trust,
@@ -35,41 +80,68 @@ fn put(
     present: Option<Arc<AccountRow>>,
     item: PutAccount,
 ) -> AccountOutcome {
-    if trust_epoch != trust.epoch {
-        return AccountOutcome::StaleTrust {
-            trust_epoch: trust.epoch,
-        };
+    if let Err(refused) = judge(trust, trust_epoch, present.as_deref(), &item) {
+        return refused;
     }
-    if trust.operator(item.operator).is_none() {
-        return AccountOutcome::NotTrusted;
-    }
-    let (mut history, mut replaced) = (Vec::new(), Vec::new());
+    let mut versions = Versions::default();
     if let Some(present) = &present {
-        let revision = present.revision;
-        if present.token == item.token {
-            return AccountOutcome::Unchanged { revision };
-        }
-        if present.operator != item.operator {
-            return AccountOutcome::OtherOperator {
-                owner: present.operator,
-                revision,
-            };
-        }
         if present.supersedes(item.issued_at, &item.token) {
             return AccountOutcome::Superseded {
                 stored_issued_at: present.issued_at,
-                revision,
+                revision: present.revision,
             };
         }
         if item.issued_at == present.issued_at {
             let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
-            replaced = std::iter::once(&digest(&present.token))
+            versions.replaced = std::iter::once(&digest(&present.token))
                 .chain(before)
                 .copied()
                 .collect();
         }
-        history = remember(present, &mut change.forgotten);
+        let barred = present.barred.iter().copied();
+        versions.barred = barred.filter(|barred| barred.issued_at >= item.issued_at).collect();
+        versions.history = remember(present, &mut change.forgotten);
     }
+    store(change, item, versions)
+}
+
+/// What holds whichever way a token came: its trust, and whose the account is. `Err` is the outcome that ends it.
+fn judge(
+    trust: &Trust,
+    trust_epoch: u64,
+    present: Option<&AccountRow>,
+    item: &PutAccount,
+) -> Result<(), AccountOutcome> {
+    if trust_epoch != trust.epoch {
+        return Err(AccountOutcome::StaleTrust {
+            trust_epoch: trust.epoch,
+        });
+    }
+    if trust.operator(item.operator).is_none() {
+        return Err(AccountOutcome::NotTrusted);
+    }
+    let Some(present) = present else { return Ok(()) };
+    let revision = present.revision;
+    if present.token == item.token {
+        return Err(AccountOutcome::Unchanged { revision });
+    }
+    let owner = trust.owner(present.operator);
+    if owner != item.operator {
+        return Err(AccountOutcome::OtherOperator { owner, revision });
+    }
+    Ok(())
+}
+
+/// What a row remembers of those before it.
+#[derive(Default)]
+struct Versions {
+    history: Vec<Past>,
+    replaced: Vec<[u8; ETAG_BYTES]>,
+    barred: Vec<Barred>,
+}
+
+/// Makes `item` the account's row.
+fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOutcome {
     let slot = u32::try_from(change.rows.len()).expect("an entry is bounded far below 4 billion rows");
     let revision = change.mark.index;
     change.rows.push(Arc::new(AccountRow {
@@ -82,8 +154,9 @@ fn put(
         etag: etag(&item.token),
         token: item.token,
         slot,
-        history,
-        replaced,
+        history: versions.history,
+        replaced: versions.replaced,
+        barred: versions.barred,
     }));
     AccountOutcome::Stored { revision }
 }
@@ -124,3 +197,7 @@ const HISTORY_BYTES: u64 = 256 * 1024;
 /// How many replaced versions of one second are remembered. nsc and scripts sign a few in a second; a key holder who
 /// signs more only makes their own oldest ones acceptable again.
 const REPLACED_VERSIONS: usize = 64;
+
+/// How many overridden versions are barred: all that the history keeps, and as many overrides in a row as an
+/// administrator types on a bad day.
+const BARRED_VERSIONS: usize = 64;

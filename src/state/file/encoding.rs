@@ -12,11 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Meta;
 use crate::jwt::{AccountKey, OperatorKey};
-use crate::state::command::Revision;
-use crate::state::rows::{AccountRow, ETAG_BYTES, OperatorRow, Past, RowId};
+use crate::state::command::{ETAG_BYTES, Revision};
+use crate::state::rows::{AccountRow, OperatorRow, Past, ReplacedOperator, RowId, digest_of};
 
-/// The first byte of every value that we encode.
+/// The first byte of every value that we encode, but for the two that follow.
 const VALUE_VERSION: u8 = 1;
+
+/// A row that bars overridden tokens has them behind its head. A program that does not know them must not open it.
+const BARRING_ROW: u8 = 2;
+
+/// An operator that was replaced, in the place of its row.
+const REPLACED_OPERATOR: u8 = 2;
 
 /// A row as it stands in `rows_v1`, and where.
 #[derive(Debug, Clone)]
@@ -49,42 +55,66 @@ struct RowHead<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredOperator {
+struct TrustedOperator {
     issued_at: i64,
     revision: Revision,
     token: Bytes,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Replaced {
+    successor: OperatorKey,
+    revision: Revision,
+}
+
+/// What `operators_v1` says about an operator.
+pub(in crate::state) enum StoredOperator {
+    Trusted(OperatorRow),
+    Replaced(ReplacedOperator),
+}
+
 /// A row as it stands in `rows_v1`.
 pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
-    let mut etag = [0; ETAG_BYTES];
-    let decoded = BASE64URL_NOPAD.decode(row.etag.as_bytes());
-    etag.copy_from_slice(&decoded.expect("an etag is made by `etag` alone"));
     let stripped = strip_base64(&row.token);
-    let mut encoded = encode(&RowHead {
+    let version = if row.barred.is_empty() {
+        VALUE_VERSION
+    } else {
+        BARRING_ROW
+    };
+    let head = RowHead {
         account: row.account,
         operator: row.operator,
         issued_at: row.issued_at,
         expires_at: row.expires_at,
         name: &row.name,
-        etag,
+        etag: digest_of(&row.etag),
         history: row.history.clone(),
         replaced: row.replaced.clone(),
         stripped: stripped.as_ref().map(|(lengths, _)| *lengths),
-    });
+    };
+    let mut encoded = extend(vec![version], &head);
+    if !row.barred.is_empty() {
+        encoded = extend(encoded, &row.barred);
+    }
     encoded.extend_from_slice(stripped.as_ref().map_or(&row.token, |(_, bytes)| bytes));
     encoded
 }
 
 /// The account of the row that `value` encodes; the rest is not decoded.
 pub(in crate::state) fn row_account(value: &[u8]) -> Result<AccountKey, String> {
-    decode_first(value).map(|(account, _)| account)
+    let (_, head) = split_version(value, &[VALUE_VERSION, BARRING_ROW])?;
+    take(head).map(|(account, _)| account)
 }
 
 /// The row that `value` encodes, whose id is `id`; or what is wrong with it. Does not check that the token is the one
 /// that was stored.
 pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> {
-    let (head, behind): (RowHead<'_>, &[u8]) = decode_first(value)?;
+    let (version, head) = split_version(value, &[VALUE_VERSION, BARRING_ROW])?;
+    let (head, behind): (RowHead<'_>, &[u8]) = take(head)?;
+    let (barred, behind) = match version {
+        BARRING_ROW => take(behind)?,
+        _ => (Vec::new(), behind),
+    };
     let token = match head.stripped {
         None => Bytes::copy_from_slice(behind),
         Some(lengths) => restore_base64(lengths, behind).ok_or("its token is truncated")?,
@@ -101,6 +131,7 @@ pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> 
         slot: id.slot,
         history: head.history,
         replaced: head.replaced,
+        barred,
     })
 }
 
@@ -149,21 +180,38 @@ fn restore_base64((header, claims): (u32, u32), bytes: &[u8]) -> Option<Bytes> {
 }
 
 pub(in crate::state) fn encode_operator(row: &OperatorRow) -> Vec<u8> {
-    encode(&StoredOperator {
+    encode(&TrustedOperator {
         issued_at: row.issued_at,
         revision: row.revision,
         token: row.token.clone(),
     })
 }
 
-pub(super) fn decode_operator(operator: OperatorKey, value: &[u8]) -> Result<OperatorRow, String> {
-    let row: StoredOperator = decode(value)?;
-    Ok(OperatorRow {
+pub(in crate::state) fn encode_replaced(row: &ReplacedOperator) -> Vec<u8> {
+    let replaced = Replaced {
+        successor: row.successor,
+        revision: row.revision,
+    };
+    extend(vec![REPLACED_OPERATOR], &replaced)
+}
+
+pub(super) fn decode_operator(operator: OperatorKey, value: &[u8]) -> Result<StoredOperator, String> {
+    let (version, value) = split_version(value, &[VALUE_VERSION, REPLACED_OPERATOR])?;
+    if version == REPLACED_OPERATOR {
+        let (Replaced { successor, revision }, _) = take(value)?;
+        return Ok(StoredOperator::Replaced(ReplacedOperator {
+            operator,
+            successor,
+            revision,
+        }));
+    }
+    let (row, _): (TrustedOperator, _) = take(value)?;
+    Ok(StoredOperator::Trusted(OperatorRow {
         operator,
         issued_at: row.issued_at,
         revision: row.revision,
         token: row.token,
-    })
+    }))
 }
 
 pub(super) fn encode_meta(meta: &Meta) -> Vec<u8> {
@@ -175,21 +223,31 @@ pub(super) fn decode_meta(value: &[u8]) -> Result<Meta, String> {
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![VALUE_VERSION])
+    extend(vec![VALUE_VERSION], value)
+}
+
+fn extend<T: Serialize>(before: Vec<u8>, value: &T) -> Vec<u8> {
+    postcard::to_extend(value, before)
         .expect("plain data into memory: postcard fails only on unsized sequences, we have none")
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
-    decode_first(bytes).map(|(value, _)| value)
+    let (_, body) = split_version(bytes, &[VALUE_VERSION])?;
+    take(body).map(|(value, _)| value)
+}
+
+/// A value's version, which must be one of `known`, and the bytes after it.
+fn split_version<'a>(bytes: &'a [u8], known: &[u8]) -> Result<(u8, &'a [u8]), String> {
+    match bytes.split_first() {
+        Some((version, body)) if known.contains(version) => Ok((*version, body)),
+        Some((version, _)) => Err(format!("it has version {version}, this program knows {known:?}")),
+        None => Err("it is empty".to_owned()),
+    }
 }
 
 /// A value, and the bytes after it.
-fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), String> {
-    match bytes.split_first() {
-        Some((&VALUE_VERSION, body)) => postcard::take_from_bytes(body).map_err(|error| error.to_string()),
-        Some((version, _)) => Err(format!("it has version {version}, not {VALUE_VERSION}")),
-        None => Err("it is empty".to_owned()),
-    }
+fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), String> {
+    postcard::take_from_bytes(bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -215,6 +273,7 @@ mod tests {
                 bytes: 9,
             }],
             replaced: vec![digest(b"before")],
+            barred: Vec::new(),
         }
     }
 

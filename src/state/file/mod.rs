@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `accounts_v1` | account, 32 bytes | row id of its current row |
 //! | `rows_v1` | row id, ascending | encoded row, its token without base64: current ones and the history |
-//! | `operators_v1` | operator, 32 bytes | encoded operator row |
+//! | `operators_v1` | operator, 32 bytes | encoded operator row, or who took its place |
 //! | `positions_v1` | name of a NATS cluster | revision |
 //! | `meta_v1` | `format`, `store`, `state`, `checkpoint` | format number, store uuid, encoded [`Meta`], log index |
 //!
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
-pub(super) use encoding::{EncodedRow, encode_operator, encode_row};
+pub(super) use encoding::{EncodedRow, encode_operator, encode_replaced, encode_row};
 pub(super) use install::{build_beside, open_or_make, replace};
 pub(super) use store::{Lookups, Store};
 pub use view::SnapshotView;

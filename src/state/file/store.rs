@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use super::encoding::{EncodedRow, decode_meta, decode_operator, decode_row, encode_meta};
+use super::encoding::{EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, encode_meta};
 use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
-use crate::state::rows::{AccountRow, OperatorRow, RowId, etag};
+use crate::state::rows::{AccountRow, RowId, etag};
 
 /// An open file and its name.
 pub(in crate::state) struct Store {
@@ -174,7 +174,7 @@ impl Store {
         Ok(row)
     }
 
-    pub(in crate::state) fn operator(&self, key: &[u8; 32], value: &[u8]) -> Result<OperatorRow, Fault> {
+    pub(in crate::state) fn operator(&self, key: &[u8; 32], value: &[u8]) -> Result<StoredOperator, Fault> {
         let operator = OperatorKey::from_bytes(*key);
         decode_operator(operator, value).map_err(|what| self.damaged(format!("operators_v1, {operator}: {what}")))
     }

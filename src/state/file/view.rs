@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, Value};
 
+use super::encoding::StoredOperator;
 use super::store::Store;
 use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::jwt::AccountKey;
@@ -122,6 +123,7 @@ impl SnapshotView {
         let mut trust = Trust {
             epoch: self.0.meta.trust_epoch,
             operators: Vec::new(),
+            replaced: Vec::new(),
         };
         for entry in self
             .table(OPERATORS)?
@@ -129,7 +131,10 @@ impl SnapshotView {
             .map_err(|error| self.fault(error))?
         {
             let (key, value) = entry.map_err(|error| self.fault(error))?;
-            trust.operators.push(self.0.store.operator(key.value(), value.value())?);
+            match self.0.store.operator(key.value(), value.value())? {
+                StoredOperator::Trusted(row) => trust.operators.push(row),
+                StoredOperator::Replaced(row) => trust.replaced.push(row),
+            }
         }
         Ok(trust)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::state::command::Revision;
-use crate::state::rows::{AccountRow, Mark, OperatorRow, RowId, Trust};
+use crate::state::rows::{AccountRow, Mark, OperatorRow, ReplacedOperator, RowId, Trust};
 
 /// What one log entry changed. Decided completely before any of it can be seen.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(in crate::state) struct Change {
     /// Rows that fall out of their account's history.
     pub(in crate::state) forgotten: Vec<RowId>,
     pub(in crate::state) operators: Vec<OperatorRow>,
+    pub(in crate::state) replaced: Vec<ReplacedOperator>,
     /// The trust after this entry, if it changed it.
     pub(in crate::state) trust: Option<Arc<Trust>>,
     pub(in crate::state) position: Option<(String, Revision)>,
@@ -30,6 +31,7 @@ impl Change {
             rows: Vec::new(),
             forgotten: Vec::new(),
             operators: Vec::new(),
+            replaced: Vec::new(),
             trust: None,
             position: None,
         }

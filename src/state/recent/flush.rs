@@ -9,7 +9,9 @@ use super::cache::RowCache;
 use super::change::Change;
 use super::live::Live;
 use crate::state::fault::Fault;
-use crate::state::file::{ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, Store, encode_operator, encode_row};
+use crate::state::file::{
+    ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, Store, encode_operator, encode_replaced, encode_row,
+};
 use crate::state::rows::RowId;
 
 /// One step of the flush: some of the oldest entries, whole and in order.
@@ -90,6 +92,9 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
         }
         for row in &change.operators {
             operators.insert(row.operator.as_bytes(), encode_operator(row).as_slice())?;
+        }
+        for row in &change.replaced {
+            operators.insert(row.operator.as_bytes(), encode_replaced(row).as_slice())?;
         }
         if let Some((nats_cluster, position)) = &change.position {
             positions.insert(nats_cluster.as_str(), *position)?;
