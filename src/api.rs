@@ -43,7 +43,8 @@ pub struct Account {
     pub token: Option<String>,
 }
 
-/// `GET /v1/accounts?after=A...&limit=N&token=true`: one page, ordered by the key's bytes.
+/// `GET /v1/accounts?after=A...&limit=N&token=true&name=NAME`: one page, ordered by the key's bytes; with `name` only
+/// the accounts of that name, and perhaps none of them on a page that is not the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accounts {
     /// The accounts of this page.

@@ -56,7 +56,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "cli/account",
-        &["pages", "tally", "list", "show", "push", "pull", "mod"],
+        &["pages", "named", "tally", "list", "show", "push", "pull", "mod"],
     ),
     (
         "cli/demo",
@@ -172,7 +172,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("openraft", &["raft/"]),
     ("axum", &["http/"]),
     ("headers", &["http/"]),
-    ("form_urlencoded", &["http/"]),
+    ("form_urlencoded", &["http/", "client/"]),
     ("hyper_util", &["listener/", "client/"]),
     // The demo connects to its NATS cluster as a client, as a user's program would. The configuration uses the library
     // to parse the URLs of servers.

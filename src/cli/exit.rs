@@ -15,11 +15,12 @@ Exit codes:
   3  not found
   4  a token was refused (rejected or superseded)
   5  no node answers
-If the items of one command end differently, the highest of their codes counts.
+If the items of one command end differently, the first of 2, 4, 1, 3, 5 counts that one of them has: what only
+needs another try comes last.
 `serve` stopped by a second signal: 128 + the signal's number";
 
-/// How the program ends, ordered by exit code. The codes are an interface: scripts compare them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+/// How the program ends. The codes are an interface: scripts compare them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::cli) enum Exit {
     /// Everything was done.
     #[default]
@@ -36,6 +37,23 @@ pub(in crate::cli) enum Exit {
     Unreachable,
     /// A second signal ended the process before its graceful shutdown was complete.
     Signal(u8),
+}
+
+impl Exit {
+    /// Of two items' exits, the command's: the one that needs a person more. A refusal needs one, a node that does not
+    /// answer only another try.
+    pub(in crate::cli) fn or_worse(self, other: Self) -> Self {
+        let rank = |exit| match exit {
+            Self::Done => 0,
+            Self::Unreachable => 1,
+            Self::NotFound => 2,
+            Self::Failed => 3,
+            Self::Refused => 4,
+            Self::Usage => 5,
+            Self::Signal(_) => 6,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -51,13 +51,18 @@ impl Inspect {
         } else {
             print(out, &explanation)?;
         }
-        Ok(if explanation.valid { Exit::Done } else { Exit::Refused })
+        Ok(exit(&explanation))
     }
 
     /// Every JWT begins with `eyJ`, which is `{"` in base64. A file with such a name can be given as `./eyJ...`.
     fn is_token(&self) -> bool {
         self.token.starts_with("eyJ") && self.token.matches('.').count() == 2
     }
+}
+
+/// How a command ends that has shown this.
+pub(super) fn exit(explanation: &Explanation) -> Exit {
+    if explanation.valid { Exit::Done } else { Exit::Refused }
 }
 
 /// Prints the explanation as text.

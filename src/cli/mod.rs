@@ -147,6 +147,11 @@ mod tests {
             "demo --dir /tmp/d --nats-server /usr/bin/nats-server --exit",
             "account list --json --socket data/admin.sock",
             "account show KEY --config cluster.toml",
+            "account show payments",
+            "account pull payments KEY",
+            "account push --replace a.jwt",
+            "operator update operator.jwt",
+            "operator replace O operator.jwt --yes",
             "account push a.jwt b.jwt jwts/ -",
             "account pull -A --dir out",
             "account pull KEY KEY",
@@ -161,7 +166,6 @@ mod tests {
         }
         for line in [
             "account pull",
-            "account show ABC",
             "account pull KEY -A",
             "account push",
             "nats config --client-cert c.pem",

@@ -31,16 +31,22 @@ impl AdminClient {
         self.ask(Method::GET, "/v1/status", Bytes::new()).await
     }
 
-    /// The accounts after `after` in the order of their keys, at most `limit` of them.
+    /// The accounts after `after` in the order of their keys, at most `limit` of them; with `name`, those of that name.
     pub async fn accounts(
         &self,
         after: Option<&str>,
         limit: usize,
         with_tokens: bool,
+        name: Option<&str>,
     ) -> Result<Accounts, ClientError> {
         let after = after.map(|key| format!("&after={key}")).unwrap_or_default();
         let token = if with_tokens { "&token=true" } else { "" };
-        let path = format!("/v1/accounts?limit={limit}{after}{token}");
+        let name = name.map(|name| {
+            let escaped: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            format!("&name={escaped}")
+        });
+        let name = name.unwrap_or_default();
+        let path = format!("/v1/accounts?limit={limit}{after}{token}{name}");
         self.ask(Method::GET, &path, Bytes::new()).await
     }
 

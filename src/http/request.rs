@@ -104,6 +104,13 @@ fn clean_path(path: &str) -> Option<String> {
 pub(super) fn account(uri: &Uri) -> Result<AccountKey, Refusal> {
     let text = last_segment(uri);
     text.parse().map_err(|error| {
+        if text.to_ascii_uppercase().parse::<AccountKey>().is_ok() {
+            // A key all the same, which no account has: programs that ask whether an account exists understand 404.
+            return Refusal::missing(
+                "unknown-account",
+                format!("no matching account JWT: there is no account {text}; keys are written in upper case"),
+            );
+        }
         Refusal::bad(
             "malformed-key",
             format!("{error}; the path must end in the account's public key, A and 55 more characters"),

@@ -30,7 +30,7 @@ const fn get(path: &'static str, status: u16, says: &'static str) -> Case {
     }
 }
 
-/// In paths, KNOWN is an account that is stored and UNKNOWN one that is not.
+/// In paths, KNOWN is an account that is stored, LOWER its key in lower case, and UNKNOWN one that is not stored.
 const CASES: &[Case] = &[
     get("/jwt/v1/accounts", 200, ""),
     get("/jwt/v1/accounts/", 200, ""),
@@ -44,6 +44,8 @@ const CASES: &[Case] = &[
     get("/jwt/v1/accounts/KNOWN?decode=false", 200, "eyJ0eXAiOiJKV1Qi"),
     get("/jwt/v1/accounts/UNKNOWN", 404, "no matching account JWT"),
     get("/jwt/v1/accounts/UNKNOWN?decode=true", 404, "no matching account JWT"),
+    get("/jwt/v1/accounts/LOWER", 404, "upper case"),
+    get("/jwt/v1/accounts/LOWERx", 400, "57 characters"),
     get("/jwt/v1/operator", 200, "eyJ0eXAiOiJKV1Qi"),
     get("/jwt/v1/operator?text=true", 200, "eyJ0eXAiOiJKV1Qi"),
     get("/jwt/v1/operator?decode=true", 200, "\"type\": \"operator\""),
@@ -95,7 +97,11 @@ fn start(tls: Option<NodeTls>) -> (Operator, Account, Node) {
 
 fn check_table(node: &Node, known: &Account) {
     let unknown = Account::new("unknown");
-    let name = |text: &str| text.replace("UNKNOWN", &unknown.id()).replace("KNOWN", &known.id());
+    let name = |text: &str| {
+        text.replace("UNKNOWN", &unknown.id())
+            .replace("KNOWN", &known.id())
+            .replace("LOWER", &known.id().to_lowercase())
+    };
     let mut connection = node.connect();
     for case in CASES {
         let path = name(case.path);

@@ -5,6 +5,7 @@
 //! million accounts need no more memory than one page.
 
 mod list;
+mod named;
 mod pages;
 mod pull;
 mod push;

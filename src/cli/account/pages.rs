@@ -7,6 +7,7 @@ use crate::client::{AdminClient, ClientError, PAGE};
 pub(in crate::cli) struct Pages<'c> {
     client: &'c AdminClient,
     with_tokens: bool,
+    name: Option<&'c str>,
     after: Option<String>,
     ended: bool,
 }
@@ -17,8 +18,17 @@ impl<'c> Pages<'c> {
         Self {
             client,
             with_tokens,
+            name: None,
             after: None,
             ended: false,
+        }
+    }
+
+    /// The accounts of one name. A page may be empty and not the last.
+    pub(in crate::cli) fn named(client: &'c AdminClient, name: &'c str) -> Self {
+        Self {
+            name: Some(name),
+            ..Self::new(client, false)
         }
     }
 
@@ -29,7 +39,7 @@ impl<'c> Pages<'c> {
         }
         let page = self
             .client
-            .accounts(self.after.as_deref(), PAGE, self.with_tokens)
+            .accounts(self.after.as_deref(), PAGE, self.with_tokens, self.name)
             .await?;
         // A node that returned the same `next` again would keep the caller in an endless loop.
         self.ended = page.next.is_none() || page.next == self.after;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::named::{NameError, Named};
 use super::pages::Pages;
 use super::tally::Tally;
 use crate::api::Account;
@@ -19,9 +20,9 @@ use crate::jwt::AccountKey;
 #[derive(Debug, Args)]
 #[group(id = "which", required = true, args = ["accounts", "all"])]
 pub(in crate::cli) struct Pull {
-    /// The accounts' public keys
+    /// The accounts' public keys or names
     #[arg(value_name = "ACCOUNT")]
-    accounts: Vec<AccountKey>,
+    accounts: Vec<Named>,
     /// Every account
     #[arg(short = 'A', long, conflicts_with = "accounts")]
     all: bool,
@@ -87,8 +88,8 @@ impl Pull {
         if self.all {
             self.pull_all(&client, out, &mut array, &mut tally).await?;
         } else {
-            for key in &self.accounts {
-                match ask(&client, *key, &mut tally).await {
+            for named in &self.accounts {
+                match ask(&client, named, &mut tally).await {
                     Ok(account) => self.emit(out, &account, &mut array, &mut tally)?,
                     Err(not_pulled) => self.report(out, &not_pulled, &mut array, &mut tally)?,
                 }
@@ -184,20 +185,32 @@ impl Pull {
     }
 }
 
-async fn ask(client: &AdminClient, key: AccountKey, tally: &mut Tally) -> Result<Account, NotPulled> {
+async fn ask(client: &AdminClient, named: &Named, tally: &mut Tally) -> Result<Account, NotPulled> {
     if let Some(gone) = &tally.gone {
         let detail = "not requested, because the node no longer answers";
-        return Err(NotPulled::new(key, gone.exit, "not-asked", detail));
+        return Err(NotPulled::new(named, gone.exit, "not-asked", detail));
     }
-    client.account(key).await.map_err(|error| {
+    let account = match named.key(client).await {
+        Ok(key) => client.account(key).await,
+        Err(NameError::NoAnswer(error)) => Err(error),
+        Err(NameError::Unusable(failure)) => {
+            let code = if failure.exit == Exit::NotFound {
+                "not-found"
+            } else {
+                "ambiguous"
+            };
+            return Err(NotPulled::new(named, failure.exit, code, failure.message));
+        }
+    };
+    account.map_err(|error| {
         let failure = match error {
             ClientError::Problem(problem) => {
                 let exit = Failure::from(ClientError::Problem(problem.clone())).exit;
-                return NotPulled::new(key, exit, &problem.code, problem.detail);
+                return NotPulled::new(named, exit, &problem.code, problem.detail);
             }
             error => Failure::from(error),
         };
-        let not_pulled = NotPulled::new(key, failure.exit, "no-answer", failure.message.clone());
+        let not_pulled = NotPulled::new(named, failure.exit, "no-answer", failure.message.clone());
         tally.give_up(failure);
         not_pulled
     })

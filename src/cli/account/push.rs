@@ -16,7 +16,7 @@ use crate::jwt::{AccountKey, Token, without_seeds};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Push {
-    /// Files with account JWTs, folders with *.jwt files, or - for stdin
+    /// Files with account JWTs, folders with *.jwt files in them or below, such as an nsc store, or - for stdin
     #[arg(value_name = "FILE", required = true)]
     from: Vec<PathBuf>,
     /// Store the tokens even where a newer one is stored, such as one that a wrong clock has dated. The node logs it
@@ -35,7 +35,7 @@ struct Verdict {
     from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<String>,
-    /// `stored`, `unchanged`, `refused` or `failed`.
+    /// `stored`, `unchanged`, `skipped`, `refused` or `failed`.
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
@@ -57,6 +57,14 @@ impl Verdict {
             code: Some(code.to_owned()),
             detail: Some(without_seeds(&detail).into_owned()),
             exit,
+        }
+    }
+
+    fn skipped(from: &Path) -> Self {
+        let detail = "this JWT is an operator's or a user's, which no account server stores".to_owned();
+        Self {
+            outcome: "skipped",
+            ..Self::not_stored(from, Exit::Done, "not-an-account", detail)
         }
     }
 
@@ -86,9 +94,9 @@ impl Push {
         let mut array = JsonArray::default();
         let mut progress = Progress::of("pushed");
         let mut tally = Tally::default();
-        for (done, from) in (1u64..).zip(expand(&self.from)) {
-            let verdict = match from {
-                Ok(from) => one(&client, &from, self.replace, &mut tally).await,
+        for (done, found) in (1u64..).zip(expand(&self.from)) {
+            let verdict = match found {
+                Ok(found) => one(&client, &found, self.replace, &mut tally).await,
                 Err(verdict) => verdict,
             };
             tally.add(verdict.outcome, verdict.exit);
@@ -114,40 +122,73 @@ fn shown(from: &Path) -> String {
     without_seeds(&from.display().to_string()).into_owned()
 }
 
-/// Replaces each folder with its *.jwt files, sorted by name. A folder without one, or an unreadable one, is a verdict.
-fn expand(from: &[PathBuf]) -> Vec<Result<PathBuf, Verdict>> {
+/// A file to push.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    path: PathBuf,
+    /// Whether it was found in a folder. An nsc store also has the JWTs of the operator and of users.
+    in_folder: bool,
+}
+
+/// Replaces each folder with the *.jwt files in it and below, sorted by path. A folder without one, or an unreadable
+/// one, is a verdict.
+fn expand(from: &[PathBuf]) -> Vec<Result<Found, Verdict>> {
     let mut files = Vec::new();
     for path in from {
         if !path.is_dir() {
-            files.push(Ok(path.clone()));
+            files.push(Ok(Found {
+                path: path.clone(),
+                in_folder: false,
+            }));
             continue;
         }
-        match tokens_in(path) {
-            Ok(inside) if inside.is_empty() => {
-                let detail = format!("there is no *.jwt file in {}", path.display());
-                files.push(Err(Verdict::not_stored(path, Exit::NotFound, "not-found", detail)));
-            }
-            Ok(inside) => files.extend(inside.into_iter().map(Ok)),
-            Err(error) => files.push(Err(Verdict::unreadable(path, unreadable(path, &error)))),
+        let before = files.len();
+        tokens_below(path, FOLDER_DEPTH, &mut files);
+        if files.len() == before {
+            let detail = format!("there is no *.jwt file in {} or below", path.display());
+            files.push(Err(Verdict::not_stored(path, Exit::NotFound, "not-found", detail)));
         }
     }
     files
 }
 
-fn tokens_in(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder)?;
-    let mut inside: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    inside.retain(|file| file.extension().is_some_and(|extension| extension == "jwt"));
-    inside.sort();
-    Ok(inside)
+/// Folders below folders; an nsc store has four.
+const FOLDER_DEPTH: usize = 16;
+
+/// Adds the *.jwt files in `folder` and below. Names that begin with a dot are not looked at, and links to folders are
+/// not followed: a mounted secret has its files twice, once in a folder `..data`.
+fn tokens_below(folder: &Path, depth: usize, files: &mut Vec<Result<Found, Verdict>>) {
+    let entries = std::fs::read_dir(folder).and_then(|entries| {
+        let mut entries: Vec<_> = entries.collect::<std::io::Result<_>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        Ok(entries)
+    });
+    let entries = match entries {
+        Ok(entries) => entries,
+        Err(error) => return files.push(Err(Verdict::unreadable(folder, unreadable(folder, &error)))),
+    };
+    for entry in entries {
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if depth > 0 {
+                tokens_below(&path, depth - 1, files);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "jwt") && !path.is_dir() {
+            files.push(Ok(Found { path, in_folder: true }));
+        }
+    }
 }
 
-async fn one(client: &AdminClient, from: &Path, replace: bool, tally: &mut Tally) -> Verdict {
+async fn one(client: &AdminClient, found: &Found, replace: bool, tally: &mut Tally) -> Verdict {
+    let from = &found.path;
     if let Some(gone) = &tally.gone {
         let detail = "not sent, because the node no longer answers".to_owned();
         return Verdict::not_stored(from, gone.exit, "not-sent", detail);
     }
-    match submit(client, from, replace).await {
+    match submit(client, found, replace).await {
         Ok(verdict) => verdict,
         Err(error) => {
             let failure = Failure::from(error);
@@ -159,7 +200,8 @@ async fn one(client: &AdminClient, from: &Path, replace: bool, tally: &mut Tally
 }
 
 /// Submits one file. A defect of the file is a verdict; an error means that the node gave no answer.
-async fn submit(client: &AdminClient, from: &Path, replace: bool) -> Result<Verdict, ClientError> {
+async fn submit(client: &AdminClient, found: &Found, replace: bool) -> Result<Verdict, ClientError> {
+    let from = &found.path;
     let text = match read(from) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(failure) => return Ok(Verdict::unreadable(from, failure)),
@@ -169,6 +211,9 @@ async fn submit(client: &AdminClient, from: &Path, replace: bool) -> Result<Verd
         Ok(token) => token,
         Err(rejection) => return refused(rejection.code(), rejection.to_string()),
     };
+    if found.in_folder && is_of_another_kind(&token) {
+        return Ok(Verdict::skipped(from));
+    }
     let Some(account) = subject(&token) else {
         let detail = "this is not an account JWT, because its subject is not an account key: push account JWTs only";
         return refused("not-an-account", detail.to_owned());
@@ -199,6 +244,15 @@ async fn submit(client: &AdminClient, from: &Path, replace: bool) -> Result<Verd
     })
 }
 
+/// Whether an unverified token says that it is an operator's or a user's.
+fn is_of_another_kind(token: &Token) -> bool {
+    let Some(claims) = token.unverified_claims() else {
+        return false;
+    };
+    let kind = claims["nats"]["type"].as_str().or_else(|| claims["type"].as_str());
+    matches!(kind, Some("operator" | "user"))
+}
+
 /// The account that an unverified token names as its subject. Used only for the path of the request; the node verifies.
 fn subject(token: &Token) -> Option<AccountKey> {
     let claims = token.unverified_claims()?;
@@ -210,25 +264,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_means_its_jwt_files_in_order_and_an_empty_one_is_a_verdict() {
+    fn a_folder_means_the_jwt_files_in_it_and_below_and_one_without_is_a_verdict() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.jwt", "a.jwt", "c.txt"] {
-            std::fs::write(folder.path().join(name), "").unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in [
+            "b.jwt",
+            "a.jwt",
+            "c.txt",
+            "below/again/d.jwt",
+            "..data/hidden.jwt",
+            ".git/x.jwt",
+        ] {
+            std::fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            std::fs::write(at(name), "").unwrap();
         }
-        let empty = folder.path().join("empty");
+        std::os::unix::fs::symlink(at("below"), at("linked")).unwrap();
+        std::os::unix::fs::symlink(at("..data/hidden.jwt"), at("mounted.jwt")).unwrap();
+        let empty = at("empty");
         std::fs::create_dir(&empty).unwrap();
         let files = expand(&[folder.path().to_owned(), empty.clone(), PathBuf::from("-")]);
         let files: Vec<_> = files
             .into_iter()
             .map(|file| file.map_err(|verdict| (verdict.from, verdict.outcome, verdict.exit)))
             .collect();
+        let found = |path, in_folder| Ok(Found { path, in_folder });
         assert_eq!(
             files,
             [
-                Ok(folder.path().join("a.jwt")),
-                Ok(folder.path().join("b.jwt")),
+                found(at("a.jwt"), true),
+                found(at("b.jwt"), true),
+                found(at("below/again/d.jwt"), true),
+                found(at("mounted.jwt"), true),
                 Err((empty.display().to_string(), "failed", Exit::NotFound)),
-                Ok(PathBuf::from("-"))
+                found(PathBuf::from("-"), false)
             ]
         );
     }
@@ -239,6 +307,10 @@ mod tests {
         let token = include_str!("../../../tests/vectors/accept/exp-zero.jwt");
         let file = folder.path().join("a.jwt");
         std::fs::write(&file, token).unwrap();
+        let file = Found {
+            path: file,
+            in_folder: false,
+        };
         let client = AdminClient::new(folder.path().join("admin.sock"));
         let mut tally = Tally::default();
         for code in ["no-answer", "not-sent", "not-sent"] {

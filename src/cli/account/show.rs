@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use serde::Serialize;
 
+use super::named::Named;
 use crate::api::Account;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::trusted;
@@ -12,13 +13,16 @@ use crate::cli::inspect;
 use crate::cli::output::json;
 use crate::cli::target::Target;
 use crate::clock::Clock;
-use crate::jwt::{AccountKey, Explanation, explain};
+use crate::jwt::{Explanation, explain};
 
+/// Shows one account and explains its token.
+///
+/// Exit code 0 if the token is valid now, 4 if it would be refused now, such as one that has expired.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Show {
-    /// The account's public key
+    /// The account's public key, or its name
     #[arg(value_name = "ACCOUNT")]
-    account: AccountKey,
+    account: Named,
     #[command(flatten)]
     target: Target,
     /// Print JSON, with the token
@@ -36,7 +40,7 @@ struct Shown<'a> {
 impl Show {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         let client = self.target.client()?;
-        let account = client.account(self.account).await?;
+        let account = client.account(self.account.key(&client).await?).await?;
         let trusted = trusted(&client.operators().await?)?;
         let token = account.token.as_deref().unwrap_or_default();
         let explanation = explain(token.as_bytes(), Some(&trusted), Clock::system().now());
@@ -52,6 +56,6 @@ impl Show {
             writeln!(out, "revision    {}", account.revision)?;
             inspect::print(out, &explanation)?;
         }
-        Ok(Exit::Done)
+        Ok(inspect::exit(&explanation))
     }
 }

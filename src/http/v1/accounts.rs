@@ -18,6 +18,10 @@ const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 /// Rows read in one step, and the token bytes after which a page ends early: 1,000 of the largest would be 1 GiB.
 const STEP_ROWS: usize = 64;
+/// The same where one name is looked for, and the rows after which such a page ends early: reading them takes less than
+/// a second.
+const SEARCH_STEP_ROWS: usize = 1024;
+const SEARCH_ROWS: usize = 64 * 1024;
 const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 
 /// `GET /v1/accounts`.
@@ -40,18 +44,26 @@ async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
     };
     let limit = limit.ok_or_else(|| bad(format!("limit is a number from 1 to {MAX_PAGE}")))?;
     let with_token = request::is_on(uri, "token");
-    let (mut items, mut bytes) = (Vec::new(), 0);
+    let name = request::parameter(uri, "name");
+    let (mut items, mut bytes, mut read) = (Vec::new(), 0, 0);
     loop {
         // One row more than asked for shows whether this page is the last.
-        let wanted = STEP_ROWS.min(limit + 1 - items.len());
+        let wanted = match name {
+            Some(_) => SEARCH_STEP_ROWS,
+            None => STEP_ROWS.min(limit + 1 - items.len()),
+        };
         let rows = state.resolver.accounts(after, wanted).await?;
         let is_end = rows.len() < wanted;
         for row in rows {
-            if items.len() == limit || bytes >= PAGE_TOKEN_BYTES {
+            if items.len() == limit || bytes >= PAGE_TOKEN_BYTES || (name.is_some() && read >= SEARCH_ROWS) {
                 let next = after.map(|last| last.to_string());
                 return Ok(api::Accounts { items, next });
             }
             after = Some(row.account);
+            read += 1;
+            if name.as_ref().is_some_and(|name| *name != row.name) {
+                continue;
+            }
             bytes += if with_token { row.token.len() } else { 0 };
             items.push(shown(&row, with_token));
         }

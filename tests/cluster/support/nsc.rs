@@ -56,6 +56,11 @@ impl Nsc {
         self
     }
 
+    /// The folder of its stores.
+    pub(crate) fn stores(&self) -> PathBuf {
+        self.home.path().join("all")
+    }
+
     /// Runs a command, whether it succeeds or not.
     pub(crate) fn try_run(&self, args: &[&str]) -> Screen {
         let home = self.home.path();
