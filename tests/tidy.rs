@@ -108,7 +108,9 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "listener",
-        &["limits", "gather", "activity", "again", "port", "tcp", "socket", "mod"],
+        &[
+            "limits", "gather", "activity", "again", "failures", "port", "tcp", "socket", "mod",
+        ],
     ),
     (
         "nats",
@@ -163,7 +165,7 @@ const ORDER: &[(&str, &[&str])] = &[
         &["mod", "encoding", "store", "view", "changes", "install"],
     ),
     ("state/recent", &["change", "memtable", "live", "cache", "flush", "mod"]),
-    ("tls", &["provider", "files", "x509", "server", "mod"]),
+    ("tls", &["provider", "files", "x509", "reason", "server", "mod"]),
 ];
 
 /// The files in which each library may be named, by the beginning of their paths.

@@ -4,7 +4,8 @@
 //! service that answers requests and with [`Limits`]. For each connection the port
 //!
 //! 1. takes one of `Limits::connections` slots, or closes the connection at once if all are taken;
-//! 2. makes the TLS handshake, if the port has a certificate, within `Limits::handshake`;
+//! 2. makes the TLS handshake, if the port has a certificate, within `Limits::handshake` (`failures.rs` logs those that
+//!    fail);
 //! 3. serves HTTP/1 or HTTP/2 with hyper, and calls the service for each request;
 //! 4. meanwhile watches the connection (`activity.rs`), and closes it when a request's head is late (`Limits::head`) or
 //!    nothing has moved for `Limits::idle`.
@@ -18,6 +19,7 @@
 
 mod activity;
 mod again;
+mod failures;
 mod gather;
 mod limits;
 mod port;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,6 +28,7 @@ use tower::Service;
 use super::Limits;
 use super::activity::{Activity, InFlight, Watched};
 use super::again::Again;
+use super::failures::Failures;
 use super::gather::Gather;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
@@ -52,21 +54,21 @@ const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 pub trait Listen: Send + Sync + 'static {
     /// One connection.
     type Io: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static;
-    /// Waits for the next.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    /// Waits for the next, and gives the client's address if it has one.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, Option<SocketAddr>)>> + Send;
 }
 
 impl Listen for TcpListener {
     type Io = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
-        TcpListener::accept(self).await.map(|(io, _)| io)
+    async fn accept(&self) -> io::Result<(Self::Io, Option<SocketAddr>)> {
+        TcpListener::accept(self).await.map(|(io, client)| (io, Some(client)))
     }
 }
 
 impl Listen for UnixListener {
     type Io = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
-        UnixListener::accept(self).await.map(|(io, _)| io)
+    async fn accept(&self) -> io::Result<(Self::Io, Option<SocketAddr>)> {
+        UnixListener::accept(self).await.map(|(io, _)| (io, None))
     }
 }
 
@@ -78,6 +80,7 @@ pub struct Port<S> {
     limits: Limits,
     scope: Scope,
     tls: Option<ReloadableTls>,
+    failures: Arc<Failures>,
     builder: Builder<InScope>,
     slots: Arc<Semaphore>,
     // Set before `closing` is cancelled, so that connections can check it without the lock of `closing`.
@@ -119,6 +122,7 @@ where
             limits,
             scope,
             tls,
+            failures: Arc::new(Failures::of(name)),
             builder,
             slots: Arc::new(Semaphore::new(limits.connections)),
             stopping: AtomicBool::new(false),
@@ -131,11 +135,17 @@ where
     /// connection has ended.
     pub async fn run<L: Listen>(self, listener: L) {
         let port = Arc::new(self);
+        if port.tls.is_some() {
+            let (failures, scope) = (port.failures.clone(), port.scope.clone());
+            port.scope.spawn("the report of failed handshakes", async move {
+                failures.report(&scope).await;
+            });
+        }
         let (mut full, mut failing) = (Throttle::default(), Throttle::default());
         while let Some(accepted) = port.scope.until_stop(listener.accept()).await {
             match accepted {
-                Ok(io) => {
-                    if !port.take(io) && full.is_due() {
+                Ok((io, client)) => {
+                    if !port.take(io, client) && full.is_due() {
                         let (port, limit) = (port.name, port.limits.connections);
                         tracing::warn!(port, limit, "connection limit reached; new connections are closed");
                     }
@@ -155,7 +165,11 @@ where
     }
 
     /// Serves a connection on a task of its own; false if the port is full and the connection was closed.
-    fn take<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(self: &Arc<Self>, io: IO) -> bool {
+    fn take<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(
+        self: &Arc<Self>,
+        io: IO,
+        client: Option<SocketAddr>,
+    ) -> bool {
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             return false;
         };
@@ -169,9 +183,12 @@ where
             Some(config) => self.scope.spawn_for_client(async move {
                 let handshake = timeout(port.limits.handshake, TlsAcceptor::from(config).accept(io));
                 // No request has arrived yet, so a closing port does not wait for handshakes.
-                if let Some(Ok(Ok(io))) = port.closing.run_until_cancelled(handshake).await {
+                match port.closing.run_until_cancelled(handshake).await {
                     // Boxed, so that ten thousand stalled handshakes do not each reserve the memory for serving.
-                    Box::pin(port.serve(io)).await;
+                    Some(Ok(Ok(io))) => Box::pin(port.serve(io)).await,
+                    Some(Ok(Err(error))) => port.failures.failed(client, &error),
+                    Some(Err(_)) => port.failures.too_slow(client, port.limits.handshake),
+                    None => {}
                 }
                 drop(slot);
             }),

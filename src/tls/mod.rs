@@ -5,13 +5,15 @@
 //! stays in use. `files.rs` reads the PEM files and names the file that is wrong; `x509.rs` reads the two fields of a
 //! certificate that are needed. `provider.rs` has the crypto provider of this program's servers and clients.
 //!
-//! The handshakes are made elsewhere: in `listener` and in `client`.
+//! The handshakes are made elsewhere: in `listener` and in `client`. `reason.rs` says why one with a client failed.
 
 mod files;
 mod provider;
+mod reason;
 mod server;
 mod x509;
 
 pub use files::TlsError;
 pub use provider::provider;
+pub use reason::{TOO_SLOW, reason};
 pub use server::ReloadableTls;

@@ -17,6 +17,8 @@ mod durability;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod handshakes;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;
