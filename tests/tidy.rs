@@ -25,7 +25,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ),
     // `http` and `nats` may not name each other.
     ("http", &["jwt", "resolver", "tls", "listener", "api", "clock", "tasks"]),
-    ("nats", &["jwt", "resolver", "config", "tasks"]),
+    ("nats", &["jwt", "resolver", "config", "tls", "tasks"]),
     ("resolver", &["jwt", "state", "raft", "clock", "tasks"]),
     ("raft", &["state", "config", "folder", "tasks"]),
     ("state", &["jwt"]),
@@ -165,7 +165,12 @@ const ORDER: &[(&str, &[&str])] = &[
         &["mod", "encoding", "store", "view", "changes", "install"],
     ),
     ("state/recent", &["change", "memtable", "live", "cache", "flush", "mod"]),
-    ("tls", &["provider", "files", "x509", "reason", "server", "mod"]),
+    (
+        "tls",
+        &[
+            "provider", "files", "x509", "named", "pair", "reason", "client", "server", "mod",
+        ],
+    ),
 ];
 
 /// The files in which each library may be named, by the beginning of their paths.

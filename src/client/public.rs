@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{Method, Uri};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::call::{Call, ClientError};
@@ -32,7 +31,7 @@ pub struct PublicClient {
 
 impl PublicClient {
     /// A client of the node at `url`, `http://HOST:PORT` or `https://HOST:PORT`; https is verified with the
-    /// authorities in the PEM file `ca` and nothing else.
+    /// certificates in the PEM file `ca` and nothing else, each as an authority and as itself.
     pub fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
         let uri: Uri = url.parse()?;
         let host = uri
@@ -41,7 +40,7 @@ impl PublicClient {
             .to_owned();
         let (tls, default_port) = match (uri.scheme_str(), ca) {
             (Some("http"), _) => (None, 80),
-            (Some("https"), Some(ca)) => (Some(connector(ca)?), 443),
+            (Some("https"), Some(ca)) => (Some(Arc::new(tls::client(ca, None)?).into()), 443),
             (Some("https"), None) => anyhow::bail!("{url} needs a file with the authority that signed its certificate"),
             _ => anyhow::bail!("{url} begins neither with http:// nor with https://"),
         };
@@ -85,12 +84,12 @@ impl PublicClient {
             .map_err(|error| unreachable(error.to_string()))?;
         let (status, body) = match &self.tls {
             None => call.over(stream).await?,
-            Some(tls) => {
+            Some(connector) => {
                 let name = ServerName::try_from(host).map_err(|error| unreachable(error.to_string()))?;
-                let stream = tls
+                let stream = connector
                     .connect(name, stream)
                     .await
-                    .map_err(|error| unreachable(error.to_string()))?;
+                    .map_err(|error| unreachable(tls::words(&error)))?;
                 call.over(stream).await?
             }
         };
@@ -99,16 +98,4 @@ impl PublicClient {
             body,
         })
     }
-}
-
-fn connector(ca: &Path) -> anyhow::Result<tokio_rustls::TlsConnector> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca)? {
-        roots.add(certificate?)?;
-    }
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
 }

@@ -51,7 +51,7 @@ pub enum TlsError {
     /// Certificate and key are not a pair.
     #[error(
         "the private key {key} does not belong to the first certificate in {cert}; \
-         give the key that goes with it, and put the port's own certificate before those of its authorities"
+         give the key that goes with it, and put the own certificate before those of its authorities"
     )]
     NotAPair {
         /// The certificate's path.
@@ -93,14 +93,6 @@ pub(super) fn certificates(what: &'static str, path: &Path) -> Result<Vec<Certif
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     const WHAT: &str = "private key";
     let bytes = contents(WHAT, path)?;
-    if let Ok(found) = fs::metadata(path)
-        && found.permissions().mode() & 0o007 != 0
-    {
-        tracing::warn!(
-            key = %path.display(),
-            "every user of this machine has access to the private key; run chmod o= on it"
-        );
-    }
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::Empty {
             what: WHAT,
@@ -109,6 +101,18 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
         },
         other => damaged(WHAT, path, &other),
     })
+}
+
+/// Warns if other users of this machine may read the private key.
+pub(super) fn warn_if_exposed(path: &Path) {
+    if let Ok(found) = fs::metadata(path)
+        && found.permissions().mode() & 0o007 != 0
+    {
+        tracing::warn!(
+            key = %path.display(),
+            "every user of this machine has access to the private key; run chmod o= on it"
+        );
+    }
 }
 
 fn contents(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {

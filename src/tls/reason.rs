@@ -1,8 +1,11 @@
-//! Why a handshake with a client failed, in the words of an administrator.
+//! Why a handshake failed, in the words of an administrator.
 
+use std::error::Error as StdError;
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError};
+
+use super::named::Unverifiable;
 
 /// The reason of a handshake that took longer than it may.
 pub const TOO_SLOW: &str = "the client took too long";
@@ -38,14 +41,48 @@ fn of_certificate(defect: &CertificateError) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the client's certificate is not valid yet; check both clocks"
         }
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "no authority in client_ca signed the client's certificate"
+        CertificateError::UnknownIssuer => "no authority in client_ca signed the client's certificate",
+        CertificateError::BadSignature => {
+            "the client has not the certificate's key, or another authority of the same name signed it"
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "the client's certificate is not for clients (extendedKeyUsage)"
         }
+        CertificateError::Other(other) => match unverifiable(other) {
+            Some(Unverifiable::Version1) => {
+                "the client's certificate is of X.509 version 1, which cannot be verified; issue it again with \
+                 extensions (openssl x509 -req ... -extfile FILE)"
+            }
+            Some(Unverifiable::Authority) => {
+                "the client's certificate is an authority's own (CA:TRUE) and not in client_ca; put it there, or issue \
+                 one without CA:TRUE"
+            }
+            None => "the client's certificate cannot be used",
+        },
         _ => "the client's certificate cannot be used",
     }
+}
+
+fn unverifiable(error: &OtherError) -> Option<Unverifiable> {
+    error.0.downcast_ref().copied()
+}
+
+/// The text of the error that ended a handshake with a server, with our verifier's sentence where that is the reason:
+/// rustls does not print what a verifier of our own says.
+pub fn words(error: &(dyn StdError + 'static)) -> String {
+    let mut next = Some(error);
+    while let Some(found) = next {
+        if let Some(Error::InvalidCertificate(CertificateError::Other(other))) = found.downcast_ref()
+            && let Some(defect) = unverifiable(other)
+        {
+            return format!("the server's certificate cannot be used: {defect}");
+        }
+        next = match found.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => found.source(),
+        };
+    }
+    error.to_string()
 }
 
 fn of_alert(alert: AlertDescription) -> &'static str {
@@ -63,12 +100,17 @@ fn of_alert(alert: AlertDescription) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustls::PeerIncompatible;
 
     use super::*;
 
     #[test]
     fn each_failure_has_one_of_few_reasons() {
+        fn other(error: impl StdError + Send + Sync + 'static) -> Error {
+            CertificateError::Other(OtherError(Arc::new(error))).into()
+        }
         let tls = |error: Error| io::Error::new(io::ErrorKind::InvalidData, error);
         for (error, words) in [
             (io::ErrorKind::UnexpectedEof.into(), "closed the connection"),
@@ -80,7 +122,13 @@ mod tests {
             (tls(CertificateError::Expired.into()), "expired"),
             (tls(CertificateError::NotValidYet.into()), "not valid yet"),
             (tls(CertificateError::UnknownIssuer.into()), "no authority in client_ca"),
-            (tls(CertificateError::BadSignature.into()), "no authority in client_ca"),
+            (
+                tls(CertificateError::BadSignature.into()),
+                "another authority of the same name",
+            ),
+            (tls(other(Unverifiable::Version1)), "X.509 version 1"),
+            (tls(other(Unverifiable::Authority)), "CA:TRUE"),
+            (tls(other(std::fmt::Error)), "cannot be used"),
             (tls(CertificateError::InvalidPurpose.into()), "extendedKeyUsage"),
             (tls(CertificateError::BadEncoding.into()), "cannot be used"),
             (

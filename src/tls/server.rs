@@ -3,16 +3,18 @@
 //! A connection takes the configuration that is current when it arrives; open connections keep theirs. A reload that
 //! fails changes nothing: the old configuration stays in use, and the defect is logged once per change of the files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{RootCertStore, ServerConfig};
 
-use super::files::{Stamp, TlsError, certificates, damaged, private_key, stamp};
+use super::files::{Stamp, TlsError, certificates, damaged, private_key, stamp, warn_if_exposed};
+use super::named::ClientVerifier;
+use super::pair::unusable;
 use super::provider::provider;
 use super::x509;
 use crate::clock::Clock;
@@ -165,10 +167,11 @@ fn paths(files: &PublicTls) -> impl Iterator<Item = &PathBuf> {
 fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
     let chain = certificates("certificate", &files.cert)?;
     let key = private_key(&files.key)?;
+    warn_if_exposed(&files.key);
     let not_after = x509::not_after(&chain[0])
         .ok_or_else(|| damaged("certificate", &files.cert, &"its expiry (notAfter) cannot be read"))?;
-    let verifier = match &files.client_ca {
-        Some(path) => client_verifier(path, files.client_required)?,
+    let verifier: Arc<dyn ClientCertVerifier> = match &files.client_ca {
+        Some(path) => Arc::new(ClientVerifier::read(path, files.client_required)?),
         None => WebPkiClientVerifier::no_client_auth(),
     };
     let own = chain[0].clone();
@@ -177,14 +180,7 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         .map_err(|error| damaged("certificate", &files.cert, &error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => TlsError::NotAPair {
-                cert: files.cert.clone(),
-                key: files.key.clone(),
-            },
-            rustls::Error::InvalidCertificate(defect) => bad_certificate(&own, &files.cert, &defect),
-            other => damaged("private key", &files.key, &other),
-        })?;
+        .map_err(|error| unusable(error, &own, &files.cert, &files.key))?;
     // nats-server offers h2 without `resolver_tls` and no ALPN at all with it; both are served. The handshake refuses a
     // client that offers only other protocols, as RFC 7301 requires.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -194,32 +190,6 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         config: Arc::new(config),
         not_after,
     })
-}
-
-/// Why rustls refuses the port's own certificate. It reports that only when it checks whether the key belongs to it.
-fn bad_certificate(certificate: &[u8], path: &Path, defect: &rustls::CertificateError) -> TlsError {
-    if x509::is_version_1(certificate) {
-        // `openssl x509 -req` makes these without a warning unless it is given extensions.
-        let reason = "it is of X.509 version 1, which has no names a client could verify; issue it with extensions, at \
-                      least subjectAltName (openssl x509 -req ... -extfile FILE)";
-        return damaged("certificate", path, &reason);
-    }
-    damaged("certificate", path, defect)
-}
-
-fn client_verifier(path: &Path, required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    const WHAT: &str = "file of client authorities";
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(WHAT, path)? {
-        roots.add(certificate).map_err(|error| damaged(WHAT, path, &error))?;
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-    let builder = if required {
-        builder
-    } else {
-        builder.allow_unauthenticated()
-    };
-    builder.build().map_err(|error| damaged(WHAT, path, &error))
 }
 
 #[cfg(test)]

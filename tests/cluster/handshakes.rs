@@ -8,10 +8,13 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
 
+use crate::propagation::TwoServers;
 use crate::support::mint::Operator;
-use crate::support::node::{Node, NodeTls, Options};
+use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::node::{NatsLink, Node, NodeTls, Options};
 use crate::support::process::{PATIENCE, eventually};
-use crate::support::tls::Authority;
+use crate::support::tls::{Authority, Identity, self_signed, version_1};
+use crate::support::tools::NEWEST;
 
 /// What a client does on a new connection to the port.
 enum Client {
@@ -126,5 +129,119 @@ fn every_failed_handshake_is_logged_with_address_and_reason_and_counted_at_info(
             counted.iter().any(|line| line.contains(reason)),
             "{reason}: {counted:?}"
         );
+    }
+}
+
+/// A server whose certificate signed itself, or whose authority nobody has, is what many small NATS clusters are.
+#[test]
+fn g5_a_nats_server_whose_own_certificate_is_the_ca_is_told_of_a_revocation() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let own = self_signed(path, "own", |_| {});
+    let leaf = Authority::new(path, "unknown").issue("leaf");
+    let expired = self_signed(path, "expired", |params| {
+        params.not_after = rcgen::date_time_ymd(2024, 1, 1)
+    });
+    let elsewhere = self_signed(path, "elsewhere", |params| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("nats.example.net".try_into().unwrap())];
+    });
+    let of_clients = self_signed(path, "of-clients", |params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let old = version_1("version-1-ca");
+    let same_name = self_signed(path, "same-name", |_| {});
+    let start = |server: &Identity, ca: &Identity| {
+        let (cert, key) = (server.cert.display(), server.key.display());
+        let link = NatsLink {
+            ca: Some(ca.cert.clone()),
+            ..NatsLink::plain(Vec::new(), String::new())
+        };
+        TwoServers::start(
+            "tls",
+            &format!("tls {{ cert_file: \"{cert}\", key_file: \"{key}\" }}"),
+            link,
+        )
+    };
+    for identity in [&own, &leaf] {
+        start(identity, identity).revoke();
+    }
+    for (server, ca, words) in [
+        (&expired, &expired, "certificate expired"),
+        (&elsewhere, &elsewhere, "certificate is only valid for DnsName"),
+        (&of_clients, &of_clients, "InvalidPurpose"),
+        (&own, &same_name, "(CA:TRUE) and not among the named ones"),
+        (&leaf, &own, "UnknownIssuer. Set ca under [[nats]]"),
+        (
+            &old,
+            &old,
+            "X.509 version 1, which cannot be verified; issue it again with extensions",
+        ),
+    ] {
+        let servers = start(server, ca);
+        servers.says(words);
+        assert!(!servers.node.log().contains("connected to NATS cluster"), "{words}");
+    }
+}
+
+/// nats-server shows the certificates that Go's TLS chooses, by the issuers that the port names.
+#[test]
+fn a_nats_server_whose_own_certificate_is_the_client_ca_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let operator = Operator::new("O");
+    let authority = Authority::new(path, "server");
+    let own = self_signed(path, "own", |_| {});
+    let leaf = Authority::new(path, "unknown").issue("leaf");
+    let expired = self_signed(path, "expired", |params| {
+        params.not_after = rcgen::date_time_ymd(2024, 1, 1)
+    });
+    let same_name = self_signed(path, "same-name", |_| {});
+    let old = version_1("version-1-client");
+    let start = |client: &Identity, client_ca: &Identity| {
+        // A certificate that is not the tested one, for the upload.
+        let uploader = authority.issue("uploader");
+        let both = path.join("both.pem");
+        let text = [&client_ca.cert, &authority.cert()].map(|file| std::fs::read_to_string(file).unwrap());
+        std::fs::write(&both, text.concat()).unwrap();
+        let tls = NodeTls {
+            client_ca: Some(both),
+            ..NodeTls::of(&authority, Some(&uploader))
+        };
+        let options = Options {
+            tls: Some(tls),
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        node.put(&operator.system, &operator.system_token());
+        let config = format!(
+            "{}resolver_tls {{ ca_file: \"{}\", cert_file: \"{}\", key_file: \"{}\" }}\n",
+            resolver_config(&operator.token(), &node.accounts_url()),
+            authority.cert().display(),
+            client.cert.display(),
+            client.key.display()
+        );
+        (NatsServer::try_start(NEWEST, &config, &[]), node)
+    };
+    for identity in [&own, &leaf] {
+        let (server, node) = start(identity, identity);
+        assert!(server.is_ok(), "{}\n{}", server.err().unwrap_or_default(), node.log());
+    }
+    for (client, client_ca, words) in [
+        (&expired, &expired, "the client's certificate has expired"),
+        (&own, &same_name, "an authority's own (CA:TRUE) and not in client_ca"),
+        (
+            &old,
+            &version_1("version-1-ca"),
+            "X.509 version 1, which cannot be verified; issue it again",
+        ),
+        (&old, &old, "X.509 version 1, which cannot be verified; issue it again"),
+    ] {
+        let (server, node) = start(client, client_ca);
+        assert!(server.is_err(), "{words}: it was served");
+        eventually(words, || {
+            let log = node.log();
+            let told = |line: &str| line.contains("INFO") && line.contains(words);
+            log.lines().any(told).then_some(())
+        });
     }
 }

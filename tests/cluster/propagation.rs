@@ -428,17 +428,17 @@ fn pass(mut from: TcpStream, mut to: TcpStream) {
 }
 
 /// A NATS cluster of two servers: one with `tls`, for the node, and one without, for the tests' users.
-struct TwoServers {
+pub(crate) struct TwoServers {
     operator: Operator,
     account: Account,
-    node: Node,
+    pub(crate) node: Node,
     _encrypted: NatsServer,
     plain: NatsServer,
 }
 
 impl TwoServers {
     /// The node connects to the first server with `link`, whose URL begins with `scheme`.
-    fn start(scheme: &str, tls: &str, link: NatsLink) -> Self {
+    pub(crate) fn start(scheme: &str, tls: &str, link: NatsLink) -> Self {
         let (operator, account) = (Operator::new("O"), Account::new("A"));
         let (port, route) = (free_port(), free_port());
         let options = Options {
@@ -472,7 +472,7 @@ impl TwoServers {
 
     /// A revocation disconnects its user.
     #[track_caller]
-    fn revoke(&self) {
+    pub(crate) fn revoke(&self) {
         let alice = self.account.user();
         let mut connection = NatsUser::connect(self.plain.address(), &alice).unwrap();
         let token = self.operator.account_with(&self.account, |claims| {
@@ -488,7 +488,7 @@ impl TwoServers {
     }
 
     #[track_caller]
-    fn says(&self, words: &str) {
+    pub(crate) fn says(&self, words: &str) {
         eventually("the log says why", || self.node.log().contains(words).then_some(()));
     }
 }

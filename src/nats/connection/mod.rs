@@ -19,8 +19,9 @@ use tokio::time::timeout;
 pub(super) use route::{Ended, Route};
 
 use super::subjects;
-use crate::config::{ClientCert, NatsCluster};
+use crate::config::NatsCluster;
 use crate::jwt::{AccountKey, Token};
+use crate::tls;
 
 /// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
@@ -100,12 +101,7 @@ impl Connection {
                 let _ = events_in.try_send(event);
                 std::future::ready(())
             });
-        if let Some(ca) = &cluster.ca {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let Some(ClientCert { cert, key }) = &cluster.client {
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
+        options = certificates(options, cluster).await?;
         if cluster.tls_first {
             options = options.tls_first();
         }
@@ -231,6 +227,23 @@ fn incoming(message: Message) -> Incoming {
     }
 }
 
+/// Adds the cluster's certificates. With `ca`, servers are verified by us; without it, by the client library, with the
+/// system's authorities.
+async fn certificates(options: ConnectOptions, cluster: &NatsCluster) -> Result<ConnectOptions, String> {
+    let (ca, client) = (cluster.ca.clone(), cluster.client.clone());
+    if let Some(ca) = ca {
+        let config = tls::off_the_workers(move || tls::client(&ca, client.as_ref())).await;
+        return Ok(options.tls_client_config(config.map_err(|error| error.to_string())?));
+    }
+    if let Some(files) = client {
+        let options = options.add_client_certificate(files.cert.clone(), files.key.clone());
+        // The library's own error would not say which file is wrong.
+        let checked = tls::off_the_workers(move || tls::check(&files)).await;
+        return checked.map(|()| options).map_err(|error| error.to_string());
+    }
+    Ok(options)
+}
+
 async fn credentials(path: &Path) -> Result<(ConnectOptions, Option<AccountKey>), String> {
     let unusable = |defect: &dyn std::fmt::Display| {
         format!(
@@ -271,7 +284,7 @@ fn account_in(claims: &serde_json::Value) -> Option<&str> {
 }
 
 fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
-    let text = subjects::clip(&error.to_string(), 300);
+    let text = subjects::clip(&tls::words(error), 300);
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => format!(
             "{url} refuses the user of {}: its JWT has expired, was revoked, or is not of the server's system account. \
@@ -291,6 +304,13 @@ fn remedy(cluster: &NatsCluster, text: &str) -> &'static str {
     }
     if text.contains("expected INFO") && !cluster.tls_first {
         return ". If the server is configured with handshake_first, set tls_first = true under [[nats]]";
+    }
+    if text.contains("UnknownIssuer") {
+        return ". Set ca under [[nats]] to the authority that signed the server's certificate, or to that certificate";
+    }
+    // The client library reads them in any case.
+    if text.contains("could not load platform certs") {
+        return ". SSL_CERT_FILE or SSL_CERT_DIR names what cannot be read: correct it, or remove it";
     }
     // rustls's name for an answer that is not TLS.
     if text.contains("InvalidContentType") {

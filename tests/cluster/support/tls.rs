@@ -23,6 +23,46 @@ pub(crate) struct Identity {
     pub(crate) key: PathBuf,
 }
 
+/// What `openssl req -x509` makes, for 127.0.0.1 and localhost, in files called `name`; `change` comes last.
+pub(crate) fn self_signed(folder: &Path, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
+    let mut params = params("peer");
+    params.extended_key_usages.clear();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.use_authority_key_identifier_extension = true;
+    change(&mut params);
+    let key = KeyPair::generate().expect("the system gives randomness");
+    let cert = params.self_signed(&key).expect("our own parameters are sound");
+    write(folder, name, &cert.pem(), &key)
+}
+
+/// A certificate of X.509 version 1 made by `openssl x509 -req`: `version-1-ca`, which signed itself, or
+/// `version-1-client`, which that one signed.
+pub(crate) fn version_1(name: &str) -> Identity {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+    Identity {
+        cert: folder.join(format!("{name}.pem")),
+        key: folder.join(format!("{name}.key")),
+    }
+}
+
+fn params(name: &str) -> CertificateParams {
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let mut params = CertificateParams::new(names).expect("both are names");
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn write(folder: &Path, name: &str, cert: &str, key: &KeyPair) -> Identity {
+    let identity = Identity {
+        cert: folder.join(format!("{name}.pem")),
+        key: folder.join(format!("{name}.key")),
+    };
+    fs::write(&identity.key, key.serialize_pem()).expect("the test's own folder is writable");
+    fs::write(&identity.cert, cert).expect("the test's own folder is writable");
+    identity
+}
+
 impl Authority {
     /// A new authority; its certificate is `NAME-ca.pem` in `folder`.
     pub(crate) fn new(folder: &Path, name: &str) -> Self {
@@ -52,22 +92,13 @@ impl Authority {
 
     /// The same after `change`.
     pub(crate) fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let mut params = CertificateParams::new(names).expect("both are names");
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let mut params = params(name);
         change(&mut params);
         let key = KeyPair::generate().expect("the system gives randomness");
         let cert = params
             .signed_by(&key, &self.issuer)
             .expect("our own parameters are sound");
-        let identity = Identity {
-            cert: self.folder.join(format!("{name}.pem")),
-            key: self.folder.join(format!("{name}.key")),
-        };
-        fs::write(&identity.key, key.serialize_pem()).expect("the test's own folder is writable");
-        fs::write(&identity.cert, cert.pem()).expect("the test's own folder is writable");
-        identity
+        write(&self.folder, name, &cert.pem(), &key)
     }
 
     /// A client that trusts this authority, shows `identity` if it has one, and offers `protocols` by ALPN.
