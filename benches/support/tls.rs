@@ -11,6 +11,7 @@ use std::thread;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384};
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::ServerName;
 
@@ -38,6 +39,8 @@ impl Identity {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         // As Go's crypto/tls, and so nats-server, offers them where the processor has AES: the shorter key first.
         provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384];
+        // And the hybrid group before X25519, with a key for each.
+        provider.kx_groups = vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1];
         let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider speaks it")

@@ -17,11 +17,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -31,7 +33,7 @@ use super::again::Again;
 use super::failures::Failures;
 use super::gather::Gather;
 use crate::tasks::Scope;
-use crate::tls::ReloadableTls;
+use crate::tls::{PortConfig, ReloadableTls};
 
 /// The pause after a failed accept: after "too many open files" the next one would fail the same way at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -181,7 +183,7 @@ where
                 drop(slot);
             }),
             Some(config) => self.scope.spawn_for_client(async move {
-                let handshake = timeout(port.limits.handshake, TlsAcceptor::from(config).accept(io));
+                let handshake = timeout(port.limits.handshake, shake_hands(config, io));
                 // No request has arrived yet, so a closing port does not wait for handshakes.
                 match port.closing.run_until_cancelled(handshake).await {
                     // Boxed, so that ten thousand stalled handshakes do not each reserve the memory for serving.
@@ -259,6 +261,13 @@ where
             let _ = self.slots.acquire_many(all).await;
         }
     }
+}
+
+/// Makes the TLS handshake with the configuration for what the client offers.
+async fn shake_hands<IO: AsyncRead + AsyncWrite + Unpin>(config: PortConfig, io: IO) -> io::Result<TlsStream<IO>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+    let config = config.for_client(&start.client_hello());
+    start.into_stream(config).await
 }
 
 /// Answers one request, which is in flight until the answer's head is ready.

@@ -22,4 +22,4 @@ pub use client::{check, client, off_the_workers};
 pub use files::TlsError;
 pub use provider::provider;
 pub use reason::{TOO_SLOW, reason, words};
-pub use server::ReloadableTls;
+pub use server::{PortConfig, ReloadableTls};

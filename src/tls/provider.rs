@@ -9,3 +9,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
+
+/// The same with X25519 as the only key exchange.
+pub(super) fn x25519_provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        kx_groups: vec![aws_lc_rs::kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    })
+}

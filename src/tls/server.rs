@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-use rustls::server::WebPkiClientVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, WebPkiClientVerifier};
+use rustls::{NamedGroup, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::files::{Stamp, TlsError, certificates, damaged, private_key, stamp, warn_if_exposed};
 use super::named::ClientVerifier;
 use super::pair::unusable;
-use super::provider::provider;
+use super::provider::{provider, x25519_provider};
 use super::x509;
 use crate::clock::Clock;
 use crate::config::PublicTls;
@@ -50,8 +52,33 @@ struct Shared {
 }
 
 struct Loaded {
-    config: Arc<ServerConfig>,
+    config: PortConfig,
     not_after: i64,
+}
+
+/// The TLS configuration of a port at one moment. It differs by what a client offers.
+#[derive(Clone)]
+pub struct PortConfig {
+    any: Arc<ServerConfig>,
+    x25519: Arc<ServerConfig>,
+}
+
+impl PortConfig {
+    /// The configuration for a client that begins with `hello`.
+    ///
+    /// rustls agrees on the group that the client offers first, whatever it prefers itself. Go's clients begin with the
+    /// hybrid of X25519 and ML-KEM, which costs twice as much as X25519, and send a key for X25519 too. What this port
+    /// serves is signed and no secret, so nothing is gained by keeping it from those who can break X25519 one day. The
+    /// hybrid stays for clients that do not offer X25519; any other group would cost them a round trip.
+    pub fn for_client(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let groups = hello.named_groups().unwrap_or_default();
+        let hybrid_first = groups.first() == Some(&NamedGroup::X25519MLKEM768);
+        if hybrid_first && groups.contains(&NamedGroup::X25519) {
+            self.x25519.clone()
+        } else {
+            self.any.clone()
+        }
+    }
 }
 
 impl ReloadableTls {
@@ -67,8 +94,8 @@ impl ReloadableTls {
         })))
     }
 
-    /// The configuration for a connection that arrives now.
-    pub fn config(&self) -> Arc<ServerConfig> {
+    /// The configuration for a connection that arrives now, in its variants.
+    pub fn config(&self) -> PortConfig {
         self.0.current.load().config.clone()
     }
 
@@ -174,8 +201,26 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         Some(path) => Arc::new(ClientVerifier::read(path, files.client_required)?),
         None => WebPkiClientVerifier::no_client_auth(),
     };
+    let with = |provider| config(files, provider, verifier.clone(), chain.clone(), key.clone_key());
+    Ok(Loaded {
+        config: PortConfig {
+            any: with(provider())?,
+            x25519: with(x25519_provider())?,
+        },
+        not_after,
+    })
+}
+
+/// The configuration with what was read from `files`.
+fn config(
+    files: &PublicTls,
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let own = chain[0].clone();
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| damaged("certificate", &files.cert, &error))?
         .with_client_cert_verifier(verifier)
@@ -186,15 +231,17 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // nats-server never resumes a session: tickets would add two records to every handshake and never be used.
     config.send_tls13_tickets = 0;
-    Ok(Loaded {
-        config: Arc::new(config),
-        not_after,
-    })
+    Ok(Arc::new(config))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use rustls::crypto::aws_lc_rs::{self, kx_group};
+    use rustls::server::Acceptor;
+    use rustls::{ClientConnection, HandshakeKind};
+    use rustls_pki_types::ServerName;
 
     use super::*;
 
@@ -309,6 +356,55 @@ mod tests {
             sentence.starts_with(&start) && sentence.contains("subjectAltName") && !sentence.contains("key.pem"),
             "{sentence}"
         );
+    }
+
+    /// The hybrid costs as much as X25519 again, and what this port serves is no secret.
+    #[test]
+    fn x25519_is_agreed_on_where_it_is_offered_and_the_hybrid_where_nothing_else_is() {
+        let folder = Folder::with(&pair(2031));
+        let tls = ReloadableTls::load(&folder.files()).expect("loads");
+        let (hybrid, x25519, p256) = (kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1);
+        let cases = [
+            // As Go does.
+            (vec![hybrid, x25519, p256], x25519),
+            (vec![hybrid, p256, x25519], x25519),
+            (vec![x25519, hybrid], x25519),
+            (vec![x25519], x25519),
+            (vec![hybrid], hybrid),
+            // A key for the hybrid alone was sent; any other group would cost a round trip.
+            (vec![hybrid, p256], hybrid),
+            (vec![p256], p256),
+            (vec![p256, hybrid], p256),
+            (vec![p256, x25519], p256),
+        ];
+        for (offered, agreed) in cases {
+            let names: Vec<_> = offered.iter().map(|group| group.name()).collect();
+            let provider = CryptoProvider {
+                kx_groups: offered,
+                ..aws_lc_rs::default_provider()
+            };
+            let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .expect("known")
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            let name = ServerName::try_from("localhost").expect("a name");
+            let mut client = ClientConnection::new(Arc::new(config), name).expect("sound");
+            let mut acceptor = Acceptor::default();
+            let mut sent = Vec::new();
+            client.write_tls(&mut sent).expect("memory");
+            acceptor.read_tls(&mut sent.as_slice()).expect("memory");
+            let accepted = acceptor.accept().ok().flatten().expect("a whole hello");
+            let config = tls.config().for_client(&accepted.client_hello());
+            let server = accepted.into_connection(config).ok().expect("groups in common");
+            let group = server.negotiated_key_exchange_group().map(|group| group.name());
+            assert_eq!(group, Some(agreed.name()), "{names:?}");
+            assert_eq!(
+                server.handshake_kind(),
+                Some(HandshakeKind::Full),
+                "{names:?}: one round trip"
+            );
+        }
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rcgen::ExtendedKeyUsagePurpose;
-use rustls::{ClientConfig, ClientConnection};
-use rustls_pki_types::ServerName;
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use crate::propagation::TwoServers;
 use crate::support::mint::Operator;
@@ -129,6 +132,50 @@ fn every_failed_handshake_is_logged_with_address_and_reason_and_counted_at_info(
             counted.iter().any(|line| line.contains(reason)),
             "{reason}: {counted:?}"
         );
+    }
+}
+
+/// What the port serves is signed and no secret, and the hybrid costs as much as X25519 again.
+#[test]
+fn a_client_that_offers_x25519_and_its_hybrid_as_go_does_gets_x25519() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "test");
+    let options = Options {
+        tls: Some(NodeTls::of(&authority, None)),
+        ..Options::default()
+    };
+    let node = Node::start(&Operator::new("O").token(), options);
+    for (offered, agreed) in [
+        (vec![X25519MLKEM768, X25519, SECP256R1], NamedGroup::X25519),
+        (vec![X25519MLKEM768], NamedGroup::X25519MLKEM768),
+    ] {
+        let provider = CryptoProvider {
+            kx_groups: offered,
+            ..aws_lc_rs::default_provider()
+        };
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(authority.cert()).unwrap())
+            .unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::IpAddress(node.address().ip().into());
+        let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = TcpStream::connect(node.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = rustls::Stream::new(&mut session, &mut stream);
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let group = session.negotiated_key_exchange_group().map(|group| group.name());
+        assert_eq!(group, Some(agreed));
+        assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full), "in one round trip");
     }
 }
 
