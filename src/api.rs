@@ -41,6 +41,9 @@ pub struct Account {
     /// The token, where it was asked for (`?token=true`, or a single account).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Why the stored row cannot be read; then name, operator and times are unknown (empty, 0), and there is no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// `GET /v1/accounts?after=A...&limit=N&token=true&name=NAME`: one page, ordered by the key's bytes; with `name` only

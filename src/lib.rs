@@ -20,7 +20,7 @@
 //! | [`cli`] | the command line; [`client`] makes its requests, [`sign`] is the only code that signs |
 //!
 //! Shared leaf modules: [`listener`] (a port without routes), [`tls`], [`config`], [`folder`] (the data folder),
-//! [`tasks`] (every task's owner, and the first fault), [`api`] (JSON shapes), [`clock`].
+//! [`tasks`] (every task's owner, and the first fault), [`api`] (JSON shapes), [`clock`], [`panics`] (a library's, caught).
 //!
 //! Imports point downward only, between rooms and within each of them: `tests/tidy.rs` has both orders as tables.
 //!
@@ -82,6 +82,7 @@ pub mod jwt;
 pub mod listener;
 pub mod nats;
 pub mod node;
+pub mod panics;
 pub mod raft;
 pub mod resolver;
 pub mod sign;

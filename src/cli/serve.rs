@@ -16,6 +16,7 @@ use super::exit::{Exit, Failure};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
+use crate::panics;
 
 /// How long a node may take to finish the requests in progress. After that it closes the stores; the systemd unit
 /// allows one minute for both.
@@ -110,6 +111,7 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
             .init(),
         LogFormat::Json => log.json().flatten_event(true).finish().with(no_contents).init(),
     }
+    panics::log_all();
     Ok(())
 }
 

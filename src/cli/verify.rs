@@ -143,6 +143,9 @@ fn verify_account(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<
             detail,
         })
     };
+    if let Some(damage) = &account.damage {
+        return finding("failed", "damaged", damage.clone());
+    }
     let Some(token) = &account.token else {
         return finding(
             "failed",
@@ -181,6 +184,7 @@ mod tests {
             expires_at: 0,
             revision: 1,
             token: token.map(str::to_owned),
+            damage: None,
         }
     }
 
@@ -196,7 +200,17 @@ mod tests {
             assert_eq!((finding.kind, finding.code.as_str()), ("failed", code));
             counts.count(Some(&finding));
         }
+        let damaged = Account {
+            damage: Some("the stored row is damaged".to_owned()),
+            ..account(None)
+        };
+        let finding = verify_account(&damaged, &TrustedKeys::default(), 0).expect("it is not good");
+        assert_eq!(
+            (finding.code.as_str(), finding.detail.as_str()),
+            ("damaged", "the stored row is damaged")
+        );
+        counts.count(Some(&finding));
         counts.count(None);
-        assert_eq!((counts.accounts, counts.good, counts.failed), (4, 1, 3));
+        assert_eq!((counts.accounts, counts.good, counts.failed), (5, 1, 4));
     }
 }

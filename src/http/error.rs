@@ -193,7 +193,8 @@ impl From<&ReadError> for Refusal {
     fn from(error: &ReadError) -> Self {
         match error {
             // The resolver has logged the cause, and reported a fault if this node cannot go on.
-            ReadError::Damaged(_) | ReadError::Fault(_) => Self::internal(),
+            ReadError::Damaged(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", error.to_string()),
+            ReadError::Fault(_) => Self::internal(),
             ReadError::NoRoom | ReadError::ShuttingDown => Self::unavailable(error.to_string()),
         }
     }

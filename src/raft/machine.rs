@@ -176,7 +176,10 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotView>, StorageError> {
         // Snapshots arrive whole (`full_snapshot`), never in openraft's own chunks, so this is never called.
-        let view = self.state.snapshot().map_err(|fault| self.report(chain(&fault)))?;
+        let view = self
+            .state
+            .snapshot()
+            .map_err(|fault| self.report(chain(&fault.fatal())))?;
         Ok(Box::new(view))
     }
 
@@ -200,7 +203,10 @@ impl RaftStateMachine<Types> for Machine {
             return Ok(None);
         }
         // At least as new as the one that was built: redb only moves forward.
-        let view = self.state.snapshot().map_err(|fault| self.report(chain(&fault)))?;
+        let view = self
+            .state
+            .snapshot()
+            .map_err(|fault| self.report(chain(&fault.fatal())))?;
         let current = Current::of(view).map_err(|reason| self.report(reason))?;
         Ok(Some(current.handle()))
     }
@@ -217,7 +223,7 @@ pub struct Builder {
 
 impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
-        let report_fault = |fault: Fault| report(&self.fault, chain(&fault));
+        let report_fault = |fault: Fault| report(&self.fault, chain(&fault.fatal()));
         let applied = self.state.applied().map(|mark| mark.index);
         let view = loop {
             let view = self.state.snapshot().map_err(report_fault)?;

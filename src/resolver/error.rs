@@ -124,8 +124,8 @@ pub enum SubmitError {
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The row is damaged. Other rows are sound, and the node goes on.
-    #[error("a row in the state of this node is damaged")]
+    /// The disk does not give what is stored, or not as it was stored. Other reads succeed, and the node goes on.
+    #[error("a part of the state of this node cannot be read; its log says which, and what to do")]
     Damaged(#[source] Fault),
     /// The rows are not in redb yet, and the disk has no room to write them there.
     #[error("the disk of this node is full; make room there and try again (lookups of single accounts go on)")]

@@ -46,7 +46,7 @@ pub(super) struct Reading {
     pub(super) inline: Semaphore,
     /// Permits for lookups that wait for a hanging disk on threads of their own.
     pub(super) hanging: Arc<Semaphore>,
-    /// The damaged rows that have been logged.
+    /// The damages that have been logged.
     pub(super) damages: Mutex<BTreeSet<String>>,
 }
 

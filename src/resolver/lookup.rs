@@ -14,7 +14,7 @@ use crate::tasks::chain;
 /// is not enough the disk hangs, and the lookup waits for the disk on a thread of its own.
 const READ_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Damaged rows that are logged. With more than these the file itself is damaged, and further lines add nothing.
+/// Damages that are logged. With more than these the file itself is damaged, and further lines add nothing.
 const DAMAGES_LOGGED: usize = 64;
 
 impl Resolver {
@@ -55,22 +55,23 @@ impl Resolver {
         }
     }
 
-    /// Reports a fault found while reading, which ends the node. A damaged row fails this read only: others are sound.
+    /// Logs a fault found while reading, and reports it if it ends the node. What the disk does not give, or not as it
+    /// was stored, fails this read only: others succeed.
     pub(super) fn noted<T>(&self, result: Result<T, Fault>) -> Result<T, ReadError> {
-        result.map_err(|fault| match fault {
-            Fault::Damaged { .. } => {
-                self.note_damage(chain(&fault));
+        result.map_err(|fault| {
+            if fault.is_of_one_read() {
+                self.note_damage(&fault);
                 ReadError::Damaged(fault)
-            }
-            fault => {
+            } else {
                 self.0.fault.report(chain(&fault));
                 ReadError::Fault(fault)
             }
         })
     }
 
-    /// Logs each damaged row once: clients may ask for the same row any number of times.
-    fn note_damage(&self, damage: String) {
+    /// Logs each damage once: clients may ask for the same row any number of times.
+    pub(super) fn note_damage(&self, fault: &Fault) {
+        let damage = chain(fault);
         let mut logged = self.0.reading.damages.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < DAMAGES_LOGGED && !logged.contains(&damage) {
             tracing::error!("{damage}");

@@ -11,7 +11,8 @@
 //!   remembered one.
 //!
 //! A failure is one of three kinds (`error.rs`): the caller's, which says what to change; transient, which says to try
-//! again; and a fault, which is logged in full and ends the node. A damaged row fails only the read that meets it.
+//! again; and a fault, which is logged in full and ends the node. What the disk does not give, or not as it was stored,
+//! fails only the read that meets it. A damaged row can be replaced: an account's newest token is taken in its place.
 //!
 //! Nothing here knows HTTP or NATS, and no room above but `node`, which starts Raft, touches `raft` or `state`: the
 //! types that callers need from there are re-exported here.
@@ -31,5 +32,6 @@ pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 pub use crate::raft::ProposeError;
 pub use crate::state::AccountRow;
 pub use crate::state::Changes;
+pub use crate::state::Listed;
 pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;

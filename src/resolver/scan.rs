@@ -1,13 +1,11 @@
 //! Many accounts: a page in the order of their keys, or what changed since a revision.
 
-use std::sync::Arc;
-
 use super::error::ReadError;
 use super::handle::Resolver;
 use crate::jwt::AccountKey;
-use crate::state::AccountRow;
 use crate::state::Changes;
 use crate::state::Fault;
+use crate::state::Listed;
 use crate::state::Revision;
 use crate::state::State;
 
@@ -15,9 +13,14 @@ use crate::state::State;
 const SCAN_FLUSH_ROWS: usize = 256;
 
 impl Resolver {
-    /// One page of accounts with their current tokens, in the order of their keys' bytes, after `after`.
-    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, ReadError> {
-        self.scan(move |state| state.accounts(after, limit)).await
+    /// One page of accounts with their current tokens, in the order of their keys' bytes, after `after`. An account
+    /// whose row cannot be read is there with the reason, which is logged.
+    pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, ReadError> {
+        let page = self.scan(move |state| state.accounts(after, limit)).await?;
+        for fault in page.iter().filter_map(|listed| listed.row.as_ref().err()) {
+            self.note_damage(fault);
+        }
+        Ok(page)
     }
 
     /// What changed after the revision `after`, as current rows in the order of their revisions.

@@ -214,10 +214,23 @@ impl Resolver {
         in_order_of_arrival: bool,
     ) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
-        let Some(row) = self.lookup(claims.account).await? else {
-            return Ok(None);
+        let token = verified.token().bytes();
+        let row = match self.lookup(claims.account).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Ok(None),
+            // A newer token mends the damage.
+            Err(ReadError::Damaged(_))
+                if in_order_of_arrival
+                    || self
+                        .0
+                        .state
+                        .may_replace_damaged(claims.account, claims.issued_at, token) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
         };
-        if row.token == *verified.token().bytes() {
+        if row.token == *token {
             return Ok(Some(Submitted {
                 stored: false,
                 revision: row.revision,
@@ -232,7 +245,7 @@ impl Resolver {
             });
         }
         let is_dated = claims.issued_at > 0;
-        if is_dated && !in_order_of_arrival && row.supersedes(claims.issued_at, verified.token().bytes()) {
+        if is_dated && !in_order_of_arrival && row.supersedes(claims.issued_at, token) {
             return Err(self.superseded(claims, row.issued_at));
         }
         Ok(None)

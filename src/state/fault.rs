@@ -4,15 +4,17 @@ use std::error::Error;
 use std::sync::Arc;
 
 use super::command::UnknownCommand;
+use crate::jwt::AccountKey;
 
-/// This node cannot go on: its disk failed, its state file is not what it should be, or its log holds an entry that it
-/// cannot apply. Says which file and operation and what to do; the cause is its `source`.
+/// The disk failed, the state file is not what it should be, or the log holds an entry that cannot be applied. Says
+/// which file and operation and what to do; the cause is its `source`. This node cannot go on, unless one read failed
+/// while others may succeed ([`Fault::is_of_one_read`]).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
     /// The disk or the database refused an operation.
     #[error("cannot {operation} the state file {file}: {advice}")]
     Storage {
-        /// A verb: "open", "read", "write to", "commit to".
+        /// A verb: "open", "read", "write to", "commit to", "use".
         operation: &'static str,
         /// The file.
         file: Arc<str>,
@@ -21,6 +23,25 @@ pub enum Fault {
         /// What the library or the system said.
         #[source]
         cause: Arc<dyn Error + Send + Sync>,
+    },
+    /// A part of the file cannot be read: the disk refuses it, or its bytes are no part of a database any more.
+    #[error("a part of the state file {file} cannot be read: {UNREADABLE_ADVICE}")]
+    Unreadable {
+        /// The file.
+        file: Arc<str>,
+        /// What the library or the system said.
+        #[source]
+        cause: Arc<dyn Error + Send + Sync>,
+    },
+    /// The row of one account is not as it was stored.
+    #[error("the stored row of account {account} is damaged ({what}; {file}): {ROW_ADVICE}")]
+    Row {
+        /// The file.
+        file: Arc<str>,
+        /// The account.
+        account: AccountKey,
+        /// What is wrong with the row.
+        what: String,
     },
     /// Something in the file cannot be what was written.
     #[error("the state file {file} is damaged ({what}): {DAMAGED_ADVICE}")]
@@ -103,6 +124,59 @@ impl Fault {
         }
     }
 
+    /// What a failed read is reported as. `unread` is the first read that the disk refused, if one did.
+    pub(super) fn reading(file: &Arc<str>, cause: impl Into<redb::Error>, unread: Option<&str>) -> Self {
+        match cause.into() {
+            // redb has given the file up: after this no read succeeds.
+            cause @ (redb::Error::PreviousIo | redb::Error::DatabaseClosed | redb::Error::LockPoisoned(_)) => {
+                Self::storage("read", file, cause)
+            }
+            cause => Self::Unreadable {
+                file: file.clone(),
+                cause: match unread {
+                    Some(unread) => sentence(unread),
+                    None => Arc::new(cause),
+                },
+            },
+        }
+    }
+
+    /// What a panic of redb is reported as: the bytes that it found are none that it wrote.
+    pub(super) fn panicked(file: &Arc<str>, what: &str, unread: Option<&str>) -> Self {
+        Self::Unreadable {
+            file: file.clone(),
+            cause: unread.map_or_else(|| sentence(&format!("redb gave up: {what}")), sentence),
+        }
+    }
+
+    /// What a panic of redb is reported as after which the file cannot be used.
+    pub(super) fn unusable(file: &Arc<str>, what: &str) -> Self {
+        Self::Storage {
+            operation: "use",
+            file: file.clone(),
+            advice: DAMAGED_ADVICE,
+            cause: sentence(what),
+        }
+    }
+
+    /// Whether it is about what was read, so that other reads may succeed, and the node goes on.
+    pub fn is_of_one_read(&self) -> bool {
+        matches!(self, Self::Unreadable { .. } | Self::Row { .. } | Self::Damaged { .. })
+    }
+
+    /// The same of a read without which this node cannot go on: what to do is then something else.
+    pub fn fatal(self) -> Self {
+        match self {
+            Self::Unreadable { file, cause } => Self::Storage {
+                operation: "read",
+                file,
+                advice: DAMAGED_ADVICE,
+                cause,
+            },
+            fault => fault,
+        }
+    }
+
     /// What a failed operation of the file system is reported as.
     pub(super) fn io(operation: &'static str, file: &Arc<str>, cause: std::io::Error) -> Self {
         Self::Storage {
@@ -114,7 +188,17 @@ impl Fault {
     }
 }
 
+fn sentence(text: &str) -> Arc<dyn Error + Send + Sync> {
+    Box::<dyn Error + Send + Sync>::from(text).into()
+}
+
 const DAMAGED_ADVICE: &str = "restore the whole data folder from a backup; without one, begin with an empty folder and \
      push every account again (nsc push --all). Nothing is repaired by guessing";
+
+const UNREADABLE_ADVICE: &str = "whatever is stored there is answered with 500, everything else is served. Check the disk, \
+     then restore the whole data folder from a backup; without one, begin with an empty folder and push every account \
+     again (nsc push --all)";
+
+const ROW_ADVICE: &str = "push the account's newest JWT again, which replaces it (the other accounts are served)";
 
 const MOVE_ADVICE: &str = "name another data folder, or move the file away";

@@ -25,7 +25,7 @@
 //!
 //! It runs nothing by itself: no task and no thread, the callers drive each step. It looks at no clock, draws no random
 //! number and reads no configuration. It never verifies or interprets a token: the commands carry what was verified. It
-//! never answers from a row that is not as it was stored: that is a [`Fault`].
+//! never answers from a row that is not as it was stored: that is a [`Fault`], of that read alone.
 //!
 //! # The parts
 //!
@@ -45,6 +45,7 @@ mod options;
 mod recent;
 mod rows;
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -55,11 +56,11 @@ pub use command::{
     PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, UnknownCommand,
 };
 pub use fault::Fault;
-pub use file::SnapshotView;
+pub use file::{Listed, SnapshotView};
 pub use options::Options;
 pub use rows::{AccountRow, Changes, Mark, OperatorRow, ReplacedOperator, Trust, Version};
 
-use apply::Before;
+use apply::{Before, Present};
 use file::Store;
 use recent::{Change, Flush, Live, RowCache};
 
@@ -111,23 +112,22 @@ impl State {
     /// Opens the state file at `path`, or makes it. Refuses a file that is damaged, of another format or of another
     /// store. After a crash it holds what the last checkpoint made durable, or a later entry's end.
     pub fn open_file(path: &Path, options: Options) -> Result<Self, Fault> {
-        let store = file::open_or_make(path, &options)?;
+        let store = file::open_or_make(path, &options).map_err(Fault::fatal)?;
         Self::open(store, Origin::File(path.to_owned()), options)
     }
 
     /// Opens or makes a state on `backend`, as [`Self::open_file`] does on a file.
     pub fn open_backend(backend: impl redb::StorageBackend, options: Options) -> Result<Self, Fault> {
-        let store = Store::open_backend(backend, &options)?;
+        let store = Store::open_backend(backend, &options).map_err(Fault::fatal)?;
         Self::open(store, Origin::Backend, options)
     }
 
     fn open(store: Store, origin: Origin, options: Options) -> Result<Self, Fault> {
         let store = Arc::new(store);
-        let found = SnapshotView::of(store.clone())?.mark().map(|mark| mark.index);
-        let live = Live::on(store.clone())?;
-        // What was found may have been written by a process that died before its sync: this makes it durable. Not before
-        // all of it was read, so that a damaged file is refused as it was found.
-        store.checkpoint(found)?;
+        let live = store.reading(|| Live::on(store.clone())).map_err(Fault::fatal)?;
+        // What was found may have been written by a process that died before its sync: this makes it durable. It is no
+        // checkpoint, because that takes room, and a node must start on a full disk.
+        store.sync()?;
         let cache = RowCache::new(options.row_cache_bytes);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -290,8 +290,21 @@ impl State {
         Ok(Some(row))
     }
 
-    /// Up to `limit` accounts in the order of their keys, beginning behind `after`. Reads what the flush has reached.
-    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
+    /// Whether a token of `account`, whose row cannot be read, may be submitted in its place: by what remains of the
+    /// row it is the one that was stored, or newer. `false` if nothing remains, since then any older token would do.
+    pub fn may_replace_damaged(&self, account: AccountKey, issued_at: i64, token: &[u8]) -> bool {
+        let remains = self.remains(account);
+        remains.is_some_and(|remains| remains.is_of(token) || !remains.supersedes(issued_at, token))
+    }
+
+    fn remains(&self, account: AccountKey) -> Option<AccountRow> {
+        let lookups = self.live().lookups.clone();
+        lookups.remains(account)
+    }
+
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`; one whose row cannot be read is
+    /// listed with the reason. Reads what the flush has reached.
+    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, Fault> {
         self.snapshot()?.accounts(after, limit)
     }
 
@@ -384,8 +397,17 @@ impl Before for State {
         self.trust()
     }
 
-    fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault> {
-        self.account(account)
+    fn account(&self, account: AccountKey) -> Result<Present, Fault> {
+        match self.account(account) {
+            Ok(None) => Ok(Present::None),
+            Ok(Some(row)) => Ok(Present::Row(row)),
+            // It is agreed that the entry is applied, so it is: a node that stopped here could never start again.
+            Err(fault) if fault.is_of_one_read() => {
+                tracing::error!(cause = fault.source(), "{fault}; an agreed upload now replaces it");
+                Ok(Present::Damaged(self.remains(account)))
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     fn position(&self, nats_cluster: &str) -> Revision {

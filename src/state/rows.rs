@@ -77,6 +77,16 @@ impl AccountRow {
         !self.barred.is_empty() && is_barred(digest(token))
     }
 
+    /// The hash that its ETag is the text of.
+    pub(super) fn digest(&self) -> [u8; ETAG_BYTES] {
+        digest_of(&self.etag)
+    }
+
+    /// Whether its token was `token`, judged by its ETag: its own token may be damaged.
+    pub(super) fn is_of(&self, token: &[u8]) -> bool {
+        self.etag == etag(token)
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.token.len()
@@ -243,7 +253,7 @@ pub(super) fn etag(token: &[u8]) -> String {
 }
 
 /// The digest that `etag` shows.
-pub(super) fn digest_of(etag: &str) -> [u8; ETAG_BYTES] {
+fn digest_of(etag: &str) -> [u8; ETAG_BYTES] {
     let mut digest = [0; ETAG_BYTES];
     let decoded = BASE64URL_NOPAD.decode(etag.as_bytes());
     digest.copy_from_slice(&decoded.expect("an ETag is made by `etag` alone"));

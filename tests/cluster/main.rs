@@ -11,6 +11,8 @@ mod cli;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod durability;

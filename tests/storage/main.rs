@@ -12,6 +12,8 @@ mod disk;
 #[cfg(test)]
 mod driven;
 #[cfg(test)]
+mod failing;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod hanging;

@@ -63,9 +63,9 @@ fn a_row_that_is_not_as_it_was_stored_is_not_served() {
     writing.commit().unwrap();
     drop(database);
     let state = State::open_file(&path, options()).unwrap();
-    for (n, defect) in [(0, "not the one that was stored"), (1, "the row of")] {
+    for (n, defect) in [(0, "not the one that was stored"), (1, "it is the row of")] {
         let fault = state.account(account(n)).expect_err("it is not served");
-        assert!(matches!(fault, Fault::Damaged { .. }), "{fault}");
+        assert!(matches!(fault, Fault::Row { .. }), "{fault}");
         assert!(fault.to_string().contains(defect), "{fault}");
     }
     assert!(state.account(account(2)).unwrap().is_some(), "the others are sound");

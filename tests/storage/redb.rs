@@ -1,6 +1,8 @@
-//! A disk under redb that loses power: what was synced stays; of the rest, any sectors do, in any order.
+//! A disk under redb that loses power (what was synced stays; of the rest, any sectors do, in any order), whose calls
+//! fail, or that has bad sectors.
 
 use std::io::{Error, ErrorKind};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ::redb::StorageBackend;
@@ -15,6 +17,28 @@ const SECTOR: usize = 512;
 #[derive(Clone, Default)]
 pub(crate) struct CrashingDisk(Arc<Mutex<Platter>>);
 
+/// A call of redb to its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Len,
+    Read,
+    SetLen,
+    Sync,
+    Write,
+}
+
+/// Every call that redb makes.
+pub(crate) const CALLS: [Call; 5] = [Call::Len, Call::Read, Call::SetLen, Call::Sync, Call::Write];
+
+/// One call that fails.
+struct Failing {
+    call: Call,
+    /// How many calls of this kind succeed before.
+    skip: usize,
+    /// Whether it happens all the same.
+    happens: bool,
+}
+
 #[derive(Default)]
 struct Platter {
     synced: Vec<u8>,
@@ -26,6 +50,9 @@ struct Platter {
     off: bool,
     /// How many more writes and syncs succeed before the power fails.
     fuse: Option<u32>,
+    failing: Option<Failing>,
+    /// Sectors that cannot be read.
+    bad: Option<Range<u64>>,
 }
 
 impl CrashingDisk {
@@ -76,6 +103,55 @@ impl CrashingDisk {
         })))
     }
 
+    /// Makes one call fail, the first of its kind after `skip` others; it either did not happen, or it happened and
+    /// the caller is told that it failed.
+    pub(crate) fn fail(&self, call: Call, skip: usize, happens: bool) {
+        self.platter().failing = Some(Failing { call, skip, happens });
+    }
+
+    /// Whether the call that was to fail is still to come.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.platter().failing.is_some()
+    }
+
+    /// Nothing fails any more.
+    pub(crate) fn recover(&self) {
+        let mut platter = self.platter();
+        (platter.failing, platter.bad) = (None, None);
+    }
+
+    /// Makes every read of these bytes fail.
+    pub(crate) fn lose(&self, bytes: Range<u64>) {
+        self.platter().bad = Some(bytes);
+    }
+
+    /// Replaces bytes, as damage does.
+    pub(crate) fn overwrite(&self, offset: usize, bytes: &[u8]) {
+        let mut platter = self.platter();
+        platter.written[offset..offset + bytes.len()].copy_from_slice(bytes);
+        platter.synced = platter.written.clone();
+    }
+
+    /// Does `call` by `work`, unless it is the one that fails.
+    fn try_to<T>(&self, call: Call, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let fails = {
+            let mut platter = self.platter();
+            match &mut platter.failing {
+                Some(failing) if failing.call == call && failing.skip == 0 => platter.failing.take(),
+                Some(failing) if failing.call == call => {
+                    failing.skip -= 1;
+                    None
+                }
+                _ => None,
+            }
+        };
+        match fails {
+            Some(Failing { happens: false, .. }) => Err(broken()),
+            Some(_) => work().and_then(|_| Err(broken())),
+            None => work(),
+        }
+    }
+
     /// What programs see.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.platter().written.clone()
@@ -124,20 +200,49 @@ impl std::fmt::Debug for CrashingDisk {
     }
 }
 
+/// What a broken disk says (EIO).
+fn broken() -> Error {
+    Error::from_raw_os_error(5)
+}
+
 impl StorageBackend for CrashingDisk {
     fn len(&self) -> Result<u64, Error> {
-        Ok(self.on()?.written.len() as u64)
+        self.try_to(Call::Len, || Ok(self.on()?.written.len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), Error> {
-        let platter = self.on()?;
-        let from = usize::try_from(offset).unwrap();
-        let found = platter.written.get(from..from + out.len());
-        out.copy_from_slice(found.ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?);
-        Ok(())
+        let end = offset + out.len() as u64;
+        self.try_to(Call::Read, || {
+            let platter = self.on()?;
+            if platter
+                .bad
+                .as_ref()
+                .is_some_and(|bad| offset < bad.end && bad.start < end)
+            {
+                return Err(broken());
+            }
+            let from = usize::try_from(offset).unwrap();
+            let found = platter.written.get(from..from + out.len());
+            out.copy_from_slice(found.ok_or_else(|| Error::from(ErrorKind::UnexpectedEof))?);
+            Ok(())
+        })
     }
 
     fn set_len(&self, len: u64) -> Result<(), Error> {
+        self.try_to(Call::SetLen, || self.resize(len))
+    }
+
+    fn sync_data(&self) -> Result<(), Error> {
+        self.try_to(Call::Sync, || self.flush())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+        self.try_to(Call::Write, || self.put(offset, data))
+    }
+}
+
+impl CrashingDisk {
+    fn resize(&self, len: u64) -> Result<(), Error> {
         let mut platter = self.step()?;
         let len = usize::try_from(len).unwrap();
         platter.written.resize(len, 0);
@@ -145,7 +250,7 @@ impl StorageBackend for CrashingDisk {
         Ok(())
     }
 
-    fn sync_data(&self) -> Result<(), Error> {
+    fn flush(&self) -> Result<(), Error> {
         let mut platter = self.step()?;
         let platter = &mut *platter;
         platter.synced.resize(platter.written.len(), 0);
@@ -159,7 +264,7 @@ impl StorageBackend for CrashingDisk {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
+    fn put(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let mut platter = self.step()?;
         let from = usize::try_from(offset).unwrap();
         platter.written[from..from + data.len()].copy_from_slice(data);

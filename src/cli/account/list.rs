@@ -23,15 +23,17 @@ impl List {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         let client = self.target.client()?;
         let mut pages = Pages::new(&client, false);
+        let mut exit = Exit::Done;
         if self.json {
             let mut array = JsonArray::default();
             while let Some(page) = pages.next().await? {
                 for account in &page {
+                    exit = exit.or_worse(ending(account));
                     array.item(out, account)?;
                 }
             }
             array.end(out)?;
-            return Ok(Exit::Done);
+            return Ok(exit);
         }
         let operators = client.operators().await?;
         let mut table = None;
@@ -43,11 +45,20 @@ impl List {
             }
             if let Some(table) = &table {
                 for account in &page {
+                    exit = exit.or_worse(ending(account));
                     table.row(out, account, &operators)?;
                 }
             }
         }
-        Ok(Exit::Done)
+        Ok(exit)
+    }
+}
+
+/// One account that the node cannot read makes the listing incomplete.
+fn ending(account: &Account) -> Exit {
+    match account.damage {
+        None => Exit::Done,
+        Some(_) => Exit::Failed,
     }
 }
 
@@ -85,6 +96,16 @@ impl Table {
     }
 
     fn row(&self, out: &mut impl Write, account: &Account, operators: &Operators) -> std::io::Result<()> {
+        if let Some(damage) = &account.damage {
+            return writeln!(
+                out,
+                "{:<name$}  {:<56}  {}",
+                "(damaged)",
+                account.account,
+                plain(damage),
+                name = self.name
+            );
+        }
         writeln!(
             out,
             "{:<name$}  {:<56}  {:<operator$}  {:<20}  {:<20}  {}",
@@ -124,6 +145,7 @@ mod tests {
             expires_at: 0,
             revision: 17,
             token: None,
+            damage: None,
         };
         let operators = Operators {
             candidates: Vec::new(),
@@ -131,7 +153,16 @@ mod tests {
             items: Vec::new(),
         };
         let page = [account("payments-europe"), account("a")];
+        let damaged = Account {
+            damage: Some("why".to_owned()),
+            ..account("")
+        };
+        assert_eq!((ending(&page[0]), ending(&damaged)), (Exit::Done, Exit::Failed));
         let table = Table::fitted(&page, &operators);
+        let mut line = Vec::new();
+        table.row(&mut line, &damaged, &operators).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(line.contains(&damaged.account) && line.ends_with("why\n"), "{line}");
         let mut text = Vec::new();
         table.head(&mut text).unwrap();
         for account in &page {

@@ -142,6 +142,10 @@ impl Pull {
         array: &mut JsonArray,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
+        if let Some(damage) = &account.damage {
+            let not_pulled = NotPulled::new(plain(&account.account), Exit::Failed, "damaged", damage.clone());
+            return self.report(out, &not_pulled, array, tally);
+        }
         let token = account.token.as_deref().unwrap_or_default();
         let outcome = PULLED;
         match &self.dir {

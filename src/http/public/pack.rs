@@ -20,7 +20,7 @@ use super::answer::Shared;
 use crate::http::error::Refusal;
 use crate::http::request;
 use crate::jwt::AccountKey;
-use crate::resolver::Resolver;
+use crate::resolver::{ReadError, Resolver};
 
 /// Lines in one answer: the most, and the default without `max`. It is nats-account-server's `maxreplicationpack`.
 const MAX_LINES: usize = 10_000;
@@ -150,10 +150,12 @@ impl Pages {
             };
             self.after = Some(last.account);
             let mut part = BytesMut::new();
-            for row in rows
-                .iter()
-                .filter(|row| row.expires_at == 0 || row.expires_at >= self.now)
-            {
+            for listed in rows {
+                // A copy that lacks an account must not look complete.
+                let row = listed.row.map_err(|damage| Refusal::from(ReadError::Damaged(damage)))?;
+                if row.expires_at != 0 && row.expires_at < self.now {
+                    continue;
+                }
                 self.left -= 1;
                 if self.written {
                     part.put_u8(b'\n');

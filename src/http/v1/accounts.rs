@@ -10,8 +10,7 @@ use crate::http::error::Refusal;
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::AccountKey;
-use crate::resolver::AccountRow;
-use crate::resolver::Submitter;
+use crate::resolver::{AccountRow, Listed, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
 const PAGE: usize = 100;
@@ -54,18 +53,23 @@ async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
         };
         let rows = state.resolver.accounts(after, wanted).await?;
         let is_end = rows.len() < wanted;
-        for row in rows {
+        for listed in rows {
             if items.len() == limit || bytes >= PAGE_TOKEN_BYTES || (name.is_some() && read >= SEARCH_ROWS) {
                 let next = after.map(|last| last.to_string());
                 return Ok(api::Accounts { items, next });
             }
-            after = Some(row.account);
+            after = Some(listed.account);
             read += 1;
-            if name.as_ref().is_some_and(|name| *name != row.name) {
-                continue;
-            }
-            bytes += if with_token { row.token.len() } else { 0 };
-            items.push(shown(&row, with_token));
+            items.push(match &listed.row {
+                Ok(row) if name.as_ref().is_some_and(|name| *name != row.name) => continue,
+                Ok(row) => {
+                    bytes += if with_token { row.token.len() } else { 0 };
+                    shown(row, with_token)
+                }
+                // It may have any name.
+                Err(_) if name.is_some() => continue,
+                Err(damage) => damaged(&listed, damage),
+            });
         }
         if is_end {
             return Ok(api::Accounts { items, next: None });
@@ -83,6 +87,21 @@ fn shown(row: &AccountRow, with_token: bool) -> api::Account {
         revision: row.revision,
         // A stored token is ASCII: base64 and dots.
         token: with_token.then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        damage: None,
+    }
+}
+
+/// An account whose row cannot be read: whoever lists accounts is told which one it is.
+fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
+    api::Account {
+        account: listed.account.to_string(),
+        name: String::new(),
+        operator: String::new(),
+        issued_at: 0,
+        expires_at: 0,
+        revision: listed.revision,
+        token: None,
+        damage: Some(damage.to_string()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::before::Before;
+use super::before::{Before, Present};
 use crate::state::command::{AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccounts};
 use crate::state::fault::Fault;
 use crate::state::recent::Change;
@@ -18,7 +18,7 @@ pub(super) fn put_all(
     let mut outcomes = Vec::with_capacity(command.items.len());
     for item in command.items {
         let present = match change.rows.iter().rev().find(|row| row.account == item.account) {
-            Some(row) => Some(row.clone()),
+            Some(row) => Present::Row(row.clone()),
             None => before.account(item.account)?,
         };
         outcomes.push(put(change, &trust, command.trust_epoch, present, item));
@@ -38,13 +38,14 @@ pub(super) fn override_one(
         barred,
     } = command;
     let present = before.account(item.account)?;
-    if let Err(refused) = judge(&before.trust(), trust_epoch, present.as_deref(), &item) {
-        return Ok(refused);
-    }
+    let present = match judge(change, &before.trust(), trust_epoch, present, &item) {
+        Ok(present) => present,
+        Err(decided) => return Ok(decided),
+    };
     let Some(present) = present else {
         return Ok(store(change, item, Versions::default()));
     };
-    if item.issued_at == 0 {
+    if item.issued_at <= 0 {
         item.issued_at = present.issued_at;
     }
     let own = digest(&item.token);
@@ -52,7 +53,7 @@ pub(super) fn override_one(
         issued_at: present.issued_at,
         digest,
     };
-    let overridden = std::iter::once(at_present(digest(&present.token)))
+    let overridden = std::iter::once(at_present(present.digest()))
         .chain(present.replaced.iter().copied().map(at_present))
         .chain(present.barred.iter().copied())
         .chain(barred);
@@ -73,16 +74,11 @@ pub(super) fn override_one(
 /// Judges one submission against `present`, the account's row as of this place in the log. Only here is an
 /// account's row replaced in the order of `iat`, so that G2 depends on this function and on
 /// [`AccountRow::supersedes`].
-fn put(
-    change: &mut Change,
-    trust: &Trust,
-    trust_epoch: u64,
-    present: Option<Arc<AccountRow>>,
-    item: PutAccount,
-) -> AccountOutcome {
-    if let Err(refused) = judge(trust, trust_epoch, present.as_deref(), &item) {
-        return refused;
-    }
+fn put(change: &mut Change, trust: &Trust, trust_epoch: u64, present: Present, item: PutAccount) -> AccountOutcome {
+    let present = match judge(change, trust, trust_epoch, present, &item) {
+        Ok(present) => present,
+        Err(decided) => return decided,
+    };
     let mut versions = Versions::default();
     if let Some(present) = &present {
         if present.supersedes(item.issued_at, &item.token) {
@@ -93,10 +89,7 @@ fn put(
         }
         if item.issued_at == present.issued_at {
             let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
-            versions.replaced = std::iter::once(&digest(&present.token))
-                .chain(before)
-                .copied()
-                .collect();
+            versions.replaced = std::iter::once(present.digest()).chain(before.copied()).collect();
         }
         let barred = present.barred.iter().copied();
         versions.barred = barred.filter(|barred| barred.issued_at >= item.issued_at).collect();
@@ -105,13 +98,15 @@ fn put(
     store(change, item, versions)
 }
 
-/// What holds whichever way a token came: its trust, and whose the account is. `Err` is the outcome that ends it.
+/// What holds whichever way a token came: its trust, and whose the account is. `Err` is the outcome that decides it, and
+/// the row otherwise what the token comes after.
 fn judge(
+    change: &mut Change,
     trust: &Trust,
     trust_epoch: u64,
-    present: Option<&AccountRow>,
+    present: Present,
     item: &PutAccount,
-) -> Result<(), AccountOutcome> {
+) -> Result<Option<Arc<AccountRow>>, AccountOutcome> {
     if trust_epoch != trust.epoch {
         return Err(AccountOutcome::StaleTrust {
             trust_epoch: trust.epoch,
@@ -120,16 +115,26 @@ fn judge(
     if trust.operator(item.operator).is_none() {
         return Err(AccountOutcome::NotTrusted);
     }
-    let Some(present) = present else { return Ok(()) };
-    let revision = present.revision;
-    if present.token == item.token {
-        return Err(AccountOutcome::Unchanged { revision });
+    let present = match present {
+        Present::None => None,
+        Present::Row(row) if row.token == item.token => {
+            let revision = row.revision;
+            return Err(AccountOutcome::Unchanged { revision });
+        }
+        Present::Row(row) => Some(row),
+        Present::Damaged(remains) => match believable(remains, trust) {
+            Some(remains) if remains.is_of(&item.token) => return Err(mend(change, remains, item)),
+            remains => remains.map(Arc::new),
+        },
+    };
+    if let Some(present) = &present {
+        let owner = trust.owner(present.operator);
+        if owner != item.operator {
+            let revision = present.revision;
+            return Err(AccountOutcome::OtherOperator { owner, revision });
+        }
     }
-    let owner = trust.owner(present.operator);
-    if owner != item.operator {
-        return Err(AccountOutcome::OtherOperator { owner, revision });
-    }
-    Ok(())
+    Ok(present)
 }
 
 /// What a row remembers of those before it.
@@ -142,8 +147,9 @@ struct Versions {
 
 /// Makes `item` the account's row.
 fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOutcome {
-    let slot = u32::try_from(change.rows.len()).expect("an entry is bounded far below 4 billion rows");
     let revision = change.mark.index;
+    let own = |row: &&Arc<AccountRow>| row.revision == revision;
+    let slot = change.rows.iter().rev().find(own).map_or(0, |row| row.slot + 1);
     change.rows.push(Arc::new(AccountRow {
         account: item.account,
         operator: item.operator,
@@ -159,6 +165,34 @@ fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOu
         barred: versions.barred,
     }));
     AccountOutcome::Stored { revision }
+}
+
+/// What remains of a damaged row, if it can be what was stored: its operator is one that the mesh trusts.
+///
+/// G2 holds against what remains as against a whole row. Where nothing does, the agreed token replaces the row: it was
+/// judged against the whole one by the node that proposed it.
+fn believable(remains: Option<AccountRow>, trust: &Trust) -> Option<AccountRow> {
+    remains.filter(|row| trust.operator(trust.owner(row.operator)).is_some())
+}
+
+/// Puts the token of `item`, the same that was stored, back into a damaged row, at its old place: the row is then the
+/// same as on the nodes where it was never damaged (I3).
+fn mend(change: &mut Change, remains: AccountRow, item: &PutAccount) -> AccountOutcome {
+    let revision = remains.revision;
+    change.rows.push(Arc::new(AccountRow {
+        operator: item.operator,
+        // Of a token without an issue time only the row knows what it counts as.
+        issued_at: if item.issued_at > 0 {
+            item.issued_at
+        } else {
+            remains.issued_at
+        },
+        expires_at: item.expires_at,
+        name: item.name.clone(),
+        token: item.token.clone(),
+        ..remains
+    }));
+    AccountOutcome::Unchanged { revision }
 }
 
 /// The history of the row that replaces `present`; what it has no room for goes to `forgotten`.

@@ -7,12 +7,22 @@ use crate::state::command::Revision;
 use crate::state::fault::Fault;
 use crate::state::rows::{AccountRow, Trust};
 
+/// The row of an account as of a place in the log.
+pub(in crate::state) enum Present {
+    /// There is no such account.
+    None,
+    /// The row.
+    Row(Arc<AccountRow>),
+    /// The disk does not give it as it was stored. What can be decoded of it, if anything can.
+    Damaged(Option<AccountRow>),
+}
+
 /// What was agreed before an entry.
 pub(in crate::state) trait Before {
     /// Whom the mesh trusts.
     fn trust(&self) -> Arc<Trust>;
     /// The current row of `account`.
-    fn account(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, Fault>;
+    fn account(&self, account: AccountKey) -> Result<Present, Fault>;
     /// How far `nats_cluster` has been updated; 0 if it never was.
     fn position(&self, nats_cluster: &str) -> Revision;
 }

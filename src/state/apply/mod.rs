@@ -9,7 +9,7 @@ mod before;
 mod operators;
 mod positions;
 
-pub(super) use before::Before;
+pub(super) use before::{Before, Present};
 
 use super::command::{Command, OperatorOutcome, Outcomes, PutOperators};
 use super::fault::Fault;

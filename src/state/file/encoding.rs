@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Meta;
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::state::command::{ETAG_BYTES, Revision};
-use crate::state::rows::{AccountRow, OperatorRow, Past, ReplacedOperator, RowId, digest_of};
+use crate::state::rows::{AccountRow, OperatorRow, Past, ReplacedOperator, RowId};
 
 /// The first byte of every value that we encode, but for the two that follow.
 const VALUE_VERSION: u8 = 1;
@@ -87,7 +87,7 @@ pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
         issued_at: row.issued_at,
         expires_at: row.expires_at,
         name: &row.name,
-        etag: digest_of(&row.etag),
+        etag: row.digest(),
         history: row.history.clone(),
         replaced: row.replaced.clone(),
         stripped: stripped.as_ref().map(|(lengths, _)| *lengths),

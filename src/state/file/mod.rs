@@ -13,7 +13,11 @@
 //!
 //! What an entry changes is written in one transaction together with its mark (I4), so that the file always holds the
 //! state at the end of an entry. A file of another program, format or store is refused, never converted.
+//!
+//! A read that fails (`backend.rs`), and a panic of redb over bytes that it did not write ([`Store`]), fail what needed
+//! them and nothing else. After a write, a sync or a commit that fails nothing more is written.
 
+mod backend;
 mod changes;
 mod encoding;
 mod install;
@@ -27,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use encoding::{EncodedRow, encode_operator, encode_replaced, encode_row};
 pub(super) use install::{build_beside, open_or_make, replace};
 pub(super) use store::{Lookups, Store};
-pub use view::SnapshotView;
+pub use view::{Listed, SnapshotView};
 
 use super::rows::Mark;
 

@@ -1,52 +1,103 @@
 //! An open redb file: checks that it is ours, begins and commits transactions, and reads and writes what every file
 //! has.
 
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
 
-use super::encoding::{EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, encode_meta};
+use super::backend::Backend;
+use super::encoding::{EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, encode_meta, row_account};
 use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::jwt::{AccountKey, OperatorKey};
+use crate::panics;
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 use crate::state::rows::{AccountRow, RowId, etag};
 
 /// An open file and its name.
 pub(in crate::state) struct Store {
-    database: Database,
+    database: Open,
+    backend: Backend,
     pub(in crate::state) file: Arc<str>,
+}
+
+/// redb, open. Closing it writes, and panics where the file is damaged.
+struct Open(Option<Database>);
+
+impl Open {
+    fn get(&self) -> &Database {
+        self.0.as_ref().expect("it is taken only to be closed")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        if let Err(what) = panics::caught(|| drop(database)) {
+            // What was checkpointed is in the file, and the log has the rest.
+            tracing::error!("the state file could not be closed, because it is damaged: redb gave up: {what}");
+        }
+    }
 }
 
 impl Store {
     /// Opens the file at `path`; makes it if it is not there.
     pub(in crate::state) fn open_file(path: &Path, options: &Options) -> Result<Self, Fault> {
         let file: Arc<str> = path.display().to_string().into();
-        let database = builder(options).create(path);
-        Self::checked(
-            database.map_err(|error| Fault::storage("open", &file, error))?,
-            file,
-            options,
-        )
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let opened = opened.map_err(|error| Fault::storage("open", &file, redb::Error::Io(error)))?;
+        let opened = FileBackend::new(opened).map_err(|error| Fault::storage("open", &file, error))?;
+        Self::open(opened, file, options)
     }
 
     /// Opens a store on `backend`, as [`Self::open_file`] does on a file.
     pub(in crate::state) fn open_backend(backend: impl redb::StorageBackend, options: &Options) -> Result<Self, Fault> {
-        let file: Arc<str> = "(in memory)".into();
-        let database = builder(options).create_with_backend(backend);
-        Self::checked(
-            database.map_err(|error| Fault::storage("open", &file, error))?,
-            file,
-            options,
-        )
+        Self::open(backend, "(in memory)".into(), options)
+    }
+
+    fn open(backend: impl redb::StorageBackend, file: Arc<str>, options: &Options) -> Result<Self, Fault> {
+        let backend = Backend::new(backend);
+        let open = || {
+            let database = builder(options).create_with_backend(backend.clone());
+            let database = database.map_err(|error| Fault::storage("open", &file, error))?;
+            backend.opened();
+            let store = Self {
+                database: Open(Some(database)),
+                backend: backend.clone(),
+                file: file.clone(),
+            };
+            store.checked(options)
+        };
+        // redb trusts the bytes of a file that it closed itself.
+        panics::caught(open).unwrap_or_else(|what| Err(Fault::unusable(&file, backend.unread().unwrap_or(&what))))
+    }
+
+    /// Runs `work`, which reads: a panic of redb means that the bytes it met are none that it wrote.
+    pub(in crate::state) fn reading<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        panics::caught(work).unwrap_or_else(|what| Err(Fault::panicked(&self.file, &what, self.backend.unread())))
+    }
+
+    /// Runs `work`, which writes: after a panic of redb nothing more may be written.
+    pub(in crate::state) fn writing<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        panics::caught(work).unwrap_or_else(|what| {
+            let what = self.backend.unread().unwrap_or(&what);
+            Err(Fault::unusable(&self.file, what))
+        })
     }
 
     /// Refuses a file that is not ours; writes the tables and the identity of a new one.
-    fn checked(database: Database, file: Arc<str>, options: &Options) -> Result<Self, Fault> {
-        let store = Self { database, file };
+    fn checked(self, options: &Options) -> Result<Self, Fault> {
+        let store = self;
         let reading = store.read()?;
-        let tables = reading.list_tables().map_err(|error| store.fault("read", error))?;
+        let tables = reading.list_tables().map_err(|error| store.unread(error))?;
         let names: Vec<String> = tables.map(|table| redb::TableHandle::name(&table).to_owned()).collect();
         if names.is_empty() {
             store.begin(&options.store)?;
@@ -55,11 +106,11 @@ impl Store {
         if !names.iter().any(|name| name == redb::TableHandle::name(&META)) {
             return Err(Fault::Foreign { file: store.file });
         }
-        let meta = reading.open_table(META).map_err(|error| store.fault("read", error))?;
+        let meta = reading.open_table(META).map_err(|error| store.unread(error))?;
         let value = |key: &str| match meta.get(key) {
             Ok(Some(value)) => Ok(value.value().to_vec()),
             Ok(None) => Err(store.damaged(format!("meta_v1 has no {key}"))),
-            Err(error) => Err(store.fault("read", error)),
+            Err(error) => Err(store.unread(error)),
         };
         let format =
             <[u8; 4]>::try_from(value("format")?).map_err(|_| store.damaged("its format number is unreadable"))?;
@@ -108,7 +159,14 @@ impl Store {
     }
 
     pub(in crate::state) fn read(&self) -> Result<ReadTransaction, Fault> {
-        self.database.begin_read().map_err(|error| self.fault("read", error))
+        self.database.get().begin_read().map_err(|error| self.unread(error))
+    }
+
+    /// Makes durable what the file holds. Takes no room, unlike a checkpoint.
+    pub(in crate::state) fn sync(&self) -> Result<(), Fault> {
+        self.backend
+            .sync()
+            .map_err(|error| Fault::storage("sync", &self.file, redb::Error::Io(error)))
     }
 
     /// Begins a transaction. An `Immediate` one records which pages are free, so that opening after a crash takes
@@ -117,6 +175,7 @@ impl Store {
     pub(in crate::state) fn write(&self, durability: Durability) -> Result<WriteTransaction, Fault> {
         let mut writing = self
             .database
+            .get()
             .begin_write()
             .map_err(|error| self.fault("write to", error))?;
         if matches!(durability, Durability::Immediate) {
@@ -135,6 +194,10 @@ impl Store {
 
     /// A durable commit. It writes `index`, because an empty commit need not reach the disk.
     pub(in crate::state) fn checkpoint(&self, index: Option<u64>) -> Result<(), Fault> {
+        self.writing(|| self.commit_durably(index))
+    }
+
+    fn commit_durably(&self, index: Option<u64>) -> Result<(), Fault> {
         let writing = self.write(Durability::Immediate)?;
         let mut meta = writing
             .open_table(META)
@@ -157,21 +220,42 @@ impl Store {
     }
 
     pub(in crate::state) fn read_meta(&self, reading: &ReadTransaction) -> Result<Meta, Fault> {
-        let table = reading.open_table(META).map_err(|error| self.fault("read", error))?;
-        let value = table.get("state").map_err(|error| self.fault("read", error))?;
+        let table = reading.open_table(META).map_err(|error| self.unread(error))?;
+        let value = table.get("state").map_err(|error| self.unread(error))?;
         let value = value.ok_or_else(|| self.damaged("meta_v1 has no state"))?;
         decode_meta(value.value()).map_err(|what| self.damaged(format!("meta_v1, state: {what}")))
     }
 
-    /// The row that `value` encodes, whose id is `id`.
-    pub(in crate::state) fn row(&self, id: RowId, value: &[u8]) -> Result<AccountRow, Fault> {
-        let damaged = |what: &str| self.damaged(format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot));
+    /// The row that `value` encodes, whose id is `id`: of `account`, or of any if that is `None`.
+    pub(in crate::state) fn row(
+        &self,
+        account: Option<AccountKey>,
+        id: RowId,
+        value: &[u8],
+    ) -> Result<AccountRow, Fault> {
+        let damaged = |what: &str| self.row_damaged(account, id, what);
         let row = decode_row(id, value).map_err(|what| damaged(&what))?;
         // redb verifies its checksums when it repairs a file, not when it reads one.
         if row.etag != etag(&row.token) {
             return Err(damaged("its token is not the one that was stored"));
         }
-        Ok(row)
+        match account {
+            Some(account) if account != row.account => Err(damaged(&format!("it is the row of {}", row.account))),
+            _ => Ok(row),
+        }
+    }
+
+    /// The fault of the row `id`, which `account` points at, if that is known.
+    pub(in crate::state) fn row_damaged(&self, account: Option<AccountKey>, id: RowId, what: &str) -> Fault {
+        let what = format!("rows_v1, revision {}, row {}: {what}", id.revision, id.slot);
+        match account {
+            None => self.damaged(what),
+            Some(account) => Fault::Row {
+                file: self.file.clone(),
+                account,
+                what,
+            },
+        }
     }
 
     pub(in crate::state) fn operator(&self, key: &[u8; 32], value: &[u8]) -> Result<StoredOperator, Fault> {
@@ -181,6 +265,10 @@ impl Store {
 
     pub(in crate::state) fn fault(&self, operation: &'static str, cause: impl Into<redb::Error>) -> Fault {
         Fault::storage(operation, &self.file, cause)
+    }
+
+    pub(in crate::state) fn unread(&self, cause: impl Into<redb::Error>) -> Fault {
+        Fault::reading(&self.file, cause, self.backend.unread())
     }
 
     pub(in crate::state) fn damaged(&self, what: impl Into<String>) -> Fault {
@@ -203,7 +291,7 @@ pub(in crate::state) struct Lookups {
 impl Lookups {
     pub(in crate::state) fn of(store: Arc<Store>) -> Result<Self, Fault> {
         let reading = store.read()?;
-        let fault = |error| store.fault("read", error);
+        let fault = |error| store.unread(error);
         Ok(Self {
             accounts: reading.open_table(ACCOUNTS).map_err(fault)?,
             rows: reading.open_table(ROWS).map_err(fault)?,
@@ -213,19 +301,44 @@ impl Lookups {
 
     /// The current row of `account`, and its bytes.
     pub(in crate::state) fn row(&self, account: AccountKey) -> Result<Option<(AccountRow, EncodedRow)>, Fault> {
-        let fault = |error| self.store.fault("read", error);
+        self.store.reading(|| {
+            let Some(EncodedRow { id, value }) = self.encoded(account)? else {
+                return Ok(None);
+            };
+            let row = self.store.row(Some(account), id, &value)?;
+            Ok(Some((row, EncodedRow { id, value })))
+        })
+    }
+
+    /// What can be decoded of the row of `account` although it is not as it was stored: its token, or any other field,
+    /// may be another. `None` if nothing can.
+    pub(in crate::state) fn remains(&self, account: AccountKey) -> Option<AccountRow> {
+        let found = self.store.reading(|| self.encoded(account)).ok()??;
+        let mut row = found.decode().ok().filter(|row| row.account == account)?;
+        // What a row forgets is removed: what it should not have remembered may be another account's.
+        row.history.retain(|past| self.is_of(account, past.id));
+        Some(row)
+    }
+
+    /// Whether the row `id` is one of `account`.
+    fn is_of(&self, account: AccountKey, id: RowId) -> bool {
+        let found = self.store.reading(|| {
+            let value = self.rows.get(id.key()).map_err(|error| self.store.unread(error))?;
+            Ok(value.is_some_and(|value| row_account(value.value()) == Ok(account)))
+        });
+        found.unwrap_or(false)
+    }
+
+    fn encoded(&self, account: AccountKey) -> Result<Option<EncodedRow>, Fault> {
+        let fault = |error| self.store.unread(error);
         let Some(id) = self.accounts.get(account.as_bytes()).map_err(fault)? else {
             return Ok(None);
         };
         let id = RowId::from_key(id.value());
         let value = self.rows.get(id.key()).map_err(fault)?;
-        let value = value.ok_or_else(|| self.store.damaged(format!("the row of {account} is missing")))?;
-        let row = self.store.row(id, value.value())?;
-        if row.account != account {
-            return Err(self.store.damaged(format!("the row of {account} is {}'s", row.account)));
-        }
+        let value = value.ok_or_else(|| self.store.row_damaged(Some(account), id, "it is missing"))?;
         let value = value.value().into();
-        Ok(Some((row, EncodedRow { id, value })))
+        Ok(Some(EncodedRow { id, value }))
     }
 }
 

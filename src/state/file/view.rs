@@ -27,6 +27,17 @@ struct View {
     store: Arc<Store>,
 }
 
+/// An account of a listing.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The account.
+    pub account: AccountKey,
+    /// The revision that stored its current row.
+    pub revision: Revision,
+    /// That row; or why it cannot be read.
+    pub row: Result<Arc<AccountRow>, Fault>,
+}
+
 impl std::fmt::Debug for SnapshotView {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -40,12 +51,14 @@ impl std::fmt::Debug for SnapshotView {
 
 impl SnapshotView {
     pub(in crate::state) fn of(store: Arc<Store>) -> Result<Self, Fault> {
+        store.reading(|| Self::taken(store.clone()))
+    }
+
+    fn taken(store: Arc<Store>) -> Result<Self, Fault> {
         let reading = store.read()?;
         let meta = store.read_meta(&reading)?;
-        let accounts = reading
-            .open_table(ACCOUNTS)
-            .map_err(|error| store.fault("read", error))?;
-        let accounts = accounts.len().map_err(|error| store.fault("read", error))?;
+        let accounts = reading.open_table(ACCOUNTS).map_err(|error| store.unread(error))?;
+        let accounts = accounts.len().map_err(|error| store.unread(error))?;
         Ok(Self(Arc::new(View {
             reading,
             meta,
@@ -84,12 +97,17 @@ impl SnapshotView {
             .map_err(|error| self.fault(error))?;
         Ok(rows.map(move |entry| {
             let (id, value) = entry.map_err(|error| view.fault(error))?;
-            view.decode(RowId::from_key(id.value()), value.value())
+            view.0.store.row(None, RowId::from_key(id.value()), value.value())
         }))
     }
 
-    /// Up to `limit` accounts in the order of their keys, beginning behind `after`.
-    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Arc<AccountRow>>, Fault> {
+    /// Up to `limit` accounts in the order of their keys, beginning behind `after`. A row that cannot be read is listed
+    /// with its fault.
+    pub fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, Fault> {
+        self.0.store.reading(|| self.listed(after, limit))
+    }
+
+    fn listed(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, Fault> {
         use std::ops::Bound::{Excluded, Unbounded};
         let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
         let from = after.as_ref().map_or(Unbounded, |after| Excluded(after.as_bytes()));
@@ -98,8 +116,14 @@ impl SnapshotView {
             .map_err(|error| self.fault(error))?;
         let mut found = Vec::new();
         for entry in range.take(limit) {
-            let (_, id) = entry.map_err(|error| self.fault(error))?;
-            found.push(Arc::new(self.row(&rows, RowId::from_key(id.value()))?));
+            let (account, id) = entry.map_err(|error| self.fault(error))?;
+            let (account, id) = (AccountKey::from_bytes(*account.value()), RowId::from_key(id.value()));
+            let row = match self.row(&rows, account, id) {
+                Err(fault) if !fault.is_of_one_read() => return Err(fault),
+                row => row.map(Arc::new),
+            };
+            let revision = id.revision;
+            found.push(Listed { account, revision, row });
         }
         Ok(found)
     }
@@ -110,10 +134,10 @@ impl SnapshotView {
         let Some(id) = accounts.get(account.as_bytes()).map_err(|error| self.fault(error))? else {
             return Ok(Vec::new());
         };
-        let current = self.row(&rows, RowId::from_key(id.value()))?;
+        let current = self.row(&rows, account, RowId::from_key(id.value()))?;
         let mut versions = vec![version(&current)];
         for past in &current.history {
-            versions.push(version(&self.row(&rows, past.id)?));
+            versions.push(version(&self.row(&rows, account, past.id)?));
         }
         Ok(versions)
     }
@@ -199,20 +223,23 @@ impl SnapshotView {
     pub(in crate::state) fn row(
         &self,
         rows: &ReadOnlyTable<(u64, u32), &'static [u8]>,
+        account: AccountKey,
         id: RowId,
     ) -> Result<AccountRow, Fault> {
-        let value = rows.get(id.key()).map_err(|error| self.fault(error))?;
-        let missing = || format!("rows_v1 lacks revision {}, row {}", id.revision, id.slot);
-        let value = value.ok_or_else(|| self.0.store.damaged(missing()))?;
-        self.decode(id, value.value())
+        let store = &self.0.store;
+        store.reading(|| {
+            let value = rows.get(id.key()).map_err(|error| self.fault(error))?;
+            let value = value.ok_or_else(|| store.row_damaged(Some(account), id, "it is missing"))?;
+            store.row(Some(account), id, value.value())
+        })
     }
 
-    pub(in crate::state) fn decode(&self, id: RowId, bytes: &[u8]) -> Result<AccountRow, Fault> {
-        self.0.store.row(id, bytes)
+    pub(in crate::state) fn store(&self) -> &Store {
+        &self.0.store
     }
 
     pub(in crate::state) fn fault(&self, cause: impl Into<redb::Error>) -> Fault {
-        self.0.store.fault("read", cause)
+        self.0.store.unread(cause)
     }
 }
 

@@ -47,11 +47,13 @@ impl Flush {
     /// Writes them in one transaction, not durable until the next checkpoint; returns redb as of then.
     pub(in crate::state) fn write(&self) -> Result<Arc<Lookups>, Fault> {
         let store = &self.store;
-        let writing = store.write(Durability::None)?;
-        write_changes(&writing, &self.changes).map_err(|error| store.fault("write to", error))?;
-        store.write_meta(&writing, &self.meta)?;
-        store.commit(writing)?;
-        Ok(Arc::new(Lookups::of(store.clone())?))
+        store.writing(|| {
+            let writing = store.write(Durability::None)?;
+            write_changes(&writing, &self.changes).map_err(|error| store.fault("write to", error))?;
+            store.write_meta(&writing, &self.meta)?;
+            store.commit(writing)?;
+            Ok(Arc::new(Lookups::of(store.clone()).map_err(Fault::fatal)?))
+        })
     }
 
     /// Removes what is written from the memtable. Not before this point, where the rows can be read in redb: until now
