@@ -51,6 +51,8 @@ struct Platter {
     /// How many more writes and syncs succeed before the power fails.
     fuse: Option<u32>,
     failing: Option<Failing>,
+    /// Whether no sector can be taken that is not taken already.
+    full: bool,
     /// Sectors that cannot be read.
     bad: Option<Range<u64>>,
 }
@@ -123,6 +125,11 @@ impl CrashingDisk {
     /// Makes every read of these bytes fail.
     pub(crate) fn lose(&self, bytes: Range<u64>) {
         self.platter().bad = Some(bytes);
+    }
+
+    /// Whether the disk is full: the file cannot grow, nor can what it has never held be written.
+    pub(crate) fn fill(&self, full: bool) {
+        self.platter().full = full;
     }
 
     /// Replaces bytes, as damage does.
@@ -245,6 +252,9 @@ impl CrashingDisk {
     fn resize(&self, len: u64) -> Result<(), Error> {
         let mut platter = self.step()?;
         let len = usize::try_from(len).unwrap();
+        if platter.full && len > platter.written.len() {
+            return Err(ErrorKind::StorageFull.into());
+        }
         platter.written.resize(len, 0);
         platter.lengths.push(len);
         Ok(())
@@ -267,6 +277,9 @@ impl CrashingDisk {
     fn put(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let mut platter = self.step()?;
         let from = usize::try_from(offset).unwrap();
+        if platter.full && platter.written[from..from + data.len()].iter().all(|byte| *byte == 0) {
+            return Err(ErrorKind::StorageFull.into());
+        }
         platter.written[from..from + data.len()].copy_from_slice(data);
         platter.unsynced.push((from, data.to_vec()));
         Ok(())

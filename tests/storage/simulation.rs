@@ -396,6 +396,51 @@ fn g12_a_node_on_a_full_disk_refuses_uploads_serves_lookups_and_goes_on_when_the
 }
 
 #[test]
+fn g12_a_node_that_starts_on_a_full_disk_serves_everything_acknowledged_and_goes_on_when_there_is_room() {
+    const MIB: u64 = 1024 * 1024;
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        simulate(seed, async {
+            let life = world.boot().await.expect("a start");
+            world.upload(&life, 60).await;
+            // Killed, some of it not yet in the state file, or not yet durable there.
+            life.scope.stop();
+            world.log = world.log.killed();
+            world.state = CrashingDisk::holding(world.state.bytes());
+            drop(life.raft);
+        });
+        world.log.say_room(0, 1_000 * MIB);
+        world.state.fill(true);
+        simulate(seed, async {
+            let life = world.boot().await.expect("a start on a full disk");
+            world.check(&life);
+            assert!(!world.known.is_empty(), "something was acknowledged");
+            let (_, _, item) = world.submission();
+            let refused = life.raft.submit(1, item).await.expect_err("there is no room");
+            assert!(refused.to_string().contains("nearly full"), "{refused}");
+            // Long enough for a checkpoint to become due.
+            tokio::time::sleep(Duration::from_secs(120)).await;
+            world.check(&life);
+            assert!(!life.scope.fault().is_reported());
+
+            world.state.fill(false);
+            world.log.say_room(900 * MIB, 1_000 * MIB);
+            let applied = life.state.applied().expect("something is applied").index;
+            let committed = async {
+                while life.state.checkpointed() < applied {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            };
+            let committed = tokio::time::timeout(Duration::from_secs(120), committed).await;
+            committed.expect("what was held back reaches the disk");
+            world.upload(&life, 8).await;
+            world.check(&life);
+            life.raft.shutdown().await;
+        });
+    }
+}
+
+#[test]
 fn a_seed_replays_to_the_same_bytes() {
     for seed in [1, 2, 3] {
         let end = |world: World| {
