@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, Request, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Request, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
@@ -136,11 +136,27 @@ pub(super) fn is_on(uri: &Uri, name: &str) -> bool {
 
 /// Whether `If-None-Match` names `etag` (without quotes), by the weak comparison that RFC 9110, 13.1.2 asks for.
 pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    // RFC 9110, 8.8.3 allows no whitespace within a tag; the library asserts that there is none.
+    if headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .any(has_tag_with_whitespace)
+    {
+        return false;
+    }
     let Some(known) = headers.typed_get::<IfNoneMatch>() else {
         return false;
     };
     let etag = format!("\"{etag}\"").parse::<ETag>();
     etag.is_ok_and(|etag| !known.precondition_passes(&etag))
+}
+
+fn has_tag_with_whitespace(value: &HeaderValue) -> bool {
+    let mut in_tag = false;
+    value.as_bytes().iter().any(|byte| {
+        in_tag ^= *byte == b'"';
+        in_tag && matches!(byte, b' ' | b'\t')
+    })
 }
 
 /// How much of a refused request's body is read and discarded before the answer. A client that is still sending when
@@ -235,6 +251,13 @@ mod tests {
             "\"x\" y \"abc\"",
             ",,,",
             "w/\"abc\"",
+            "\"a b\"",
+            "\"a\tb\"",
+            "\"abc \"",
+            "W/\" abc\"",
+            "\"x y\", \"abc\"",
+            "\"abc\", \"x y\"",
+            "\"x y",
         ] {
             assert!(!known(value), "{value}");
         }
@@ -243,6 +266,7 @@ mod tests {
             is_known(&headers, "abc")
         };
         assert!(alone("*") && alone("\"abc\"") && !alone("\"other\"") && !alone(""));
+        assert!(!alone("\"a b\"") && !alone("\" \""));
         assert!(!is_known(&HeaderMap::new(), "abc"));
     }
 }
