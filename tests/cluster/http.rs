@@ -50,7 +50,7 @@ const CASES: &[Case] = &[
     get("/jwt/v1/operator?text=true", 200, "eyJ0eXAiOiJKV1Qi"),
     get("/jwt/v1/operator?decode=true", 200, "\"type\": \"operator\""),
     get("/jwt/v2/operator", 200, "eyJ0eXAiOiJKV1Qi"),
-    get("/jwt/v1/help", 200, "/jwt/v1/accounts"),
+    get("/jwt/v1/help", 200, "://HOST:PORT/jwt/v1/accounts/"),
     get("/healthz", 200, ""),
     get("/jwt/v1/pack", 200, "KNOWN|eyJ0eXAiOiJKV1Qi"),
     get("/jwt/v1/pack?max=0", 200, ""),

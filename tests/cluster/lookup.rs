@@ -80,6 +80,11 @@ fn every_nats_server_resolves_over_https_with_a_private_authority() {
         ..Options::default()
     };
     let node = Node::start(&parties.operator.token(), options);
+    let help = node.get("/jwt/v1/help").text();
+    assert!(
+        help.contains("URL(https://HOST:PORT/") && !help.contains("http://"),
+        "{help}"
+    );
     parties.upload(&node);
     let config = format!(
         "{}resolver_tls {{ ca_file: \"{}\" }}\n",

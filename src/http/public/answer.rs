@@ -24,6 +24,7 @@ pub(super) struct PublicState {
     pub(super) resolver: Resolver,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
+    pub(super) is_encrypted: bool,
     pub(super) scope: Scope,
     pub(super) uploads: Uploads,
     pub(super) packs: Arc<Semaphore>,
@@ -45,12 +46,13 @@ const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 impl PublicState {
-    /// For a port that answers from `resolver` within `limits`, its tasks in `scope`.
-    pub(super) fn new(resolver: Resolver, clock: Clock, limits: Limits, scope: Scope) -> Self {
+    /// For a port, plain or encrypted, that answers from `resolver` within `limits`, its tasks in `scope`.
+    pub(super) fn new(resolver: Resolver, clock: Clock, limits: Limits, is_encrypted: bool, scope: Scope) -> Self {
         Self {
             resolver,
             clock,
             limits,
+            is_encrypted,
             scope,
             uploads: Uploads::default(),
             packs: Arc::new(Semaphore::new(PACKS)),

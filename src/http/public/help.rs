@@ -8,6 +8,9 @@ use super::answer::Shared;
 
 /// `GET /jwt/v1/help`.
 pub(super) async fn show(State(state): State<Shared>) -> Response {
+    if state.is_encrypted {
+        return state.text(HELP.replace("http://", "https://"));
+    }
     state.text(HELP)
 }
 
