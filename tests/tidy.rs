@@ -16,7 +16,7 @@ const LADDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "jwt", "config", "folder", "api", "client", "node", "sign", "clock", "panics",
+            "jwt", "config", "folder", "api", "client", "node", "sign", "clock", "tasks", "panics",
         ],
     ),
     (

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::client::ClientError;
 use crate::config::ConfigError;
 use crate::node::StartError;
+use crate::tasks::chain;
 
 /// The exit codes, for the help text.
 pub(in crate::cli) const EXIT_CODES: &str = "\
@@ -123,7 +124,7 @@ impl From<StartError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::new(Exit::Failed, format!("{error:#}"))
+        Self::new(Exit::Failed, chain(error.as_ref()))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::folder::FolderError;
 use crate::raft::Raft;
 use crate::raft::stores::StoreThreads;
 use crate::resolver::Resolver;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, chain};
 use crate::tls::ReloadableTls;
 
 /// How long the end of Raft and the last flush may take, once no request is served any more. Past it the shutdown
@@ -39,10 +39,10 @@ pub struct Node {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A file that the configuration names has the wrong content. Starting again would only repeat the error.
-    #[error("{0:#}")]
+    #[error("{}", chain(.0.as_ref()))]
     Configuration(anyhow::Error),
     /// Everything else.
-    #[error("{0:#}")]
+    #[error("{}", chain(.0.as_ref()))]
     Failed(anyhow::Error),
 }
 

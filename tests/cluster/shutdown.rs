@@ -248,6 +248,24 @@ fn a_file_that_cannot_be_read_exits_with_1_naming_the_line() {
     }
 }
 
+#[test]
+fn a_data_folder_that_cannot_be_used_is_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::write(path.join("operator.jwt"), Operator::new("O").token()).unwrap();
+    fs::create_dir_all(path.join("held/identity.json")).unwrap();
+    for (data, words) in [
+        ("operator.jwt/data", "cannot make the data folder"),
+        ("held", "identity.json: Is a directory"),
+    ] {
+        let done = serve(path, &GOOD.replace("\"data\"", &format!("{data:?}")), &[]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert_eq!(said.matches("os error").count(), 1, "{said}");
+    }
+}
+
 /// systemd does not start it again after 2: a restart would find the same files.
 #[test]
 fn configured_files_with_the_wrong_content_exit_with_2_and_are_named() {
