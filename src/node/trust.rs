@@ -49,15 +49,10 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
     for (offered, outcome) in operators.iter().zip(outcomes) {
         let operator = offered.claims().operator;
         match outcome {
-            OperatorOutcome::Stored { revision } => {
-                let is_known = trusted.iter().any(|known| known.claims().operator == operator);
-                let what = if is_known {
-                    "operator updated"
-                } else {
-                    "operator trusted"
-                };
-                tracing::info!(%operator, revision, "{what}");
+            OperatorOutcome::Stored { revision } if trusted.iter().any(|known| known.claims().operator == operator) => {
+                tracing::info!(%operator, revision, "JWT of a trusted operator updated");
             }
+            OperatorOutcome::Stored { revision } => tracing::info!(%operator, revision, "operator trusted"),
             OperatorOutcome::Superseded { stored_issued_at, .. } => {
                 tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one and is ignored");
             }

@@ -71,7 +71,7 @@ impl Resolver {
         let outcome = outcomes.into_iter().next().expect("each operator has an outcome");
         let submitted = self.operator_submitted(operator, &newer, outcome)?;
         if submitted.stored {
-            tracing::info!(%operator, revision = submitted.revision, "operator updated");
+            tracing::info!(%operator, revision = submitted.revision, "JWT of a trusted operator updated");
         }
         Ok(submitted)
     }

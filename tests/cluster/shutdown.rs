@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::http::Connection;
-use crate::support::mint::{Account, Operator};
+use crate::support::mint::{Account, Operator, now};
 use crate::support::node::{Node, NodeTls, Options, jwtmesh};
 use crate::support::process::{Program, broken_pipe, eventually, within};
 use crate::support::tls::Authority;
@@ -264,6 +264,19 @@ fn a_data_folder_that_cannot_be_used_is_said_once() {
         assert!(said.contains(words), "{said}");
         assert_eq!(said.matches("os error").count(), 1, "{said}");
     }
+}
+
+#[test]
+fn a_newer_jwt_of_a_trusted_operator_is_logged_as_an_update() {
+    let operator = Operator::new("O");
+    let issued = |at: i64| operator.token_with(|claims| claims["iat"] = at.into());
+    let mut node = Node::plain(&issued(now() - 60));
+    assert!(node.log().contains("operator trusted"), "{}", node.log());
+    fs::write(node.folder().join("operator.jwt"), issued(now() - 30)).unwrap();
+    node.start_again();
+    let log = node.log();
+    assert!(log.contains("JWT of a trusted operator updated"), "{log}");
+    assert!(!log.contains("operator trusted"), "{log}");
 }
 
 /// systemd does not start it again after 2: a restart would find the same files.
