@@ -27,7 +27,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ),
     // `http` and `nats` may not name each other.
     ("http", &["jwt", "resolver", "tls", "listener", "api", "clock", "tasks"]),
-    ("nats", &["jwt", "resolver", "config", "tls", "tasks"]),
+    ("nats", &["jwt", "resolver", "config", "clock", "tls", "tasks"]),
     ("resolver", &["jwt", "state", "raft", "clock", "tasks"]),
     ("raft", &["state", "config", "folder", "tasks"]),
     ("state", &["jwt", "panics"]),
@@ -117,7 +117,15 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "nats",
-        &["subjects", "connection", "publish", "notices", "cluster", "mod"],
+        &[
+            "subjects",
+            "connection",
+            "publish",
+            "clocks",
+            "notices",
+            "cluster",
+            "mod",
+        ],
     ),
     ("nats/connection", &["route", "mod"]),
     (

@@ -10,10 +10,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
 use super::notices::Notices;
 use super::publish::{ANSWER_MS, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
+use crate::clock::{Clock, UnixSeconds};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
 use crate::resolver::ReadError;
@@ -44,8 +46,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts a publisher for each of `clusters` in `scope`; it runs until the scope stops. The NATS clusters need not be
-/// reachable yet.
-pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, scope: &Scope) {
+/// reachable yet. `clock` is what their servers' clocks are compared with.
+pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
     for cluster in clusters {
         let publisher = Publisher {
             node: node.to_owned(),
@@ -58,6 +60,8 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, scope: &
             marking: None,
             route: Route::new(&cluster.servers),
             answered: false,
+            clock: clock.clone(),
+            clocks: Clocks::default(),
             notices: Notices::new(&cluster.name),
         };
         scope.spawn("the publisher of a NATS cluster", publisher.run(scope.clone()));
@@ -83,6 +87,9 @@ struct Publisher {
     route: Route,
     /// Whether a server has answered over this connection.
     answered: bool,
+    // This node's clock, and how far the servers' are from it.
+    clock: Clock,
+    clocks: Clocks,
     notices: Notices,
 }
 
@@ -407,8 +414,21 @@ impl Publisher {
             self.notices.refused(account, revision, &reply.server, words);
         }
         self.answered = true;
+        if let Some(time) = reply.time {
+            self.heard_time(&reply.server, time);
+        }
         self.propagation
             .answered(account, revision, &reply.server, &reply.verdict, self.now());
+    }
+
+    /// A server's clock said `theirs` when it replied.
+    fn heard_time(&mut self, server: &str, theirs: UnixSeconds) {
+        let ours = self.clock.now();
+        let comparison = self.clocks.heard(server, theirs, ours);
+        self.resolver.heard_time(comparison.offset);
+        if let Some(differ) = comparison.changed {
+            self.notices.clocks(differ, ours, comparison.offset);
+        }
     }
 }
 

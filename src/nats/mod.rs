@@ -2,7 +2,8 @@
 //!
 //! Each NATS cluster has one publisher (`cluster.rs`). It is connected to one of the cluster's servers (`connection/`),
 //! wakes when something changed, asks `publish/` for the next step and takes it, in the subjects and replies of the
-//! protocol (`subjects/`). `notices.rs` writes its log lines.
+//! protocol (`subjects/`). `notices.rs` writes its log lines. Each reply carries its server's time, which `clocks.rs`
+//! compares with ours.
 //!
 //! A revocation is an account change like any other. It passes through this room like this:
 //!
@@ -22,6 +23,7 @@
 //! It never decides what is stored, and never believes what a server says about an account. No upload and no lookup
 //! waits for it.
 
+mod clocks;
 mod cluster;
 mod connection;
 mod notices;

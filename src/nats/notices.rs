@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::connection::Server;
 use super::publish::{Lane, Summary};
 use super::subjects::{MissingPermission, Reply, Verdict};
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, time};
 
 /// How soon the same line is logged again: often enough for an administrator who begins to look.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -229,6 +229,26 @@ impl Notices {
                 result = words,
                 "a server keeps refusing this account's JWT, and enforces an older one. If its operator JWT is older than the \
                  one jwtmesh has, give it that one and restart it: a nats-server does not reload operators"
+            );
+        }
+    }
+
+    /// Logs that the servers' clocks and ours began to differ, or agree again. `ours` in Unix seconds; `offset` is theirs
+    /// minus ours, in seconds.
+    pub(super) fn clocks(&self, differ: bool, ours: i64, offset: i64) {
+        let (here, there) = (time(ours), time(ours.saturating_add(offset)));
+        if differ {
+            tracing::warn!(
+                nats_cluster = %self.cluster,
+                offset_seconds = offset,
+                "this machine's clock says {here}, and those of the NATS servers say {there}: either may be wrong. A JWT is \
+                 judged by the clock of the machine that checks it, so set both right"
+            );
+        } else {
+            tracing::info!(
+                nats_cluster = %self.cluster,
+                offset_seconds = offset,
+                "this machine's clock and those of the NATS servers agree again: {here}"
             );
         }
     }

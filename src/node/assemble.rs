@@ -110,7 +110,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         };
         admin.serve(about, resolver.clone(), &serving);
     }
-    public.serve(resolver.clone(), clock, &serving);
+    public.serve(resolver.clone(), clock.clone(), &serving);
     if let Some(tls) = &tls {
         serving.spawn("the watch over the certificates", tls.clone().watch(serving.clone()));
     }
@@ -119,7 +119,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
             "no [[nats]] in cluster.toml: changes are not sent to running nats-servers, only fetched by new ones"
         );
     }
-    nats::start(&config.node, &config.nats, &resolver, &serving);
+    nats::start(&config.node, &config.nats, &resolver, &clock, &serving);
     Ok(Node {
         name: config.node,
         public_url,

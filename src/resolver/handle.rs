@@ -1,7 +1,7 @@
 //! The resolver's handle, which every caller shares, and the parts behind it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -93,6 +93,8 @@ pub(super) struct Inner {
     pub(super) reading: Reading,
     pub(super) verifying: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
+    /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
+    pub(super) heard_offset: AtomicI64,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -118,6 +120,7 @@ impl Resolver {
             reading: Reading::on_this_runtime(),
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
+            heard_offset: AtomicI64::new(i64::MIN),
         }))
     }
 

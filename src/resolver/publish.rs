@@ -1,4 +1,7 @@
-//! What the publishers of NATS clusters need besides lookups: positions, and requests to send an account again.
+//! What the publishers of NATS clusters need besides lookups: positions, requests to send an account again, and a place
+//! for what they hear about the time.
+
+use std::sync::atomic::Ordering;
 
 use tokio::sync::broadcast;
 
@@ -18,6 +21,20 @@ impl Resolver {
     /// The accounts that [`Self::republish`] asks for.
     pub fn republished(&self) -> broadcast::Receiver<AccountKey> {
         self.0.republish.subscribe()
+    }
+
+    /// A publisher heard that the NATS servers' clocks are `offset_seconds` ahead of ours (behind, if negative).
+    pub fn heard_time(&self, offset_seconds: i64) {
+        // The least value stands for "not heard".
+        let heard = offset_seconds.max(i64::MIN + 1);
+        self.0.heard_offset.store(heard, Ordering::Relaxed);
+    }
+
+    /// The NATS servers' clocks minus ours, in seconds, as a publisher heard last: the median of one NATS cluster's
+    /// servers. `None` while no server has replied since this node's start.
+    pub fn heard_offset(&self) -> Option<i64> {
+        let heard = self.0.heard_offset.load(Ordering::Relaxed);
+        (heard != i64::MIN).then_some(heard)
     }
 
     /// The agreed position of `nats_cluster`: how far it has been updated.

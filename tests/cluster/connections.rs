@@ -10,7 +10,8 @@ use nkeys::KeyPair;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::propagation::{Gate, Mesh};
+use crate::propagation::Mesh;
+use crate::support::gate::Gate;
 use crate::support::mint::{Account, Operator, User, now, sign};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;

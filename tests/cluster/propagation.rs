@@ -1,12 +1,10 @@
 //! Changes are propagated to the nats-servers that hold the account already: a revoked user is disconnected.
 
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::gate::Gate;
 use crate::support::mint::{Account, Operator, User, now};
 use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
@@ -172,6 +170,43 @@ fn g5_a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagate
         let reason = connection.disconnected(PATIENCE);
         assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "round {round}");
     }
+}
+
+/// Whoever looks for the cause of a refused JWT has to know which of the two clocks is right.
+#[test]
+fn where_the_servers_clocks_differ_from_this_machines_the_log_gives_both_times() {
+    let (operator, account) = (Operator::new("O"), Account::new("A"));
+    let port = free_port();
+    let century_ago = (&br#""time":"20"#[..], &br#""time":"19"#[..]);
+    let gate = Gate::altering(([127, 0, 0, 1], port).into(), century_ago);
+    let link = NatsLink::plain(
+        vec![format!("nats://{}", gate.address)],
+        operator.system.propagating_user().creds(),
+    );
+    let options = Options {
+        nats: vec![link],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let _server = NatsServer::start_on_port(NEWEST, port, &config);
+    let token = operator.account(&account);
+    let warning = eventually("the log says that the clocks differ", || {
+        node.put(&account, &token);
+        let log = node.log();
+        let line = log.lines().find(|line| line.contains("either may be wrong"))?;
+        Some(line.to_owned())
+    });
+    assert!(warning.contains(" WARN "), "{warning}");
+    assert!(warning.contains("this machine's clock says 20"), "{warning}");
+    assert!(warning.contains("those of the NATS servers say 19"), "{warning}");
+    gate.alter(false);
+    eventually("the log says that they agree again", || {
+        node.put(&account, &token);
+        node.log().contains("agree again").then_some(())
+    });
+    assert_eq!(node.log().matches("either may be wrong").count(), 1);
 }
 
 /// The answer to the upload may be lost together with the node; the revocation is not.
@@ -361,70 +396,6 @@ fn a_lowered_limit_is_in_force_without_a_restart_of_anything() {
         "{refused}"
     );
     assert!(connection.ping(), "the older connection stays");
-}
-
-/// A proxy in front of a NATS server that can be shut: its connections are closed, and no new one gets through.
-pub(crate) struct Gate {
-    pub(crate) address: SocketAddr,
-    shared: Arc<GateState>,
-}
-
-#[derive(Default)]
-struct GateState {
-    shut: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
-}
-
-impl Gate {
-    pub(crate) fn open(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let shared = Arc::new(GateState::default());
-        let state = shared.clone();
-        // Ends with the test's process; the listener is its own.
-        std::thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(target) else { continue };
-                if state.shut.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let copies = [near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone()];
-                let [Ok(near_in), Ok(far_in), Ok(near_kept), Ok(far_kept)] = copies else {
-                    continue;
-                };
-                state
-                    .streams
-                    .lock()
-                    .expect("no thread panics with it")
-                    .extend([near_kept, far_kept]);
-                std::thread::spawn(move || pass(near_in, far));
-                std::thread::spawn(move || pass(far_in, near));
-            }
-        });
-        Self { address, shared }
-    }
-
-    /// Whether something is connected through it.
-    fn passing(&self) -> bool {
-        !self.shared.streams.lock().expect("no thread panics with it").is_empty()
-    }
-
-    pub(crate) fn shut(&self) {
-        self.shared.shut.store(true, Ordering::SeqCst);
-        for stream in self.shared.streams.lock().expect("no thread panics with it").drain(..) {
-            // One that has ended already cannot be shut down, which is as good.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    pub(crate) fn reopen(&self) {
-        self.shared.shut.store(false, Ordering::SeqCst);
-    }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream) {
-    let _ = std::io::copy(&mut from, &mut to);
-    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// A NATS cluster of two servers: one with `tls`, for the node, and one without, for the tests' users.

@@ -1,6 +1,7 @@
 //! Parses a nats-server's reply to an update.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The longest reply that is read. A real one has less than 2 KiB, but any user of the system account can write to our
 /// inbox.
@@ -14,6 +15,8 @@ const MAX_REASON_CHARS: usize = 400;
 pub(in crate::nats) struct Reply {
     /// The server's name, or its key if it has no name.
     pub(in crate::nats) server: String,
+    /// The server's clock when it replied, Unix seconds; `None` if the reply does not say.
+    pub(in crate::nats) time: Option<i64>,
     /// What became of the token there.
     pub(in crate::nats) verdict: Verdict,
 }
@@ -44,6 +47,9 @@ struct ServerText {
     name: String,
     #[serde(default)]
     id: String,
+    /// RFC 3339 with nanoseconds (nats-server `server/events.go`, `ServerInfo`).
+    #[serde(default)]
+    time: Value,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +81,7 @@ impl Reply {
             (None, Some(data)) => Verdict::Refused(clip(&data.message, MAX_REASON_CHARS)),
             (None, None) => return None,
         };
+        let time = text.server.time.as_str().and_then(|time| time.parse().ok());
         let server = if text.server.name.is_empty() {
             text.server.id
         } else {
@@ -82,6 +89,7 @@ impl Reply {
         };
         Some(Self {
             server: clip(&server, MAX_REASON_CHARS),
+            time: time.map(jiff::Timestamp::as_second),
             verdict,
         })
     }
@@ -139,6 +147,26 @@ mod tests {
             let reply = Reply::read(text.as_bytes()).expect(text);
             assert_eq!((reply.server.as_str(), reply.verdict), ("n1", verdict), "{text}");
         }
+    }
+
+    #[test]
+    fn the_servers_time_is_read_and_a_reply_without_it_is_still_a_reply() {
+        for (time, seconds) in [
+            (r#""2026-11-26T08:20:00.123456789Z""#, Some(1_795_681_200)),
+            (r#""2026-11-26T09:20:00+01:00""#, Some(1_795_681_200)),
+            (r#""0001-01-01T00:00:00Z""#, Some(-62_135_596_800)),
+            (r#""yesterday""#, None),
+            (r#""""#, None),
+            ("17", None),
+            ("null", None),
+        ] {
+            let text =
+                format!(r#"{{"server":{{"name":"n1","time":{time}}},"data":{{"code":200,"message":"jwt updated"}}}}"#);
+            let reply = Reply::read(text.as_bytes()).expect(time);
+            assert_eq!((reply.time, reply.verdict), (seconds, Verdict::Updated), "{time}");
+        }
+        let bare = Reply::read(br#"{"data":{"code":200,"message":"jwt updated"}}"#);
+        assert_eq!(bare.and_then(|reply| reply.time), None);
     }
 
     #[test]
