@@ -162,7 +162,9 @@ const ORDER: &[(&str, &[&str])] = &[
     ("raft/stores", &["space", "flusher", "trim", "mod"]),
     (
         "resolver",
-        &["error", "handle", "lookup", "submit", "trust", "scan", "publish", "mod"],
+        &[
+            "error", "resend", "handle", "lookup", "submit", "trust", "scan", "publish", "mod",
+        ],
     ),
     ("sign", &["claims", "creds", "mod"]),
     (
@@ -200,6 +202,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ed25519_dalek", &["jwt/nkey.rs"]),
     ("clap", &["cli/"]),
     ("rcgen", &["cli/demo/"]),
+    ("governor", &["resolver/resend.rs"]),
     ("x509_parser", &["tls/"]),
     ("toml", &["config/"]),
     (

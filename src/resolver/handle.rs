@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 
+use super::resend::Resends;
 use crate::clock::Clock;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
@@ -93,6 +94,7 @@ pub(super) struct Inner {
     pub(super) reading: Reading,
     pub(super) verifying: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
+    pub(super) resends: Resends,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
     pub(super) heard_offset: AtomicI64,
 }
@@ -120,6 +122,7 @@ impl Resolver {
             reading: Reading::on_this_runtime(),
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
+            resends: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),
         }))
     }

@@ -21,6 +21,7 @@ mod error;
 mod handle;
 mod lookup;
 mod publish;
+mod resend;
 mod scan;
 mod submit;
 mod trust;

@@ -7,13 +7,27 @@ use tokio::sync::broadcast;
 
 use super::error::SubmitError;
 use super::handle::Resolver;
+use super::resend::Resend;
 use crate::jwt::AccountKey;
 use crate::state::MarkPropagated;
 use crate::state::Revision;
 
 impl Resolver {
-    /// Asks for the current token of `account` to be sent to every NATS cluster once more.
+    /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was within
+    /// the last second, or if too many accounts are asked for: any client may ask, and each time every server works.
     pub fn republish(&self, account: AccountKey) {
+        match self.0.resends.ask(account) {
+            Resend::Now => {}
+            Resend::JustSent | Resend::TooMany { log: false } => return,
+            Resend::TooMany { log: true } => {
+                tracing::warn!(
+                    %account,
+                    "too many requests to send accounts again (?notify=true, or uploads of what is stored already); some are \
+                     answered and nothing is sent. Each account was sent when it changed"
+                );
+                return;
+            }
+        }
         // Without a NATS cluster there is no receiver, and nothing to send.
         let _ = self.0.republish.send(account);
     }

@@ -51,7 +51,8 @@ impl Resolver {
     /// Submits the token in `body` for `submitter`. `expected` is the account that the request names, if it names one.
     ///
     /// Success means that the token is on disk and can be read here (G1). Bytes that were current already are sent to
-    /// the NATS clusters once more: people and scripts push again to update a server that missed a change.
+    /// the NATS clusters once more, within the limits of `resend.rs`: people and scripts push again to update a server that
+    /// missed a change.
     pub async fn submit(
         &self,
         expected: Option<AccountKey>,

@@ -209,6 +209,28 @@ fn where_the_servers_clocks_differ_from_this_machines_the_log_gives_both_times()
     assert_eq!(node.log().matches("either may be wrong").count(), 1);
 }
 
+/// Any client may ask for accounts to be sent again, and each time every server verifies one more.
+#[test]
+fn g12_requests_to_send_accounts_again_are_limited_and_answered_all_the_same() {
+    let mesh = Mesh::start(NEWEST, 1);
+    let accounts: Vec<Account> = (0..520).map(|n| Account::new(&n.to_string())).collect();
+    for account in &accounts {
+        mesh.node.put(account, &mesh.operator.account(account));
+    }
+    let mut connection = mesh.node.connect();
+    let mut asked = 0;
+    eventually("the limit is reached", || {
+        for account in &accounts {
+            let path = format!("/jwt/v1/accounts/{}?notify=true", account.id());
+            assert_eq!(connection.request("GET", &path, &[], b"").unwrap().status, 200);
+            asked += 1;
+        }
+        let words = "too many requests to send accounts again";
+        mesh.node.log().contains(words).then_some(())
+    });
+    assert!(asked >= 500, "a script may send that many at once");
+}
+
 /// The answer to the upload may be lost together with the node; the revocation is not.
 #[test]
 fn g5_a_revocation_acknowledged_before_a_kill_is_propagated_after_the_restart() {
