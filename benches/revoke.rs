@@ -1,6 +1,7 @@
-//! From the POST of a revocation to the end of the client's connection, beside a bare publish to the same server.
+//! From the POST of a revocation to the end of the client's connection: beside a bare publish to the same server, and
+//! right after an import of many accounts, with two servers.
 //!
-//! `cargo bench --bench revoke [-- --count 200]`; needs nats-server: `tests/tools/fetch nats-server`.
+//! `cargo bench --bench revoke [-- --count 200 --import 40000 --after 50]`; needs nats-server: `tests/tools/fetch nats-server`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,9 +23,17 @@ mod support;
 /// How long a client may stay connected before it counts as not disconnected at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same behind an import, where an earlier build took nine seconds.
+const PATIENCE_AFTER_IMPORT: Duration = Duration::from_secs(60);
+
 fn main() {
     clean_up_when_interrupted();
-    let count: usize = argument("count", 200);
+    quiet(argument("count", 200));
+    after_import(argument("import", 40_000), argument("after", 50));
+}
+
+/// Nothing else happens meanwhile.
+fn quiet(count: usize) {
     let folder = work_folder("revoke");
     let operator = Operator::new();
     let nats_address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -38,7 +47,7 @@ fn main() {
     door.post(&system, &operator.account(&system, "SYS", None));
     let server = NatsServer::start(folder.path(), nats_address, &operator, node.address);
     let mut publisher = Connection::open(server.address, &operator.system_user());
-    wait_until_connected(&operator, &mut door, &server);
+    wait_until_connected(&operator, &mut door, &[&server]);
 
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..count {
@@ -47,7 +56,7 @@ fn main() {
         door.send(&victim.id, &victim.revocation);
         ours.push(
             victim
-                .cut_off_after(begun)
+                .cut_off_after(begun, PATIENCE)
                 .expect("an uploaded revocation cuts the user off"),
         );
         door.read_answer();
@@ -60,7 +69,7 @@ fn main() {
         );
         bare.push(
             victim
-                .cut_off_after(begun)
+                .cut_off_after(begun, PATIENCE)
                 .expect("a published revocation cuts the user off"),
         );
     }
@@ -113,22 +122,77 @@ impl Victim {
     }
 
     /// Milliseconds from `begun` to the end of the connection.
-    fn cut_off_after(&mut self, begun: Instant) -> Option<f64> {
-        let closed = self.connection.closed(PATIENCE)?;
+    fn cut_off_after(&mut self, begun: Instant, patience: Duration) -> Option<f64> {
+        let closed = self.connection.closed(patience)?;
         Some(closed.duration_since(begun).as_secs_f64() * 1e3)
     }
 }
 
-/// The node was started first (the server asks it for the system account) and connects when it finds the server.
-fn wait_until_connected(operator: &Operator, door: &mut Door, server: &NatsServer) {
+/// The node was started first (the servers ask it for the system account) and connects when it finds a server. Of
+/// several, each has to have found the others too.
+fn wait_until_connected(operator: &Operator, door: &mut Door, servers: &[&NatsServer]) {
     const ATTEMPTS: usize = 20;
-    let connected = (0..ATTEMPTS).any(|_| {
-        let mut victim = Victim::new(operator, door, server);
+    for server in servers {
+        let connected = (0..ATTEMPTS).any(|_| {
+            let mut victim = Victim::new(operator, door, server);
+            let begun = Instant::now();
+            door.post(&victim.id, &victim.revocation);
+            victim.cut_off_after(begun, PATIENCE).is_some()
+        });
+        assert!(connected, "the node tells the servers of changes");
+    }
+}
+
+/// Right after `import` accounts were uploaded, `count` users are revoked, one after another, on two servers in turns.
+fn after_import(import: usize, count: usize) {
+    let folder = work_folder("revoke-import");
+    let operator = Operator::new();
+    let addresses = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let settings = Settings {
+        nats: Some((format!("nats://{}", addresses[0]), operator.system_user().creds())),
+        ..Settings::default()
+    };
+    let node = Node::start(folder.path(), &operator, &settings);
+    let mut door = Door::open(node.address);
+    let system = operator.system.public_key();
+    door.post(&system, &operator.account(&system, "SYS", None));
+    let servers = NatsServer::pair(folder.path(), addresses, &operator, node.address);
+    wait_until_connected(&operator, &mut door, &[&servers[0], &servers[1]]);
+
+    let accounts = operator.accounts(import);
+    let mut victims: Vec<Victim> = (0..count)
+        .map(|at| Victim::new(&operator, &mut door, &servers[at % 2]))
+        .collect();
+    // Their own first revisions are behind the node when the import begins.
+    node.settle();
+    let seconds = node.load(&accounts);
+    let (mut answered, mut took) = (Vec::new(), Vec::new());
+    for victim in &mut victims {
         let begun = Instant::now();
-        door.post(&victim.id, &victim.revocation);
-        victim.cut_off_after(begun).is_some()
-    });
-    assert!(connected, "the node tells the server of changes");
+        door.send(&victim.id, &victim.revocation);
+        // It comes before a server can have been told.
+        door.read_answer();
+        answered.push(begun.elapsed().as_secs_f64() * 1e3);
+        let cut_off = victim.cut_off_after(begun, PATIENCE_AFTER_IMPORT);
+        took.push(cut_off.expect("an uploaded revocation cuts the user off"));
+    }
+    answered.sort_by(f64::total_cmp);
+    took.sort_by(f64::total_cmp);
+    let title =
+        format!("Right after an import of {import} accounts in {seconds:.1} s, two servers, {count} revocations");
+    let table = Table::begin(&title, "");
+    for (name, share, aim) in [("p50", 0.5, Aim::Shown), ("p99", 0.99, Aim::AtMost(100.0))] {
+        table.show(
+            &format!("POST to disconnection, {name}, ms"),
+            percentile(&took, share),
+            aim,
+        );
+        table.show(
+            &format!("of this until the POST is answered, {name}, ms"),
+            percentile(&answered, share),
+            Aim::Shown,
+        );
+    }
 }
 
 /// A kept-alive connection to the node's public port.

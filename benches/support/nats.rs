@@ -1,4 +1,4 @@
-//! One nats-server that asks our node for accounts, and connections whose end is seen at the socket.
+//! nats-servers that ask our node for accounts, and connections whose end is seen at the socket.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
 use super::mint::{Operator, User};
-use super::process::{Program, give_up};
+use super::process::{Program, free_port, give_up};
 
 /// A running nats-server.
 pub(crate) struct NatsServer {
@@ -23,19 +23,42 @@ pub(crate) struct NatsServer {
 impl NatsServer {
     /// Starts one on `address` that trusts `operator` and fetches accounts from the node at `accounts`.
     pub(crate) fn start(folder: &Path, address: SocketAddr, operator: &Operator, accounts: SocketAddr) -> Self {
+        Self::start_with(folder, address, operator, accounts, "")
+    }
+
+    /// Starts two on these addresses that form a NATS cluster.
+    pub(crate) fn pair(
+        folder: &Path,
+        addresses: [SocketAddr; 2],
+        operator: &Operator,
+        accounts: SocketAddr,
+    ) -> [Self; 2] {
+        let ports = [free_port(), free_port()];
+        [0, 1].map(|at| {
+            let (own, other) = (ports[at], ports[1 - at]);
+            let cluster = format!(
+                "cluster {{ name: bench, listen: \"127.0.0.1:{own}\", routes: [\"nats://127.0.0.1:{other}\"] }}\n"
+            );
+            Self::start_with(folder, addresses[at], operator, accounts, &cluster)
+        })
+    }
+
+    fn start_with(folder: &Path, address: SocketAddr, operator: &Operator, accounts: SocketAddr, more: &str) -> Self {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server");
         if !binary.exists() {
             give_up("nats-server is missing; install the pinned one with: tests/tools/fetch nats-server");
         }
-        let config = folder.join("nats.conf");
+        let name = format!("nats-server-{}", address.port());
+        let config = folder.join(format!("{name}.conf"));
         let text = format!(
-            "listen: \"{address}\"\noperator: {}\nresolver: URL(\"http://{accounts}/jwt/v1/accounts/\")\n",
+            "server_name: {name}\nlisten: \"{address}\"\noperator: {}\n\
+             resolver: URL(\"http://{accounts}/jwt/v1/accounts/\")\n{more}",
             operator.token()
         );
         fs::write(&config, text).expect("the bench's own folder is writable");
         let mut command = Command::new(binary);
         command.arg("-c").arg(&config);
-        let mut program = Program::start(command, folder, "nats-server");
+        let mut program = Program::start(command, folder, &name);
         program.wait_until(|program| program.output().contains("Server is ready"));
         Self {
             _program: program,

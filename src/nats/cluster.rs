@@ -13,13 +13,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
 use super::notices::Notices;
-use super::publish::{ANSWER_MS, Lane, Propagation, Step};
+use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::ReadError;
-use crate::resolver::Resolver;
+use crate::resolver::{Changes, ReadError, Resolver};
 use crate::tasks::{Scope, chain};
 
 /// Steps taken before replies and the stop signal are looked at again.
@@ -42,9 +41,6 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long the last agreement on the position may take, and how long the connection may take to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The pause after a failed read of changes.
-const READ_AGAIN: Duration = Duration::from_secs(1);
-
 /// Starts a publisher for each of `clusters` in `scope`; it runs until the scope stops. The NATS clusters need not be
 /// reachable yet. `clock` is what their servers' clocks are compared with.
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
@@ -58,6 +54,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             propagation: Propagation::new(resolver.position(&cluster.name)),
             started: Instant::now(),
             marking: None,
+            reading: None,
             route: Route::new(&cluster.servers),
             answered: false,
             clock: clock.clone(),
@@ -69,6 +66,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
 }
 
 type Marking = Pin<Box<dyn Future<Output = (u64, bool)> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = (Lane, Result<Changes, ReadError>)> + Send>>;
 
 /// The task that sends updates to one NATS cluster.
 struct Publisher {
@@ -79,10 +77,11 @@ struct Publisher {
     resolver: Resolver,
     revision: watch::Receiver<u64>,
     republished: broadcast::Receiver<AccountKey>,
-    // What to send next, and the position that is being agreed.
+    // What to send next, the position that is being agreed, and the earlier changes that are being read.
     propagation: Propagation,
     started: Instant,
     marking: Option<Marking>,
+    reading: Option<Reading>,
     // The connection.
     route: Route,
     /// Whether a server has answered over this connection.
@@ -110,6 +109,7 @@ enum Woken {
     Revision,
     Asked(Result<AccountKey, RecvError>),
     Marked((u64, bool)),
+    Read((Lane, Result<Changes, ReadError>)),
     Time,
 }
 
@@ -125,6 +125,7 @@ impl Publisher {
             }
             let end = self.serve(&mut connection, &scope).await;
             self.propagation.disconnected(self.now());
+            self.reading = None;
             let ended = match end {
                 End::WithoutPermission => Ended::WithoutPermission,
                 _ if self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
@@ -198,7 +199,7 @@ impl Publisher {
                 () = scope.stopping() => return None,
                 done = &mut work => return Some(done),
                 asked = self.republished.recv() => self.asked(asked).await,
-                marked = marked(&mut self.marking) => self.marked(marked),
+                marked = outcome(&mut self.marking) => self.marked(marked),
             }
         }
     }
@@ -231,7 +232,8 @@ impl Publisher {
                 Ok(()) = self.revision.changed() => Woken::Revision,
                 incoming = connection.next() => Woken::Incoming(incoming),
                 asked = self.republished.recv() => Woken::Asked(asked),
-                done = marked(&mut self.marking) => Woken::Marked(done),
+                done = outcome(&mut self.marking) => Woken::Marked(done),
+                done = outcome(&mut self.reading) => Woken::Read(done),
                 () = until(wake) => Woken::Time,
             };
             match woken {
@@ -247,6 +249,10 @@ impl Publisher {
                 Woken::Revision => self.look(),
                 Woken::Asked(asked) => self.asked(asked).await,
                 Woken::Marked(done) => self.marked(done),
+                Woken::Read((lane, read)) => {
+                    self.reading = None;
+                    self.listed(lane, read);
+                }
                 Woken::Time => {}
             }
         }
@@ -286,11 +292,7 @@ impl Publisher {
         for _ in 0..STEPS {
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
-                Step::Read { lane, after, limit } => {
-                    if !self.read(lane, after, limit).await {
-                        return Ok(Some(Instant::now() + READ_AGAIN));
-                    }
-                }
+                Step::Read { lane, after, limit } => self.read(lane, after, limit).await,
                 Step::Concluded(summary) => self.notices.concluded(&summary),
                 Step::Mark(position) => self.mark(position),
                 Step::Leave => {
@@ -298,6 +300,7 @@ impl Publisher {
                     return Err(format!("no answer from {} for {seconds} s", connection.url()));
                 }
                 Step::Wait(until) => {
+                    self.notices.firsts(self.propagation.has_firsts());
                     return Ok(until.map(|at| self.started + Duration::from_millis(at)));
                 }
             }
@@ -335,18 +338,31 @@ impl Publisher {
         Ok(())
     }
 
-    /// Reads changes for `lane`; `false` if they could not be read.
-    async fn read(&mut self, lane: Lane, after: u64, limit: usize) -> bool {
-        match self.resolver.changes(after, limit).await {
+    /// Reads changes for `lane`. Fresh ones at once; for others the disk may be needed, and no fresh change waits for it.
+    async fn read(&mut self, lane: Lane, after: u64, limit: usize) {
+        if lane == Lane::Fresh {
+            let read = self.resolver.changes(after, limit).await;
+            return self.listed(lane, read);
+        }
+        let resolver = self.resolver.clone();
+        self.reading = Some(Box::pin(async move { (lane, resolver.changes(after, limit).await) }));
+    }
+
+    fn listed(&mut self, lane: Lane, read: Result<Changes, ReadError>) {
+        match read {
             Ok(changes) => {
-                let rows: Vec<_> = changes.rows.iter().map(|row| (row.account, row.revision)).collect();
+                let changed = changes.rows.iter().map(|row| Changed {
+                    account: row.account,
+                    revision: row.revision,
+                    first: row.is_first(),
+                });
+                let rows: Vec<_> = changed.collect();
                 self.propagation.listed(lane, &rows, changes.position, self.now());
                 self.notices.progress(lane, self.propagation.catching_up());
-                true
             }
             Err(error) => {
+                self.propagation.unreadable(lane, self.now());
                 self.notices.unreadable(&chain(&error));
-                false
             }
         }
     }
@@ -373,7 +389,7 @@ impl Publisher {
         let until = Instant::now() + CLOSE_PATIENCE;
         loop {
             if self.marking.is_some() {
-                let Ok(done) = timeout_at(until, marked(&mut self.marking)).await else {
+                let Ok(done) = timeout_at(until, outcome(&mut self.marking)).await else {
                     return;
                 };
                 self.marked(done);
@@ -432,10 +448,10 @@ impl Publisher {
     }
 }
 
-/// Waits until `marking` ends; forever if there is none.
-async fn marked(marking: &mut Option<Marking>) -> (u64, bool) {
-    match marking {
-        Some(marking) => marking.await,
+/// What `work` ends with; waits forever if there is none.
+async fn outcome<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match work {
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

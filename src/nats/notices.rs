@@ -33,6 +33,15 @@ pub(super) struct Notices {
     /// Lines that were logged, and when.
     said: HashMap<String, Instant>,
     progress_at: Instant,
+    firsts: Option<Firsts>,
+}
+
+/// New accounts that were propagated and not logged yet.
+struct Firsts {
+    accounts: u64,
+    /// The last of them.
+    last: AccountKey,
+    since: Instant,
 }
 
 impl Notices {
@@ -42,6 +51,7 @@ impl Notices {
             cluster: cluster.to_owned(),
             said: HashMap::new(),
             progress_at: Instant::now(),
+            firsts: None,
         }
     }
 
@@ -94,7 +104,7 @@ impl Notices {
 
     /// Logs how far catching up is, after changes of `lane` were read.
     pub(super) fn progress(&mut self, lane: Lane, catching_up: Option<(u64, u64)>) {
-        if lane == Lane::Fresh {
+        if lane.is_fresh() {
             return;
         }
         match catching_up {
@@ -165,8 +175,41 @@ impl Notices {
                 )
             };
         }
+        // No server has it loaded, as is usual for a new account: an import has a hundred thousand of them.
+        let is_new = summary.first && summary.skipped > 0 && summary.updated + summary.refused == 0;
+        if is_new && !summary.again {
+            self.count_first(summary.account);
+        }
         // One line for each of a million accounts at the first start would hide all others.
-        if summary.routine { line!(debug) } else { line!(info) }
+        if summary.routine || is_new {
+            line!(debug)
+        } else {
+            line!(info)
+        }
+    }
+
+    fn count_first(&mut self, account: AccountKey) {
+        let firsts = self.firsts.get_or_insert_with(|| Firsts {
+            accounts: 0,
+            last: account,
+            since: Instant::now(),
+        });
+        firsts.accounts += 1;
+        firsts.last = account;
+    }
+
+    /// Logs how many new accounts were propagated: once a minute, and when no more are waiting.
+    pub(super) fn firsts(&mut self, waiting: bool) {
+        let due = |firsts: &mut Firsts| !waiting || firsts.since.elapsed() >= AGAIN;
+        let Some(firsts) = self.firsts.take_if(due) else {
+            return;
+        };
+        tracing::info!(
+            nats_cluster = %self.cluster,
+            accounts = firsts.accounts,
+            last_account = %firsts.last,
+            "new accounts propagated; no server has them loaded, and each fetches one when its first client connects"
+        );
     }
 
     /// Logs servers that should have answered and did not: once a minute, since every change finds the same ones.

@@ -25,11 +25,14 @@ impl Resolver {
 
     /// What changed after the revision `after`, as current rows in the order of their revisions.
     pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
-        // The newest changes are still in the memtable, and are given without waiting for the disk.
+        // The newest changes are still in the memtable. What is not there any more is in redb: nothing has to be flushed,
+        // and an import does not pay for a publisher that is behind.
         if let Some(recent) = self.0.state.recent_changes(after, limit) {
             return Ok(recent);
         }
-        self.scan(move |state| state.rows_since(after, limit)).await
+        let state = self.0.state.clone();
+        let read = tokio::task::spawn_blocking(move || state.rows_since(after, limit));
+        self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
     }
 
     /// Flushes to redb everything that is applied now, then reads one view of it. Runs on a blocking thread, not on the

@@ -87,6 +87,14 @@ impl AccountRow {
         self.etag == etag(token)
     }
 
+    /// Whether it is the account's first: no earlier version is known.
+    ///
+    /// Versions above 256 KiB are never kept, so a row without any may still have replaced one. A token that is large
+    /// itself therefore counts as a later one: only who cuts an account to a fraction is taken for new.
+    pub fn is_first(&self) -> bool {
+        self.history.is_empty() && self.replaced.is_empty() && self.token.len() <= FIRST_MAX_BYTES
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.token.len()
@@ -265,6 +273,9 @@ pub(super) fn digest(token: &[u8]) -> [u8; ETAG_BYTES] {
     digest.copy_from_slice(&blake3::hash(token).as_bytes()[..ETAG_BYTES]);
     digest
 }
+
+/// The largest token that counts as an account's first: far above what an account begins with.
+const FIRST_MAX_BYTES: usize = 64 * 1024;
 
 /// What a row takes in memory beside token, name and history.
 const ROW_OVERHEAD_BYTES: usize = 420;

@@ -209,6 +209,41 @@ fn where_the_servers_clocks_differ_from_this_machines_the_log_gives_both_times()
     assert_eq!(node.log().matches("either may be wrong").count(), 1);
 }
 
+/// An import makes a hundred thousand of them, which no server has loaded: three lines each were in the log.
+#[test]
+fn new_accounts_that_no_server_has_loaded_are_counted_in_one_line() {
+    let mesh = Mesh::start(NEWEST, 2);
+    let accounts: Vec<Account> = (0..20).map(|n| Account::new(&n.to_string())).collect();
+    eventually("the node is connected and has caught up", || {
+        let caught_up = "everything that this NATS cluster may have missed was sent";
+        mesh.node.log().contains(caught_up).then_some(())
+    });
+    for account in &accounts {
+        mesh.node.put(account, &mesh.operator.account(account));
+    }
+    eventually("they are counted", || {
+        let log = mesh.node.log();
+        let lines = log.lines().filter(|line| line.contains("new accounts propagated"));
+        let counts = lines.filter_map(|line| {
+            line.split_once(" accounts=")?
+                .1
+                .split(' ')
+                .next()?
+                .parse::<usize>()
+                .ok()
+        });
+        (counts.sum::<usize>() >= accounts.len()).then_some(())
+    });
+    for account in &accounts {
+        let log = mesh.node.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&account.id())).collect();
+        assert!(
+            lines.iter().all(|line| line.contains("new accounts propagated")),
+            "{lines:?}"
+        );
+    }
+}
+
 /// Any client may ask for accounts to be sent again, and each time every server verifies one more.
 #[test]
 fn g12_requests_to_send_accounts_again_are_limited_and_answered_all_the_same() {

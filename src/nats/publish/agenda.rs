@@ -8,20 +8,50 @@ use crate::jwt::AccountKey;
 /// The accounts in flight or waiting.
 ///
 /// Invariants:
-/// - an account is in `pending` exactly once, and `due` holds exactly its due time;
+/// - an account is in `pending` exactly once, and `due` holds exactly its rank and due time;
 /// - `unfinished` holds every account by its newest known revision, and `unanswered` those of them whose revision no
-///   server has answered yet.
+///   server has answered yet;
+/// - `under_way` holds the accounts that were sent, by that time, until a server answers or they are queued again;
+/// - `ahead` and `behind` count what the others hold.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     pending: BTreeMap<AccountKey, Pending>,
     unanswered: BTreeSet<(u64, AccountKey)>,
     unfinished: BTreeSet<(u64, AccountKey)>,
-    due: BTreeSet<(u64, AccountKey)>,
+    due: BTreeSet<(Rank, u64, AccountKey)>,
+    under_way: BTreeSet<(u64, AccountKey)>,
+    ahead: Count,
+    behind: Count,
+}
+
+/// How many accounts there are of one class.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Count {
+    pub(super) all: usize,
+    /// Those that no server has answered yet.
+    pub(super) unanswered: usize,
+}
+
+/// What is looked at first among the accounts that are due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// It was sent: its answers are summed up, or overdue.
+    Sent,
+    /// To be sent: a change of an account that existed.
+    Ahead,
+    /// To be sent: a first revision, or sent on request.
+    Behind,
 }
 
 impl Agenda {
-    pub(super) fn len(&self) -> usize {
-        self.pending.len()
+    /// Changes of accounts that existed.
+    pub(super) fn ahead(&self) -> Count {
+        self.ahead
+    }
+
+    /// First revisions, and accounts sent on request.
+    pub(super) fn behind(&self) -> Count {
+        self.behind
     }
 
     /// How many accounts no server has answered yet.
@@ -41,19 +71,33 @@ impl Agenda {
         self.pending.keys().copied().collect()
     }
 
-    /// The account that is due first, and when.
-    pub(super) fn first_due(&self) -> Option<(u64, AccountKey)> {
-        self.due.first().copied()
+    /// The account of `rank` that is due first, and when.
+    pub(super) fn first_due(&self, rank: Rank) -> Option<(u64, AccountKey)> {
+        let (_, due, account) = self
+            .due
+            .range((rank, 0, least())..)
+            .next()
+            .filter(|(found, ..)| *found == rank)?;
+        Some((*due, *account))
     }
 
     /// Forgets that `account` is due at `due`.
-    pub(super) fn remove_due(&mut self, due: u64, account: AccountKey) {
-        self.due.remove(&(due, account));
+    pub(super) fn remove_due(&mut self, rank: Rank, due: u64, account: AccountKey) {
+        self.due.remove(&(rank, due, account));
+    }
+
+    /// The accounts that were sent at `since` or later and not answered: how many, and when the first of them was sent.
+    pub(super) fn under_way(&self, since: u64) -> (usize, Option<u64>) {
+        let mut sent = self.under_way.range((since, least())..);
+        let first = sent.next().map(|(at, _)| *at);
+        (first.map_or(0, |_| sent.count() + 1), first)
     }
 
     /// Adds an account that is not here yet.
     pub(super) fn insert(&mut self, account: AccountKey, pending: Pending) {
-        self.due.insert((pending.due, account));
+        self.count(pending.behind).all += 1;
+        self.count(pending.behind).unanswered += 1;
+        self.due.insert((rank(&pending), pending.due, account));
         self.unanswered.insert((pending.listed, account));
         self.unfinished.insert((pending.listed, account));
         self.pending.insert(account, pending);
@@ -64,9 +108,13 @@ impl Agenda {
         let Some(pending) = self.pending.remove(&account) else {
             return false;
         };
-        self.due.remove(&(pending.due, account));
-        self.unanswered.remove(&(pending.listed, account));
+        self.due.remove(&(rank(&pending), pending.due, account));
+        if let Some(at) = pending.under_way {
+            self.under_way.remove(&(at, account));
+        }
         self.unfinished.remove(&(pending.listed, account));
+        self.expect_no_answer(account, pending.listed, pending.behind);
+        self.count(pending.behind).all -= 1;
         true
     }
 
@@ -79,38 +127,70 @@ impl Agenda {
         else {
             return false;
         };
-        self.unanswered.remove(&(pending.listed, account));
-        self.unfinished.remove(&(pending.listed, account));
+        let (before, behind) = (pending.listed, pending.behind);
         pending.begin_anew(revision);
+        let is_answered = pending.answered >= revision;
+        self.unfinished.remove(&(before, account));
         self.unfinished.insert((revision, account));
-        if pending.answered < revision {
+        self.expect_no_answer(account, before, behind);
+        if !is_answered {
             self.unanswered.insert((revision, account));
+            self.count(behind).unanswered += 1;
         }
         true
     }
 
-    /// The newest known revision of `account` was answered.
-    pub(super) fn answered(&mut self, account: AccountKey) {
-        if let Some(pending) = self.pending.get(&account) {
-            self.unanswered.remove(&(pending.listed, account));
+    /// `account` is from now on a change of an account that existed.
+    pub(super) fn put_ahead(&mut self, account: AccountKey) {
+        let Some(pending) = self.pending.get(&account).filter(|pending| pending.behind) else {
+            return;
+        };
+        let unanswered = usize::from(self.unanswered.contains(&(pending.listed, account)));
+        self.behind.all -= 1;
+        self.behind.unanswered -= unanswered;
+        self.ahead.all += 1;
+        self.ahead.unanswered += unanswered;
+        self.change(account, |pending| pending.behind = false);
+    }
+
+    /// A server answered the newest known revision of `account`; others are listened for until `due`, if that changes.
+    pub(super) fn answered(&mut self, account: AccountKey, due: Option<u64>) {
+        let Some((listed, behind)) = self
+            .pending
+            .get(&account)
+            .map(|pending| (pending.listed, pending.behind))
+        else {
+            return;
+        };
+        self.expect_no_answer(account, listed, behind);
+        self.no_longer_under_way(account);
+        if let Some(due) = due {
+            self.change(account, |pending| {
+                pending.phase = Phase::Listening;
+                pending.due = due;
+            });
         }
     }
 
     /// `account` is to be sent at `due`.
     pub(super) fn queue(&mut self, account: AccountKey, due: u64) {
-        if let Some(pending) = self.pending.get_mut(&account) {
+        self.no_longer_under_way(account);
+        self.change(account, |pending| {
             pending.phase = Phase::Queued;
             pending.tries = 0;
-        }
-        self.reschedule(account, due);
+            pending.due = due;
+        });
     }
 
-    pub(super) fn reschedule(&mut self, account: AccountKey, due: u64) {
-        if let Some(pending) = self.pending.get_mut(&account) {
-            self.due.remove(&(pending.due, account));
+    /// `account` is sent at `now`; its answer is overdue at `due`.
+    pub(super) fn sent(&mut self, account: AccountKey, now: u64, due: u64) {
+        self.no_longer_under_way(account);
+        self.under_way.insert((now, account));
+        self.change(account, |pending| {
+            pending.phase = Phase::Sent;
+            pending.under_way = Some(now);
             pending.due = due;
-            self.due.insert((due, account));
-        }
+        });
     }
 
     /// A server answers again: accounts that wait for a longer pause to end are sent now.
@@ -123,7 +203,7 @@ impl Agenda {
             .map(|(account, _)| *account)
             .collect();
         for account in accounts {
-            self.reschedule(account, now);
+            self.change(account, |pending| pending.due = now);
         }
     }
 
@@ -136,12 +216,53 @@ impl Agenda {
     pub(super) fn finished_up_to(&self, from: u64) -> u64 {
         before_first(&self.unfinished, from)
     }
+
+    /// Changes what decides an account's place among those that are due.
+    fn change(&mut self, account: AccountKey, change: impl FnOnce(&mut Pending)) {
+        if let Some(pending) = self.pending.get_mut(&account) {
+            self.due.remove(&(rank(pending), pending.due, account));
+            change(pending);
+            self.due.insert((rank(pending), pending.due, account));
+        }
+    }
+
+    fn no_longer_under_way(&mut self, account: AccountKey) {
+        let sent_at = self
+            .pending
+            .get_mut(&account)
+            .and_then(|pending| pending.under_way.take());
+        if let Some(at) = sent_at {
+            self.under_way.remove(&(at, account));
+        }
+    }
+
+    fn expect_no_answer(&mut self, account: AccountKey, revision: u64, behind: bool) {
+        if self.unanswered.remove(&(revision, account)) {
+            self.count(behind).unanswered -= 1;
+        }
+    }
+
+    fn count(&mut self, behind: bool) -> &mut Count {
+        if behind { &mut self.behind } else { &mut self.ahead }
+    }
+}
+
+fn rank(pending: &Pending) -> Rank {
+    match (pending.phase, pending.behind) {
+        (Phase::Sent | Phase::Listening, _) => Rank::Sent,
+        (Phase::Queued, false) => Rank::Ahead,
+        (Phase::Queued, true) => Rank::Behind,
+    }
+}
+
+/// The account before all others.
+fn least() -> AccountKey {
+    AccountKey::from_bytes([0; 32])
 }
 
 /// The last revision before the first in `set` that is above `from`; `u64::MAX` if there is none.
 fn before_first(set: &BTreeSet<(u64, AccountKey)>, from: u64) -> u64 {
-    let least = AccountKey::from_bytes([0; 32]);
-    set.range((from.saturating_add(1), least)..)
+    set.range((from.saturating_add(1), least())..)
         .next()
         .map_or(u64::MAX, |(revision, _)| revision - 1)
 }

@@ -1,4 +1,8 @@
 //! What is read next: fresh changes first, then what servers may have missed earlier.
+//!
+//! Both are read in the order of their revisions, and first revisions of accounts must not hold up the changes of
+//! accounts that existed. So where there is no room for first revisions they are left where they are, in the store, and
+//! read once more by a second reader, which takes nothing else.
 
 use super::step::{Lane, Step};
 
@@ -12,14 +16,18 @@ pub(super) const REWIND_MS: u64 = 120_000;
 /// The pause before the next read when a read found nothing although there should be something.
 const READ_PAUSE_MS: u64 = 50;
 
-/// How far the two lanes have read.
+/// The pause before the next read when one has failed.
+const UNREADABLE_PAUSE_MS: u64 = 1_000;
+
+/// How far the lanes have read.
 #[derive(Debug)]
 pub(super) struct Lanes {
     /// The newest known revision.
     newest: u64,
-    /// Fresh changes are listed up to here.
-    read: u64,
+    fresh: Readers,
     catch_up: Option<CatchUp>,
+    /// Whether a lane other than [`Lane::Fresh`] is being read.
+    reading: bool,
     /// Nothing is read before this time.
     read_again_at: u64,
     /// Where to start again at the next connection.
@@ -31,16 +39,50 @@ pub(super) struct Lanes {
 
 #[derive(Debug)]
 struct CatchUp {
-    read: u64,
+    readers: Readers,
     goal: u64,
+}
+
+/// Two readers of the same changes, one behind the other.
+///
+/// Invariant: `firsts <= read`.
+#[derive(Debug, Clone, Copy)]
+struct Readers {
+    /// Changes of accounts that existed are listed up to here.
+    read: u64,
+    /// First revisions are listed up to here.
+    firsts: u64,
+}
+
+impl Readers {
+    fn at(revision: u64) -> Self {
+        Self {
+            read: revision,
+            firsts: revision,
+        }
+    }
+
+    /// The first reader has read up to `position`; `left` says whether it left first revisions where they are.
+    fn listed(&mut self, position: u64, left: bool) {
+        if !left && self.firsts == self.read {
+            self.firsts = position.max(self.firsts);
+        }
+        self.read = position.max(self.read);
+    }
+
+    /// The second reader has read up to `position`.
+    fn firsts_listed(&mut self, position: u64) {
+        self.firsts = position.clamp(self.firsts, self.read);
+    }
 }
 
 impl Lanes {
     pub(super) fn new(agreed: u64) -> Self {
         Self {
             newest: agreed,
-            read: agreed,
+            fresh: Readers::at(agreed),
             catch_up: None,
+            reading: false,
             read_again_at: 0,
             rewind: None,
             rewind_again: None,
@@ -54,23 +96,33 @@ impl Lanes {
 
     /// How far catching up is, and where it ends; `None` if it has ended.
     pub(super) fn catching_up(&self) -> Option<(u64, u64)> {
-        self.catch_up.as_ref().map(|catch_up| (catch_up.read, catch_up.goal))
+        self.catch_up
+            .as_ref()
+            .map(|catch_up| (catch_up.readers.firsts, catch_up.goal))
     }
 
     /// The revision up to which every change has been listed.
     pub(super) fn floor(&self) -> u64 {
-        self.catch_up.as_ref().map_or(self.read, |catch_up| catch_up.read)
+        self.catch_up
+            .as_ref()
+            .map_or(self.fresh.firsts, |catch_up| catch_up.readers.firsts)
+    }
+
+    /// Whether first revisions were left where they are.
+    pub(super) fn is_behind(&self) -> bool {
+        self.catch_up.is_some() || self.fresh.firsts < self.fresh.read
     }
 
     /// A connection is up: catching up begins where the last one may have left a gap.
     pub(super) fn connected(&mut self) {
         self.read_again_at = 0;
+        self.reading = false;
         let from = match self.rewind.take() {
             Some(rewind) => rewind.min(self.floor()),
             None => {
                 // The first connection: every change so far has to be caught up on.
                 let floor = self.floor();
-                self.read = self.newest;
+                self.fresh = Readers::at(self.newest);
                 floor
             }
         };
@@ -97,10 +149,13 @@ impl Lanes {
         None
     }
 
+    /// Catches up on what is listed already, and on the first revisions that fresh reading has left.
     fn catch_up_from(&mut self, from: u64) {
-        self.catch_up = (from < self.read).then_some(CatchUp {
-            read: from,
-            goal: self.read,
+        let (from, goal) = (from.min(self.fresh.firsts), self.fresh.read);
+        self.fresh = Readers::at(goal);
+        self.catch_up = (from < goal).then_some(CatchUp {
+            readers: Readers::at(from),
+            goal,
         });
     }
 
@@ -108,46 +163,89 @@ impl Lanes {
     pub(super) fn goal(&self, lane: Lane) -> Option<u64> {
         match lane {
             Lane::Fresh => Some(u64::MAX),
-            Lane::CatchUp => self.catch_up.as_ref().map(|catch_up| catch_up.goal),
+            Lane::FreshFirsts => Some(self.fresh.read),
+            Lane::CatchUp | Lane::CatchUpFirsts => self.catch_up.as_ref().map(|catch_up| catch_up.goal),
         }
     }
 
-    /// `lane` has been read up to `position`.
-    pub(super) fn listed(&mut self, lane: Lane, position: u64, now: u64) {
-        let read = match &mut self.catch_up {
-            Some(catch_up) if lane == Lane::CatchUp => &mut catch_up.read,
-            _ => &mut self.read,
+    /// Whether `lane` takes first revisions, if there is room for them. Where one was left, those after it are left too.
+    pub(super) fn takes_firsts(&self, lane: Lane) -> bool {
+        lane.is_firsts() || self.readers(lane).is_some_and(|readers| readers.firsts == readers.read)
+    }
+
+    fn readers(&self, lane: Lane) -> Option<&Readers> {
+        if lane.is_fresh() {
+            return Some(&self.fresh);
+        }
+        self.catch_up.as_ref().map(|catch_up| &catch_up.readers)
+    }
+
+    /// `lane` has been read up to `position`; `left` says whether it left first revisions where they are.
+    pub(super) fn listed(&mut self, lane: Lane, position: u64, left: bool, now: u64) {
+        let readers = match &mut self.catch_up {
+            Some(catch_up) if !lane.is_fresh() => &mut catch_up.readers,
+            _ => &mut self.fresh,
         };
-        if position <= *read {
+        let before = if lane.is_firsts() { readers.firsts } else { readers.read };
+        if position <= before {
             self.read_again_at = now + READ_PAUSE_MS;
         }
-        *read = position.max(*read);
-        self.catch_up.take_if(|catch_up| catch_up.read >= catch_up.goal);
+        if lane.is_firsts() {
+            readers.firsts_listed(position);
+        } else {
+            readers.listed(position, left);
+        }
+        self.catch_up
+            .take_if(|catch_up| catch_up.readers.firsts >= catch_up.goal);
+    }
+
+    /// A read of `lane` has ended, whatever became of it.
+    pub(super) fn read_ended(&mut self, lane: Lane) {
+        self.reading &= lane == Lane::Fresh;
+    }
+
+    /// A read has failed.
+    pub(super) fn unreadable(&mut self, now: u64) {
+        self.read_again_at = now + UNREADABLE_PAUSE_MS;
     }
 
     /// The next fresh changes, if there are any, about `room` of them.
     pub(super) fn read_fresh(&self, room: usize, now: u64) -> Option<Step> {
-        let wanted = room > 0 && now >= self.read_again_at && self.newest > self.read;
-        wanted.then(|| Step::Read {
-            lane: Lane::Fresh,
-            after: self.read,
-            limit: room.min(READ_ROWS),
-        })
+        let wanted = room > 0 && now >= self.read_again_at && self.newest > self.fresh.read;
+        wanted.then(|| read(Lane::Fresh, self.fresh.read, room))
     }
 
-    /// The next earlier changes, if there are any, about `room` of them.
-    pub(super) fn read_earlier(&self, room: usize, now: u64) -> Option<Step> {
-        let catch_up = self.catch_up.as_ref()?;
-        let wanted = room > 0 && now >= self.read_again_at;
-        wanted.then(|| Step::Read {
-            lane: Lane::CatchUp,
-            after: catch_up.read,
-            limit: room.min(READ_ROWS),
-        })
+    /// The next of all other changes, if there are any: about `room` earlier ones, or about `room_for_firsts` first
+    /// revisions. One read at a time.
+    pub(super) fn read_others(&mut self, room: usize, room_for_firsts: usize, now: u64) -> Option<Step> {
+        if self.reading || now < self.read_again_at {
+            return None;
+        }
+        let unread = |catch_up: &&CatchUp| room > 0 && catch_up.readers.read < catch_up.goal;
+        let earlier = self.catch_up.as_ref().filter(unread);
+        let behind = |readers: &Readers| room_for_firsts > 0 && readers.firsts < readers.read;
+        let step = if let Some(catch_up) = earlier {
+            read(Lane::CatchUp, catch_up.readers.read, room)
+        } else if behind(&self.fresh) {
+            read(Lane::FreshFirsts, self.fresh.firsts, room_for_firsts)
+        } else {
+            let catch_up = self.catch_up.as_ref().filter(|catch_up| behind(&catch_up.readers))?;
+            read(Lane::CatchUpFirsts, catch_up.readers.firsts, room_for_firsts)
+        };
+        self.reading = true;
+        Some(step)
     }
 
     /// When reading goes on, if it is paused.
     pub(super) fn paused_until(&self, now: u64) -> Option<u64> {
         (now < self.read_again_at).then_some(self.read_again_at)
+    }
+}
+
+fn read(lane: Lane, after: u64, room: usize) -> Step {
+    Step::Read {
+        lane,
+        after,
+        limit: room.min(READ_ROWS),
     }
 }

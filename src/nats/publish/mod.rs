@@ -6,6 +6,8 @@
 //! that loses messages, replies and connections (`world.rs`).
 
 mod agenda;
+#[cfg(test)]
+mod import;
 mod lanes;
 mod pending;
 mod position;
@@ -18,4 +20,4 @@ mod tests;
 mod world;
 
 pub(super) use propagation::{ANSWER_MS, Propagation};
-pub(super) use step::{Lane, Step, Summary};
+pub(super) use step::{Changed, Lane, Step, Summary};

@@ -17,10 +17,18 @@ pub(super) struct Pending {
     /// The newest revision that was answered.
     pub(super) answered: u64,
 
-    // What happens to it next.
+    // What happens to it next. The agenda alone sets these, since it keeps sets in their order.
     pub(super) phase: Phase,
     pub(super) due: u64,
+    /// Whether it is sent behind the changes of accounts that existed: a first revision, or sent on request.
+    pub(super) behind: bool,
+    /// When it was sent, while no server has answered that.
+    pub(super) under_way: Option<u64>,
+
+    // How it is judged and logged.
     pub(super) routine: bool,
+    /// Whether `listed` is the account's first revision.
+    pub(super) first: bool,
     /// Whether every known server has to answer: it is a fresh change, not one found while catching up.
     pub(super) fresh: bool,
 
@@ -64,13 +72,16 @@ pub(super) enum Answer {
 
 impl Pending {
     /// An account that is at `listed` and was not sent yet.
-    pub(super) fn new(listed: u64, due: u64, routine: bool) -> Self {
+    pub(super) fn new(listed: u64, due: u64, behind: bool, routine: bool) -> Self {
         Self {
             listed,
             sent: 0,
             answered: 0,
             phase: Phase::Queued,
             due,
+            behind,
+            under_way: None,
+            first: false,
             sent_at: 0,
             received: 0,
             first_answer_ms: 0,
@@ -109,6 +120,7 @@ impl Pending {
     /// It is at another revision: nothing that servers said about the earlier one counts.
     pub(super) fn begin_anew(&mut self, revision: u64) {
         self.listed = revision;
+        self.first = false;
         self.repeats = 0;
         self.refusals = 0;
         self.missing_since = None;

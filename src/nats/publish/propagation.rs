@@ -10,35 +10,58 @@
 //! so that a revocation never waits behind a million accounts. *Catching up* covers the changes before them: from the
 //! agreed position at the first connection, and from two minutes back at every later one.
 //!
+//! In both, an account's *first revision* goes behind the changes of accounts that existed. It takes no right away, and
+//! an import makes a hundred thousand of them; most servers skip each, which makes it wait for its repetition. So first
+//! revisions have places of their own, and what they take never keeps another change waiting.
+//!
 //! One answer moves the position, so that one server cannot hold up all others. But a server that answered earlier
 //! changes is expected to answer the next fresh one too (`roster.rs`). Until it does, that change is sent again, for at
 //! most ten minutes.
 
 use std::collections::VecDeque;
 
-use super::agenda::Agenda;
+use super::agenda::{Agenda, Rank};
 use super::lanes::{Lanes, REWIND_MS};
 use super::pending::{Answer, Pending, Phase};
 use super::position::{Mark, Position};
 use super::roster::Roster;
-use super::step::{Lane, Step, Summary};
+use super::step::{Changed, Lane, Step, Summary};
 use crate::jwt::AccountKey;
 use crate::nats::subjects::Verdict;
 
-/// Accounts that are sent and unanswered at once. Enough to fill a connection over a 50 ms round trip with 5,000
-/// accounts a second; few enough that a NATS cluster that stopped answering costs nothing.
+/// Changes of accounts that existed that are read and unanswered at once. Enough to fill a connection over a 50 ms round
+/// trip with 5,000 accounts a second; few enough that a NATS cluster that stopped answering costs nothing.
 const IN_FLIGHT: usize = 256;
 
-/// How many of them catching up may use, so that a fresh change always finds room.
+/// How many of them catching up may use, so that a fresh change always finds room. First revisions may be as many
+/// beside them.
 const CATCH_UP_IN_FLIGHT: usize = IN_FLIGHT / 2;
 
+/// Accounts that are under way before other changes than fresh ones are sent, even if thousands are due at once, as after
+/// a reconnection. A fresh change waits for no more messages than the servers take in some ten milliseconds.
+const UNDER_WAY: usize = CATCH_UP_IN_FLIGHT;
+
+/// The same for first revisions and what is sent on request: over a 50 ms round trip 640 a second.
+const BEHIND_UNDER_WAY: usize = 32;
+
+/// The time between two of those, at least, in microseconds: 2,000 a second. Servers that work through an import thus
+/// have time left for a revocation: right after one, 99 of 100 took 13 ms; at 4,000 a second 60 ms, without pauses 160 ms.
+const BEHIND_PAUSE_US: u64 = 500;
+
+/// Pauses that may be made up for, since a timer wakes us every millisecond at most.
+const BEHIND_BURST_US: u64 = 8 * BEHIND_PAUSE_US;
+
 /// Accounts remembered in total, most of them answered `skipped` and waiting for their repetition: 16,384 in 3 s is a
-/// pace of 5,000 accounts a second, and about 5 MB. Beyond it no earlier changes are read, and no account is sent on
-/// request, until some are finished.
+/// pace of 5,000 accounts a second, and about 5 MB. Beyond it no earlier changes are read until some are finished. As
+/// many first revisions are remembered beside them; beyond those no account is sent on request.
 const REMEMBERED: usize = 16_384;
 
 /// How far fresh changes may exceed that. Beyond it they wait where they are, in the store.
 const REMEMBERED_RESERVE: usize = 2_048;
+
+/// First revisions and accounts sent on request that are unanswered before no more are sent on request: those two share
+/// their places, and an import must not make requests fail.
+const ASKED_IN_FLIGHT: usize = 2 * IN_FLIGHT;
 
 /// Without an answer after this long, the message or the reply counts as lost. A reply takes a round trip; two seconds
 /// is what nats-server itself grants a fetch (1.9 s).
@@ -74,6 +97,8 @@ pub(in crate::nats) struct Propagation {
     agenda: Agenda,
     position: Position,
     roster: Roster,
+    /// When the next first revision may be sent, in microseconds.
+    behind_at_us: u64,
     /// Accounts that were sent on request: the time, the account, its revision.
     asked: VecDeque<(u64, AccountKey, u64)>,
 }
@@ -89,6 +114,7 @@ impl Propagation {
             agenda: Agenda::default(),
             position: Position::new(agreed),
             roster: Roster::default(),
+            behind_at_us: 0,
             asked: VecDeque::new(),
         }
     }
@@ -119,11 +145,13 @@ impl Propagation {
         self.connected = true;
         self.lanes.connected();
         for account in self.agenda.accounts() {
-            self.agenda.queue(account, now);
+            let urgent = |pending: &Pending| pending.fresh && !pending.behind && pending.answered < pending.listed;
+            let urgent = self.agenda.get(account).is_some_and(urgent);
+            self.agenda.queue(account, if urgent { 0 } else { now });
         }
         self.asked.retain(|(at, ..)| at + REWIND_MS >= now);
         for (_, account, revision) in self.asked.clone() {
-            self.list(account, revision, Lane::CatchUp, now);
+            self.list_asked(account, revision, now);
         }
     }
 
@@ -136,7 +164,14 @@ impl Propagation {
 
     /// Whether `account` is one of many, or sent again: of interest to a debugger only.
     pub(in crate::nats) fn is_routine(&self, account: AccountKey) -> bool {
-        self.agenda.get(account).is_none_or(|pending| pending.routine)
+        self.agenda
+            .get(account)
+            .is_none_or(|pending| pending.routine || pending.first)
+    }
+
+    /// Whether first revisions are waiting: for their turn, for an answer or to be sent again.
+    pub(in crate::nats) fn has_firsts(&self) -> bool {
+        self.agenda.behind().all > 0 || self.lanes.is_behind()
     }
 
     /// Whether `account` has been sent again as often as refusals allow, so that one more refusal is final.
@@ -159,31 +194,44 @@ impl Propagation {
     /// A caller asks for `account`, now at `revision`, to be sent again. `false`: too many are waiting.
     pub(in crate::nats) fn ask(&mut self, account: AccountKey, revision: u64, now: u64) -> bool {
         let known = self.agenda.get(account).is_some();
-        if !known && (self.agenda.len() >= REMEMBERED || self.agenda.unanswered() >= IN_FLIGHT / 2) {
+        let behind = self.agenda.behind();
+        if !known && (behind.all >= REMEMBERED + REMEMBERED_RESERVE || behind.unanswered >= ASKED_IN_FLIGHT) {
             return false;
         }
         if self.asked.len() == ASKED_REMEMBERED {
             self.asked.pop_front();
         }
         self.asked.push_back((now, account, revision));
-        // After every fresh change: any client may ask, and a revocation must not wait for it. An account in flight, or
-        // whose answers are still coming in, is not sent again.
-        self.list(account, revision, Lane::CatchUp, now);
+        self.list_asked(account, revision, now);
         true
     }
 
-    /// The result of [`Step::Read`]: the accounts that changed, at their current revisions, and how far they reach.
-    pub(in crate::nats) fn listed(&mut self, lane: Lane, rows: &[(AccountKey, u64)], position: u64, now: u64) {
-        let Some(goal) = self.lanes.goal(lane) else {
+    /// The result of [`Step::Read`]: the accounts that changed, and how far they reach.
+    pub(in crate::nats) fn listed(&mut self, lane: Lane, rows: &[Changed], position: u64, now: u64) {
+        self.lanes.read_ended(lane);
+        let Some(goal) = self.lanes.goal(lane).filter(|_| !self.draining) else {
             return;
         };
-        for (account, revision) in rows {
-            // Beyond the goal it belongs to the other lane.
-            if *revision <= goal {
-                self.list(*account, *revision, lane, now);
+        let takes_firsts = self.lanes.takes_firsts(lane) && self.room_for_firsts() > 0;
+        let mut left = false;
+        // Beyond the goal it belongs to another lane.
+        for row in rows.iter().filter(|row| row.revision <= goal) {
+            if row.first && !takes_firsts {
+                left = true;
+            } else if row.first || !lane.is_firsts() {
+                self.list(*row, lane, now);
             }
         }
-        self.lanes.listed(lane, position, now);
+        if left && lane.is_firsts() {
+            return;
+        }
+        self.lanes.listed(lane, position, left, now);
+    }
+
+    /// A [`Step::Read`] has failed; it is repeated after a pause.
+    pub(in crate::nats) fn unreadable(&mut self, lane: Lane, now: u64) {
+        self.lanes.read_ended(lane);
+        self.lanes.unreadable(now);
     }
 
     /// `account` was published with the token of `revision`.
@@ -229,10 +277,9 @@ impl Propagation {
         pending.tries = 0;
         pending.record(server, verdict);
         if pending.phase == Phase::Sent {
-            pending.phase = Phase::Listening;
             pending.first_answer_ms = now.saturating_sub(pending.sent_at);
         }
-        let listening = (pending.phase == Phase::Listening).then(|| {
+        let listening = (pending.phase != Phase::Queued).then(|| {
             let listen = if pending.count(Answer::Skipped) + pending.count(Answer::Refused) == 0 {
                 LISTEN_MS
             } else {
@@ -240,10 +287,7 @@ impl Propagation {
             };
             pending.sent_at + pending.first_answer_ms + listen
         });
-        self.agenda.answered(account);
-        if let Some(due) = listening {
-            self.agenda.reschedule(account, due);
-        }
+        self.agenda.answered(account, listening);
         if waited {
             self.agenda.hurry(now);
         }
@@ -272,17 +316,27 @@ impl Propagation {
         if let Some(at) = self.lanes.rewind_if_due(now) {
             wake = earlier(wake, at);
         }
-        while let Some((due, account)) = self.agenda.first_due() {
-            if due > now {
-                wake = earlier(wake, due);
-                break;
-            }
-            match self.act(account, now) {
-                Some(step) => return step,
-                None => self.agenda.remove_due(due, account),
+        for rank in [Rank::Sent, Rank::Ahead, Rank::Behind] {
+            while let Some((due, account)) = self.agenda.first_due(rank) {
+                let at = due.max(self.not_before(rank, due, now));
+                if at > now {
+                    wake = earlier(wake, at);
+                    break;
+                }
+                match self.act(account, now) {
+                    Some(step) => {
+                        if rank == Rank::Behind {
+                            let earliest = (now * 1_000).saturating_sub(BEHIND_BURST_US);
+                            self.behind_at_us = self.behind_at_us.max(earliest) + BEHIND_PAUSE_US;
+                        }
+                        return step;
+                    }
+                    None => self.agenda.remove_due(rank, due, account),
+                }
             }
         }
-        if let Some(read) = self.lanes.read_earlier(self.room_for_earlier(), now) {
+        let room = self.room_for_earlier();
+        if let Some(read) = self.lanes.read_others(room, self.room_for_firsts(), now) {
             return read;
         }
         if let Some(at) = self.lanes.paused_until(now) {
@@ -291,20 +345,47 @@ impl Propagation {
         Step::Wait(wake)
     }
 
-    /// How many fresh changes may be taken now.
-    fn room_for_fresh(&self) -> usize {
-        if self.draining || self.agenda.len() >= REMEMBERED + REMEMBERED_RESERVE {
+    /// When an account of `rank` that is due at `due` may be sent. Fresh changes, due at 0, wait for nothing.
+    fn not_before(&self, rank: Rank, due: u64, now: u64) -> u64 {
+        if rank == Rank::Sent || due == 0 {
             return 0;
         }
-        IN_FLIGHT.saturating_sub(self.agenda.unanswered())
+        let (most, paced) = match rank {
+            Rank::Behind => (BEHIND_UNDER_WAY, self.behind_at_us.div_ceil(1_000)),
+            _ => (UNDER_WAY, 0),
+        };
+        match self.agenda.under_way((now + 1).saturating_sub(ANSWER_MS)) {
+            // At the latest when its answer is overdue and it counts no more.
+            (count, Some(first)) if count >= most => paced.max(first + ANSWER_MS),
+            _ => paced,
+        }
+    }
+
+    /// How many fresh changes may be taken now.
+    fn room_for_fresh(&self) -> usize {
+        let ahead = self.agenda.ahead();
+        if self.draining || ahead.all >= REMEMBERED + REMEMBERED_RESERVE {
+            return 0;
+        }
+        IN_FLIGHT.saturating_sub(ahead.unanswered)
     }
 
     /// How many earlier changes may be taken now.
     fn room_for_earlier(&self) -> usize {
-        if self.draining || self.agenda.len() >= REMEMBERED {
+        let ahead = self.agenda.ahead();
+        if self.draining || ahead.all >= REMEMBERED {
             return 0;
         }
-        CATCH_UP_IN_FLIGHT.saturating_sub(self.agenda.unanswered())
+        CATCH_UP_IN_FLIGHT.saturating_sub(ahead.unanswered)
+    }
+
+    /// How many first revisions may be taken now.
+    fn room_for_firsts(&self) -> usize {
+        let behind = self.agenda.behind();
+        if self.draining || behind.all >= REMEMBERED {
+            return 0;
+        }
+        CATCH_UP_IN_FLIGHT.saturating_sub(behind.unanswered)
     }
 
     /// The step for `account`, which is due.
@@ -321,10 +402,9 @@ impl Propagation {
         if pending.phase == Phase::Queued {
             pending.listen_anew();
         }
-        pending.phase = Phase::Sent;
         pending.tries += 1;
         let pause = ANSWER_MS << (pending.tries - 1).min(4);
-        self.agenda.reschedule(account, now + pause.min(MAX_PAUSE_MS));
+        self.agenda.sent(account, now, now + pause.min(MAX_PAUSE_MS));
         Some(Step::Send(account))
     }
 
@@ -347,6 +427,7 @@ impl Propagation {
             // A missing server was logged, so it is also logged that none is missing any more.
             routine: pending.routine && (pending.missing_since.is_none() || !missing.is_empty()),
             missing,
+            first: pending.first && pending.fresh,
             again: false,
         };
         pending.routine = true;
@@ -369,30 +450,52 @@ impl Propagation {
         Some(summary)
     }
 
-    /// `account` is at `revision`: it is queued, unless that revision is sent already.
-    fn list(&mut self, account: AccountKey, revision: u64, lane: Lane, now: u64) {
-        // Fresh changes go before everything else that is due.
-        let due = if lane == Lane::Fresh { 0 } else { now };
+    /// An account has changed: it is queued, unless that revision is sent already.
+    fn list(&mut self, row: Changed, lane: Lane, now: u64) {
+        let Changed {
+            account,
+            revision,
+            first,
+        } = row;
+        // Fresh changes of accounts that existed go before everything else that is due.
+        let due = if lane == Lane::Fresh && !first { 0 } else { now };
         let Some(pending) = self.agenda.get_mut(account) else {
-            let mut pending = Pending::new(revision, due, lane == Lane::CatchUp);
-            if lane == Lane::CatchUp {
-                // No caller waits for it, and a million of them pass here: one repetition is enough.
+            let mut pending = Pending::new(revision, due, first, !lane.is_fresh());
+            pending.first = first;
+            if !lane.is_fresh() {
+                expect_little(&mut pending);
+            } else if first {
+                // No fetch can bring an older token of it, and a hundred thousand may come at once.
                 pending.repeats = REPEATS - 1;
-                pending.refusals = REFUSALS - 1;
             }
             self.agenda.insert(account, pending);
             return;
         };
         // Its token may have been looked up and sent before the change was listed.
-        pending.fresh |= lane == Lane::Fresh;
-        if revision <= pending.listed {
-            return;
-        }
+        pending.fresh |= lane.is_fresh();
+        let is_new = revision > pending.listed;
         let under_way = pending.sent >= revision;
-        pending.routine &= lane == Lane::CatchUp;
-        self.raise(account, revision);
-        if !under_way {
+        let urgent = due == 0 && pending.phase == Phase::Queued;
+        if is_new {
+            pending.routine &= !lane.is_fresh();
+            self.raise(account, revision);
+        }
+        if !first {
+            self.agenda.put_ahead(account);
+        }
+        if (is_new || urgent) && !under_way {
             self.agenda.queue(account, due);
+        }
+    }
+
+    /// A caller asked for `account`, which is at `revision`. It is sent behind every other change: any client may ask,
+    /// and a revocation must not wait for it. An account in flight, or whose answers are still coming in, is not sent
+    /// again.
+    fn list_asked(&mut self, account: AccountKey, revision: u64, now: u64) {
+        if self.agenda.get(account).is_none() {
+            let mut pending = Pending::new(revision, now, true, true);
+            expect_little(&mut pending);
+            self.agenda.insert(account, pending);
         }
     }
 
@@ -416,6 +519,12 @@ impl Propagation {
         let answered = self.agenda.answered_up_to(self.position.updated_to());
         self.position.advance(answered.min(self.lanes.floor()), now);
     }
+}
+
+/// No caller waits for it, and a million of them pass here: one repetition is enough.
+fn expect_little(pending: &mut Pending) {
+    pending.repeats = REPEATS - 1;
+    pending.refusals = REFUSALS - 1;
 }
 
 fn earlier(wake: Option<u64>, at: u64) -> Option<u64> {

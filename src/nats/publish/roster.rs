@@ -20,6 +20,9 @@ const MAX_MISSING_PAUSE_MS: u64 = 10_000;
 /// Accounts that are sent again for missing servers: 100 a second. Beyond it the other servers' answers are enough.
 const AWAITED: usize = 1_024;
 
+/// How many of them may be first revisions, so that an import leaves room for a revocation.
+const AWAITED_FIRSTS: usize = AWAITED / 2;
+
 /// The servers of a NATS cluster that answered lately.
 ///
 /// Asking for the list of all servers needs a further permission. So a server that answered one change is expected to
@@ -86,7 +89,8 @@ impl Roster {
             self.known.retain(|known| known.answered_at >= since);
             return None;
         }
-        if self.awaited.len() == AWAITED && !self.awaited.contains(&account) {
+        let room = if pending.behind { AWAITED_FIRSTS } else { AWAITED };
+        if self.awaited.len() >= room && !self.awaited.contains(&account) {
             return None;
         }
         self.awaited.insert(account);

@@ -1,5 +1,7 @@
 //! Propagation under faults. Each fault is tried both before and after the server took the token.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::propagation::Propagation;
@@ -329,13 +331,25 @@ fn g12_the_number_of_changes_that_wait_for_a_missing_server_is_bounded() {
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         AccountKey::from_bytes(bytes)
     };
-    for n in 0..12 {
-        world.change_keys((n * 100..n * 100 + 100).map(key));
-        world.answer_all();
+    let mut waiting = Vec::new();
+    // First revisions leave room for the changes after them.
+    for _ in 0..2 {
+        world.concluded.clear();
+        for n in 0..12 {
+            world.change_keys((n * 100..n * 100 + 100).map(key));
+            for _ in 0..15 {
+                world.answer_all();
+                world.pass(10);
+            }
+        }
+        world.pass(1_000);
+        let again = world.concluded.iter().filter(|summary| summary.again);
+        let again = again.filter(|summary| summary.account != account(2));
+        let accounts: BTreeSet<_> = again.map(|summary| summary.account).collect();
+        waiting.push(accounts.len());
     }
-    world.pass(1_000);
-    let waiting = world.concluded.iter().filter(|summary| summary.again).count();
-    assert_eq!((world.concluded.len(), waiting), (1_201, 1_024));
+    // Account 2 is one more.
+    assert_eq!(waiting, [511, 1_023]);
 }
 
 #[test]
@@ -396,25 +410,6 @@ fn after_a_reconnection_what_was_sent_in_the_last_two_minutes_is_sent_again() {
 }
 
 #[test]
-fn a_first_start_is_paced_and_a_fresh_change_overtakes_it() {
-    let mut world = World::new();
-    for n in 0..=250 {
-        world.change(&[n]);
-    }
-    world.connect();
-    let first = world.messages.len();
-    assert!((1..=128).contains(&first), "{first} at once");
-    world.change(&[251]);
-    assert_eq!(
-        world.messages.back(),
-        Some(&(account(251), 252)),
-        "sent before the rest"
-    );
-    assert_eq!(world.propagation.updated_to(), 0);
-    world.settle();
-}
-
-#[test]
 fn an_account_that_was_asked_for_is_sent_though_nothing_changed() {
     let mut world = World::quiet();
     let revision = world.rows[&account(1)];
@@ -459,8 +454,7 @@ fn the_number_of_accounts_sent_on_request_is_bounded() {
         bytes[..4].copy_from_slice(&n.to_be_bytes());
         world.propagation.ask(AccountKey::from_bytes(bytes), 1, 0)
     });
-    // Half of what may be in flight: a change always has room beside it.
-    assert_eq!(taken.count(), 128);
+    assert_eq!(taken.count(), 512);
 }
 
 #[test]
@@ -523,6 +517,8 @@ enum Event {
     Ask(u8),
     Verdict(Verdict),
     HeardBy(&'static [&'static str]),
+    ReadSlowly(bool),
+    FinishRead,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -543,6 +539,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         3 => any::<bool>().prop_map(Event::Mark),
         1 => (0u8..6).prop_map(Event::Ask),
         1 => prop_oneof![Just(&["n1"][..]), Just(&["n1", "n2"][..])].prop_map(Event::HeardBy),
+        1 => any::<bool>().prop_map(Event::ReadSlowly),
+        2 => Just(Event::FinishRead),
         1 => prop_oneof![Just(UPDATED), Just(SKIPPED), Just(refused())].prop_map(Event::Verdict),
     ];
     proptest::collection::vec(event, 1..120)
@@ -580,6 +578,8 @@ proptest! {
                     }
                 }
                 Event::HeardBy(servers) => world.heard_by(servers),
+                Event::ReadSlowly(slowly) => world.reads_slowly = slowly,
+                Event::FinishRead => world.finish_read(),
                 Event::Verdict(verdict) => world.verdict = verdict,
             }
             world.check();

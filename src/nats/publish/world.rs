@@ -1,10 +1,10 @@
 //! A simulated world around [`Propagation`]: a log of changes, servers that hold tokens, and a network that loses
 //! messages, replies and connections.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::propagation::Propagation;
-use super::step::{Step, Summary};
+use super::step::{Changed, Lane, Step, Summary};
 use crate::jwt::AccountKey;
 use crate::nats::subjects::Verdict;
 
@@ -24,8 +24,17 @@ pub(super) struct World {
     pub(super) now: u64,
     pub(super) revision: u64,
     pub(super) rows: BTreeMap<AccountKey, u64>,
+    /// The same in the order of their revisions, and those of them whose answer has not reached us.
+    log: BTreeSet<(u64, AccountKey)>,
+    open: BTreeSet<(u64, AccountKey)>,
+    /// Accounts that have changed since their first revision.
+    changed: BTreeSet<AccountKey>,
     pub(super) agreed: u64,
     pub(super) propagation: Propagation,
+    /// A read of earlier changes takes until [`World::finish_read`].
+    pub(super) reads_slowly: bool,
+    /// What such a read has found.
+    reading: Option<(Lane, Vec<Changed>, u64)>,
 
     // The connection, and what is on its way.
     pub(super) connected: bool,
@@ -59,8 +68,13 @@ impl World {
             now: 0,
             revision: 0,
             rows: BTreeMap::new(),
+            log: BTreeSet::new(),
+            open: BTreeSet::new(),
+            changed: BTreeSet::new(),
             agreed: 0,
             propagation: Propagation::new(0),
+            reads_slowly: false,
+            reading: None,
             connected: false,
             hung: false,
             received: 0,
@@ -99,7 +113,15 @@ impl World {
 
     pub(super) fn change_keys(&mut self, accounts: impl Iterator<Item = AccountKey>) -> u64 {
         self.revision += 1;
-        self.rows.extend(accounts.map(|account| (account, self.revision)));
+        for account in accounts {
+            if let Some(before) = self.rows.insert(account, self.revision) {
+                self.changed.insert(account);
+                self.log.remove(&(before, account));
+                self.open.remove(&(before, account));
+            }
+            self.log.insert((self.revision, account));
+            self.open.insert((self.revision, account));
+        }
         self.propagation.newest(self.revision);
         self.pump();
         self.revision
@@ -121,6 +143,7 @@ impl World {
             self.hung = false;
             self.messages.clear();
             self.replies.clear();
+            self.reading = None;
             self.propagation.disconnected(self.now);
             self.pump();
         }
@@ -158,6 +181,7 @@ impl World {
         if let Some((account, revision, server, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
+            self.open.remove(&(revision, account));
             self.receive();
             self.propagation
                 .answered(account, revision, &server, &verdict, self.now);
@@ -198,31 +222,42 @@ impl World {
         self.pump();
     }
 
-    pub(super) fn changes(&self, after: u64, limit: usize) -> (Vec<(AccountKey, u64)>, u64) {
-        let mut rows: Vec<_> = self
-            .rows
-            .iter()
-            .map(|(a, r)| (*a, *r))
-            .filter(|(_, r)| *r > after)
-            .collect();
-        rows.sort_by_key(|(account, revision)| (*revision, *account));
-        let Some((_, cut)) = rows.get(limit).copied() else {
-            return (rows, self.revision);
-        };
-        let whole: Vec<_> = rows.iter().copied().filter(|(_, revision)| *revision < cut).collect();
-        // A revision with more accounts than the limit is given whole: half a revision has no position.
-        if whole.is_empty() {
-            return (rows.into_iter().filter(|(_, revision)| *revision == cut).collect(), cut);
+    /// Changes after `after`, about `limit` of them, and how far they reach.
+    fn changes(&self, after: u64, limit: usize) -> (Vec<Changed>, u64) {
+        let mut rows: Vec<Changed> = Vec::new();
+        for (revision, account) in self.log.range((after + 1, account(0))..) {
+            // A revision is never split, as it has no position of its own inside.
+            if rows.len() >= limit && rows.last().is_some_and(|last| last.revision != *revision) {
+                return (rows, revision - 1);
+            }
+            rows.push(Changed {
+                account: *account,
+                revision: *revision,
+                first: !self.changed.contains(account),
+            });
         }
-        (whole, cut - 1)
+        (rows, self.revision)
+    }
+
+    /// The read that is under way ends with what it found when it began.
+    pub(super) fn finish_read(&mut self) {
+        if let Some((lane, rows, position)) = self.reading.take() {
+            self.propagation.listed(lane, &rows, position, self.now);
+            self.pump();
+        }
     }
 
     pub(super) fn pump(&mut self) {
-        for _ in 0..10_000 {
+        for _ in 0..100_000 {
             match self.propagation.next(self.now) {
                 Step::Read { lane, after, limit } => {
                     let (rows, position) = self.changes(after, limit);
-                    self.propagation.listed(lane, &rows, position, self.now);
+                    if self.reads_slowly && lane != Lane::Fresh {
+                        assert!(self.reading.is_none(), "one read at a time");
+                        self.reading = Some((lane, rows, position));
+                    } else {
+                        self.propagation.listed(lane, &rows, position, self.now);
+                    }
                 }
                 Step::Send(account) => {
                     assert!(self.connected, "sent without a connection");
@@ -257,10 +292,10 @@ impl World {
             "agreed {}, updated only to {updated_to}",
             self.agreed
         );
-        for (account, revision) in &self.rows {
+        for (revision, account) in self.open.range(..=(updated_to, AccountKey::from_bytes([0xFF; 32]))) {
             let answered = self.answered.get(account).copied().unwrap_or(0);
             assert!(
-                *revision > updated_to || answered >= *revision,
+                answered >= *revision,
                 "position {updated_to} passed revision {revision} of {account}, answered {answered}"
             );
         }
@@ -269,15 +304,21 @@ impl World {
     /// Everything works again, for longer than any repetition takes: then every change must be propagated and agreed.
     pub(super) fn settle(&mut self) {
         self.verdict = UPDATED;
+        self.reads_slowly = false;
+        self.finish_read();
         if self.hung {
             self.disconnect();
         }
         self.connect();
         // Longer than it takes to go back once more after a lost connection, and to forget a missing server.
         for _ in 0..900 {
-            self.answer_all();
-            self.mark(true);
-            self.pass(1_000);
+            // First revisions are sent at a pace.
+            let steps = if self.propagation.has_firsts() { 100 } else { 1 };
+            for _ in 0..steps {
+                self.answer_all();
+                self.mark(true);
+                self.pass(1_000 / steps);
+            }
         }
         self.answer_all();
         assert_eq!(
