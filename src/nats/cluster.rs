@@ -264,7 +264,7 @@ impl Publisher {
         let mut incoming = first;
         for _ in 0..REPLIES {
             match incoming {
-                Incoming::Reply { subject, payload } => self.reply(connection.inbox(), &subject, &payload),
+                Incoming::Reply { subject, payload } => self.reply(connection, &subject, &payload),
                 // No server received the message; it is sent again when its answer is overdue.
                 Incoming::NoResponders => self.notices.no_responders(),
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
@@ -415,19 +415,26 @@ impl Publisher {
         }
     }
 
-    fn reply(&mut self, inbox: &str, subject: &str, payload: &[u8]) {
-        let Some((account, revision)) = subjects::about(inbox, subject) else {
+    fn reply(&mut self, connection: &Connection, subject: &str, payload: &[u8]) {
+        let Some((account, revision)) = subjects::about(connection.inbox(), subject) else {
             return;
         };
-        let Some(reply) = Reply::read(payload) else {
+        let Some(mut reply) = Reply::read(payload) else {
             return self.notices.unknown_reply(account, revision, payload.len());
         };
+        if reply.version.is_empty() && matches!(reply.verdict, Verdict::Refused(_)) {
+            let server = connection.server();
+            if server.name == reply.server {
+                reply.version = server.version;
+            }
+        }
         self.notices
             .answer(account, revision, &reply, self.propagation.is_routine(account));
         if let Verdict::Refused(words) = &reply.verdict
             && self.propagation.is_last_try(account)
         {
-            self.notices.refused(account, revision, &reply.server, words);
+            self.notices
+                .refused(account, revision, &reply.server, &reply.version, words);
         }
         self.answered = true;
         if let Some(time) = reply.time {

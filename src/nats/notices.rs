@@ -160,6 +160,11 @@ impl Notices {
 
     pub(super) fn concluded(&mut self, summary: &Summary) {
         self.missing(summary);
+        let what = match (summary.updated, summary.skipped, summary.refused) {
+            (0, _, 1..) => "account refused",
+            (0, 1.., 0) => "account sent; no server has it loaded",
+            _ => "account propagated to the servers that answered",
+        };
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -171,7 +176,7 @@ impl Notices {
                     refused = summary.refused,
                     first_answer_ms = summary.first_answer_ms,
                     again = summary.again,
-                    "account propagated"
+                    "{what}"
                 )
             };
         }
@@ -256,22 +261,28 @@ impl Notices {
                 tracing::info!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
             }
             Verdict::Refused(reason) => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = %reason, "a server refused this account's JWT");
+                let version = reply.version.as_str();
+                tracing::info!(nats_cluster = cluster, server, version, %account, revision, result = %reason, "a server refused this account's JWT");
             }
         }
     }
 
     /// A server refused an account's JWT for the last time. It may refuse thousands, so one a minute is logged.
-    pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &str, words: &str) {
+    /// `version` is the server's; empty if it is not known.
+    pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &str, version: &str, words: &str) {
+        let version = if version.is_empty() { "unknown" } else { version };
         if self.is_due(&format!("{server} refused: {words}")) {
             tracing::error!(
                 nats_cluster = %self.cluster,
                 server,
+                version,
                 %account,
                 revision,
                 result = words,
-                "a server keeps refusing this account's JWT, and enforces an older one. If its operator JWT is older than the \
-                 one jwtmesh has, give it that one and restart it: a nats-server does not reload operators"
+                "nats-server {server}, version {version}, keeps refusing this account's JWT, and enforces an older one if it \
+                 has one. Either its operator JWT is another than the one jwtmesh has: give it that one and restart it, since \
+                 a nats-server does not reload operators. Or its rules are older than those of the version that jwtmesh \
+                 follows: its own log has the reason, and a newer version or a changed account is the remedy"
             );
         }
     }

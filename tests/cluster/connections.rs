@@ -236,6 +236,8 @@ fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {
     let line = line.unwrap_or_else(|| panic!("the refusal is not logged: {}", node.log()));
     for words in [
         "server=\"alone\"",
+        &format!("nats-server alone, version {NEWEST}"),
+        "Or its rules are older",
         "account validation failed",
         "restart it",
         &account.id(),

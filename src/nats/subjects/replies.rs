@@ -15,6 +15,8 @@ const MAX_REASON_CHARS: usize = 400;
 pub(in crate::nats) struct Reply {
     /// The server's name, or its key if it has no name.
     pub(in crate::nats) server: String,
+    /// The server's version; empty if the reply does not say.
+    pub(in crate::nats) version: String,
     /// The server's clock when it replied, Unix seconds; `None` if the reply does not say.
     pub(in crate::nats) time: Option<i64>,
     /// What became of the token there.
@@ -47,6 +49,8 @@ struct ServerText {
     name: String,
     #[serde(default)]
     id: String,
+    #[serde(default)]
+    ver: Value,
     /// RFC 3339 with nanoseconds (nats-server `server/events.go`, `ServerInfo`).
     #[serde(default)]
     time: Value,
@@ -89,6 +93,7 @@ impl Reply {
         };
         Some(Self {
             server: clip(&server, MAX_REASON_CHARS),
+            version: clip(text.server.ver.as_str().unwrap_or_default(), MAX_REASON_CHARS),
             time: time.map(jiff::Timestamp::as_second),
             verdict,
         })
@@ -146,6 +151,15 @@ mod tests {
         ] {
             let reply = Reply::read(text.as_bytes()).expect(text);
             assert_eq!((reply.server.as_str(), reply.verdict), ("n1", verdict), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_servers_version_is_read_and_a_reply_without_it_is_still_a_reply() {
+        for (version, wanted) in [(r#""2.14.6""#, "2.14.6"), ("2", ""), ("null", "")] {
+            let text = format!(r#"{{"server":{{"name":"n1","ver":{version}}},"error":{{"description":"no"}}}}"#);
+            let reply = Reply::read(text.as_bytes()).expect(version);
+            assert_eq!((reply.version.as_str(), reply.server.as_str()), (wanted, "n1"));
         }
     }
 
