@@ -15,8 +15,11 @@
 //! 5. The mesh agrees on the position, up to which every change is finished, at most once a second. After a restart the
 //!    publisher continues from there.
 //!
-//! This room promises that every server of a connected NATS cluster is sent each change, again and again until it
-//! answers (G5). When a message, a reply, a connection or this process is lost, the change is still above the position,
+//! An account's first revision goes behind such changes: an import of any size keeps no revocation waiting.
+//!
+//! This room promises that each change is sent to every server that is connected at that moment, again and again until it
+//! answers (G5). Servers cut off then are told when they are heard again, if this node was not restarted: which servers
+//! should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the change is still above the position,
 //! and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
 //! newer one (I7).
 //!
