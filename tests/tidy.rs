@@ -122,6 +122,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "connection",
             "publish",
             "clocks",
+            "payload",
             "notices",
             "cluster",
             "mod",

@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
 use super::notices::Notices;
+use super::payload::{self, Limit, Unanswered};
 use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::NatsCluster;
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, Token};
 use crate::resolver::{Changes, ReadError, Resolver};
 use crate::tasks::{Scope, chain};
 
@@ -41,6 +42,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long the last agreement on the position may take, and how long the connection may take to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a payload limit that a server showed is believed. The next message that is larger shows it again.
+const LIMIT_LASTS: Duration = Duration::from_secs(600);
+
 /// Starts a publisher for each of `clusters` in `scope`; it runs until the scope stops. The NATS clusters need not be
 /// reachable yet. `clock` is what their servers' clocks are compared with.
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
@@ -57,6 +61,8 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             reading: None,
             route: Route::new(&cluster.servers),
             answered: false,
+            unanswered: Unanswered::default(),
+            learned: None,
             clock: clock.clone(),
             clocks: Clocks::default(),
             notices: Notices::new(&cluster.name),
@@ -86,10 +92,21 @@ struct Publisher {
     route: Route,
     /// Whether a server has answered over this connection.
     answered: bool,
+    /// What was sent over this connection and not answered.
+    unanswered: Unanswered,
+    learned: Option<Learned>,
     // This node's clock, and how far the servers' are from it.
     clock: Clock,
     clocks: Clocks,
     notices: Notices,
+}
+
+/// The payload limit of our user, which a server showed by ending the connection.
+struct Learned {
+    limit: Limit,
+    /// The revision of the user's account then: with another one the limit may be another.
+    account: Option<(AccountKey, Option<u64>)>,
+    until: Instant,
 }
 
 /// Why a connection is no longer used.
@@ -98,6 +115,8 @@ enum End {
     Stopped,
     /// The connection is of no more use, for this reason.
     Lost(String),
+    /// The server ended it over a message that was too large, in these words.
+    TooLarge(String),
     /// The user lacks a permission. The next connection reads the creds again, which may grant it.
     WithoutPermission,
 }
@@ -118,17 +137,19 @@ impl Publisher {
         while let Some(mut connection) = self.connect(&scope).await {
             let opened = Instant::now();
             self.answered = false;
+            self.unanswered = Unanswered::default();
             self.look();
             self.propagation.connected(self.now());
             if let Some((from, to)) = self.propagation.catching_up() {
                 self.notices.catching_up(from, to);
             }
             let end = self.serve(&mut connection, &scope).await;
+            let learned = self.learn_limit(&connection, &end).await;
             self.propagation.disconnected(self.now());
             self.reading = None;
             let ended = match end {
                 End::WithoutPermission => Ended::WithoutPermission,
-                _ if self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
+                _ if learned || self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
                 _ => Ended::Useless,
             };
             if ended == Ended::Useful {
@@ -138,7 +159,9 @@ impl Publisher {
             match end {
                 // A server that no longer reads does not hold up the shutdown.
                 End::Stopped => drop(timeout(CLOSE_PATIENCE, connection.close()).await),
-                End::Lost(reason) => self.notices.lost(&reason),
+                // The account that was too large is named when it is its turn again.
+                End::Lost(_) | End::TooLarge(_) if learned => {}
+                End::Lost(reason) | End::TooLarge(reason) => self.notices.lost(&reason),
                 End::WithoutPermission => {}
             }
         }
@@ -267,6 +290,9 @@ impl Publisher {
                 Incoming::Reply { subject, payload } => self.reply(connection, &subject, &payload),
                 // No server received the message; it is sent again when its answer is overdue.
                 Incoming::NoResponders => self.notices.no_responders(),
+                Incoming::Complaint(words) if subjects::is_payload_violation(&words) => {
+                    return Some(End::TooLarge(words));
+                }
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
                     Some(permission) => {
@@ -324,18 +350,59 @@ impl Publisher {
             }
             Err(error) => return Err(chain(&error)),
         };
-        let limit = connection.max_payload();
-        if row.token.len() > limit {
-            self.notices.too_large(account, row.revision, row.token.len(), limit);
+        let bytes = row.token.len();
+        if let Some(limit) = self.limit_below(connection, bytes).await {
+            self.notices.too_large(account, row.revision, bytes, limit);
             self.propagation.too_large(account);
             return Ok(());
         }
+        self.unanswered.sent(account, row.revision, bytes);
         let reply = subjects::reply_to(connection.inbox(), account, row.revision);
         connection
             .publish(subjects::update(account), reply, row.token.clone())
             .await?;
         self.propagation.sent(account, row.revision, self.now());
         Ok(())
+    }
+
+    /// The limit that a message of `bytes` is above; `None` if it may be sent.
+    async fn limit_below(&mut self, connection: &Connection, bytes: usize) -> Option<Limit> {
+        let announced = Limit::Server(connection.max_payload());
+        if !announced.allows(bytes) {
+            return Some(announced);
+        }
+        let learned = self.learned.as_ref().filter(|learned| !learned.limit.allows(bytes))?;
+        let (limit, until, then) = (learned.limit, learned.until, learned.account);
+        let now = user_account(self.resolver.clone(), connection).await.0;
+        if now == then && Instant::now() < until {
+            return Some(limit);
+        }
+        self.learned = None;
+        None
+    }
+
+    /// Learns how large a message may be, if a server ended the connection because one was larger. It says so in words,
+    /// which may be lost with the connection; then what the JWTs state is as good.
+    async fn learn_limit(&mut self, connection: &Connection, end: &End) -> bool {
+        let said = matches!(end, End::TooLarge(_));
+        let Some(largest) = self
+            .unanswered
+            .largest()
+            .filter(|_| said || matches!(end, End::Lost(_)))
+        else {
+            return false;
+        };
+        let (account, claims) = user_account(self.resolver.clone(), connection).await;
+        let limit = Limit::learned(largest, payload::stated(connection.user(), &claims));
+        let is_known = said || matches!(limit, Limit::Stated(_));
+        if is_known {
+            self.learned = Some(Learned {
+                limit,
+                account,
+                until: Instant::now() + LIMIT_LASTS,
+            });
+        }
+        is_known
     }
 
     /// Reads changes for `lane`. Fresh ones at once; for others the disk may be needed, and no fresh change waits for it.
@@ -437,6 +504,7 @@ impl Publisher {
                 .refused(account, revision, &reply.server, &reply.version, words);
         }
         self.answered = true;
+        self.unanswered.answered(account, revision);
         if let Some(time) = reply.time {
             self.heard_time(&reply.server, time);
         }
@@ -453,6 +521,22 @@ impl Publisher {
             self.notices.clocks(differ, ours, comparison.offset);
         }
     }
+}
+
+/// The account of our user: its key and current revision, and its claims.
+async fn user_account(
+    resolver: Resolver,
+    connection: &Connection,
+) -> (Option<(AccountKey, Option<u64>)>, serde_json::Value) {
+    let Some(account) = connection.account() else {
+        return Default::default();
+    };
+    let row = resolver.lookup(account).await.ok().flatten();
+    let claims = row
+        .as_ref()
+        .and_then(|row| Token::parse(&row.token).ok()?.unverified_claims());
+    let revision = row.map(|row| row.revision);
+    (Some((account, revision)), claims.unwrap_or_default())
 }
 
 /// What `work` ends with; waits forever if there is none.

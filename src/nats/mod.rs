@@ -30,6 +30,7 @@ mod clocks;
 mod cluster;
 mod connection;
 mod notices;
+mod payload;
 mod publish;
 mod subjects;
 

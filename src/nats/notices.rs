@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::Server;
+use super::payload::Limit;
 use super::publish::{Lane, Summary};
 use super::subjects::{MissingPermission, Reply, Verdict};
 use crate::jwt::{AccountKey, time};
@@ -127,19 +128,43 @@ impl Notices {
         }
     }
 
-    pub(super) fn too_large(&mut self, account: AccountKey, revision: u64, bytes: usize, limit: usize) {
+    /// An account's JWT has more `bytes` than a message may have.
+    pub(super) fn too_large(&mut self, account: AccountKey, revision: u64, bytes: usize, limit: Limit) {
         // Clients may ask for it to be sent any number of times.
         if !self.is_due(&format!("too large {account} {revision}")) {
             return;
         }
+        let (most, why) = match limit {
+            Limit::Server(most) => (
+                most,
+                format!(
+                    "the NATS server takes messages of at most {most}. Raise max_payload above {bytes} on all its servers"
+                ),
+            ),
+            Limit::Stated(most) => (
+                most,
+                format!(
+                    "the NATS servers take messages of at most {most} from the user that jwtmesh connects with: its JWT or \
+                     its account's says so. Raise the payload limit of both (`nsc edit user --payload -1`, `nsc edit \
+                     account --payload -1`)"
+                ),
+            ),
+            Limit::Below(bytes) => (
+                bytes.saturating_sub(1),
+                format!(
+                    "the NATS servers have ended the connection over a message of {bytes}: the JWT of the user that jwtmesh \
+                     connects with, or its account's, limits payloads. Raise the limit of both (`nsc edit user --payload \
+                     -1`, `nsc edit account --payload -1`)"
+                ),
+            ),
+        };
         tracing::error!(
             nats_cluster = %self.cluster,
             %account,
             revision,
             token_bytes = bytes,
-            max_payload_bytes = limit,
-            "this account's JWT has {bytes} bytes, but the NATS server takes messages of at most {limit}, so the change \
-             cannot be sent. Raise max_payload above {bytes} on all its servers, or make the JWT smaller (old \
+            max_payload_bytes = most,
+            "this account's JWT has {bytes} bytes, so the change cannot be sent: {why}, or make the JWT smaller (old \
              revocations, imports), and push it again; servers that restart fetch it over HTTP"
         );
     }

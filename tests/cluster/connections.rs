@@ -213,6 +213,79 @@ fn g5_new_creds_grant_a_missing_permission_without_a_restart() {
     }
 }
 
+/// The limit is announced in an INFO that the client library ignores. The server ends the connection over a larger message,
+/// which used to be sent again for ever, and others' revocations waited for the next connection each time.
+#[test]
+fn g5_an_account_above_our_users_payload_limit_is_named_once_and_holds_up_no_other() {
+    for in_account in [false, true] {
+        let (operator, account, large) = (Operator::new("O"), Account::new("A"), Account::new("large"));
+        let port = free_port();
+        let user = operator.system.user_with(json!({
+            "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]}, "sub": {"allow": ["_INBOX.jwtmesh.>"]},
+            "payload": if in_account { -1 } else { 4_096 },
+        }));
+        let url = format!("nats://127.0.0.1:{port}");
+        let options = Options {
+            nats: vec![NatsLink::plain(vec![url], user.creds())],
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        let system = operator.account_with(&operator.system, |claims| {
+            if in_account {
+                claims["nats"]["limits"]["payload"] = json!(4_096);
+            }
+        });
+        node.put(&operator.system, &system);
+        let large_token = operator.account_with(&large, |claims| {
+            claims["nats"]["description"] = json!("x".repeat(7_000));
+        });
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let server = NatsServer::start_on_port(NEWEST, port, &config);
+        let revoke = |node: &Node, issued_at: i64| {
+            let alice = account.user();
+            let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
+            let token = operator.account_with(&account, |claims| {
+                claims["iat"] = json!(issued_at);
+                claims["nats"]["revocations"][alice.id()] = json!(now());
+            });
+            node.put(&account, &token);
+            let reason = connection.disconnected(PATIENCE);
+            assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "{}", node.log());
+        };
+        node.put(&account, &operator.account_at(&account, now() - 60));
+        revoke(&node, now() - 50);
+        node.put(&large, &large_token);
+        let line = eventually("the account is named", || {
+            let log = node.log();
+            let line = log
+                .lines()
+                .find(|line| line.contains("has ") && line.contains(&large.id()))?;
+            Some(line.to_owned())
+        });
+        let sizes = format!("has {} bytes", large_token.len());
+        assert!(line.contains(" ERROR ") && line.contains(&sizes), "{line}");
+        assert!(line.contains("messages of at most 4096 from the user"), "{line}");
+        revoke(&node, now() - 40);
+        // It is not sent again, not even when a caller asks for it.
+        assert_eq!(node.get_account(&format!("{}?notify=true", large.id())).status, 200);
+        revoke(&node, now() - 30);
+        let violations = server.log().matches("maximum payload exceeded").count();
+        assert_eq!(violations, 1, "{}", server.log());
+        // A raised limit counts at once where it is the account's.
+        if in_account {
+            node.put(&operator.system, &operator.system_token());
+            let mut member = NatsUser::connect(server.address(), &large.user()).unwrap();
+            assert!(member.ping());
+            let closing = operator.account_with(&large, |claims| {
+                claims["nats"]["description"] = json!("x".repeat(7_000));
+                claims["nats"]["limits"]["conn"] = json!(0);
+            });
+            node.put(&large, &closing);
+            assert!(member.disconnected(PATIENCE).is_some(), "{}", node.log());
+        }
+    }
+}
+
 /// nats-server reads its operator JWT only when it starts: it does not accept a signing key that was added since.
 #[test]
 fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {

@@ -54,7 +54,8 @@ pub(in crate::nats) struct Connection {
     inbox: String,
     replies: Subscriber,
     events: mpsc::Receiver<Event>,
-    account: Option<AccountKey>,
+    /// The claims of its user, if they can be read.
+    user: serde_json::Value,
     /// The server's last error, which is mostly the reason why it ends the connection.
     last_error: Option<String>,
 }
@@ -86,7 +87,7 @@ impl Connection {
     /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
-        let (options, account) = credentials(&cluster.creds).await?;
+        let (options, user) = credentials(&cluster.creds).await?;
         let mut options = options
             .name(format!("jwtmesh-{node}"))
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
@@ -126,14 +127,20 @@ impl Connection {
             inbox,
             replies,
             events,
-            account,
+            user,
             last_error: None,
         })
     }
 
-    /// The account of its user; `None` if the creds do not say.
+    /// The account of its user: the one whose identity key signed the user, or the one that a signing key names. `None`
+    /// if the creds do not say; the server then judges them.
     pub(in crate::nats) fn account(&self) -> Option<AccountKey> {
-        self.account
+        account_in(&self.user)?.parse().ok()
+    }
+
+    /// The claims of its user; null if they cannot be read.
+    pub(in crate::nats) fn user(&self) -> &serde_json::Value {
+        &self.user
     }
 
     /// The URL of the server.
@@ -166,7 +173,7 @@ impl Connection {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
-    /// The largest message that this server takes, in bytes.
+    /// The largest message that this server announced, in bytes. It may take less from our user.
     pub(in crate::nats) fn max_payload(&self) -> usize {
         self.client.max_payload()
     }
@@ -244,7 +251,8 @@ async fn certificates(options: ConnectOptions, cluster: &NatsCluster) -> Result<
     Ok(options)
 }
 
-async fn credentials(path: &Path) -> Result<(ConnectOptions, Option<AccountKey>), String> {
+/// How to log in with the creds at `path`, and the claims of their user; null if they cannot be read.
+async fn credentials(path: &Path) -> Result<(ConnectOptions, serde_json::Value), String> {
     let unusable = |defect: &dyn std::fmt::Display| {
         format!(
             "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
@@ -262,14 +270,10 @@ async fn credentials(path: &Path) -> Result<(ConnectOptions, Option<AccountKey>)
         .await
         .map_err(|error| unusable(&error))?;
     let options = ConnectOptions::with_credentials(&creds).map_err(|error| unusable(&error))?;
-    Ok((options, account_of(&creds)))
-}
-
-/// The account of the user in `creds`: the one whose identity key signed the user, or the one that a signing key names.
-/// `None` if it cannot be read; the server then judges it.
-fn account_of(creds: &str) -> Option<AccountKey> {
-    let claims = Token::from_file_text(creds).ok()?.unverified_claims()?;
-    account_in(&claims)?.parse().ok()
+    let claims = Token::from_file_text(&creds)
+        .ok()
+        .and_then(|token| token.unverified_claims());
+    Ok((options, claims.unwrap_or_default()))
 }
 
 /// The account that a user's claims name. In version 1, `issuer_account` is at the top level.

@@ -6,5 +6,7 @@
 mod names;
 mod replies;
 
-pub(super) use names::{INBOX_PREFIX, MissingPermission, about, missing_permission, reply_to, update};
+pub(super) use names::{
+    INBOX_PREFIX, MissingPermission, about, is_payload_violation, missing_permission, reply_to, update,
+};
 pub(super) use replies::{Reply, Verdict, clip};

@@ -47,6 +47,12 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
     }
 }
 
+/// Whether a server complains that a message was too large, and so ends the connection (nats-server `server/client.go`).
+/// It applies the limits of our user and account too, which it announces in a second INFO that async-nats ignores.
+pub(in crate::nats) fn is_payload_violation(complaint: &str) -> bool {
+    complaint.to_lowercase().contains("maximum payload violation")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +103,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(missing_permission(complaint), permission, "{complaint}");
+        }
+    }
+
+    #[test]
+    fn only_one_complaint_means_that_a_message_was_too_large() {
+        for (complaint, is) in [
+            ("nats: Maximum Payload Violation", true),
+            ("maximum payload violation", true),
+            ("nats: Maximum Connections Exceeded", false),
+            ("", false),
+        ] {
+            assert_eq!(is_payload_violation(complaint), is, "{complaint}");
         }
     }
 }
