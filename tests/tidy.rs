@@ -143,7 +143,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("nats/subjects", &["names", "replies", "mod"]),
-    ("node", &["life", "trust", "assemble", "mod"]),
+    ("node", &["life", "trust", "reload", "assemble", "mod"]),
     // `mod` is the handle that `start` returns.
     (
         "raft",

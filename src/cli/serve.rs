@@ -30,7 +30,8 @@ const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 /// Runs a node. When it is ready it prints one line on stdout:
 /// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.
 ///
-/// SIGTERM and SIGINT shut it down gracefully; a second signal stops it at once. SIGHUP reloads the certificates.
+/// SIGTERM and SIGINT shut it down gracefully; a second signal stops it at once. SIGHUP reads
+/// the certificates and the operators' files again.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// The mesh's cluster.toml, the same file on every machine
@@ -140,7 +141,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
                 break None;
             }
             _ = reload.recv() => {
-                tracing::info!("reading the certificates again");
+                tracing::info!("reading the certificates and the operators again");
                 node.reload();
             }
         }

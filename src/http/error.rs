@@ -168,7 +168,9 @@ impl From<SubmitError> for Refusal {
     fn from(error: SubmitError) -> Self {
         let (status, code) = match &error {
             // An untrusted issuer is a 400 too, as in nats-account-server; nsc shows the sentence either way.
-            SubmitError::Rejected(rejection) => (StatusCode::BAD_REQUEST, rejection.code()),
+            SubmitError::Rejected(rejection) | SubmitError::Untimely { rejection, .. } => {
+                (StatusCode::BAD_REQUEST, rejection.code())
+            }
             SubmitError::Candidate { .. } => (StatusCode::BAD_REQUEST, "untrusted"),
             SubmitError::WrongOperator { .. } => (StatusCode::BAD_REQUEST, "wrong-operator"),
             SubmitError::UnknownOperator { .. } => (StatusCode::NOT_FOUND, "unknown-operator"),

@@ -188,8 +188,8 @@ pub enum Rejection {
     },
     /// Issued by a clock that is ahead. If it were accepted, it would block every legitimate update until that time.
     #[error(
-        "the JWT was issued at {issued}, which is more than five minutes after now ({now}): set the clock of the machine that signs and \
-         issue it again"
+        "the JWT was issued at {issued}, which is more than five minutes after now ({now}): the clock of the machine that signed it is \
+         ahead, or the one here is behind; set the wrong one right, and if it was the signer's, issue the JWT again"
     )]
     IssuedInFuture {
         /// `iat`.

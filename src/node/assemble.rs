@@ -127,6 +127,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         resolver,
         raft,
         tls,
+        operators: config.operators,
         serving,
         agreeing,
         threads,

@@ -27,6 +27,8 @@ pub struct Node {
     pub(super) resolver: Resolver,
     pub(super) raft: Raft,
     pub(super) tls: Option<ReloadableTls>,
+    /// The files with the operators that the configuration names.
+    pub(super) operators: Vec<PathBuf>,
     /// The tasks that serve and propagate.
     pub(super) serving: Scope,
     /// The tasks of Raft, which end after those.
@@ -74,13 +76,6 @@ impl Node {
     /// Waits for a fault, which ends this node, and gives its reason.
     pub async fn ended(&self) -> String {
         self.agreeing.fault().reported().await
-    }
-
-    /// Reads the certificates again.
-    pub fn reload(&self) {
-        if let Some(tls) = &self.tls {
-            tls.reload();
-        }
     }
 
     /// Finishes the requests under way, at most for `grace`, then leaves everything on disk. An error if a fault was

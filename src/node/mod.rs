@@ -12,6 +12,7 @@ mod assemble;
 #[cfg(test)]
 mod faulty_disk;
 mod life;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -13,6 +13,16 @@ pub enum SubmitError {
     /// The token does not verify, or breaks a blocking rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The token's times do not fit this node's, and NATS servers have said what time it is.
+    #[error("{rejection}. {}", whose_clock(*offset, *now))]
+    Untimely {
+        /// Why it is refused.
+        rejection: Rejection,
+        /// The NATS servers' clocks minus this node's, in seconds.
+        offset: i64,
+        /// This node's time, Unix seconds.
+        now: i64,
+    },
     /// The token is signed for an operator that this node's configuration names and the mesh does not trust.
     #[error(
         "the issuer {issuer} is a key of operator {candidate}, which the configuration of this node names but the mesh does not trust: it \
@@ -136,6 +146,21 @@ pub enum ReadError {
     /// This node cannot go on.
     #[error("this node cannot read its state")]
     Fault(#[source] Fault),
+}
+
+/// A clock that differs by less is right, for the purpose of refusing tokens.
+pub(super) const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+
+fn whose_clock(offset: i64, now: i64) -> String {
+    if offset.saturating_abs() <= CLOCK_TOLERANCE_SECONDS {
+        return "The NATS servers that this node is connected to have the same time as it has, so it is the other clock that is wrong"
+            .to_owned();
+    }
+    format!(
+        "The NATS servers that this node is connected to say that it is {}, and the node's clock says {}: set the clock of the node",
+        time(now.saturating_add(offset)),
+        time(now)
+    )
 }
 
 fn superseded(account: AccountKey, stored: i64, submitted: i64, now: i64) -> String {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::{ReadError, SubmitError};
+use super::error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 use super::handle::{Resolver, VerifiedTrust};
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
@@ -184,8 +184,10 @@ impl Resolver {
 
     /// Says more where this node knows more than the token and the trust.
     fn explained(&self, error: SubmitError) -> SubmitError {
-        let SubmitError::Rejected(Rejection::Untrusted { issuer, trusted }) = &error else {
-            return error;
+        let (issuer, trusted) = match &error {
+            SubmitError::Rejected(Rejection::Untrusted { issuer, trusted }) => (issuer, trusted),
+            SubmitError::Rejected(rejection) => return self.untimely(rejection).unwrap_or(error),
+            _ => return error,
         };
         let candidates = TrustedKeys::new(self.candidates().iter().cloned());
         match issuer.parse().ok().and_then(|key| candidates.owner_of(key)) {
@@ -196,6 +198,24 @@ impl Resolver {
             },
             None => error,
         }
+    }
+
+    /// Says which clock is wrong, if a token is refused for its times and NATS servers have told theirs.
+    fn untimely(&self, rejection: &Rejection) -> Option<SubmitError> {
+        let offset = self.heard_offset()?;
+        let is_known = match rejection {
+            Rejection::IssuedInFuture { .. } => true,
+            // Mostly no matter of clocks.
+            Rejection::Expired { .. } | Rejection::NotYetValid { .. } => {
+                offset.saturating_abs() > CLOCK_TOLERANCE_SECONDS
+            }
+            _ => false,
+        };
+        is_known.then(|| SubmitError::Untimely {
+            rejection: rejection.clone(),
+            offset,
+            now: self.0.clock.now(),
+        })
     }
 
     fn superseded(&self, claims: &AccountClaims, stored_issued_at: i64) -> SubmitError {

@@ -201,11 +201,30 @@ fn where_the_servers_clocks_differ_from_this_machines_the_log_gives_both_times()
     assert!(warning.contains(" WARN "), "{warning}");
     assert!(warning.contains("this machine's clock says 20"), "{warning}");
     assert!(warning.contains("those of the NATS servers say 19"), "{warning}");
+    let ahead = operator.account_at(&account, now() + 86_400);
+    let expired = operator.account_with(&account, |claims| claims["exp"] = json!(now() - 60));
+    for untimely in [&ahead, &expired] {
+        let refused = node.post_account(&account.id(), untimely).text();
+        for words in [
+            "say that it is 19",
+            "the node's clock says 20",
+            "set the clock of the node",
+        ] {
+            assert!(refused.contains(words), "no {words} in {refused}");
+        }
+    }
     gate.alter(false);
     eventually("the log says that they agree again", || {
         node.put(&account, &token);
         node.log().contains("agree again").then_some(())
     });
+    let refused = node.post_account(&account.id(), &ahead).text();
+    assert!(refused.contains("it is the other clock that is wrong"), "{refused}");
+    let refused = node.post_account(&account.id(), &expired).text();
+    assert!(
+        !refused.contains("clock"),
+        "an expired JWT is mostly no matter of clocks: {refused}"
+    );
     assert_eq!(node.log().matches("either may be wrong").count(), 1);
 }
 

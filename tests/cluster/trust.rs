@@ -3,6 +3,7 @@
 use std::fs;
 
 use nkeys::KeyPair;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::mint::{Account, Operator, now, sign};
@@ -10,7 +11,7 @@ use crate::support::nats_server::NatsServer;
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{NatsLink, Node, Options};
 use crate::support::nsc::Nsc;
-use crate::support::process::{PATIENCE, free_port};
+use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tools::NEWEST;
 
 /// Writes `text` into the node's folder; gives the file's path.
@@ -187,6 +188,39 @@ fn a_new_signing_key_is_taken_with_operator_update_and_without_a_restart() {
 fn with_issuer(mut claims: Value, issuer: &KeyPair) -> Value {
     claims["iss"] = json!(issuer.public_key());
     claims
+}
+
+/// SIGHUP reads the operators' files again, and what is wrong with one changes nothing.
+#[test]
+fn a_newer_operator_in_the_configurations_file_is_taken_on_sighup() {
+    let operator = Operator::new("O");
+    let mut node = Node::of(&operator);
+    let signing = KeyPair::new_operator();
+    file(&node, "operator.jwt", "damaged");
+    node.program().signal(Signal::HUP);
+    eventually("the log says what is wrong with the file", || {
+        let log = node.log();
+        (log.contains("were not read again") && log.contains("operator.jwt")).then_some(())
+    });
+    let newer = operator.token_with(|claims| {
+        claims["iat"] = json!(now() + 1);
+        claims["nats"]["signing_keys"] = json!([signing.public_key()]);
+    });
+    file(&node, "operator.jwt", &newer);
+    node.program().signal(Signal::HUP);
+    let account = Account::new("A");
+    let token = sign(
+        &signing,
+        &with_issuer(operator.account_claims(&account, |_| {}), &signing),
+    );
+    eventually("the new signing key counts", || {
+        (node.post_account(&account.id(), &token).status == 200).then_some(())
+    });
+    assert!(
+        node.log().contains("JWT of a trusted operator updated"),
+        "{}",
+        node.log()
+    );
 }
 
 /// G3: whose an account is must not depend on the order in which operators are listed.
