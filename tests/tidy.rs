@@ -106,7 +106,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "jwt/rules",
         &[
-            "issues", "shape", "subject", "url", "info", "imports", "exports", "account", "operator", "mod",
+            "issues", "shape", "subject", "mapping", "url", "info", "imports", "exports", "account", "operator", "mod",
         ],
     ),
     (
@@ -128,7 +128,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("nats/connection", &["route", "mod"]),
+    ("nats/connection", &["creds", "route", "mod"]),
     (
         "nats/publish",
         &[
@@ -199,7 +199,10 @@ const HOMES: &[(&str, &[&str])] = &[
     // to parse the URLs of servers.
     ("async_nats", &["nats/", "cli/demo/", "config/read.rs"]),
     // The demo makes keys for its own folder; only sign/ signs with them.
-    ("nkeys", &["jwt/nkey.rs", "sign/", "cli/demo/"]),
+    (
+        "nkeys",
+        &["jwt/nkey.rs", "sign/", "cli/demo/", "nats/connection/creds.rs"],
+    ),
     ("ed25519_dalek", &["jwt/nkey.rs"]),
     ("clap", &["cli/"]),
     ("rcgen", &["cli/demo/"]),

@@ -102,6 +102,9 @@ pub(super) fn print(out: &mut impl Write, explanation: &Explanation) -> std::io:
     for problem in &explanation.problems {
         writeln!(out, "problem     {}: {}", problem.code, plain(&problem.detail))?;
     }
+    for warning in &explanation.warnings {
+        writeln!(out, "warning     {}: {}", warning.code, plain(&warning.detail))?;
+    }
     block(out, "header", explanation.header.clone())?;
     block(out, "claims", explanation.claims.clone())
 }

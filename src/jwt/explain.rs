@@ -48,6 +48,8 @@ pub struct Explanation {
     pub claims: Value,
     /// Every rule it breaks, by code and sentence.
     pub problems: Vec<Issue>,
+    /// What nats-server accepts, but the signer probably does not want. They do not make it invalid.
+    pub warnings: Vec<Issue>,
 }
 
 /// Explains `text`, a token of any kind, bare or in a decorated file. Whether an account's issuer is trusted is judged
@@ -67,6 +69,7 @@ pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanat
         header: Value::Null,
         claims: Value::Null,
         problems: Vec::new(),
+        warnings: Vec::new(),
     };
     if let Err(rejection) = explanation.read(text, trusted, now) {
         explanation.note(rejection);
@@ -125,7 +128,7 @@ impl Explanation {
         }
         match kind {
             Kind::Account => self.account(&json, &common, trusted)?,
-            Kind::Operator => drop(operator::read(&json, &common)?),
+            Kind::Operator => self.warnings.extend(operator::read(&json, &common)?.warnings),
             Kind::Activation => {}
         }
         Ok(())
@@ -142,8 +145,9 @@ impl Explanation {
             }
         }
         common.account()?;
-        let issues = account::issues(json, common)?;
+        let (issues, warnings) = account::issues(json, common)?.into_lists();
         self.problems.extend(issues);
+        self.warnings.extend(warnings);
         Ok(())
     }
 

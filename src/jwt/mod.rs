@@ -2,7 +2,7 @@
 //!
 //! This room refuses every token that nats-server would refuse, and also those that two readers could understand
 //! differently. `tests/vectors.rs` compares its verdicts with those of the official Go library and lists each
-//! difference: it is stricter in some cases, never more lenient.
+//! difference: it is stricter in some cases, and more lenient only where nats-server itself is.
 //!
 //! An account's token passes through it in this order:
 //!

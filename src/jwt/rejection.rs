@@ -4,7 +4,8 @@
 
 use super::nkey::AccountKey;
 
-/// A rule of the jwt library that a token breaks, and for which nats-server would refuse the token.
+/// A rule of the jwt library that a token breaks, and for which nats-server would refuse the token; or, as a warning,
+/// what nats-server accepts but the signer probably does not want.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Issue {
     /// A stable code, kebab-case.
@@ -206,8 +207,15 @@ pub enum Rejection {
 }
 
 fn sentence(issues: &[Issue]) -> String {
-    let all: Vec<&str> = issues.iter().map(|issue| issue.detail.as_str()).collect();
-    format!("nats-server would refuse this JWT: {}", all.join("; "))
+    format!("nats-server would refuse this JWT: {}", Issue::joined(issues))
+}
+
+impl Issue {
+    /// The sentences of `issues` as one line.
+    pub fn joined(issues: &[Self]) -> String {
+        let all: Vec<&str> = issues.iter().map(|issue| issue.detail.as_str()).collect();
+        all.join("; ")
+    }
 }
 
 impl Rejection {

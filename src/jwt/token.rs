@@ -49,8 +49,10 @@ impl Token {
         }
     }
 
-    /// A token from the content of a file, which may be decorated with BEGIN and END lines (nkeys `creds_utils.go`).
+    /// A token from the content of a file, which may be decorated with BEGIN and END lines (nkeys `creds_utils.go`) and
+    /// begin with a byte order mark, as editors on Windows write it.
     pub fn from_file_text(text: &str) -> Result<Self, Rejection> {
+        let text = text.trim_start_matches('\u{feff}');
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let inner = match lines
             .clone()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::life::StartError;
+use crate::jwt::Issue;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::Verified;
@@ -47,7 +48,11 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
     };
     let mut candidates = Vec::new();
     for (offered, outcome) in operators.iter().zip(outcomes) {
+        let warnings = &offered.claims().warnings;
         let operator = offered.claims().operator;
+        if !warnings.is_empty() {
+            tracing::warn!(%operator, warnings = Issue::joined(warnings), "the operator JWT is trusted, but doubtful");
+        }
         match outcome {
             OperatorOutcome::Stored { revision } if trusted.iter().any(|known| known.claims().operator == operator) => {
                 tracing::info!(%operator, revision, "JWT of a trusted operator updated");

@@ -8,6 +8,7 @@ use super::error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 use super::handle::{Resolver, VerifiedTrust};
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
+use crate::jwt::Issue;
 use crate::jwt::Rejection;
 use crate::jwt::Token;
 use crate::jwt::TrustedKeys;
@@ -102,6 +103,7 @@ impl Resolver {
                 AccountOutcome::Stored { revision } => {
                     // At level debug only: an import makes a million of these lines.
                     tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
+                    warn(claims, revision);
                     return Ok(Submitted { stored: true, revision });
                 }
                 AccountOutcome::Unchanged { revision } => {
@@ -270,5 +272,13 @@ impl Resolver {
             return Err(self.superseded(claims, row.issued_at));
         }
         Ok(None)
+    }
+}
+
+/// Logs what is doubtful about a token that was stored all the same: the uploader is told nothing but 200.
+fn warn(claims: &AccountClaims, revision: Revision) {
+    if !claims.warnings.is_empty() {
+        let warnings = Issue::joined(&claims.warnings);
+        tracing::warn!(account = %claims.account, operator = %claims.operator, revision, warnings, "submission stored, but doubtful");
     }
 }

@@ -93,14 +93,41 @@ pub(super) fn certificates(what: &'static str, path: &Path) -> Result<Vec<Certif
 pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     const WHAT: &str = "private key";
     let bytes = contents(WHAT, path)?;
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+    let contains = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
+    if contains(b"BEGIN ENCRYPTED PRIVATE KEY-----") || contains(b"Proc-Type: 4,ENCRYPTED") {
+        let reason = "it is encrypted, and nobody is there to type its passphrase; decrypt it (openssl pkey -in KEY -out DECRYPTED) \
+                      and protect the file by its mode";
+        return Err(damaged(WHAT, path, &reason));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::Empty {
             what: WHAT,
             path: path.to_owned(),
             wanted: "PRIVATE KEY",
         },
         other => damaged(WHAT, path, &other),
-    })
+    })?;
+    if is_short_rsa(&key) {
+        let reason = "it is an RSA key of less than 2048 bits, which is too short for TLS today; make a longer one, or one on P-256";
+        return Err(damaged(WHAT, path, &reason));
+    }
+    Ok(key)
+}
+
+/// Whether it is an RSA key that is too short to sign with. Judged by its length: with 2048 bits it has 1,190 bytes, and
+/// with 1,536 no more than 920.
+fn is_short_rsa(key: &PrivateKeyDer<'_>) -> bool {
+    const BYTES_OF_2048_BITS: usize = 1_150;
+    /// 1.2.840.113549.1.1.1, rsaEncryption (RFC 8017).
+    const RSA: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    let bytes = key.secret_der();
+    let is_rsa = match key {
+        PrivateKeyDer::Pkcs1(_) => true,
+        // The algorithm is among its first fields.
+        PrivateKeyDer::Pkcs8(_) => bytes.get(..32).unwrap_or(bytes).windows(RSA.len()).any(|at| at == RSA),
+        _ => false,
+    };
+    is_rsa && bytes.len() < BYTES_OF_2048_BITS
 }
 
 /// Warns if other users of this machine may read the private key.
@@ -135,5 +162,34 @@ pub(super) fn damaged(what: &'static str, path: &Path, reason: &dyn std::fmt::Di
         what,
         path: path.to_owned(),
         reason: reason.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with `openssl genpkey`, `genrsa -traditional` and `ec -aes256`; each is of no other use.
+    #[test]
+    fn a_key_that_is_encrypted_or_too_short_is_named_as_that() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+        for (name, words) in [
+            ("encrypted-pkcs8.key", Some("it is encrypted")),
+            ("encrypted-sec1.key", Some("it is encrypted")),
+            ("rsa-1024.key", Some("less than 2048 bits")),
+            ("rsa-1024-pkcs1.key", Some("less than 2048 bits")),
+            ("rsa-1536.key", Some("less than 2048 bits")),
+            ("rsa-2048.key", None),
+            ("rsa-2048-pkcs1.key", None),
+        ] {
+            let key = private_key(&folder.join(name));
+            match (words, key) {
+                (None, key) => assert!(key.is_ok(), "{name}"),
+                (Some(words), key) => {
+                    let error = key.expect_err(name).to_string();
+                    assert!(error.contains(words) && error.contains(name), "{error}");
+                }
+            }
+        }
     }
 }

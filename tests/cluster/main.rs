@@ -15,6 +15,8 @@ mod damage;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod doubtful;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod formats;

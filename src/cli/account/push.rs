@@ -12,7 +12,8 @@ use crate::cli::input::{read, unreadable};
 use crate::cli::output::{JsonArray, Progress, plain};
 use crate::cli::target::Target;
 use crate::client::{AdminClient, ClientError};
-use crate::jwt::{AccountKey, Token, without_seeds};
+use crate::clock::Clock;
+use crate::jwt::{AccountKey, Issue, Token, explain, without_seeds};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Push {
@@ -43,6 +44,9 @@ struct Verdict {
     code: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// What is doubtful about a token that the node took.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Issue>,
     #[serde(skip)]
     exit: Exit,
 }
@@ -56,6 +60,7 @@ impl Verdict {
             revision: None,
             code: Some(code.to_owned()),
             detail: Some(without_seeds(&detail).into_owned()),
+            warnings: Vec::new(),
             exit,
         }
     }
@@ -84,7 +89,17 @@ impl Verdict {
             (Some(code), Some(detail), _) => writeln!(out, "{}: {code}: {}", self.from, plain(detail)),
             (.., Some(revision)) => writeln!(out, "{}: revision {revision}", self.from),
             _ => writeln!(out, "{}", self.from),
+        }?;
+        for Issue { code, detail } in &self.warnings {
+            writeln!(
+                out,
+                "{:<9}  {account:<56}  {}: {code}: {}",
+                "warning",
+                self.from,
+                plain(detail)
+            )?;
         }
+        Ok(())
     }
 }
 
@@ -230,6 +245,8 @@ async fn submit(client: &AdminClient, found: &Found, replace: bool) -> Result<Ve
             revision: Some(submitted.revision),
             code: None,
             detail: None,
+            // The node logs them; its answer has no place for them.
+            warnings: explain(token.bytes(), None, Clock::system().now()).warnings,
             exit: Exit::Done,
         },
         Err(ClientError::Problem(problem)) => {

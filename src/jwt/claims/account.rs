@@ -6,7 +6,7 @@ use crate::jwt::json::Json;
 use crate::jwt::nkey::{AccountKey, OperatorKey};
 use crate::jwt::opened::Common;
 use crate::jwt::rejection::{Issue, Rejection};
-use crate::jwt::rules::{self, Account, revocations};
+use crate::jwt::rules::{self, Account, Issues, revocations};
 
 /// The fields of an account's token that this program uses. The others were validated and dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct AccountClaims {
     pub revocations: BTreeMap<String, i64>,
     /// Keys that may sign users for it.
     pub signing_keys: Vec<String>,
+    /// What nats-server accepts, but the signer probably does not want; at most ten.
+    pub warnings: Vec<Issue>,
 }
 
 impl AccountClaims {
@@ -45,8 +47,8 @@ impl AccountClaims {
     }
 }
 
-/// Every rule that an account's claims break.
-pub(in crate::jwt) fn issues(json: &Json<'_>, common: &Common) -> Result<Vec<Issue>, Rejection> {
+/// Every rule that an account's claims break, and what is doubtful about them.
+pub(in crate::jwt) fn issues(json: &Json<'_>, common: &Common) -> Result<Issues, Rejection> {
     rules::account(&Account::open(json, common)?)
 }
 
@@ -58,7 +60,7 @@ pub(in crate::jwt) fn read(
 ) -> Result<AccountClaims, Rejection> {
     let account_key = common.account()?;
     let account = Account::open(json, common)?;
-    let issues = rules::account(&account)?;
+    let (issues, warnings) = rules::account(&account)?.into_lists();
     if !issues.is_empty() {
         return Err(Rejection::Invalid { issues });
     }
@@ -78,6 +80,7 @@ pub(in crate::jwt) fn read(
             .into_iter()
             .map(|signer| signer.key.to_owned())
             .collect(),
+        warnings,
     })
 }
 
@@ -98,6 +101,7 @@ mod tests {
             id: String::new(),
             revocations: revocations.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect(),
             signing_keys: Vec::new(),
+            warnings: Vec::new(),
         };
         let one = claims(&[("U1", 100)]);
         assert!(one.is_revoked("U1", 99) && one.is_revoked("U1", 100));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{AccountKey, KeyError, OperatorKey};
 use crate::jwt::opened::Common;
-use crate::jwt::rejection::Rejection;
+use crate::jwt::rejection::{Issue, Rejection};
 use crate::jwt::rules;
 
 /// What an operator's token says.
@@ -29,6 +29,8 @@ pub struct OperatorClaims {
     pub system_account: Option<AccountKey>,
     /// Where its servers and nsc look for accounts, empty if it names none.
     pub account_server_url: String,
+    /// What nats-server accepts, but the signer probably does not want; at most ten.
+    pub warnings: Vec<Issue>,
 }
 
 impl OperatorClaims {
@@ -74,7 +76,7 @@ pub(in crate::jwt) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorC
     let top = Fields::of(json, "", &[])?;
     let v1 = common.version == 1;
     let nats = top.fields("nats", if v1 { OPERATOR_V1 } else { OPERATOR })?;
-    let issues = rules::operator(&nats, v1)?;
+    let (issues, warnings) = rules::operator(&nats, v1)?.into_lists();
     if !issues.is_empty() {
         return Err(Rejection::Invalid { issues });
     }
@@ -97,5 +99,6 @@ pub(in crate::jwt) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorC
         strict_signing_key_usage: !v1 && nats.bool("strict_signing_key_usage")?,
         system_account,
         account_server_url: nats.text("account_server_url")?.to_owned(),
+        warnings,
     })
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::info::info;
 use super::issues::Issues;
 use super::shape::{Account, permissions, revocations};
-use super::{exports, imports, subject};
+use super::{exports, imports, mapping, subject};
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{self, KeyKind};
 use crate::jwt::quote::cut;
-use crate::jwt::rejection::{Issue, Rejection};
+use crate::jwt::rejection::Rejection;
 
-/// Every rule that an account breaks (jwt `account_claims.go`).
-pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, Rejection> {
+/// Every rule that an account breaks (jwt `account_claims.go`), and what is doubtful about it.
+pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Issues, Rejection> {
     let mut issues = Issues::default();
     let nats = &account.nats;
     let imports = imports::check(nats, account.subject, &mut issues)?;
@@ -41,7 +41,7 @@ pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Vec<Issue>, R
     if !account.v1 {
         version_2(nats, &mut issues)?;
     }
-    Ok(issues.into_list())
+    Ok(issues)
 }
 
 /// -1 means unlimited. An absent limit reads as 0, so a token without limits may have neither imports nor exports.
@@ -89,8 +89,10 @@ fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection>
             _ => return Err(wrong()),
         };
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut subjects = Vec::with_capacity(targets.len());
         for target in targets {
             let target = Fields::of(target, &path, &["subject", "weight", "cluster"])?;
+            subjects.push(target.text("subject")?);
             subject::check(target.text("subject")?, "a mapping's target", issues);
             // Go reads the weight as a byte; 0 counts as 100.
             let weight = u8::try_from(target.int("weight")?).map_err(|_| wrong())?;
@@ -101,6 +103,16 @@ fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection>
                 });
             }
             *sums.entry(target.text("cluster")?).or_default() += u64::from(weight);
+        }
+        if let Some(defect) = mapping::defect(from, &subjects) {
+            issues.warn("mapping-not-installed", || {
+                format!(
+                    "nats-server does not install mapping {:?}, because {}, and keeps the one before it; from 2.15.2 on it refuses \
+                     the whole JWT",
+                    cut(from),
+                    cut(&defect)
+                )
+            });
         }
         if sums.values().any(|sum| *sum > 100) {
             issues.add("mapping", || {

@@ -1,7 +1,8 @@
 //! The rules that the jwt library treats as blocking: nats-server would refuse a token that breaks one.
 //!
 //! Each broken rule is an `Issue` with a code and a sentence; up to ten are collected, so that a token can be corrected
-//! in one go. Fields are read where they are judged, and one of the wrong type ends the reading with a `Rejection`. The
+//! in one go. What nats-server accepts but the signer probably does not want is a warning, of the same form: it never
+//! refuses a token. Fields are read where they are judged, and one of the wrong type ends the reading with a `Rejection`. The
 //! token's own signature, issuer and times are not checked here. Only `imports.rs` verifies signatures: those of the
 //! activation tokens inside an account.
 
@@ -10,11 +11,13 @@ mod exports;
 mod imports;
 mod info;
 mod issues;
+mod mapping;
 mod operator;
 mod shape;
 mod subject;
 mod url;
 
 pub(super) use account::account;
+pub(super) use issues::Issues;
 pub(super) use operator::operator;
 pub(super) use shape::{Account, revocations};

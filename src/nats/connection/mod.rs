@@ -4,6 +4,7 @@
 //! has published a newer token; it keeps the creds that it read first; and it gives the kind of a failure, not the
 //! server's sentence. A new client for each connection avoids all three.
 
+mod creds;
 mod route;
 
 use std::path::Path;
@@ -16,11 +17,12 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use creds::Creds;
 pub(super) use route::{Ended, Route};
 
 use super::subjects;
 use crate::config::NatsCluster;
-use crate::jwt::{AccountKey, Token};
+use crate::jwt::AccountKey;
 use crate::tls;
 
 /// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
@@ -269,11 +271,9 @@ async fn credentials(path: &Path) -> Result<(ConnectOptions, serde_json::Value),
     let creds = tokio::fs::read_to_string(path)
         .await
         .map_err(|error| unusable(&error))?;
-    let options = ConnectOptions::with_credentials(&creds).map_err(|error| unusable(&error))?;
-    let claims = Token::from_file_text(&creds)
-        .ok()
-        .and_then(|token| token.unverified_claims());
-    Ok((options, claims.unwrap_or_default()))
+    let creds = Creds::parse(&creds).map_err(|defect| unusable(&defect))?;
+    let claims = creds.claims().unwrap_or_default();
+    Ok((creds.options(), claims))
 }
 
 /// The account that a user's claims name. In version 1, `issuer_account` is at the top level.

@@ -1,0 +1,144 @@
+//! A user's creds, as the official client reads them (nkeys `creds_utils.go`): blocks between BEGIN and END lines, or
+//! bare lines where an editor or a secret store has left no others.
+
+use std::sync::Arc;
+
+use async_nats::{AuthError, ConnectOptions};
+use nkeys::{KeyPair, KeyPairType};
+
+use crate::jwt::Token;
+
+/// The JWT and the key of a user.
+#[derive(Debug)]
+pub(super) struct Creds {
+    token: String,
+    key: KeyPair,
+}
+
+impl Creds {
+    /// Reads the text of a creds file; an error is what is wrong with it, and never shows any of it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim_start_matches('\u{feff}');
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let blocks: Vec<&str> = lines
+            .windows(2)
+            .filter(|pair| is_rule(pair[0]) && !is_rule(pair[1]))
+            .map(|pair| pair[1])
+            .filter(|line| !line.contains(char::is_whitespace))
+            .collect();
+        let is_token = |line: &&&str| line.starts_with("eyJ");
+        let is_seed = |line: &&&str| ["SU", "SA", "SO"].iter().any(|prefix| line.starts_with(prefix));
+        let token = blocks.iter().find(is_token).or_else(|| lines.iter().find(is_token));
+        let token = token.ok_or("it holds no user JWT (a line that begins with eyJ)")?;
+        let seed = blocks.iter().find(is_seed).or_else(|| lines.iter().find(is_seed));
+        let seed = seed.ok_or("it holds no seed of a user (a line that begins with SU)")?;
+        let key = KeyPair::from_seed(seed).map_err(|_| "its seed is damaged: a character is wrong or missing")?;
+        if key.key_pair_type() != KeyPairType::User {
+            return Err(
+                "its seed is that of an account or an operator, which does not belong here: replace that key"
+                    .to_owned(),
+            );
+        }
+        let token =
+            Token::parse(token.as_bytes()).map_err(|rejection| format!("its user JWT is damaged: {rejection}"))?;
+        let of = token.unverified_claims();
+        let of = of.as_ref().and_then(|claims| claims["sub"].as_str());
+        if of.is_some_and(|user| user != key.public_key()) {
+            return Err("its seed is not that of the user whose JWT it holds".to_owned());
+        }
+        Ok(Self {
+            token: token.as_str().to_owned(),
+            key,
+        })
+    }
+
+    /// The claims of the user's JWT, unverified; `None` if they cannot be read.
+    pub(super) fn claims(&self) -> Option<serde_json::Value> {
+        Token::parse(self.token.as_bytes()).ok()?.unverified_claims()
+    }
+
+    /// Options of a connection that logs in with them.
+    pub(super) fn options(self) -> ConnectOptions {
+        let key = Arc::new(self.key);
+        ConnectOptions::with_jwt(self.token, move |nonce| {
+            let key = key.clone();
+            async move { key.sign(&nonce).map_err(AuthError::new) }
+        })
+    }
+}
+
+/// Whether a line is a BEGIN or END line: the client only asks for three dashes at both ends.
+fn is_rule(line: &str) -> bool {
+    line.len() > 6 && line.starts_with("---") && line.ends_with("---")
+}
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::BASE64URL_NOPAD;
+
+    use super::*;
+
+    /// The forms are those that nkeys v0.4.17, `ParseDecoratedJWT` and `ParseDecoratedNKey`, reads, and bare lines.
+    #[test]
+    fn creds_are_read_however_a_secret_store_has_left_them() {
+        let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
+        // Nobody verifies it before the server does.
+        let claims = format!(r#"{{"sub":"{}"}}"#, user.public_key());
+        let parts = [r#"{"typ":"JWT","alg":"ed25519-nkey"}"#, &claims, "signature"];
+        let token = parts.map(|part| BASE64URL_NOPAD.encode(part.as_bytes())).join(".");
+        let seed = user.seed().expect("a private key");
+        let block = |what: &str, text: &str| format!("-----BEGIN {what}-----\n{text}\n------END {what}------\n");
+        let (jwt, key) = (block("NATS USER JWT", &token), block("USER NKEY SEED", &seed));
+        let words = "\n*** IMPORTANT ***\nNKEYs are sensitive and should be treated as secrets.\n\n";
+        let whole = format!("{jwt}{words}{key}");
+        for (form, text) in [
+            ("as nsc prints them", whole.clone()),
+            ("without the last line's end", whole.trim_end().to_owned()),
+            ("with the line ends of Windows", whole.replace('\n', "\r\n")),
+            ("with a byte order mark", format!("\u{feff}{whole}")),
+            ("with a bare seed", format!("{jwt}{seed}\n")),
+            (
+                "with a bare and indented seed without a line's end",
+                format!("{jwt}  {seed}"),
+            ),
+            ("as two bare lines", format!("{token}\n{seed}")),
+            ("with the seed first", format!("{key}{jwt}")),
+            ("with empty lines", whole.replace('\n', "\n\n")),
+            ("with a comment before", format!("# system user\n{whole}")),
+        ] {
+            let creds = Creds::parse(&text).unwrap_or_else(|error| panic!("{form}: {error}"));
+            assert_eq!(
+                (creds.token.as_str(), creds.key.public_key()),
+                (token.as_str(), user.public_key()),
+                "{form}"
+            );
+        }
+        let other = KeyPair::new_user().seed().expect("a private key");
+        let of_account = account.seed().expect("a private key");
+        for (text, defect) in [
+            (String::new(), "no user JWT"),
+            (jwt.clone(), "no seed"),
+            (key.clone(), "no user JWT"),
+            (
+                format!("{jwt}{}", block("USER NKEY SEED", &seed[..40])),
+                "seed is damaged",
+            ),
+            (
+                format!("{jwt}{}", block("USER NKEY SEED", &of_account)),
+                "that of an account",
+            ),
+            (
+                format!("{jwt}{}", block("USER NKEY SEED", &other)),
+                "not that of the user",
+            ),
+            (format!("eyJ.x\n{seed}"), "user JWT is damaged"),
+        ] {
+            let error = Creds::parse(&text).expect_err(defect);
+            assert!(error.contains(defect), "{error}, not {defect}");
+            assert!(
+                !error.contains(&seed[..20]) && !error.contains(&of_account[..20]),
+                "it shows a seed: {error}"
+            );
+        }
+    }
+}
