@@ -112,7 +112,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
-            "limits", "gather", "activity", "again", "failures", "port", "tcp", "socket", "mod",
+            "limits", "origin", "gather", "activity", "again", "failures", "port", "tcp", "socket", "mod",
         ],
     ),
     (

@@ -6,7 +6,8 @@
 //! 1. takes one of `Limits::connections` slots, or closes the connection at once if all are taken;
 //! 2. makes the TLS handshake, if the port has a certificate, within `Limits::handshake` (`failures.rs` logs those that
 //!    fail);
-//! 3. serves HTTP/1 or HTTP/2 with hyper, and calls the service for each request;
+//! 3. serves HTTP/1 or HTTP/2 with hyper, and calls the service for each request, which carries its [`Origin`] unless it
+//!    is a lookup;
 //! 4. meanwhile watches the connection (`activity.rs`), and closes it when a request's head is late (`Limits::head`) or
 //!    nothing has moved for `Limits::idle`.
 //!
@@ -22,12 +23,14 @@ mod again;
 mod failures;
 mod gather;
 mod limits;
+mod origin;
 mod port;
 mod socket;
 mod tcp;
 
 pub use gather::Gather;
 pub use limits::Limits;
+pub use origin::Origin;
 pub use port::{Listen, Port};
 pub use socket::{Socket, SocketFile};
 pub use tcp::bind;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use rustls::server::Acceptor;
@@ -32,6 +32,7 @@ use super::activity::{Activity, InFlight, Watched};
 use super::again::Again;
 use super::failures::Failures;
 use super::gather::Gather;
+use super::origin::Origin;
 use crate::tasks::Scope;
 use crate::tls::{PortConfig, ReloadableTls};
 
@@ -175,11 +176,12 @@ where
         let Ok(slot) = self.slots.clone().try_acquire_owned() else {
             return false;
         };
+        let origin = client.map_or(Origin::Local, |client| Origin::of(client.ip()));
         let port = self.clone();
         // The two kinds of task are separate so that plain connections do not reserve memory for a handshake.
         match self.tls.as_ref().map(ReloadableTls::config) {
             None => self.scope.spawn_for_client(async move {
-                port.serve(io).await;
+                port.serve(io, origin).await;
                 drop(slot);
             }),
             Some(config) => self.scope.spawn_for_client(async move {
@@ -187,7 +189,7 @@ where
                 // No request has arrived yet, so a closing port does not wait for handshakes.
                 match port.closing.run_until_cancelled(handshake).await {
                     // Boxed, so that ten thousand stalled handshakes do not each reserve the memory for serving.
-                    Some(Ok(Ok(io))) => Box::pin(port.serve(io)).await,
+                    Some(Ok(Ok(io))) => Box::pin(port.serve(io, origin)).await,
                     Some(Ok(Err(error))) => port.failures.failed(client, &error),
                     Some(Err(_)) => port.failures.too_slow(client, port.limits.handshake),
                     None => {}
@@ -198,14 +200,19 @@ where
         true
     }
 
-    async fn serve<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(&self, io: IO) {
+    async fn serve<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(&self, io: IO, origin: Origin) {
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Watched {
             io,
             activity: activity.clone(),
         });
-        let service =
-            service_fn(|request| answer(self.service.clone(), Activity::request(&activity, &request), request));
+        let service = service_fn(|mut request: Request<Incoming>| {
+            // Nothing about a lookup depends on it, and putting it there costs an allocation.
+            if request.method() != Method::GET {
+                request.extensions_mut().insert(origin);
+            }
+            answer(self.service.clone(), Activity::request(&activity, &request), request)
+        });
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let mut check = pin!(sleep(self.limits.head));
         let mut closing = pin!(self.closing.cancelled());

@@ -1,7 +1,7 @@
 //! Requests that must do no harm: too big, too slow, too deep, malformed or too many.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
@@ -453,4 +453,41 @@ fn allow_open_files(count: u64) {
             "this test needs {count} open files; `ulimit -Hn` allows {ceiling}"
         );
     }
+}
+
+/// Half of the memory for the beginnings of bodies is what one address may hold: 1,024 times 16 KiB.
+#[test]
+fn g12_one_address_with_thousands_of_stalled_uploads_does_not_shut_out_another() {
+    let operator = Operator::new("O");
+    let node = Node::of(&operator);
+    allow_open_files(4096);
+    let account = Account::new("A");
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 17000\r\n\r\n");
+    let body = [b'x'; 16 * 1024];
+    let stalled: Vec<TcpStream> = (0..2060)
+        .map(|_| {
+            let mut stream = TcpStream::connect(node.address()).expect("a running node takes connections");
+            // One that is refused may be closed before all is sent.
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+            stream
+        })
+        .collect();
+    let token = operator.account(&account);
+    let push = |from: [u8; 4]| {
+        let mut connection = Connection::plain_from(IpAddr::from(from), node.address()).expect("a connection");
+        connection
+            .request("POST", &path, &[], token.as_bytes())
+            .expect("an answer")
+    };
+    let refused = eventually("the share of the address is used up", || {
+        Some(push([127, 0, 0, 1])).filter(|answer| answer.status == 429)
+    });
+    assert!(refused.text().contains("from your address"), "{}", refused.text());
+    let other = push([127, 0, 0, 2]);
+    assert_eq!((other.status, other.text()), (200, String::new()));
+    drop(stalled);
+    eventually("the share is free again", || {
+        (push([127, 0, 0, 1]).status == 200).then_some(())
+    });
 }

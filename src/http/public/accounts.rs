@@ -108,7 +108,7 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
                 return Err(refusal);
             }
         };
-        let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+        let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
         Ok(state
             .resolver
             .submit(Some(account), upload.bytes, Submitter::Anyone)

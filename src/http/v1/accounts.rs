@@ -126,7 +126,7 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
     let (parts, body) = request.into_parts();
     let outcome = async {
         let account = request::account(&parts.uri)?;
-        let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+        let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
         let submitter = if request::is_on(&parts.uri, "replace") {
             Submitter::Insisting
         } else {

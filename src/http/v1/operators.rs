@@ -44,7 +44,7 @@ async fn read(state: &AdminState, operator: &str, request: Request) -> Result<(O
     let operator = operator.parse();
     let operator = operator.map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))?;
     let (parts, body) = request.into_parts();
-    let upload = upload::read(&parts.headers, body, &state.uploads, state.limits.body).await?;
+    let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
     Ok((operator, upload))
 }
 

@@ -1,7 +1,7 @@
 //! An HTTP/1.1 client of a hundred lines: what it sends is exactly what a test says.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,22 @@ impl Connection {
     pub(crate) fn plain(address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
             stream: Box::new(tcp(address)?),
+            read: Vec::new(),
+        })
+    }
+
+    /// Connects to a plain port from this address of the machine.
+    pub(crate) fn plain_from(own: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let stream = runtime.block_on(async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(own, 0))?;
+            socket.connect(address).await?.into_std()
+        })?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(SILENCE))?;
+        Ok(Self {
+            stream: Box::new(stream),
             read: Vec::new(),
         })
     }
