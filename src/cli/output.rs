@@ -1,11 +1,13 @@
 //! How every verb prints times, names, JSON and progress, so that all output looks the same.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::io::{BufWriter, IsTerminal, LineWriter, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
+use crate::clock::Clock;
 use crate::jwt::without_seeds;
 
 /// Standard output: line-buffered on a terminal, otherwise written in blocks of 64 KiB.
@@ -90,10 +92,34 @@ pub(super) fn to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", without_seeds(line));
 }
 
+/// One line of a log in JSON, as `serve --log-format json` writes it, with these fields beside the message.
+pub(super) fn log_line(level: &str, message: &str, fields: &[(&str, &str)]) -> String {
+    let mut line = serde_json::Map::new();
+    line.insert("timestamp".to_owned(), time(Clock::system().now()).into());
+    line.insert("level".to_owned(), level.into());
+    line.insert("message".to_owned(), without_seeds(message).into());
+    for (name, value) in fields {
+        line.insert((*name).to_owned(), (*value).into());
+    }
+    serde_json::Value::Object(line).to_string()
+}
+
+/// Whether these arguments ask for a log in JSON: then what is wrong with them is a line of it too.
+pub(super) fn asks_for_json_log(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<_> = args.collect();
+    args.iter().any(|arg| arg == "--log-format=json")
+        || args
+            .windows(2)
+            .any(|pair| pair[0] == "--log-format" && pair[1] == "json")
+}
+
 /// Prints what is wrong with the command line. clap repeats the argument that it does not take, which may be a seed; the
 /// message with one is printed without colours.
 pub(super) fn usage_error(error: &clap::Error) {
     let text = error.to_string();
+    if asks_for_json_log(std::env::args_os()) {
+        return to_stderr(&log_line("ERROR", text.trim_end(), &[]));
+    }
     match without_seeds(&text) {
         Cow::Owned(hidden) => to_stderr(hidden.trim_end()),
         Cow::Borrowed(_) => {

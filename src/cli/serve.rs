@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::exit::{Exit, Failure};
+use super::output::{log_line, to_stderr};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::node::Node;
@@ -28,7 +29,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(20);
 const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 
 /// Runs a node. When it is ready it prints one line on stdout:
-/// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr.
+/// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr. With `--log-format json` every line on both is
+/// a JSON object.
 ///
 /// SIGTERM and SIGINT shut it down gracefully; a second signal stops it at once. SIGHUP reads
 /// the certificates and the operators' files again.
@@ -48,7 +50,7 @@ pub(super) struct Serve {
     log: String,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
     /// For people
     Text,
@@ -58,10 +60,15 @@ pub(super) enum LogFormat {
 
 impl Serve {
     pub(super) fn run(self) -> Result<Exit, Failure> {
+        let format = self.log_format;
+        self.ended().map_err(|failure| in_format(format, failure))
+    }
+
+    fn ended(self) -> Result<Exit, Failure> {
         start_log(&self.log, self.log_format)?;
         let config = Config::load(&self.config, self.node.as_deref())?;
         let runtime = node_runtime()?;
-        let exit = runtime.block_on(run(config));
+        let exit = runtime.block_on(run(config, self.log_format));
         // After a graceful shutdown nothing is left to wait for; after a second signal the process must not wait.
         runtime.shutdown_background();
         exit
@@ -116,7 +123,7 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn run(config: Config) -> Result<Exit, Failure> {
+async fn run(config: Config, format: LogFormat) -> Result<Exit, Failure> {
     // Installed before the node starts, so that a signal during a long start is not lost.
     let mut signals = StopSignals::new()?;
     let mut reload = listen(SignalKind::hangup())?;
@@ -128,7 +135,7 @@ async fn run(config: Config) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
     };
-    announce(&node);
+    announce(&node, format);
     let fault = loop {
         tokio::select! {
             reason = node.ended() => break Some(reason),
@@ -156,17 +163,24 @@ async fn run(config: Config) -> Result<Exit, Failure> {
     }
 }
 
-fn announce(node: &Node) {
+fn announce(node: &Node, format: LogFormat) {
+    let (name, public, admin) = (node.name(), node.public_url(), node.admin_path().display().to_string());
+    let mut line = format!("jwtmesh ready: node={name} public={public} admin={admin}");
+    if format == LogFormat::Json {
+        line = log_line("INFO", &line, &[("node", name), ("public", public), ("admin", &admin)]);
+    }
     let mut out = std::io::stdout();
     // The node serves even if the parent process has closed its stdout.
-    let _ = writeln!(
-        out,
-        "jwtmesh ready: node={} public={} admin={}",
-        node.name(),
-        node.public_url(),
-        node.admin_path().display()
-    )
-    .and_then(|()| out.flush());
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// The failure of a node as the last line of its log: printed here if that is in JSON, else by the caller.
+fn in_format(format: LogFormat, failure: Failure) -> Failure {
+    if format == LogFormat::Text || failure.message.is_empty() {
+        return failure;
+    }
+    to_stderr(&log_line("ERROR", &failure.message, &[]));
+    Failure::new(failure.exit, "")
 }
 
 /// The signals that stop the program: SIGTERM and SIGINT.
@@ -197,4 +211,42 @@ impl StopSignals {
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("cannot listen for signals: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHILD: &str = "JWTMESH_TEST_OF_A_PANIC";
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log_in_json() {
+        if std::env::var_os(CHILD).is_some() {
+            start_log(DEFAULT_LOG, LogFormat::Json).expect("a filter");
+            let panicked = std::thread::Builder::new().spawn(|| panic!("on \"purpose\"\nin two lines"));
+            panicked.expect("a thread").join().expect_err("it panics");
+            assert_eq!(
+                panics::caught(|| -> u8 { panic!("expected") }),
+                Err("expected".to_owned())
+            );
+            return;
+        }
+        // The hook is the process's own, so the panic is made in another process: this test once more.
+        let name = "cli::serve::tests::a_panic_is_a_line_of_the_log_in_json";
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
+        let done = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output();
+        let done = done.expect("this test again");
+        let text = String::from_utf8(done.stderr).expect("text");
+        assert!(done.status.success(), "{text}");
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        let message = lines[0]["message"].as_str().expect("a message");
+        assert!(
+            message.contains("has panicked") && message.contains("in two lines"),
+            "{message}"
+        );
+    }
 }

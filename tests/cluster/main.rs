@@ -27,6 +27,8 @@ mod hostile;
 #[cfg(test)]
 mod http;
 #[cfg(test)]
+mod json;
+#[cfg(test)]
 mod lookup;
 #[cfg(test)]
 mod nsc;
