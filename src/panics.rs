@@ -1,5 +1,6 @@
 //! PANICS: each is one line of the log; where a library may panic on bytes that it did not write, it is an error.
 
+use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -16,11 +17,13 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = EXPECTED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
     EXPECTED.set(before);
-    outcome.map_err(|payload| {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned())
-    })
+    outcome.map_err(|payload| message(payload.as_ref()).to_owned())
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 /// From now on every panic that is not [`caught`] is an event of the log, in the log's own format.
@@ -37,7 +40,7 @@ fn log(info: &PanicHookInfo<'_>) {
     // Captured only where RUST_BACKTRACE asks for it.
     let trace = Backtrace::capture();
     let trace = (trace.status() == BacktraceStatus::Captured).then(|| trace.to_string());
-    let reason = info.payload_as_str().unwrap_or("no message");
+    let reason = message(info.payload());
     tracing::error!(
         at,
         thread = std::thread::current().name().unwrap_or_default(),

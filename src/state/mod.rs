@@ -404,7 +404,7 @@ impl Before for State {
             // It is agreed that the entry is applied, so it is: a node that stopped here could never start again.
             Err(fault) if fault.is_of_one_read() => {
                 tracing::error!(cause = fault.source(), "{fault}; an agreed upload now replaces it");
-                Ok(Present::Damaged(self.remains(account)))
+                Ok(Present::Damaged(self.remains(account).map(Box::new)))
             }
             Err(fault) => Err(fault),
         }

@@ -90,13 +90,13 @@ fn every_error_of_a_start_is_one_line_of_json() {
         ),
         (
             "a wrong filter",
-            |_, command| drop(command.args(["--log", "a=b=c"])),
+            |_, command| _ = command.args(["--log", "a=b=c"]),
             2,
             "--log",
         ),
         (
             "an unknown option",
-            |_, command| drop(command.arg("--unknown")),
+            |_, command| _ = command.arg("--unknown"),
             2,
             "--unknown",
         ),

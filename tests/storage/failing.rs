@@ -268,7 +268,7 @@ fn g2_an_agreed_upload_replaces_a_damaged_row_and_what_remains_of_it_still_refus
                 "{how}, {upload:.5}: what may be submitted"
             );
             let outcomes = apply(&state, 4, &put(1, vec![item(DAMAGED, issued_at, &upload)]));
-            assert_eq!(outcomes, [expected.clone()], "{how}, {upload:.5}");
+            assert_eq!(outcomes, std::slice::from_ref(&expected), "{how}, {upload:.5}");
             flush(&state);
             if matches!(expected, Outcome::Superseded { .. }) {
                 assert!(state.account(account(DAMAGED)).is_err());

@@ -123,8 +123,8 @@ fn judge(
         }
         Present::Row(row) => Some(row),
         Present::Damaged(remains) => match believable(remains, trust) {
-            Some(remains) if remains.is_of(&item.token) => return Err(mend(change, remains, item)),
-            remains => remains.map(Arc::new),
+            Some(remains) if remains.is_of(&item.token) => return Err(mend(change, *remains, item)),
+            remains => remains.map(Arc::from),
         },
     };
     if let Some(present) = &present {
@@ -171,7 +171,7 @@ fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOu
 ///
 /// G2 holds against what remains as against a whole row. Where nothing does, the agreed token replaces the row: it was
 /// judged against the whole one by the node that proposed it.
-fn believable(remains: Option<AccountRow>, trust: &Trust) -> Option<AccountRow> {
+fn believable(remains: Option<Box<AccountRow>>, trust: &Trust) -> Option<Box<AccountRow>> {
     remains.filter(|row| trust.operator(trust.owner(row.operator)).is_some())
 }
 

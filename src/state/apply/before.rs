@@ -14,7 +14,7 @@ pub(in crate::state) enum Present {
     /// The row.
     Row(Arc<AccountRow>),
     /// The disk does not give it as it was stored. What can be decoded of it, if anything can.
-    Damaged(Option<AccountRow>),
+    Damaged(Option<Box<AccountRow>>),
 }
 
 /// What was agreed before an entry.
