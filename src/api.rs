@@ -15,6 +15,11 @@ pub struct Status {
     pub version: String,
     /// Whether lookups are answered from a usable state.
     pub ready: bool,
+    /// Whether uploads are taken.
+    pub writable: bool,
+    /// Why something is not as it should be, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// The newest applied log index.
     pub revision: u64,
     /// Milliseconds since this node last heard from a leader; 0 on the leader, `u64::MAX` if it never has.

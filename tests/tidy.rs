@@ -53,8 +53,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "exit", "output", "input", "target", "serve", "inspect", "account", "operator", "nats", "verify", "demo",
-            "mod",
+            "exit", "output", "input", "target", "serve", "ready", "inspect", "account", "operator", "nats", "verify",
+            "demo", "mod",
         ],
     ),
     (
@@ -106,7 +106,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "jwt/rules",
         &[
-            "issues", "shape", "subject", "mapping", "url", "info", "imports", "exports", "account", "operator", "mod",
+            "issues", "shape", "subject", "mapping", "url", "info", "imports", "exports", "account", "operator",
+            "user", "mod", "user", "mod",
         ],
     ),
     (

@@ -15,7 +15,7 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  not found
   4  a token was refused (rejected or superseded)
-  5  no node answers
+  5  no node answers, or it is not ready
 If the items of one command end differently, the first of 2, 4, 1, 3, 5 counts that one of them has: what only
 needs another try comes last.
 `serve` stopped by a second signal: 128 + the signal's number";

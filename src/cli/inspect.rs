@@ -14,7 +14,8 @@ use crate::jwt::{Explanation, Token, explain};
 
 /// Explains a token: header, claims, who signed it, when it is valid, and each rule that it breaks.
 ///
-/// Exit code 0 if it is valid, 4 if it would be refused. No node is contacted.
+/// Exit code 0 if it is valid, 4 if it would be refused, 1 if only its signature and times could be checked, because it
+/// is neither an operator's, an account's, a user's nor an activation. No node is contacted.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// A file with a token, such as a creds file; - for stdin; or the token itself
@@ -62,7 +63,13 @@ impl Inspect {
 
 /// How a command ends that has shown this.
 pub(super) fn exit(explanation: &Explanation) -> Exit {
-    if explanation.valid { Exit::Done } else { Exit::Refused }
+    match explanation {
+        Explanation { valid: false, .. } => Exit::Refused,
+        Explanation {
+            rules_checked: false, ..
+        } => Exit::Failed,
+        _ => Exit::Done,
+    }
 }
 
 /// Prints the explanation as text.
@@ -94,6 +101,12 @@ pub(super) fn print(out: &mut impl Write, explanation: &Explanation) -> std::io:
     let verdict = match explanation.valid {
         true if explanation.kind == "account" && explanation.operator.is_none() => {
             "no defect found; to verify the issuer too, give --operator FILE"
+        }
+        true if !explanation.rules_checked => {
+            "no defect found in its signature and times; nothing else was checked, since no rules are known here for its kind"
+        }
+        true if explanation.kind == "user" => {
+            "no defect found; whether its account accepts it (signing keys, revocations) was not checked"
         }
         true => "valid",
         false => "REFUSED",
@@ -166,6 +179,7 @@ mod tests {
         let mut explanation = explain(b"", None, 0);
         explanation.kind = "account".to_owned();
         explanation.valid = true;
+        explanation.rules_checked = true;
         let verdict = |explanation: &Explanation| {
             let mut text = Vec::new();
             print(&mut text, explanation).unwrap();

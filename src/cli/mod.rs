@@ -32,6 +32,7 @@ mod inspect;
 mod nats;
 mod operator;
 mod output;
+mod ready;
 mod serve;
 mod target;
 mod verify;
@@ -61,6 +62,8 @@ enum Command {
     Nats(nats::NatsCommand),
     /// Verify every stored token again, without relying on the node
     Verify(verify::Verify),
+    /// Whether a node serves lookups, or takes uploads: exit code 0 or 5
+    Ready(ready::Ready),
     /// Explain any token, offline
     Inspect(inspect::Inspect),
 }
@@ -106,6 +109,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Account(command) => client_runtime()?.block_on(command.run(out)),
         Command::Operator(command) => client_runtime()?.block_on(command.run(out)),
         Command::Nats(command) => client_runtime()?.block_on(command.run(out)),
+        Command::Ready(ready) => client_runtime()?.block_on(ready.run(out)),
         Command::Verify(verify) => client_runtime()?.block_on(verify.run(out)),
     }
 }
@@ -158,6 +162,7 @@ mod tests {
             "operator show --json",
             "nats config --url https://h:9090 --ca ca.pem",
             "verify",
+            "ready --write --config cluster.toml",
             "inspect token.jwt --operator operator.jwt --json",
         ] {
             let line = line.replace("KEY", &key);

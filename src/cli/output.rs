@@ -35,12 +35,28 @@ pub(super) fn expiry(seconds: i64) -> String {
 }
 
 /// Text from a token or an argument without control characters, because the name of an account must not be able to move
-/// the cursor, and without seeds.
+/// the cursor or to look like another one, and without seeds.
 pub(super) fn plain(text: &str) -> String {
     without_seeds(text)
         .chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .map(|c| {
+            if c.is_control() || is_invisible(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
         .collect()
+}
+
+/// Characters that show nothing, or change the direction of those around them (Unicode: `Bidi_Control`,
+/// `Default_Ignorable_Code_Point`, line and paragraph separators, interlinear annotations).
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A path as one word of a shell command.
@@ -170,6 +186,19 @@ mod tests {
     #[test]
     fn a_name_cannot_move_the_cursor() {
         assert_eq!(plain("a\u{1b}[2Jb\r\n"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+        for hidden in [
+            "\u{202e}",
+            "\u{2066}",
+            "\u{200b}",
+            "\u{200d}",
+            "\u{feff}",
+            "\u{ad}",
+            "\u{e0041}",
+            "\u{2028}",
+        ] {
+            assert_eq!(plain(&format!("a{hidden}b")), "a\u{fffd}b", "{hidden:?}");
+        }
+        assert_eq!(plain("Zürich 東京 العربية"), "Zürich 東京 العربية");
     }
 
     #[test]

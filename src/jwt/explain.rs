@@ -9,6 +9,7 @@ use super::nkey::{self, Issuers};
 use super::opened::{Common, Kind, Opened};
 use super::quote::{cut, time};
 use super::rejection::{Issue, Rejection};
+use super::rules::{self, Issues};
 use super::token::Token;
 use super::trust::TrustedKeys;
 
@@ -18,6 +19,8 @@ pub struct Explanation {
     // The verdict.
     /// Whether no problem was found. Without trusted operators this does not include whether the issuer is trusted.
     pub valid: bool,
+    /// Whether the rules of its kind were checked, and not only its signature and its times.
+    pub rules_checked: bool,
 
     // What it is about, and who signed it.
     /// `operator`, `account`, `user`, `activation` or another kind; empty if it cannot be read.
@@ -57,6 +60,7 @@ pub struct Explanation {
 pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanation {
     let mut explanation = Explanation {
         valid: false,
+        rules_checked: false,
         kind: String::new(),
         name: String::new(),
         subject: String::new(),
@@ -117,6 +121,7 @@ impl Explanation {
             "account" => Kind::Account,
             "operator" => Kind::Operator,
             "activation" => Kind::Activation,
+            "user" => Kind::User,
             _ => return self.other(&opened, &common, now),
         };
         // Each check runs whatever the others found, so that every defect is reported at once.
@@ -126,10 +131,18 @@ impl Explanation {
         if let Err(rejection) = common.check_times(now) {
             self.note(rejection);
         }
+        self.rules_checked = true;
         match kind {
             Kind::Account => self.account(&json, &common, trusted)?,
             Kind::Operator => self.warnings.extend(operator::read(&json, &common)?.warnings),
-            Kind::Activation => {}
+            Kind::Activation | Kind::User => {
+                let mut found = match kind {
+                    Kind::User => rules::user(&json, &common)?,
+                    _ => rules::activation(&json, &common)?,
+                };
+                rules::doubtful_times(&common, &mut found);
+                self.found(found);
+            }
         }
         Ok(())
     }
@@ -145,13 +158,17 @@ impl Explanation {
             }
         }
         common.account()?;
-        let (issues, warnings) = account::issues(json, common)?.into_lists();
-        self.problems.extend(issues);
-        self.warnings.extend(warnings);
+        self.found(account::issues(json, common)?);
         Ok(())
     }
 
-    /// Checks a user's token, or one of another kind that has no rules here: signature and times.
+    fn found(&mut self, issues: Issues) {
+        let (problems, warnings) = issues.into_lists();
+        self.problems.extend(problems);
+        self.warnings.extend(warnings);
+    }
+
+    /// Checks a token of a kind that has no rules here: signature and times.
     fn other(&mut self, opened: &Opened<'_>, common: &Common, now: i64) -> Result<(), Rejection> {
         if !opened.is_signed_by_issuer(common, &Issuers::default()) {
             self.note(Rejection::Signature {

@@ -11,6 +11,9 @@ use super::token::Token;
 /// How far ahead of this server's clock a token may be issued. A clock that works is wrong by less.
 pub(super) const MAX_CLOCK_SKEW_SECONDS: i64 = 300;
 
+/// From here on a number of seconds is the year 5138 or later, and a number of milliseconds the year 1973 or later.
+pub(super) const MILLISECONDS: i64 = 100_000_000_000;
+
 /// The fields at the top level of claims, including those that only version 1 has.
 const TOP: &[&str] = &[
     "aud",
@@ -33,6 +36,7 @@ pub(super) enum Kind {
     Operator,
     Account,
     Activation,
+    User,
 }
 
 impl Kind {
@@ -41,6 +45,7 @@ impl Kind {
             Self::Operator => "operator",
             Self::Account => "account",
             Self::Activation => "activation",
+            Self::User => "user",
         }
     }
 
@@ -49,6 +54,7 @@ impl Kind {
             Self::Operator => "an operator",
             Self::Account => "an account",
             Self::Activation => "an activation",
+            Self::User => "a user",
         }
     }
 
@@ -57,6 +63,7 @@ impl Kind {
         match self {
             Self::Operator => issuer == KeyKind::Operator,
             Self::Account | Self::Activation => matches!(issuer, KeyKind::Operator | KeyKind::Account),
+            Self::User => issuer == KeyKind::Account,
         }
     }
 }
@@ -173,10 +180,10 @@ impl<'t> Opened<'t> {
             return Err(Rejection::IssuerKind {
                 issuer: common.issuer,
                 kind: kind.with_article(),
-                wanted: if kind == Kind::Operator {
-                    "the operator itself"
-                } else {
-                    "an operator"
+                wanted: match kind {
+                    Kind::Operator => "the operator itself",
+                    Kind::Account | Kind::Activation => "an operator",
+                    Kind::User => "an account",
                 },
             });
         }
@@ -235,6 +242,15 @@ impl Common {
                 expired: time(self.expires_at),
                 now: time(now),
             });
+        }
+        for (field, value) in [("iat", self.issued_at), ("nbf", self.not_before)] {
+            if (MILLISECONDS..MILLISECONDS * 1000).contains(&value) {
+                return Err(Rejection::Milliseconds {
+                    field,
+                    value,
+                    meant: time(value / 1000),
+                });
+            }
         }
         if self.not_before > now {
             return Err(Rejection::NotYetValid {

@@ -187,6 +187,19 @@ pub enum Rejection {
         /// The present time.
         now: String,
     },
+    /// A time in milliseconds.
+    #[error(
+        "`{field}` is {value}, which in seconds is tens of thousands of years ahead: it seems to be in milliseconds ({meant}); the times \
+         of a JWT are in seconds, so sign it again with {}", value / 1000
+    )]
+    Milliseconds {
+        /// `iat` or `nbf`.
+        field: &'static str,
+        /// Its value.
+        value: i64,
+        /// The time that is probably meant.
+        meant: String,
+    },
     /// Issued by a clock that is ahead. If it were accepted, it would block every legitimate update until that time.
     #[error(
         "the JWT was issued at {issued}, which is more than five minutes after now ({now}): the clock of the machine that signed it is \
@@ -245,6 +258,8 @@ impl Rejection {
             Self::Strict { .. } => "strict",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not-yet-valid",
+            Self::Milliseconds { field: "nbf", .. } => "not-yet-valid",
+            Self::Milliseconds { .. } => "issued-in-future",
             Self::IssuedInFuture { .. } => "issued-in-future",
             Self::Invalid { issues } => issues.first().map_or("invalid", |issue| issue.code),
         }

@@ -100,7 +100,8 @@ impl Raft {
         self.batcher.submit(trust_epoch, item).await
     }
 
-    fn check_space(&self) -> Result<(), ProposeError> {
+    /// Whether a submission would be proposed now; the error with which it would be refused otherwise.
+    pub fn check_space(&self) -> Result<(), ProposeError> {
         if self.space.is_low() {
             return Err(ProposeError::Unavailable {
                 reason: "this node's disk is nearly full: free some space (lookups go on)".to_owned(),

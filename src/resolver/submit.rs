@@ -184,6 +184,11 @@ impl Resolver {
         Ok(outcome)
     }
 
+    /// Whether submissions are taken now; the error with which they would be refused otherwise.
+    pub fn check_writable(&self) -> Result<(), ProposeError> {
+        self.0.raft.check_space()
+    }
+
     /// Says more where this node knows more than the token and the trust.
     fn explained(&self, error: SubmitError) -> SubmitError {
         let (issuer, trusted) = match &error {

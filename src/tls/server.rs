@@ -396,7 +396,9 @@ mod tests {
             acceptor.read_tls(&mut sent.as_slice()).expect("memory");
             let accepted = acceptor.accept().ok().flatten().expect("a whole hello");
             let config = tls.config().for_client(&accepted.client_hello());
-            let server = accepted.into_connection(config).ok().expect("groups in common");
+            let Ok(server) = accepted.into_connection(config) else {
+                panic!("no group in common with {names:?}");
+            };
             let group = server.negotiated_key_exchange_group().map(|group| group.name());
             assert_eq!(group, Some(agreed.name()), "{names:?}");
             assert_eq!(

@@ -142,6 +142,31 @@ fn account_show_of_an_expired_account_says_so_and_ends_as_inspect_does() {
     assert_eq!(node.cli(&["account", "show", "payments"]).status.code(), Some(0));
 }
 
+#[test]
+fn ready_ends_with_0_while_the_node_serves_and_with_5_once_it_does_not() {
+    let mut node = Node::of(&Operator::new("O"));
+    for args in [&["ready"][..], &["ready", "--write"]] {
+        let done = node.cli(args);
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done));
+    }
+    let status = node.cli_json(&["ready"]);
+    assert_eq!((&status["ready"], &status["writable"]), (&true.into(), &true.into()));
+    node.kill();
+    for args in [&["ready"][..], &["ready", "--write", "--json"]] {
+        let done = node.cli(args);
+        assert_eq!(done.status.code(), Some(5), "{}", text(&done));
+    }
+    assert_eq!(
+        jwtmesh()
+            .args(["ready", "--config", "/nowhere"])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+}
+
 /// An nsc store as it is, with the JWTs of its operator and its users among those of its accounts.
 #[test]
 fn account_push_takes_an_nsc_store_with_all_that_is_below_it() {

@@ -4,13 +4,13 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::mint::Operator;
+use crate::support::mint::{Account, Operator, now};
 use crate::support::nats_server::NatsServer;
 use crate::support::node::{Node, jwtmesh};
 use crate::support::tools::NATS_SERVER_VERSIONS;
 
 /// What `inspect --json` says about `token`, and its exit code.
-fn inspect(token: &str) -> (Value, Option<i32>) {
+pub(crate) fn inspect(token: &str) -> (Value, Option<i32>) {
     let output = jwtmesh().args(["inspect", "--json", token]).output().unwrap();
     let said = serde_json::from_slice(&output.stdout);
     let said = said.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
@@ -66,6 +66,51 @@ fn every_operator_that_nats_server_runs_with_is_trusted_with_a_warning() {
             .filter_map(|found| found["code"].as_str())
             .collect();
         assert_eq!(codes, if has_warning { vec![code] } else { vec![] }, "{value}");
+    }
+}
+
+/// A mapping that nats-server answers with "updated" and does not install, and times in milliseconds.
+#[test]
+fn what_an_account_probably_does_not_mean_is_said_in_the_log_by_push_and_by_inspect() {
+    let operator = Operator::new("O");
+    let node = Node::of(&operator);
+    let ms = now() * 1000;
+    for (code, change) in [
+        (
+            "mapping-not-installed",
+            json!({"nats": {"mappings": {"foo": [{"subject": "bar.$2"}]}}}),
+        ),
+        ("milliseconds", json!({"nats": {"revocations": {"*": ms}}})),
+        ("milliseconds", json!({"exp": ms})),
+    ] {
+        let account = Account::new("A");
+        let token = operator.account_with(&account, |claims| {
+            for (name, value) in change.as_object().expect("an object") {
+                match value.as_object() {
+                    Some(fields) => claims[name].as_object_mut().expect("claims").extend(fields.clone()),
+                    None => claims[name] = value.clone(),
+                }
+            }
+        });
+        let (said, exit) = inspect(&token);
+        assert_eq!((&said["warnings"][0]["code"], exit), (&json!(code), Some(0)), "{said}");
+        node.put(&account, &token);
+        let line = node.log();
+        let line = line
+            .lines()
+            .find(|line| line.contains(&account.id()) && line.contains(" WARN "));
+        assert!(line.is_some(), "no warning about {code} in {}", node.log());
+        let file = node.folder().join("a.jwt");
+        fs::write(&file, &token).unwrap();
+        let pushed = node.cli_json(&["account", "push", &file.display().to_string()]);
+        assert_eq!(pushed[0]["warnings"][0]["code"], code, "{pushed}");
+    }
+    for field in ["iat", "nbf"] {
+        let account = Account::new("A");
+        let token = operator.account_with(&account, |claims| claims[field] = json!(ms));
+        let refused = node.post_account(&account.id(), &token);
+        assert_eq!(refused.status, 400);
+        assert!(refused.text().contains("milliseconds"), "{}", refused.text());
     }
 }
 

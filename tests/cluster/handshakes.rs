@@ -57,6 +57,7 @@ impl Client {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table, and what is counted of it")]
 fn every_failed_handshake_is_logged_with_address_and_reason_and_counted_at_info() {
     let folder = tempfile::tempdir().unwrap();
     let [authority, other] = ["test", "other"].map(|name| Authority::new(folder.path(), name));

@@ -29,6 +29,8 @@ mod http;
 #[cfg(test)]
 mod json;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod lookup;
 #[cfg(test)]
 mod nsc;

@@ -49,7 +49,9 @@ impl AccountClaims {
 
 /// Every rule that an account's claims break, and what is doubtful about them.
 pub(in crate::jwt) fn issues(json: &Json<'_>, common: &Common) -> Result<Issues, Rejection> {
-    rules::account(&Account::open(json, common)?)
+    let mut issues = rules::account(&Account::open(json, common)?)?;
+    rules::doubtful_times(common, &mut issues);
+    Ok(issues)
 }
 
 /// Reads and validates an account's claims, whose signature and issuer were verified.
@@ -60,7 +62,9 @@ pub(in crate::jwt) fn read(
 ) -> Result<AccountClaims, Rejection> {
     let account_key = common.account()?;
     let account = Account::open(json, common)?;
-    let (issues, warnings) = rules::account(&account)?.into_lists();
+    let mut found = rules::account(&account)?;
+    rules::doubtful_times(common, &mut found);
+    let (issues, warnings) = found.into_lists();
     if !issues.is_empty() {
         return Err(Rejection::Invalid { issues });
     }

@@ -76,7 +76,9 @@ pub(in crate::jwt) fn read(json: &Json<'_>, common: &Common) -> Result<OperatorC
     let top = Fields::of(json, "", &[])?;
     let v1 = common.version == 1;
     let nats = top.fields("nats", if v1 { OPERATOR_V1 } else { OPERATOR })?;
-    let (issues, warnings) = rules::operator(&nats, v1)?.into_lists();
+    let mut found = rules::operator(&nats, v1)?;
+    rules::doubtful_times(common, &mut found);
+    let (issues, warnings) = found.into_lists();
     if !issues.is_empty() {
         return Err(Rejection::Invalid { issues });
     }

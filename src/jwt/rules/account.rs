@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::info::info;
 use super::issues::Issues;
-use super::shape::{Account, permissions, revocations};
+use super::shape::{Account, doubtful_revocation, permissions, revocations};
 use super::{exports, imports, mapping, subject};
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{self, KeyKind};
@@ -37,7 +37,9 @@ pub(in crate::jwt) fn account(account: &Account<'_, '_>) -> Result<Issues, Rejec
             });
         }
     }
-    revocations(nats)?;
+    for (user, at) in revocations(nats)? {
+        doubtful_revocation(user, at, &mut issues);
+    }
     if !account.v1 {
         version_2(nats, &mut issues)?;
     }

@@ -7,7 +7,7 @@ use super::shape::Traffic;
 use super::subject;
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{self, Issuers, KeyKind};
-use crate::jwt::opened::{Kind, Opened};
+use crate::jwt::opened::{Common, Kind, Opened};
 use crate::jwt::quote::cut;
 use crate::jwt::rejection::Rejection;
 use crate::jwt::token::Token;
@@ -89,7 +89,7 @@ pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -
             services.entry(import.account).or_default().push(import.appears_at());
         }
         shape(&import, issues);
-        activation(&import, account, issues);
+        activate(&import, account, issues);
     }
     for (from, subjects) in &services {
         let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
@@ -214,11 +214,27 @@ impl Activation {
         let opened = Opened::open(&token)?;
         let json = opened.json()?;
         let common = opened.verify(&json, Kind::Activation, &Issuers::default())?;
-        let top = Fields::of(&json, "", &[])?;
-        let nats = top.fields(
-            "nats",
-            &["subject", "kind", "type", "issuer_account", "tags", "version", "limits"],
-        )?;
+        Self::of(&json, common)
+    }
+
+    fn of(json: &Json<'_>, common: Common) -> Result<Self, Rejection> {
+        let top = Fields::of(json, "", &[])?;
+        let known: &[&str] = match common.version {
+            1 => &["subject", "type", "max", "payload", "src", "times"],
+            _ => &["subject", "kind", "type", "issuer_account", "tags", "version", "limits"],
+        };
+        let nats = top.fields("nats", known)?;
+        if common.version == 1 {
+            // Without a meaning any more, but the library still decodes them (`decoder_activation.go`).
+            nats.int("max")?;
+            nats.int("payload")?;
+            nats.text("src")?;
+            for range in nats.list("times")? {
+                let range = Fields::of(range, &nats.path("times"), &["start", "end"])?;
+                range.text("start")?;
+                range.text("end")?;
+            }
+        }
         // Version 1 has them elsewhere: the traffic under "type", the account at the top.
         let (traffic, issuer_account) = match common.version {
             1 => ("type", top.text("issuer_account")?),
@@ -234,7 +250,33 @@ impl Activation {
     }
 }
 
-fn activation(import: &Import<'_>, account: &str, issues: &mut Issues) {
+/// Every rule that the claims of an activation token break, apart from any import.
+pub(in crate::jwt) fn activation(json: &Json<'_>, common: &Common) -> Result<Issues, Rejection> {
+    let mut issues = Issues::default();
+    let activation = Activation::of(json, common.clone())?;
+    if nkey::kind(&activation.subject) != Some(KeyKind::Account) {
+        issues.add("activation", || {
+            format!(
+                "its subject {:?} is no account public key (A...): it is the account that may import",
+                cut(&activation.subject)
+            )
+        });
+    }
+    if activation.traffic == Traffic::Missing {
+        issues.add("activation", || {
+            "it does not say what it allows: its kind is \"stream\" or \"service\"".to_owned()
+        });
+    }
+    subject::check(&activation.import_subject, "an activation token", &mut issues);
+    if !activation.issuer_account.is_empty() && nkey::kind(&activation.issuer_account) != Some(KeyKind::Account) {
+        issues.add("activation", || {
+            "its issuer_account is no account public key (A...)".to_owned()
+        });
+    }
+    Ok(issues)
+}
+
+fn activate(import: &Import<'_>, account: &str, issues: &mut Issues) {
     if import.token.is_empty() {
         return;
     }

@@ -16,8 +16,11 @@ mod operator;
 mod shape;
 mod subject;
 mod url;
+mod user;
 
 pub(super) use account::account;
+pub(super) use imports::activation;
 pub(super) use issues::Issues;
 pub(super) use operator::operator;
-pub(super) use shape::{Account, revocations};
+pub(super) use shape::{Account, doubtful_times, revocations};
+pub(super) use user::user;

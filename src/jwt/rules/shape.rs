@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::issues::Issues;
 use crate::jwt::json::{Fields, Json};
-use crate::jwt::opened::Common;
+use crate::jwt::opened::{Common, MILLISECONDS};
+use crate::jwt::quote::{cut, time};
 use crate::jwt::rejection::Rejection;
 
 /// The names inside an account's `nats`.
@@ -65,7 +67,7 @@ pub(in crate::jwt) struct SigningKey<'j> {
     pub(in crate::jwt) key: &'j str,
 }
 
-const NATS_LIMITS: &[&str] = &["subs", "data", "payload"];
+pub(super) const NATS_LIMITS: &[&str] = &["subs", "data", "payload"];
 const JETSTREAM: &[&str] = &[
     "mem_storage",
     "disk_storage",
@@ -274,4 +276,32 @@ fn permission_lists<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<PermissionLists<'
         Ok(subjects)
     };
     Ok((read("pub")?, read("sub")?, fields.fields("resp", RESPONSE)?))
+}
+
+/// Warns of an expiry in milliseconds. An issue time or `nbf` in milliseconds refuses the token (`Common::check_times`).
+pub(in crate::jwt) fn doubtful_times(common: &Common, issues: &mut Issues) {
+    if common.expires_at >= MILLISECONDS {
+        issues.warn("milliseconds", || {
+            format!(
+                "`exp` is {}, which in seconds is tens of thousands of years ahead; if it is in milliseconds and {} is meant, write it \
+                 in seconds",
+                common.expires_at,
+                time(common.expires_at / 1000)
+            )
+        });
+    }
+}
+
+/// Warns of the revocation of `user` at `at`, if that is in milliseconds.
+pub(super) fn doubtful_revocation(user: &str, at: i64, issues: &mut Issues) {
+    if at >= MILLISECONDS {
+        issues.warn("milliseconds", || {
+            format!(
+                "the revocation of {:?} is dated {at}, which in seconds is tens of thousands of years ahead: no new creds let that user \
+                 in again; if it is in milliseconds and {} is meant, write it in seconds",
+                cut(user),
+                time(at / 1000)
+            )
+        });
+    }
 }
