@@ -26,6 +26,9 @@ pub struct Status {
     pub leader_age_ms: u64,
     /// The address of the public port as a URL.
     pub public: String,
+    /// Whether the public port refuses clients without a certificate.
+    #[serde(default)]
+    pub client_required: bool,
 }
 
 /// An account as listings show it.

@@ -47,6 +47,7 @@
 //! | question | file |
 //! |---|---|
 //! | Which of two accounts' tokens is newer? | `state/apply/accounts.rs`, with `AccountRow::supersedes` in `state/rows.rs`; of operators: `state/apply/operators.rs` |
+//! | Whose is an account after its operator was replaced? | `Trust::owner` in `state/rows.rs` |
 //! | Why is a token refused? | `jwt/rejection.rs`, and `jwt/rules/` for its content |
 //! | Which status and code does a failure get? | `http/error.rs`; the sentence comes from the error itself, such as `resolver/error.rs` for a superseded token |
 //! | What happens to a log that ends in the middle of a write? | `raft/log/open/torn.rs` |
@@ -58,8 +59,8 @@
 //!
 //! - **I1** Only verified tokens are stored: [`jwt::Verified`] has one constructor a kind of claims.
 //! - **I2** An account's issue time never goes backwards, nor back to a token that was replaced within
-//!   the same second (the last 64 are remembered):
-//!   `state/apply/accounts.rs`.
+//!   the same second (the last 64 are remembered). Only an administrator's override may set it back, and it bars the
+//!   tokens that it went before: `state/apply/accounts.rs`.
 //! - **I3** The same log gives the same state: `state/` sees no clock, no chance and no configuration.
 //! - **I4** Rows and the applied index move together, in memory and in redb: `state/mod.rs`, `state/recent/flush.rs`.
 //! - **I5** A vote or an entry is acknowledged only when on disk, and

@@ -107,6 +107,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
             cluster: config.cluster.clone(),
             node: config.node.clone(),
             public_url: public_url.clone(),
+            client_required: config.tls.as_ref().is_some_and(|tls| tls.client_required),
         };
         admin.serve(about, resolver.clone(), &serving);
     }

@@ -378,8 +378,11 @@ fn nats_config_over_tls_prints_what_a_nats_server_starts_with() {
         server.log()
     );
 
+    assert!(!text(&printed).contains("client_required"), "{}", text(&printed));
+
     let json = node.cli_json(&["nats", "config", "--ca", ca]);
     assert!(json.to_string().contains(&node.accounts_url()), "{json}");
+    assert!(json["warnings"].to_string().contains("--client-cert"), "{json}");
 }
 
 /// Every kind of URL, path and operator, parsed by every version.

@@ -53,11 +53,8 @@ impl ConfigCommand {
         let client = self.target.client()?;
         let operators = client.operators().await?;
         let operator = choose(&operators, self.operator.as_deref())?;
-        let url = match &self.url {
-            Some(url) => url.clone(),
-            None => client.status().await?.public,
-        };
-        let url = BaseUrl::parse(&url)?;
+        let status = client.status().await?;
+        let url = BaseUrl::parse(self.url.as_ref().unwrap_or(&status.public))?;
         let tls = match (self.ca, self.client_cert, self.client_key) {
             (ca, Some(cert), Some(key)) => Some(ResolverTls {
                 ca,
@@ -88,7 +85,14 @@ impl ConfigCommand {
                 operator.operator,
             )
         });
-        let pointing = Pointing::new(operator, &url, tls.as_ref(), None, candidates.collect());
+        let mut warnings: Vec<String> = candidates.collect();
+        let shows_certificate = tls.as_ref().is_some_and(|tls| tls.client.is_some());
+        if status.client_required && !shows_certificate {
+            warnings.push(
+                "the public port refuses clients without a certificate (client_required): give --client-cert and --client-key".to_owned(),
+            );
+        }
+        let pointing = Pointing::new(operator, &url, tls.as_ref(), None, warnings);
         for warning in &pointing.warnings {
             to_stderr(&format!("jwtmesh: warning: {warning}"));
         }

@@ -21,6 +21,8 @@ pub struct About {
     pub node: String,
     /// Where nats-servers and nsc reach it.
     pub public_url: String,
+    /// Whether clients of that port need a certificate.
+    pub client_required: bool,
 }
 
 /// The state that the handlers share.

@@ -20,5 +20,6 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
         revision: view.revision,
         leader_age_ms: view.leader_age_ms,
         public: state.about.public_url.clone(),
+        client_required: state.about.client_required,
     }))
 }

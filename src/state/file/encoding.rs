@@ -255,6 +255,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::state::command::Barred;
     use crate::state::rows::{digest, etag};
 
     fn row(token: &[u8]) -> AccountRow {
@@ -299,6 +300,38 @@ mod tests {
                 expected,
                 "{token}; another layout needs another FORMAT"
             );
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_barring_row_and_of_a_replaced_operator_do_not_change() {
+        let token = b"QQ.QUI.QUJD";
+        let plain = hex(&encode_row(&row(token)));
+        let barring = AccountRow {
+            barred: vec![Barred {
+                issued_at: -1,
+                digest: [7; ETAG_BYTES],
+            }],
+            ..row(token)
+        };
+        // Version 2; the head as before; the count, `iat` and digest of each barred token; the token.
+        let (head, stored) = plain.split_at(plain.len() - 8 * 2 + 4);
+        let expected = format!("02{}0101{}{stored}", &head[2..], "07".repeat(ETAG_BYTES));
+        assert_eq!(hex(&encode_row(&barring)), expected);
+        let value = encode_row(&barring);
+        assert_eq!(decode_row(barring.id(), &value), Ok(barring));
+        assert_eq!(row_account(&value), Ok(AccountKey::from_bytes([1; 32])));
+
+        let replaced = ReplacedOperator {
+            operator: OperatorKey::from_bytes([2; 32]),
+            successor: OperatorKey::from_bytes([3; 32]),
+            revision: 300,
+        };
+        let value = encode_replaced(&replaced);
+        assert_eq!(hex(&value), format!("02{}ac02", "03".repeat(32)));
+        match decode_operator(replaced.operator, &value) {
+            Ok(StoredOperator::Replaced(found)) => assert_eq!(found, replaced),
+            _ => panic!("it is a replaced operator"),
         }
     }
 
