@@ -167,7 +167,8 @@ pub(super) struct Upload {
 }
 
 /// Reads the body of a submission. Refused with 413 if it is longer than a token may be, with 408 if it takes longer
-/// than `time`, with 429 if `uploads` has no memory left for it or for its address, and with 400 if it is empty or breaks off.
+/// than `time`, with 429 if `uploads` has no memory left for it or for its address, and with 400 if it is empty or breaks
+/// off.
 pub(super) async fn read(parts: &Parts, mut body: Body, uploads: &Uploads, time: Duration) -> Result<Upload, Refusal> {
     let origin = parts.extensions.get::<Origin>().copied().unwrap_or_default();
     let declared = parts

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Beyond this difference, in seconds, tokens are refused that the other clock would accept. Far more than a reply
-/// takes to be read.
-const TOLERATED: i64 = 60;
+use crate::resolver::CLOCK_TOLERANCE_SECONDS;
 
 /// Servers that are remembered; of more, those that replied last.
 const SERVERS: usize = 64;
@@ -38,7 +36,7 @@ impl Clocks {
         };
         self.offsets.push_back((name, theirs.saturating_sub(ours)));
         let offset = self.median();
-        let differ = offset.saturating_abs() > TOLERATED;
+        let differ = offset.saturating_abs() > CLOCK_TOLERANCE_SECONDS;
         let changed = (differ != self.differ).then_some(differ);
         self.differ = differ;
         Comparison { offset, changed }

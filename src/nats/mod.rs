@@ -19,8 +19,8 @@
 //!
 //! This room promises that each change is sent to every server that is connected at that moment, again and again until it
 //! answers (G5). Servers cut off then are told when they are heard again, if this node was not restarted: which servers
-//! should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the change is still above the position,
-//! and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
+//! should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the
+//! change is still above the position, and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
 //! newer one (I7).
 //!
 //! It never decides what is stored, and never believes what a server says about an account. No upload and no lookup

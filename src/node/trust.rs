@@ -50,7 +50,7 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
     for (offered, outcome) in operators.iter().zip(outcomes) {
         let warnings = &offered.claims().warnings;
         let operator = offered.claims().operator;
-        if !warnings.is_empty() {
+        if !warnings.is_empty() && outcome != OperatorOutcome::NotTrusted {
             tracing::warn!(%operator, warnings = Issue::joined(warnings), "the operator JWT is trusted, but doubtful");
         }
         match outcome {

@@ -148,8 +148,9 @@ pub enum ReadError {
     Fault(#[source] Fault),
 }
 
-/// A clock that differs by less is right, for the purpose of refusing tokens.
-pub(super) const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+/// Beyond this difference between two clocks, one of them is wrong: tokens are refused that the other would accept. Far
+/// more than a NATS server's reply takes to be read.
+pub const CLOCK_TOLERANCE_SECONDS: i64 = 60;
 
 fn whose_clock(offset: i64, now: i64) -> String {
     if offset.saturating_abs() <= CLOCK_TOLERANCE_SECONDS {

@@ -12,9 +12,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use super::resend::Resends;
 use crate::clock::Clock;
 use crate::jwt::AccountKey;
-use crate::jwt::OperatorClaims;
 use crate::jwt::TrustedKeys;
-use crate::jwt::Verified;
 use crate::raft::Raft;
 use crate::state::Revision;
 use crate::state::State;
@@ -87,7 +85,7 @@ pub(super) struct Inner {
     // What it keeps of their state.
     pub(super) trust: ArcSwap<VerifiedTrust>,
     /// Operators of this node's configuration that the mesh does not trust.
-    pub(super) candidates: ArcSwap<Vec<Verified<OperatorClaims>>>,
+    pub(super) candidates: ArcSwap<TrustedKeys>,
     pub(super) revision: watch::Receiver<Revision>,
     pub(super) ready: AtomicBool,
     // Permits, and the requests that it passes on to publishers.

@@ -26,7 +26,7 @@ mod scan;
 mod submit;
 mod trust;
 
-pub use error::{ReadError, SubmitError};
+pub use error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 

@@ -13,8 +13,9 @@ use crate::state::MarkPropagated;
 use crate::state::Revision;
 
 impl Resolver {
-    /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was within
-    /// the last second, or if too many accounts are asked for: any client may ask, and each time every server works.
+    /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was
+    /// within the last second, or if too many accounts are asked for: any client may ask, and each time every server
+    /// works.
     pub fn republish(&self, account: AccountKey) {
         match self.0.resends.ask(account) {
             Resend::Now => {}

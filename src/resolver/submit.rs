@@ -11,7 +11,6 @@ use crate::jwt::AccountKey;
 use crate::jwt::Issue;
 use crate::jwt::Rejection;
 use crate::jwt::Token;
-use crate::jwt::TrustedKeys;
 use crate::jwt::Verified;
 use crate::raft::ProposeError;
 use crate::state::AccountOutcome;
@@ -52,8 +51,8 @@ impl Resolver {
     /// Submits the token in `body` for `submitter`. `expected` is the account that the request names, if it names one.
     ///
     /// Success means that the token is on disk and can be read here (G1). Bytes that were current already are sent to
-    /// the NATS clusters once more, within the limits of `resend.rs`: people and scripts push again to update a server that
-    /// missed a change.
+    /// the NATS clusters once more, within the limits of `resend.rs`: people and scripts push again to update a server
+    /// that missed a change.
     pub async fn submit(
         &self,
         expected: Option<AccountKey>,
@@ -81,6 +80,11 @@ impl Resolver {
                 self.republish(claims.account);
                 return Ok(known);
             }
+            if !in_order_of_arrival && claims.issued_at <= 0 {
+                return Err(SubmitError::Undated {
+                    account: claims.account,
+                });
+            }
             let item = PutAccount {
                 account: claims.account,
                 operator: claims.operator,
@@ -89,11 +93,6 @@ impl Resolver {
                 name: claims.name.clone(),
                 token: verified.token().bytes().clone(),
             };
-            if !in_order_of_arrival && claims.issued_at <= 0 {
-                return Err(SubmitError::Undated {
-                    account: claims.account,
-                });
-            }
             let outcome = if in_order_of_arrival {
                 self.override_account(trust.epoch, item, submitter).await?
             } else {
@@ -196,7 +195,7 @@ impl Resolver {
             SubmitError::Rejected(rejection) => return self.untimely(rejection).unwrap_or(error),
             _ => return error,
         };
-        let candidates = TrustedKeys::new(self.candidates().iter().cloned());
+        let candidates = self.candidates();
         match issuer.parse().ok().and_then(|key| candidates.owner_of(key)) {
             Some(candidate) => SubmitError::Candidate {
                 issuer: issuer.clone(),
@@ -264,7 +263,12 @@ impl Resolver {
                 revision: row.revision,
             }));
         }
-        let owner = self.0.state.trust().owner(row.operator);
+        // The same operator is trusted, so that no other one has taken its place.
+        let owner = if row.operator == claims.operator {
+            row.operator
+        } else {
+            self.0.state.trust().owner(row.operator)
+        };
         if owner != claims.operator {
             return Err(SubmitError::OtherOperator {
                 account: claims.account,

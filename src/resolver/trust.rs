@@ -41,14 +41,14 @@ impl Resolver {
         fresh
     }
 
-    /// The operators that this node's configuration names and that the mesh does not trust, verified.
-    pub fn candidates(&self) -> Arc<Vec<Verified<OperatorClaims>>> {
+    /// The operators that this node's configuration names and that the mesh does not trust, with their keys.
+    pub fn candidates(&self) -> Arc<TrustedKeys> {
         self.0.candidates.load_full()
     }
 
     /// Sets [`Self::candidates`], so that refusals and listings can say what they are.
-    pub fn set_candidates(&self, candidates: Vec<Verified<OperatorClaims>>) {
-        self.0.candidates.store(Arc::new(candidates));
+    pub fn set_candidates(&self, candidates: impl IntoIterator<Item = Verified<OperatorClaims>>) {
+        self.0.candidates.store(Arc::new(TrustedKeys::new(candidates)));
     }
 
     /// The operator that took the place of `operator`; `None` if none did.
@@ -95,9 +95,10 @@ impl Resolver {
             let operator = new.claims().operator;
             let revision = submitted.revision;
             tracing::warn!(%operator, replaced = %old, revision, "an administrator replaced an operator; its accounts have a new owner");
-            let mut candidates = self.candidates().to_vec();
-            candidates.retain(|candidate| candidate.claims().operator != operator);
-            self.set_candidates(candidates);
+            let candidates = self.candidates();
+            let others = candidates.operators().iter();
+            let others = others.filter(|candidate| candidate.claims().operator != operator);
+            self.set_candidates(others.cloned());
         }
         Ok(submitted)
     }

@@ -200,20 +200,22 @@ impl Trust {
 
     pub(super) fn put(&mut self, row: OperatorRow) {
         self.replaced.retain(|replaced| replaced.operator != row.operator);
-        match self.operators.binary_search_by_key(&row.operator, |row| row.operator) {
-            Ok(at) => self.operators[at] = row,
-            Err(at) => self.operators.insert(at, row),
-        }
+        put_sorted(&mut self.operators, row, |row| row.operator);
         self.epoch += 1;
     }
 
     pub(super) fn replace(&mut self, row: ReplacedOperator) {
         self.operators.retain(|trusted| trusted.operator != row.operator);
-        match self.replaced.binary_search_by_key(&row.operator, |row| row.operator) {
-            Ok(at) => self.replaced[at] = row,
-            Err(at) => self.replaced.insert(at, row),
-        }
+        put_sorted(&mut self.replaced, row, |row| row.operator);
         self.epoch += 1;
+    }
+}
+
+/// Puts `row` in its place among `rows`, which are in the order of their keys, or in the place of the one with its key.
+fn put_sorted<T>(rows: &mut Vec<T>, row: T, key: impl Fn(&T) -> OperatorKey) {
+    match rows.binary_search_by_key(&key(&row), &key) {
+        Ok(at) => rows[at] = row,
+        Err(at) => rows.insert(at, row),
     }
 }
 

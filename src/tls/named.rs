@@ -76,10 +76,14 @@ impl Named {
         self.certificates.iter().any(|named| named == certificate)
     }
 
-    /// Whether one of the named certificates may be used as itself now; a server's name is verified by the caller.
-    fn as_itself(&self, certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    /// One of the named certificates, if it may be used as itself now; a server's name is verified by the caller.
+    fn as_itself<'c>(
+        &self,
+        certificate: &'c CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<ParsedCertificate<'c>, Error> {
         // Refuses damaged ones and those with critical extensions of unknown meaning.
-        ParsedCertificate::try_from(certificate)?;
+        let parsed = ParsedCertificate::try_from(certificate)?;
         let (not_before, not_after) = x509::validity(certificate).ok_or(CertificateError::BadEncoding)?;
         if now < not_before {
             return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
@@ -90,7 +94,7 @@ impl Named {
         if !x509::is_for(certificate, self.role) {
             return Err(CertificateError::InvalidPurpose.into());
         }
-        Ok(())
+        Ok(parsed)
     }
 }
 
@@ -173,7 +177,7 @@ impl ClientCertVerifier for ClientVerifier {
         let verified = if self.named.has(certificate) {
             self.named
                 .as_itself(certificate, now)
-                .map(|()| ClientCertVerified::assertion())
+                .map(|_| ClientCertVerified::assertion())
         } else {
             self.by_chain.verify_client_cert(certificate, intermediates, now)
         };
@@ -232,8 +236,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let as_itself = || {
-            self.named.as_itself(certificate, now)?;
-            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+            verify_server_name(&self.named.as_itself(certificate, now)?, name)?;
             Ok(ServerCertVerified::assertion())
         };
         let verified = if self.named.has(certificate) {

@@ -395,13 +395,7 @@ fn every_printed_configuration_is_one_that_nats_server_reads() {
     let authority = Authority::new(folder.path(), "test");
     let client = authority.issue("client");
     let (first, second) = (Operator::new("O, the first \"one\""), Operator::new("P"));
-    let node = Node::start(
-        &first.token(),
-        Options {
-            also_trusted: Some(second.token()),
-            ..Options::default()
-        },
-    );
+    let node = Node::of_both(&first, &second);
     let [ca, cert, key] = [&authority.cert(), &client.cert, &client.key].map(|file| file.display().to_string());
     let with_ca = ["--ca", &ca];
     let with_client = ["--client-cert", &cert, "--client-key", &key];

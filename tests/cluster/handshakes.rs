@@ -141,11 +141,7 @@ fn every_failed_handshake_is_logged_with_address_and_reason_and_counted_at_info(
 fn a_client_that_offers_x25519_and_its_hybrid_as_go_does_gets_x25519() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
-    let options = Options {
-        tls: Some(NodeTls::of(&authority, None)),
-        ..Options::default()
-    };
-    let node = Node::start(&Operator::new("O").token(), options);
+    let node = Node::encrypted(&Operator::new("O").token(), &authority);
     for (offered, agreed) in [
         (vec![X25519MLKEM768, X25519, SECP256R1], NamedGroup::X25519),
         (vec![X25519MLKEM768], NamedGroup::X25519MLKEM768),

@@ -252,13 +252,7 @@ fn a_token_under_another_accounts_path_is_refused_naming_both_keys() {
 #[test]
 fn g3_another_trusted_operator_does_not_take_an_account_over() {
     let (operator, other) = (Operator::new("O"), Operator::new("P"));
-    let node = Node::start(
-        &operator.token(),
-        Options {
-            also_trusted: Some(other.token()),
-            ..Options::default()
-        },
-    );
+    let node = Node::of_both(&operator, &other);
     let account = Account::new("A");
     let token = operator.account_at(&account, now() - 60);
     node.put(&account, &token);

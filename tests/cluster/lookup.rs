@@ -75,11 +75,7 @@ fn every_nats_server_resolves_over_https_with_a_private_authority() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let parties = Parties::new();
-    let options = Options {
-        tls: Some(NodeTls::of(&authority, None)),
-        ..Options::default()
-    };
-    let node = Node::start(&parties.operator.token(), options);
+    let node = Node::encrypted(&parties.operator.token(), &authority);
     let help = node.get("/jwt/v1/help").text();
     assert!(
         help.contains("URL(https://HOST:PORT/") && !help.contains("http://"),
@@ -152,11 +148,7 @@ fn every_nats_server_resolves_over_https_with_the_systems_authorities() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let parties = Parties::new();
-    let options = Options {
-        tls: Some(NodeTls::of(&authority, None)),
-        ..Options::default()
-    };
-    let node = Node::start(&parties.operator.token(), options);
+    let node = Node::encrypted(&parties.operator.token(), &authority);
     parties.upload(&node);
     let config = resolver_config(&parties.operator.token(), &node.accounts_url());
     parties.check_every_version(&config, &[("SSL_CERT_FILE", &authority.cert())]);
@@ -166,11 +158,7 @@ fn every_nats_server_resolves_over_https_with_the_systems_authorities() {
 fn tls_chooses_h2_when_offered_http_1_1_when_only_that_and_needs_no_alpn() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
-    let options = Options {
-        tls: Some(NodeTls::of(&authority, None)),
-        ..Options::default()
-    };
-    let node = Node::start(&Operator::new("O").token(), options);
+    let node = Node::encrypted(&Operator::new("O").token(), &authority);
     for (offered, chosen) in [
         (&["h2", "http/1.1"][..], Some("h2")),
         (&["http/1.1"], Some("http/1.1")),

@@ -5,7 +5,7 @@ use std::fs;
 use crate::support::mint::{claims, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
-use crate::support::node::{NatsLink, Node, NodeTls, Options};
+use crate::support::node::{NatsLink, Node, Options};
 use crate::support::nsc::Nsc;
 use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tls::Authority;
@@ -303,12 +303,7 @@ fn nsc_speaks_https_with_a_private_authority() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "test");
     let nsc = Nsc::with_operator().trusting(&authority.cert());
-    let tls = NodeTls::of(&authority, None);
-    let options = Options {
-        tls: Some(tls),
-        ..Options::default()
-    };
-    let node = Node::start(&nsc.operator_token(), options);
+    let node = Node::encrypted(&nsc.operator_token(), &authority);
     nsc.account_server(&node.base());
     let id = nsc.add_account("A");
     nsc.run(&["push", "--all"]);

@@ -91,12 +91,7 @@ fn idle_connections_do_not_delay_the_end() {
 fn a_silent_client_on_the_tls_port_does_not_delay_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
-    let tls = NodeTls::of(&authority, None);
-    let options = Options {
-        tls: Some(tls),
-        ..Options::default()
-    };
-    let mut node = Node::start(&Operator::new("O").token(), options);
+    let mut node = Node::encrypted(&Operator::new("O").token(), &authority);
     let silent = TcpStream::connect(node.address()).unwrap();
     // An answer on a later connection: the silent one has been accepted by now.
     assert_eq!(node.get("/healthz").status, 200);

@@ -227,13 +227,7 @@ fn a_newer_operator_in_the_configurations_file_is_taken_on_sighup() {
 #[test]
 fn g3_operators_that_share_a_key_are_not_trusted_together() {
     let (operator, other) = (Operator::new("O"), Operator::new("P"));
-    let node = Node::start(
-        &operator.token(),
-        Options {
-            also_trusted: Some(other.token()),
-            ..Options::default()
-        },
-    );
+    let node = Node::of_both(&operator, &other);
     let sharing = other.token_with(|claims| {
         claims["iat"] = json!(now() + 1);
         claims["nats"]["signing_keys"] = json!([operator.key.public_key()]);

@@ -11,7 +11,8 @@ use crate::jwt::OperatorClaims;
 use crate::jwt::render_decoded;
 
 /// `GET /jwt/v1/operator`: the operator's token, byte for byte. 409 if several operators are trusted, or the
-/// configuration names another one: the path cannot name one, and nsc 2.15 (`cmd/pull.go`) replaces its own operator with whichever it is given.
+/// configuration names another one: the path cannot name one, and nsc 2.15 (`cmd/pull.go`) replaces its own operator
+/// with whichever it is given.
 pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
     answer(&state, &uri, |_| true)
 }
@@ -24,7 +25,7 @@ pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Res
 
 fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) -> bool) -> Response {
     let trust = state.resolver.trust();
-    if !state.resolver.candidates().is_empty() {
+    if !state.resolver.candidates().operators().is_empty() {
         return state.refusal(Refusal::ambiguous(CANDIDATE));
     }
     let token = match trust.keys.operators() {

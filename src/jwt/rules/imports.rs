@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::issues::Issues;
-use super::shape::Traffic;
+use super::shape::{Traffic, times_of_day};
 use super::subject;
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{self, Issuers, KeyKind};
@@ -229,11 +229,7 @@ impl Activation {
             nats.int("max")?;
             nats.int("payload")?;
             nats.text("src")?;
-            for range in nats.list("times")? {
-                let range = Fields::of(range, &nats.path("times"), &["start", "end"])?;
-                range.text("start")?;
-                range.text("end")?;
-            }
+            times_of_day(&nats)?;
         }
         // Version 1 has them elsewhere: the traffic under "type", the account at the top.
         let (traffic, issuer_account) = match common.version {

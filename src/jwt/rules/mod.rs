@@ -2,9 +2,9 @@
 //!
 //! Each broken rule is an `Issue` with a code and a sentence; up to ten are collected, so that a token can be corrected
 //! in one go. What nats-server accepts but the signer probably does not want is a warning, of the same form: it never
-//! refuses a token. Fields are read where they are judged, and one of the wrong type ends the reading with a `Rejection`. The
-//! token's own signature, issuer and times are not checked here. Only `imports.rs` verifies signatures: those of the
-//! activation tokens inside an account.
+//! refuses a token. Fields are read where they are judged, and one of the wrong type ends the reading with a
+//! `Rejection`. The token's own signature, issuer and times are not checked here. Only `imports.rs` verifies signatures:
+//! those of the activation tokens inside an account.
 
 mod account;
 mod exports;

@@ -214,43 +214,59 @@ fn scope<'j>(json: &'j Json<'_>, path: &str) -> Result<&'j str, Rejection> {
     }
     scope.text("role")?;
     scope.text("description")?;
-    let template = scope.fields(
-        "template",
-        &[
-            "pub",
-            "sub",
-            "resp",
-            "src",
-            "times",
-            "times_location",
-            "subs",
-            "data",
-            "payload",
-            "bearer_token",
-            "proxy_required",
-            "allowed_connection_types",
-        ],
-    )?;
+    let template = scope.fields("template", USER_LIMITS)?;
     let response = permission_lists(&template)?.2;
     for (fields, names) in [(&template, NATS_LIMITS), (&response, RESPONSE)] {
         for name in names {
             fields.int_through_float(name)?;
         }
     }
-    template.bool("bearer_token")?;
-    template.bool("proxy_required")?;
-    template.text("times_location")?;
-    template.texts("allowed_connection_types")?;
-    // A list, or one string with commas (jwt `CIDRList`).
-    if !matches!(template.get("src"), Some(Json::Text(_))) {
-        template.texts("src")?;
-    }
-    for range in template.list("times")? {
-        let range = Fields::of(range, &template.path("times"), &["start", "end"])?;
-        range.text("start")?;
-        range.text("end")?;
-    }
+    user_limits(&template)?;
     scope.text("key")
+}
+
+/// The fields that a user and the template of a scope have in common (jwt `UserPermissionLimits`).
+pub(super) const USER_LIMITS: &[&str] = &[
+    "pub",
+    "sub",
+    "resp",
+    "src",
+    "times",
+    "times_location",
+    "subs",
+    "data",
+    "payload",
+    "bearer_token",
+    "proxy_required",
+    "allowed_connection_types",
+];
+
+/// Checks the types of those fields, except of permissions and numbers, which a scope reads in another way.
+pub(super) fn user_limits(fields: &Fields<'_, '_>) -> Result<(), Rejection> {
+    fields.bool("bearer_token")?;
+    fields.bool("proxy_required")?;
+    fields.text("times_location")?;
+    fields.texts("allowed_connection_types")?;
+    sources(fields)?;
+    times_of_day(fields).map(drop)
+}
+
+/// The addresses from which a user may connect: a list, or one string with commas (jwt `CIDRList`).
+pub(super) fn sources<'j>(fields: &Fields<'j, '_>) -> Result<Vec<&'j str>, Rejection> {
+    match fields.get("src") {
+        Some(Json::Text(text)) => Ok(text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect()),
+        _ => fields.texts("src"),
+    }
+}
+
+/// The beginnings and the ends of the times at which a user may connect.
+pub(super) fn times_of_day<'j>(fields: &Fields<'j, '_>) -> Result<Vec<&'j str>, Rejection> {
+    let mut times = Vec::new();
+    for range in fields.list("times")? {
+        let range = Fields::of(range, &fields.path("times"), &["start", "end"])?;
+        times.extend([range.text("start")?, range.text("end")?]);
+    }
+    Ok(times)
 }
 
 /// How many responses are allowed, and for how long.

@@ -3,32 +3,13 @@
 use std::net::IpAddr;
 
 use super::issues::Issues;
-use super::shape::{NATS_LIMITS, permissions};
+use super::shape::{NATS_LIMITS, USER_LIMITS, permissions, sources, times_of_day, user_limits};
 use super::subject;
 use crate::jwt::json::{Fields, Json};
 use crate::jwt::nkey::{self, KeyKind, UserKey};
 use crate::jwt::opened::Common;
 use crate::jwt::quote::cut;
 use crate::jwt::rejection::Rejection;
-
-const USER: &[&str] = &[
-    "pub",
-    "sub",
-    "resp",
-    "src",
-    "times",
-    "times_location",
-    "subs",
-    "data",
-    "payload",
-    "bearer_token",
-    "proxy_required",
-    "allowed_connection_types",
-    "issuer_account",
-    "tags",
-    "type",
-    "version",
-];
 
 /// Every rule that a user's claims break. Whether its account still accepts it, only the account's own token says; and
 /// the name of its time zone is not looked up.
@@ -38,7 +19,10 @@ pub(in crate::jwt) fn user(json: &Json<'_>, common: &Common) -> Result<Issues, R
         issues.add("user-key", || format!("{error}: a user's `sub` is its public key"));
     }
     let top = Fields::of(json, "", &[])?;
-    let nats = top.fields("nats", USER)?;
+    let nats = top.fields(
+        "nats",
+        &[USER_LIMITS, &["issuer_account", "tags", "type", "version"]].concat(),
+    )?;
     let (publish, subscribe) = permissions(&nats)?;
     for subject in publish {
         subject::check_permission(subject, false, &mut issues);
@@ -49,10 +33,7 @@ pub(in crate::jwt) fn user(json: &Json<'_>, common: &Common) -> Result<Issues, R
     for name in NATS_LIMITS {
         nats.int(name)?;
     }
-    nats.bool("bearer_token")?;
-    nats.bool("proxy_required")?;
-    nats.texts("allowed_connection_types")?;
-    nats.text("times_location")?;
+    user_limits(&nats)?;
     let account = match common.version {
         1 => top.text("issuer_account")?,
         _ => nats.text("issuer_account")?,
@@ -62,46 +43,28 @@ pub(in crate::jwt) fn user(json: &Json<'_>, common: &Common) -> Result<Issues, R
             format!("the issuer_account {:?} is no account public key (A...)", cut(account))
         });
     }
-    sources(&nats, &mut issues)?;
-    times(&nats, &mut issues)?;
+    for source in sources(&nats)?.into_iter().filter(|source| !is_network(source)) {
+        issues.add("source-address", || {
+            format!(
+                "the source {:?} is no network in CIDR form: write it as 192.0.2.0/24",
+                cut(source)
+            )
+        });
+    }
+    for time in times_of_day(&nats)?.into_iter().filter(|time| !is_time_of_day(time)) {
+        issues.add("time-range", || {
+            format!("the time of day {:?} cannot be read: write it as 15:04:05", cut(time))
+        });
+    }
     Ok(issues)
 }
 
-/// The addresses from which it may connect: a list, or one string with commas (jwt `CIDRList`).
-fn sources(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
-    let sources: Vec<&str> = match nats.get("src") {
-        Some(Json::Text(text)) => text.split(',').map(str::trim).filter(|text| !text.is_empty()).collect(),
-        _ => nats.texts("src")?,
-    };
-    for source in sources {
-        let parts = source.split_once('/').and_then(|(address, bits)| {
-            let bits: u8 = bits.parse().ok()?;
-            Some((address.parse::<IpAddr>().ok()?, bits))
-        });
-        if parts.is_none_or(|(address, bits)| bits > if address.is_ipv4() { 32 } else { 128 }) {
-            issues.add("source-address", || {
-                format!(
-                    "the source {:?} is no network in CIDR form: write it as 192.0.2.0/24",
-                    cut(source)
-                )
-            });
-        }
-    }
-    Ok(())
-}
-
-fn times(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
-    for range in nats.list("times")? {
-        let range = Fields::of(range, &nats.path("times"), &["start", "end"])?;
-        for text in [range.text("start")?, range.text("end")?] {
-            if !is_time_of_day(text) {
-                issues.add("time-range", || {
-                    format!("the time of day {:?} cannot be read: write it as 15:04:05", cut(text))
-                });
-            }
-        }
-    }
-    Ok(())
+fn is_network(text: &str) -> bool {
+    let parts = text.split_once('/').and_then(|(address, bits)| {
+        let bits: u8 = bits.parse().ok()?;
+        Some((address.parse::<IpAddr>().ok()?, bits))
+    });
+    parts.is_some_and(|(address, bits)| bits <= if address.is_ipv4() { 32 } else { 128 })
 }
 
 fn is_time_of_day(text: &str) -> bool {

@@ -13,6 +13,7 @@ use crate::jwt::Token;
 pub(super) struct Creds {
     token: String,
     key: KeyPair,
+    claims: serde_json::Value,
 }
 
 impl Creds {
@@ -41,29 +42,26 @@ impl Creds {
         }
         let token =
             Token::parse(token.as_bytes()).map_err(|rejection| format!("its user JWT is damaged: {rejection}"))?;
-        let of = token.unverified_claims();
-        let of = of.as_ref().and_then(|claims| claims["sub"].as_str());
-        if of.is_some_and(|user| user != key.public_key()) {
+        let claims = token.unverified_claims().unwrap_or_default();
+        if claims["sub"].as_str().is_some_and(|user| user != key.public_key()) {
             return Err("its seed is not that of the user whose JWT it holds".to_owned());
         }
         Ok(Self {
             token: token.as_str().to_owned(),
             key,
+            claims,
         })
     }
 
-    /// The claims of the user's JWT, unverified; `None` if they cannot be read.
-    pub(super) fn claims(&self) -> Option<serde_json::Value> {
-        Token::parse(self.token.as_bytes()).ok()?.unverified_claims()
-    }
-
-    /// Options of a connection that logs in with them.
-    pub(super) fn options(self) -> ConnectOptions {
+    /// Options of a connection that logs in with them, and the unverified claims of the user's JWT; null if they cannot
+    /// be read.
+    pub(super) fn into_options(self) -> (ConnectOptions, serde_json::Value) {
         let key = Arc::new(self.key);
-        ConnectOptions::with_jwt(self.token, move |nonce| {
+        let options = ConnectOptions::with_jwt(self.token, move |nonce| {
             let key = key.clone();
             async move { key.sign(&nonce).map_err(AuthError::new) }
-        })
+        });
+        (options, self.claims)
     }
 }
 

@@ -272,8 +272,7 @@ async fn credentials(path: &Path) -> Result<(ConnectOptions, serde_json::Value),
         .await
         .map_err(|error| unusable(&error))?;
     let creds = Creds::parse(&creds).map_err(|defect| unusable(&defect))?;
-    let claims = creds.claims().unwrap_or_default();
-    Ok((creds.options(), claims))
+    Ok(creds.into_options())
 }
 
 /// The account that a user's claims name. In version 1, `issuer_account` is at the top level.

@@ -107,6 +107,26 @@ impl Node {
         node
     }
 
+    /// A node with a certificate of `authority` that trusts `operator_token`.
+    #[track_caller]
+    pub(crate) fn encrypted(operator_token: &str, authority: &Authority) -> Self {
+        let options = Options {
+            tls: Some(NodeTls::of(authority, None)),
+            ..Options::default()
+        };
+        Self::start(operator_token, options)
+    }
+
+    /// A node on plain HTTP that trusts both operators.
+    #[track_caller]
+    pub(crate) fn of_both(operator: &Operator, other: &Operator) -> Self {
+        let options = Options {
+            also_trusted: Some(other.token()),
+            ..Options::default()
+        };
+        Self::start(&operator.token(), options)
+    }
+
     /// Starts a node and waits until it says that it is ready.
     #[track_caller]
     pub(crate) fn start(operator_token: &str, options: Options) -> Self {
