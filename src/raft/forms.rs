@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use openraft::LeaderId;
+use openraft::impls::leader_id_adv::LeaderId;
+use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 
 use super::runtime;
@@ -91,8 +92,11 @@ impl From<&runtime::Membership> for Membership {
     }
 }
 
-impl From<Membership> for runtime::Membership {
-    fn from(form: Membership) -> Self {
+impl TryFrom<Membership> for runtime::Membership {
+    type Error = String;
+
+    /// Fails where no quorum could be formed of it, or a voter is not a member.
+    fn try_from(form: Membership) -> Result<Self, String> {
         let member = |member: Member| runtime::Member {
             name: member.name,
             peer: member.peer,
@@ -100,7 +104,7 @@ impl From<Membership> for runtime::Membership {
         };
         let members: BTreeMap<u64, runtime::Member> =
             form.members.into_iter().map(|(id, form)| (id, member(form))).collect();
-        Self::new(form.configs, members)
+        Self::new(form.configs, members).map_err(|error| error.to_string())
     }
 }
 
@@ -120,9 +124,12 @@ impl From<&runtime::StoredMembership> for AgreedMembership {
     }
 }
 
-impl From<AgreedMembership> for runtime::StoredMembership {
-    fn from(form: AgreedMembership) -> Self {
-        Self::new(form.log_id.map(runtime::LogId::from), form.membership.into())
+impl TryFrom<AgreedMembership> for runtime::StoredMembership {
+    type Error = String;
+
+    fn try_from(form: AgreedMembership) -> Result<Self, String> {
+        let membership = form.membership.try_into()?;
+        Ok(Self::new(form.log_id.map(runtime::LogId::from), membership))
     }
 }
 
@@ -156,7 +163,7 @@ mod tests {
             store: "5t".to_owned(),
         };
         let members = BTreeMap::from([(1, member("a")), (300, member("b"))]);
-        runtime::Membership::new(vec![[1].into(), [1, 300].into()], members)
+        runtime::Membership::new(vec![[1].into(), [1, 300].into()], members).expect("every voter is a member")
     }
 
     #[test]
@@ -185,7 +192,7 @@ mod tests {
     fn each_form_comes_back_as_it_was() {
         let stored = runtime::StoredMembership::new(Some(id(9, 1, u64::MAX)), membership());
         let form: AgreedMembership = decode(&encode(&AgreedMembership::from(&stored))).expect("its own bytes");
-        assert_eq!(runtime::StoredMembership::from(form), stored);
+        assert_eq!(runtime::StoredMembership::try_from(form), Ok(stored));
         for committed in [false, true] {
             let vote = runtime::Vote {
                 leader_id: LeaderId::new(u64::MAX, 3),

@@ -5,15 +5,16 @@
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use openraft::storage::{RaftStateMachine, Snapshot};
-use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, SnapshotMeta, StorageIOError};
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
 use super::forms::{self, AgreedMembership, decode, encode};
-use super::runtime::{Entry, LogId, Member, Reply, StorageError, StoredMembership, Types};
+use super::runtime::{Entry, LogId, Reply, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types};
 use crate::state::Effect;
 use crate::state::Fault;
 use crate::state::Mark;
@@ -22,6 +23,9 @@ use crate::state::State;
 use crate::tasks::FaultHandle;
 use crate::tasks::chain;
 
+/// openraft over our state.
+pub type Core = openraft::Raft<Types, Machine>;
+
 /// The state as openraft sees it.
 pub struct Machine {
     state: State,
@@ -29,11 +33,11 @@ pub struct Machine {
     flushed: watch::Receiver<u64>,
     /// Everything up to this revision can be read.
     revision: Arc<watch::Sender<u64>>,
+    /// The index up to which the state is durable, and the log may be purged.
+    checkpoint: Arc<AtomicU64>,
     fault: FaultHandle,
     snapshot_ready: SnapshotReady,
 }
-
-type Meta = SnapshotMeta<u64, Member>;
 
 /// Whether a snapshot has been built, or was found at the start.
 type SnapshotReady = Arc<AtomicBool>;
@@ -41,25 +45,23 @@ type SnapshotReady = Arc<AtomicBool>;
 /// A view of redb as a snapshot. Made anew for each request: while a view is held, redb cannot reuse its pages, and its
 /// file grows.
 struct Current {
-    meta: Meta,
+    meta: SnapshotMeta,
     view: SnapshotView,
 }
 
 impl Current {
     fn of(view: SnapshotView) -> Result<Self, String> {
-        let last_log_id = view.mark().map(log_id).transpose()?;
         let meta = SnapshotMeta {
-            last_log_id,
+            last_log_id: view.mark().map(log_id).transpose()?,
             last_membership: membership(view.membership())?,
-            snapshot_id: last_log_id.map_or_else(|| "empty".to_owned(), |id: LogId| id.to_string()),
         };
         Ok(Self { meta, view })
     }
 
-    fn handle(self) -> Snapshot<Types> {
+    fn handle(self) -> Snapshot {
         Snapshot {
             meta: self.meta,
-            snapshot: Box::new(self.view),
+            snapshot: self.view,
         }
     }
 }
@@ -76,7 +78,8 @@ fn membership(kept: Option<&Bytes>) -> Result<StoredMembership, String> {
         return Ok(StoredMembership::default());
     };
     let form: AgreedMembership = decode(bytes).map_err(|error| unreadable("membership", &error))?;
-    Ok(form.into())
+    form.try_into()
+        .map_err(|error: String| unreadable("membership", &error))
 }
 
 fn unreadable(what: &str, error: &str) -> String {
@@ -85,11 +88,12 @@ fn unreadable(what: &str, error: &str) -> String {
 
 impl Machine {
     /// The machine over `state`. The flusher of `state` updates `flushed`; the machine publishes each applied index in
-    /// `revision`.
+    /// `revision`, and an installed snapshot, which is durable at once, in `checkpoint` as well.
     pub fn new(
         state: State,
         flushed: watch::Receiver<u64>,
         revision: Arc<watch::Sender<u64>>,
+        checkpoint: Arc<AtomicU64>,
         fault: FaultHandle,
     ) -> Self {
         // What a start finds in redb is a snapshot that covers every purged entry. If we reported none, openraft would
@@ -99,6 +103,7 @@ impl Machine {
             state,
             flushed,
             revision,
+            checkpoint,
             fault,
             snapshot_ready,
         }
@@ -111,8 +116,9 @@ impl Machine {
     async fn wait_for_room(&mut self) -> Result<(), StorageError> {
         while self.state.is_full() {
             if self.flushed.changed().await.is_err() {
-                let gone = AnyError::error("the flusher has ended; nothing more can be applied");
-                return Err(StorageIOError::write_state_machine(gone).into());
+                return Err(StorageError::other(
+                    "the flusher has ended; nothing more can be applied",
+                ));
             }
         }
         Ok(())
@@ -137,6 +143,7 @@ impl Machine {
 }
 
 impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotView;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
@@ -147,22 +154,23 @@ impl RaftStateMachine<Types> for Machine {
         read().map_err(|reason| self.report(reason))
     }
 
-    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Reply>, StorageError>
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), StorageError>
     where
-        I: IntoIterator<Item = Entry> + Send,
-        I::IntoIter: Send,
+        S: Stream<Item = Result<EntryResponder<Types>, StorageError>> + Unpin + Send,
     {
-        let mut replies = Vec::new();
-        for entry in entries {
+        while let Some((entry, proposer)) = entries.try_next().await? {
             self.wait_for_room().await?;
             // openraft would notice a panic of its apply task only with the next entry.
             let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(&entry)));
             let applied = applied
                 .map_err(|_panic| self.report("applying an entry has panicked; this is a defect of the program"))?;
-            replies.push(applied.map_err(|fault| self.report(chain(&fault)))?);
+            let reply = applied.map_err(|fault| self.report(chain(&fault)))?;
             self.revision.send_replace(entry.log_id.index);
+            if let Some(proposer) = proposer {
+                proposer.send(reply);
+            }
         }
-        Ok(replies)
+        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -174,31 +182,19 @@ impl RaftStateMachine<Types> for Machine {
         }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotView>, StorageError> {
-        // Snapshots arrive whole (`full_snapshot`), never in openraft's own chunks, so this is never called.
-        let view = self
-            .state
-            .snapshot()
-            .map_err(|fault| self.report(chain(&fault.fatal())))?;
-        Ok(Box::new(view))
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        _meta: &SnapshotMeta<u64, Member>,
-        snapshot: Box<SnapshotView>,
-    ) -> Result<(), StorageError> {
-        let current = Current::of(*snapshot).map_err(|reason| self.report(reason))?;
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotView) -> Result<(), StorageError> {
+        let current = Current::of(snapshot).map_err(|reason| self.report(reason))?;
         self.state
             .install(current.view.clone())
             .map_err(|fault| self.report(chain(&fault)))?;
-        self.revision
-            .send_replace(current.meta.last_log_id.map_or(0, |id| id.index));
+        let index = current.meta.last_log_id.map_or(0, |id| id.index);
+        self.checkpoint.fetch_max(index, Ordering::AcqRel);
+        self.revision.send_replace(index);
         self.snapshot_ready.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
         if !self.snapshot_ready.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -222,7 +218,9 @@ pub struct Builder {
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
-    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+    type SnapshotData = SnapshotView;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let report_fault = |fault: Fault| report(&self.fault, chain(&fault.fatal()));
         let applied = self.state.applied().map(|mark| mark.index);
         let view = loop {
@@ -244,7 +242,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
 /// Reports a fault, which ends the node; the error that it returns ends openraft's core.
 fn report(fault: &FaultHandle, reason: impl Display) -> StorageError {
-    let error = AnyError::error(&reason);
+    let error = StorageError::other(reason.to_string());
     fault.report(reason);
-    StorageIOError::write_state_machine(error).into()
+    error
 }

@@ -9,6 +9,8 @@
 //!   those up to *applied*. So log and redb together always hold everything that was acknowledged. openraft applies
 //!   only what is committed; the other steps are asserted where they move: `log/store.rs` (purge),
 //!   `state/recent/live.rs`.
+//! - **One log id, one content.** A leader sends an entry only when it is durable here, a truncation is durable before
+//!   anything that builds on it, and a leader that restarts must be elected again.
 //! - **Limits.** A slow disk slows uploads and never grows memory: the queue of submissions and the memtable are
 //!   bounded, and beyond them callers are refused or wait. A nearly full disk refuses uploads while lookups go on.
 //! - **A failed disk.** After the first write or sync that fails, nothing more is written or acknowledged, and the node
@@ -44,8 +46,8 @@
 //! - It gives no type of openraft to the rooms above. Tests get them, since they drive the stores through openraft's
 //!   traits.
 //! - It never sends a peer anything yet: a mesh has one node and one voter today, and [`NoPeers`] refuses every
-//!   message. Truncation and snapshot installation work already, and openraft's own suite (`tests/storage/suite.rs`)
-//!   checks them.
+//!   message. The stores are ready for more: openraft's own suite (`tests/storage/suite.rs`) checks them, and
+//!   `tests/mesh` runs several voters on them under simulated time, with crashes, cuts, purges and snapshots.
 
 mod forms;
 pub mod log;
@@ -59,15 +61,16 @@ pub mod stores;
 use std::time::Duration;
 
 use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use propose::{Batcher, PROPOSE_TIMEOUT, Proposer};
 use stores::Space;
 use tokio::sync::watch;
 
-pub use machine::Machine;
+pub use machine::{Core, Machine};
 pub use network::NoPeers;
 pub use propose::ProposeError;
 pub use runtime::{
-    Entry, LogId, Member, Membership, Payload, Reply, Runtime, StorageError, StoredMembership, Types, Vote,
+    Entry, LogId, Member, Membership, Payload, Reply, Runtime, Snapshot, StorageError, StoredMembership, Types, Vote,
 };
 pub use start::{RaftStartError, Settings};
 
@@ -124,7 +127,7 @@ impl Raft {
     /// voter has no other leader to hear from.
     pub fn leader_age(&self) -> Option<Duration> {
         let metrics = self.proposer.core.server_metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         (metrics.state == ServerState::Leader).then_some(Duration::ZERO)
     }
 

@@ -5,13 +5,13 @@
 
 use std::future::Future;
 
-use openraft::RaftNetworkFactory;
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork};
+use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::storage::Snapshot;
+use openraft::{RaftNetworkFactory, RaftNetworkV2};
 
-use super::runtime::{Member, Types, Vote};
+use super::runtime::{Member, Snapshot, Types, Vote};
+use crate::state::SnapshotView;
 
 /// The network of a mesh with one node: every peer is unreachable.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,7 +21,7 @@ pub struct NoPeers;
 #[error("this mesh has one node: there is no peer to send to")]
 struct Alone;
 
-fn alone() -> Unreachable {
+fn alone() -> Unreachable<Types> {
     Unreachable::new(&Alone)
 }
 
@@ -33,30 +33,41 @@ impl RaftNetworkFactory<Types> for NoPeers {
     }
 }
 
-impl RaftNetwork<Types> for NoPeers {
+impl RaftNetworkV2<Types> for NoPeers {
+    type SnapshotData = SnapshotView;
+
     async fn append_entries(
         &mut self,
         _rpc: AppendEntriesRequest<Types>,
         _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Member, RaftError<u64>>> {
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         Err(alone().into())
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<u64>,
+        _rpc: VoteRequest<Types>,
         _option: RPCOption,
-    ) -> Result<VoteResponse<u64>, RPCError<u64, Member, RaftError<u64>>> {
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        Err(alone().into())
+    }
+
+    async fn pre_vote(
+        &mut self,
+        _rpc: VoteRequest<Types>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        // openraft's default grants it: a network without this method would make every pre-vote succeed.
         Err(alone().into())
     }
 
     async fn full_snapshot(
         &mut self,
         _vote: Vote,
-        _snapshot: Snapshot<Types>,
+        _snapshot: Snapshot,
         _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
-    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         Err(alone().into())
     }
 }

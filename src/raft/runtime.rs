@@ -1,14 +1,15 @@
 //! What openraft is instantiated with: our types, and the runtime it runs on.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::AsyncRuntime;
-use openraft::TokioRuntime;
-use rand::SeedableRng;
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf};
+use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
 
 use crate::state::Outcomes;
 use crate::state::SnapshotView;
@@ -20,23 +21,25 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = Member,
-        Entry = openraft::Entry<Types>,
-        SnapshotData = SnapshotView,
         AsyncRuntime = Runtime,
 );
 
 /// A log index and the leader that wrote it.
-pub type LogId = openraft::LogId<u64>;
+pub type LogId = LogIdOf<Types>;
 /// A vote, as it must be on disk before it is given.
-pub type Vote = openraft::Vote<u64>;
+pub type Vote = VoteOf<Types>;
 /// One entry of the log.
-pub type Entry = openraft::Entry<Types>;
+pub type Entry = EntryOf<Types>;
 /// How a failed disk is reported to openraft: it ends the core, and the process with it.
-pub type StorageError = openraft::StorageError<u64>;
+pub type StorageError = std::io::Error;
 /// The members of the mesh, and which of them vote.
 pub type Membership = openraft::Membership<u64, Member>;
 /// The membership as of some log index.
-pub type StoredMembership = openraft::StoredMembership<u64, Member>;
+pub type StoredMembership = StoredMembershipOf<Types>;
+/// What a snapshot covers.
+pub(super) type SnapshotMeta = SnapshotMetaOf<Types>;
+/// A snapshot and what it covers.
+pub type Snapshot = SnapshotOf<Types, SnapshotView>;
 
 /// An encoded [`crate::state::Command`]: the log carries it as bytes and never looks inside.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,6 +49,12 @@ impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Tokens never reach a log line.
         write!(f, "Payload({} bytes)", self.0.len())
+    }
+}
+
+impl std::fmt::Display for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self, f)
     }
 }
 
@@ -76,21 +85,20 @@ thread_local! {
 #[derive(Debug)]
 pub struct ThreadRandom;
 
-impl rand::RngCore for ThreadRandom {
-    fn next_u32(&mut self) -> u32 {
-        RANDOM.with_borrow_mut(|random| random.next_u32())
+impl rand_core::TryRng for ThreadRandom {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(RANDOM.with_borrow_mut(RngCore::next_u32))
     }
 
-    fn next_u64(&mut self) -> u64 {
-        RANDOM.with_borrow_mut(|random| random.next_u64())
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(RANDOM.with_borrow_mut(RngCore::next_u64))
     }
 
-    fn fill_bytes(&mut self, into: &mut [u8]) {
+    fn try_fill_bytes(&mut self, into: &mut [u8]) -> Result<(), Infallible> {
         RANDOM.with_borrow_mut(|random| random.fill_bytes(into));
-    }
-
-    fn try_fill_bytes(&mut self, into: &mut [u8]) -> Result<(), rand::Error> {
-        RANDOM.with_borrow_mut(|random| random.try_fill_bytes(into))
+        Ok(())
     }
 }
 
@@ -103,20 +111,21 @@ impl Runtime {
 
 impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
-    type JoinHandle<T: Send + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
+    type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
-    type Timeout<R, T: Future<Output = R> + Send> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = ThreadRandom;
-    type OneshotSender<T: Send> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
-    type OneshotReceiver<T: Send> = <TokioRuntime as AsyncRuntime>::OneshotReceiver<T>;
-    type OneshotReceiverError = <TokioRuntime as AsyncRuntime>::OneshotReceiverError;
+    type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
+    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
+    type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 
     fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
     where
-        T: Future + Send + 'static,
-        T::Output: Send + 'static,
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
     {
         TokioRuntime::spawn(future)
     }
@@ -129,11 +138,11 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + Send>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
         TokioRuntime::timeout(duration, future)
     }
 
-    fn timeout_at<R, F: Future<Output = R> + Send>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
         TokioRuntime::timeout_at(deadline, future)
     }
 
@@ -145,7 +154,14 @@ impl AsyncRuntime for Runtime {
         ThreadRandom
     }
 
-    fn oneshot<T: Send>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
-        TokioRuntime::oneshot()
+    fn new(_threads: usize) -> Self {
+        Self
+    }
+
+    fn block_on<F, T>(&mut self, future: F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        TokioRuntime::new(1).block_on(future)
     }
 }

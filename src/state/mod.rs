@@ -386,6 +386,15 @@ impl State {
         self.live().checkpointed.unwrap_or(0)
     }
 
+    /// The index of the snapshot that was installed last, if nothing newer is durable here.
+    pub fn installed(&self) -> Result<Option<u64>, Fault> {
+        let (store, durable) = {
+            let live = self.live();
+            (live.store.clone(), live.checkpointed)
+        };
+        Ok(store.installed()?.filter(|installed| Some(*installed) == durable))
+    }
+
     /// Bytes flushed since the last checkpoint: replaying the log after a crash is about as much work.
     pub fn checkpoint_due_bytes(&self) -> u64 {
         self.live().flushed_bytes

@@ -32,7 +32,7 @@ fn sample(last: impl FnOnce(&mut Log)) -> Sample {
     log.committed(id(1, 2));
     assert!(log.append(vec![normal(1, 4, 5000)]));
     assert!(log.append(vec![normal(1, 5, 3000), normal(1, 6, 10)]));
-    log.truncate(id(1, 5));
+    log.truncate_after(id(1, 4));
     assert!(log.append(vec![normal(2, 5, 4000)]));
     log.purge(id(1, 1));
     log.committed(id(1, 4));
@@ -76,7 +76,7 @@ const LAST_CALLS: [(&str, LastCall); 5] = [
         assert!(log.append(vec![blank(3, 8), normal(3, 9, 20)]))
     }),
     ("a vote", |log| assert!(log.vote(9))),
-    ("a truncation", |log| log.truncate(id(3, 7))),
+    ("a truncation", |log| log.truncate_after(id(3, 6))),
     ("a purge", |log| log.purge(id(1, 2))),
 ];
 

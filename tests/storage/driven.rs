@@ -9,8 +9,10 @@ use bytes::Bytes;
 use futures::future::FutureExt;
 use jwtmesh::raft::log::{Disk, LogFault, LogStore, LogWriter, OnFault, Options, Prepare, StoreId};
 use jwtmesh::raft::{Entry, LogId, Member, Payload, Vote};
+use openraft::impls::leader_id_adv::LeaderId;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
-use openraft::{EntryPayload, LeaderId, Membership, RaftLogReader};
+use openraft::vote::RaftLeaderId;
+use openraft::{EntryPayload, Membership, RaftLogReader};
 
 use crate::disk::CrashDisk;
 
@@ -76,9 +78,9 @@ impl Log {
             .is_ok()
     }
 
-    pub(crate) fn truncate(&mut self, from: LogId) {
+    pub(crate) fn truncate_after(&mut self, last: LogId) {
         let mut store = self.store.clone();
-        drop(self.run(async move { store.truncate(from).await }));
+        drop(self.run(async move { store.truncate_after(Some(last)).await }));
         self.settle();
     }
 
@@ -180,7 +182,7 @@ pub(crate) fn membership(term: u64, index: u64) -> Entry {
         store: name.repeat(3),
     };
     let nodes = BTreeMap::from([(1, member("fra-1")), (2, member("fra-2")), (7, member("nyc-1"))]);
-    let membership = Membership::new(vec![[1, 2].into(), [1].into()], nodes);
+    let membership = Membership::new(vec![[1, 2].into(), [1].into()], nodes).unwrap();
     Entry {
         log_id: id(term, index),
         payload: EntryPayload::Membership(membership),

@@ -47,7 +47,7 @@ fn write_log(folder: &Path) {
     append(&mut log, (2..6).map(|index| normal(1, index, 300)).collect());
     vote(&mut log, Vote::new(2, 300));
     append(&mut log, (6..9).map(|index| normal(2, index, 3_000)).collect());
-    log.truncate(id(2, 8));
+    log.truncate_after(id(2, 7));
     vote(&mut log, Vote::new_committed(3, 7));
     append(&mut log, vec![blank(3, 8), normal(3, 9, 6_000), membership(3, 10)]);
     log.committed(id(3, 9));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use futures::future::FutureExt;
+use futures::stream::TryStreamExt;
 use jwtmesh::raft::log::{LogFault, LogStore, OnFault, Options, RealDisk};
 use jwtmesh::raft::{Entry, Vote};
 use openraft::RaftLogReader;
@@ -105,7 +106,9 @@ fn commands_queued_during_a_sync_share_the_next_one_and_committed_never_has_its_
             second.save_vote(&vote),
             third.blocking_append([normal(2, 3, 100)]),
         );
-        a.and(b).and(c).unwrap();
+        a.unwrap();
+        b.unwrap();
+        c.unwrap();
     });
     assert_eq!(disk.syncs(), syncs + 1);
     log.committed(id(2, 2));
@@ -272,4 +275,29 @@ fn the_real_disk_and_its_threads_keep_a_log() {
             "{files} segments are left: 9 entries of 5 kB, the one being written, the next one"
         );
     }
+}
+
+#[test]
+fn entries_to_be_applied_are_read_piece_by_piece() {
+    let disk = CrashDisk::new(4);
+    let options = Options {
+        tail_bytes: 0,
+        ..options(16 << 20)
+    };
+    let mut log = Log::open_with(&disk, &options).unwrap();
+    for index in 0..20 {
+        assert!(log.append(vec![normal(1, index, 300_000)]));
+    }
+    let before = disk.calls();
+    let mut store = log.store.clone();
+    log.run(async move {
+        let mut entries = std::pin::pin!(store.entries_stream(2..18).await);
+        let first = entries.try_next().await.unwrap().expect("the first entry");
+        assert_eq!(first.log_id, id(1, 2));
+        let read = disk.calls() - before;
+        let rest: Vec<_> = entries.map_ok(|entry| entry.log_id.index).try_collect().await.unwrap();
+        assert_eq!(rest, (3..18).collect::<Vec<_>>());
+        let all = disk.calls() - before;
+        assert!(all >= 5 * read, "{read} reads of {all} gave the first of 16 entries");
+    });
 }

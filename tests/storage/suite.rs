@@ -5,17 +5,18 @@ use std::sync::atomic::AtomicU64;
 
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, RealDisk, StoreId};
 use jwtmesh::raft::stores::{Flusher, Space};
-use jwtmesh::raft::{Machine, StorageError, Types};
+use jwtmesh::raft::{Machine, Types};
 use jwtmesh::state::{Options, State};
 use jwtmesh::tasks::FaultHandle;
-use openraft::testing::{StoreBuilder, Suite};
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 struct Builder;
 
 impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let fault = FaultHandle::default();
         let reported = fault.clone();
@@ -28,7 +29,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
                 segment_bytes: 1 << 20,
                 ..LogOptions::new(StoreId([7; 16]))
             },
-            checkpoint,
+            checkpoint.clone(),
             Arc::new(move |log_fault| reported.report(log_fault)),
         )
         .expect("an empty log opens");
@@ -46,11 +47,19 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
             fault.clone(),
         );
         flusher.spawn_thread().expect("a thread");
-        Ok((folder, log, Machine::new(state, seen, Arc::new(revision), fault)))
+        Ok((
+            folder,
+            log,
+            Machine::new(state, seen, Arc::new(revision), checkpoint, fault),
+        ))
     }
 }
 
 #[test]
 fn openrafts_own_suite_passes() {
-    Suite::test_all(Builder).expect("no storage error");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(Suite::test_all(Builder)).expect("no storage error");
 }

@@ -18,6 +18,9 @@ pub struct Options {
     pub prepare: Prepare,
     /// Whether to refuse to begin a new log, because the store already had one.
     pub must_exist: bool,
+    /// The index of the snapshot from which the state was installed, if that is all that the state holds durably. The
+    /// log may end before it: the purge that follows an installation may not have reached the disk.
+    pub installed: Option<u64>,
 }
 
 impl Options {
@@ -30,6 +33,7 @@ impl Options {
             group_bytes: 8 << 20,
             prepare: Prepare::Thread,
             must_exist: false,
+            installed: None,
         }
     }
 }

@@ -313,7 +313,7 @@ pub(super) fn read_entry(record: &Bytes) -> Result<Entry, String> {
     let payload = match payload {
         BLANK => EntryPayload::Blank,
         NORMAL => EntryPayload::Normal(Payload(tail)),
-        MEMBERSHIP => EntryPayload::Membership(form::<forms::Membership>(&tail)?.into()),
+        MEMBERSHIP => EntryPayload::Membership(form::<forms::Membership>(&tail)?.try_into()?),
         other => {
             return Err(format!(
                 "entry {} has payload kind {other}, which is newer than this program",

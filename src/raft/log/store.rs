@@ -6,8 +6,9 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::raft::log::disk::Disk;
@@ -20,8 +21,7 @@ use crate::raft::log::prepare::segment_name;
 use crate::raft::log::writer::{self, LogWriter, WriteCommand};
 use crate::raft::runtime::{Entry, LogId, StorageError, Types, Vote};
 
-/// Bytes of entries in one message to a peer, which must get through within the message's time-out: with the lan preset
-/// that is its heartbeat, 150 ms.
+/// Bytes of entries in one message to a peer, and of those that are read at once to be applied.
 const PAYLOAD_BYTES: usize = 1 << 20;
 /// Commands that wait for the writer. openraft waits for each append before it calls again, so that more than a few
 /// are never queued; beyond this its next call waits.
@@ -81,11 +81,15 @@ impl LogStore {
         lock(&self.memory).waits_for_sync()
     }
 
-    async fn send(&self, command: WriteCommand) -> Result<(), StorageError> {
-        self.queue
-            .send(command)
-            .await
-            .map_err(|_| write_error(&io::Error::other("the log's writer has ended")))
+    /// Queues what `command` makes of the sender of an answer, and waits until it is durable.
+    async fn save(&self, command: impl FnOnce(oneshot::Sender<io::Result<()>>) -> WriteCommand) -> io::Result<()> {
+        let (saved, durable) = oneshot::channel();
+        self.send(command(saved)).await?;
+        durable.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    async fn send(&self, command: WriteCommand) -> io::Result<()> {
+        self.queue.send(command).await.map_err(|_| ended())
     }
 
     fn read(&self, range: Range<u64>, limit: Option<usize>) -> Result<Vec<Entry>, LogFault> {
@@ -130,12 +134,8 @@ fn runs(places: &[Place]) -> Vec<&[Place]> {
     runs
 }
 
-fn read_error(fault: &LogFault) -> StorageError {
-    StorageIOError::read_logs(AnyError::new(fault)).into()
-}
-
-fn write_error(error: &io::Error) -> StorageError {
-    StorageIOError::write(AnyError::new(error)).into()
+fn ended() -> io::Error {
+    io::Error::other("the log's writer has ended")
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> Range<u64> {
@@ -157,12 +157,39 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(bounds(&range), None).map_err(|fault| read_error(&fault))
+        self.read(bounds(&range), None).map_err(io::Error::other)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.read(start..end, Some(PAYLOAD_BYTES))
-            .map_err(|fault| read_error(&fault))
+        self.read(start..end, Some(PAYLOAD_BYTES)).map_err(io::Error::other)
+    }
+
+    /// The entries of `range`, about a MiB at a time: openraft's own form of this holds all of them in
+    /// memory.
+    async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, StorageError>> + OptionalSend {
+        let last = lock(&self.memory).last;
+        let mut range = bounds(&range);
+        range.end = range.end.min(last.map_or(0, |last| last.index + 1));
+        stream::try_unfold((self.clone(), range), |(log, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let entries = log.read(range.clone(), Some(PAYLOAD_BYTES)).map_err(io::Error::other)?;
+            if entries.first().map(|entry| entry.log_id.index) != Some(range.start) {
+                return Err(io::Error::other(format!("the log does not hold entry {}", range.start)));
+            }
+            let rest = range.start + entries.len() as u64..range.end;
+            Ok(Some((stream::iter(entries.into_iter().map(Ok)), (log, rest))))
+        })
+        .try_flatten()
+        .boxed()
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(lock(&self.memory).vote)
     }
 }
 
@@ -182,16 +209,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
-        let (saved, durable) = oneshot::channel();
-        self.send(WriteCommand::Vote { vote: *vote, saved }).await?;
-        durable
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("the log's writer has ended")))
-            .map_err(|error| StorageError::from_io_error(ErrorSubject::Vote, ErrorVerb::Write, error))
-    }
-
-    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(lock(&self.memory).vote)
+        self.save(|saved| WriteCommand::Vote { vote: *vote, saved }).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
@@ -204,7 +222,7 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(lock(&self.memory).committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -216,40 +234,34 @@ impl RaftLogStorage<Types> for LogStore {
             .into_iter()
             .filter(|entry| purged < Some(entry.log_id.index))
             .collect();
-        // Before it is queued: openraft reads what it appended as soon as this returns.
         let sequence = lock(&self.memory).append(&entries);
-        self.send(WriteCommand::Append {
+        // openraft sends an entry to the peers as soon as this returns. If it were not durable here by then, a leader
+        // that loses it in a power cut could give its log id to another entry.
+        self.save(|saved| WriteCommand::Append {
             entries,
             sequence,
             flushed: callback,
+            saved,
         })
         .await
     }
 
-    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let from = log_id.index;
-        let (purged, last) = {
-            let memory = lock(&self.memory);
-            (memory.purged, memory.last)
-        };
-        assert!(
-            purged.is_none_or(|purged| purged.index < from),
-            "a purged entry was committed and cannot be truncated"
-        );
-        if last.is_none_or(|last| last.index < from) {
-            return Ok(());
-        }
-        let before = match from.checked_sub(1) {
-            Some(before) => {
-                let entries = self.read(before..from, None).map_err(|fault| read_error(&fault))?;
-                entries.last().map(|entry| entry.log_id).or(purged)
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), StorageError> {
+        let from = last.map_or(0, |id| id.index + 1);
+        {
+            let mut memory = lock(&self.memory);
+            assert!(
+                memory.purged.is_none_or(|purged| purged.index < from),
+                "a purged entry was committed and cannot be truncated"
+            );
+            if memory.last <= last {
+                return Ok(());
             }
-            None => None,
-        };
-        lock(&self.memory).truncate(before);
-        // Not waited for: the truncation is on disk before anything that is acknowledged after it, and until then the
-        // entries that it removes are merely ones that no quorum holds.
-        self.send(WriteCommand::Truncate { from }).await
+            memory.truncate(last);
+        }
+        // Waited for: the installation of a snapshot may follow, which is durable by itself. A start that found it, and
+        // still the entries that contradict it, could not go on.
+        self.save(|saved| WriteCommand::Truncate { from, saved }).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use openraft::storage::LogFlushed;
+use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::raft::log::disk::Disk;
@@ -27,7 +27,9 @@ pub enum WriteCommand {
         /// Rises with every append; what is reported as durable.
         sequence: u64,
         /// Called when they are durable, or will not be.
-        flushed: LogFlushed<Types>,
+        flushed: IOFlushed<Types>,
+        /// Answered after that.
+        saved: oneshot::Sender<io::Result<()>>,
     },
     /// A vote.
     Vote {
@@ -40,6 +42,8 @@ pub enum WriteCommand {
     Truncate {
         /// The index.
         from: u64,
+        /// Answered when that is durable, or will not be.
+        saved: oneshot::Sender<io::Result<()>>,
     },
     /// Entries up to this one are gone.
     Purge {
@@ -53,7 +57,7 @@ impl std::fmt::Debug for WriteCommand {
         match self {
             Self::Append { entries, .. } => write!(f, "Append({} entries)", entries.len()),
             Self::Vote { vote, .. } => write!(f, "Vote({vote})"),
-            Self::Truncate { from } => write!(f, "Truncate({from})"),
+            Self::Truncate { from, .. } => write!(f, "Truncate({from})"),
             Self::Purge { upto } => write!(f, "Purge({upto})"),
         }
     }
@@ -68,12 +72,15 @@ impl WriteCommand {
     }
 
     fn finish(self, result: &Result<(), LogFault>) {
-        let result = result.clone().map_err(io::Error::other);
+        let result = || result.clone().map_err(io::Error::other);
         match self {
-            Self::Append { flushed, .. } => flushed.log_io_completed(result),
-            // The caller may have been dropped; the vote is durable all the same.
-            Self::Vote { saved, .. } => drop(saved.send(result)),
-            Self::Truncate { .. } | Self::Purge { .. } => {}
+            Self::Append { flushed, saved, .. } => {
+                flushed.io_completed(result());
+                drop(saved.send(result()));
+            }
+            // The caller may have been dropped; what it saved is durable all the same.
+            Self::Vote { saved, .. } | Self::Truncate { saved, .. } => drop(saved.send(result())),
+            Self::Purge { .. } => {}
         }
     }
 }
@@ -206,7 +213,7 @@ impl LogWriter {
                     continue;
                 }
                 WriteCommand::Vote { vote, .. } => Item::Vote(*vote),
-                WriteCommand::Truncate { from } => Item::Truncate(*from),
+                WriteCommand::Truncate { from, .. } => Item::Truncate(*from),
                 WriteCommand::Purge { upto } => Item::Purge(*upto),
             };
             self.group.item(&item);

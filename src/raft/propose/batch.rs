@@ -1,4 +1,4 @@
-//! Many submissions, one entry: openraft 0.9 writes and syncs each entry on its own, so entries must be large.
+//! Many submissions, one entry: each append is synced before the next one, so entries must be large.
 //!
 //! A batch never waits to fill: the first submission goes at once, and those that arrive while entries are in flight
 //! share the next entry. Each item has its own verdict; a refused item does not affect the others.
@@ -22,7 +22,7 @@ const MAX_BATCH_ITEMS: usize = 256;
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Entries in flight at once: one that is being synced and one that waits behind it. More would only make each of them
-/// smaller, since openraft 0.9 syncs them one after the other.
+/// smaller, since they are synced one after the other.
 const IN_FLIGHT: usize = 2;
 
 /// Submissions that may wait. At 10,000 a second that is less than half a second; beyond it the caller gets a 429, so

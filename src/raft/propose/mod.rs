@@ -12,11 +12,12 @@ use openraft::error::{ClientWriteError, RaftError};
 
 pub(super) use batch::Batcher;
 
-use super::runtime::{Payload, Types};
+use super::machine::Core;
+use super::runtime::Payload;
 use crate::state::Proposal;
 
-/// How long a proposal may take before its outcome counts as unknown. openraft 0.9 can lose a waiting caller when a
-/// snapshot is installed meanwhile, so every wait has a limit.
+/// How long a proposal may take before its outcome counts as unknown. A leader that has lost its quorum waits for it
+/// without limit, and so would the caller.
 pub(super) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a proposal gave no outcome.
@@ -48,7 +49,7 @@ impl ProposeError {
 /// Hands commands to openraft, one entry each.
 #[derive(Clone)]
 pub(super) struct Proposer {
-    pub(super) core: openraft::Raft<Types>,
+    pub(super) core: Core,
 }
 
 impl std::fmt::Debug for Proposer {
@@ -69,11 +70,17 @@ impl Proposer {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::Unavailable {
                 reason: "no leader is known".to_owned(),
             }),
+            // It was appended here and then overwritten by another leader, which may have agreed on it all the same.
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(ProposeError::OutcomeUnknown),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(ProposeError::Unavailable {
                     reason: error.to_string(),
                 })
             }
+            // No proposal of ours names a precondition.
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(error))) => Err(ProposeError::Unavailable {
+                reason: error.to_string(),
+            }),
             // The core ended during the proposal: the entry may be on disk.
             Err(RaftError::Fatal(_)) => Err(ProposeError::OutcomeUnknown),
         }

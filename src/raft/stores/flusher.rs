@@ -156,7 +156,8 @@ impl Flusher {
             return Ok(false);
         }
         let index = self.state.checkpoint()?;
-        self.checkpoint.store(index, Ordering::Release);
+        // An installed snapshot may have moved it further meanwhile.
+        self.checkpoint.fetch_max(index, Ordering::AcqRel);
         // Wakes those that wait for room in the memtable: a checkpoint makes some.
         self.flushed.send_replace(self.state.flushed());
         self.last_checkpoint = Instant::now();

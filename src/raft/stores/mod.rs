@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 pub use flusher::Flusher;
 pub use space::Space;
-pub(super) use trim::trim;
+pub use trim::Trimmer;
 
 use super::log::{self, Disk, LogFault, LogStore, RealDisk, StoreId};
 use crate::folder::Folder;
@@ -113,6 +113,7 @@ impl Stores {
         let space = Space::of(disk.clone());
         let options = log::Options {
             must_exist: folder.identity().formed,
+            installed: state.installed()?,
             ..log::Options::new(store)
         };
         let reported = fault.clone();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
 use tokio::time::MissedTickBehavior;
 
 use super::Space;
 use crate::raft::log::LogStore;
-use crate::raft::runtime::Types;
+use crate::raft::machine::Core;
 use crate::tasks::Scope;
 
 /// Segments that are kept: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
@@ -24,49 +25,60 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long a snapshot may take: it waits for the flusher and opens a view; no bytes are copied.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Purges the log up to the durable `checkpoint`, in whole segments, until `scope` is stopped.
-pub(in crate::raft) async fn trim(
-    core: openraft::Raft<Types>,
-    log: LogStore,
-    checkpoint: Arc<AtomicU64>,
-    space: Space,
-    scope: Scope,
-) {
-    let mut hanging = None;
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while scope.until_stop(ticks.tick()).await.is_some() {
-        space.look();
-        let waits = log.waits_for_sync();
-        if waits.is_some() && waits == hanging {
-            tracing::warn!(
-                "a write to the log has been waiting for {} s: the disk hangs or is full; uploads wait for it",
-                EVERY.as_secs()
-            );
+/// Purges the log behind the state.
+pub struct Trimmer {
+    /// openraft, which purges only what a snapshot covers.
+    pub core: Core,
+    /// The log.
+    pub log: LogStore,
+    /// The index up to which the state is durable.
+    pub checkpoint: Arc<AtomicU64>,
+}
+
+impl Trimmer {
+    /// Purges every few seconds, until `scope` is stopped.
+    pub(in crate::raft) async fn run(self, space: Space, scope: Scope) {
+        let mut hanging = None;
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while scope.until_stop(ticks.tick()).await.is_some() {
+            space.look();
+            let waits = self.log.waits_for_sync();
+            if waits.is_some() && waits == hanging {
+                tracing::warn!(
+                    "a write to the log has been waiting for {} s: the disk hangs or is full; uploads wait for it",
+                    EVERY.as_secs()
+                );
+            }
+            hanging = waits;
+            let alone = self.core.metrics().borrow_watched().membership_config.nodes().count() < 2;
+            self.purge(if alone { KEEP_SEGMENTS_ALONE } else { KEEP_SEGMENTS })
+                .await;
         }
-        hanging = waits;
-        let alone = core.metrics().borrow().membership_config.nodes().count() < 2;
-        let keep = if alone { KEEP_SEGMENTS_ALONE } else { KEEP_SEGMENTS };
-        let Some(upto) = log.last_before_newest(keep) else {
-            continue;
+    }
+
+    /// Purges what the state holds durably and none of the newest `keep` segments holds.
+    pub async fn purge(&self, keep: usize) {
+        let Some(upto) = self.log.last_before_newest(keep) else {
+            return;
         };
-        let upto = upto.min(checkpoint.load(Ordering::Acquire));
-        let purged = core.metrics().borrow().purged.map(|id| id.index);
+        let upto = upto.min(self.checkpoint.load(Ordering::Acquire));
+        let purged = self.core.metrics().borrow_watched().purged.map(|id| id.index);
         // 0 also means that nothing is durable yet.
         if upto == 0 || purged >= Some(upto) {
-            continue;
+            return;
         }
         // openraft purges only what a snapshot covers.
         let trimmed = async {
-            core.trigger().snapshot().await.ok()?;
-            let wait = core.wait(Some(SNAPSHOT_TIMEOUT));
+            self.core.trigger().snapshot().await.ok()?;
+            let wait = self.core.wait(Some(SNAPSHOT_TIMEOUT));
             wait.metrics(
                 |metrics| metrics.snapshot.is_some_and(|id| id.index >= upto),
                 "a snapshot to purge by",
             )
             .await
             .ok()?;
-            core.trigger().purge_log(upto).await.ok()
+            self.core.trigger().purge_log(upto).await.ok()
         };
         match trimmed.await {
             Some(()) => tracing::debug!(upto, "the log is purged up to here"),

@@ -6,7 +6,7 @@ use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
@@ -68,12 +68,18 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Replaces everything in `store` with what `view` shows, in one durable transaction.
 pub(in crate::state) fn replace(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
+    store.writing(|| copy_all(store, view))
+}
+
+fn copy_all(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
     let writing = store.write(Durability::Immediate)?;
     copy(store, &writing, view, ACCOUNTS)?;
     copy(store, &writing, view, ROWS)?;
     copy(store, &writing, view, OPERATORS)?;
     copy(store, &writing, view, POSITIONS)?;
     store.write_meta(&writing, view.meta())?;
+    let index = view.mark().map_or(0, |mark| mark.index);
+    store.write_index(&writing, INSTALLED, index)?;
     store.commit(writing)
 }
 

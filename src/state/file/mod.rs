@@ -6,7 +6,8 @@
 //! | `rows_v1` | row id, ascending | encoded row, its token without base64: current ones and the history |
 //! | `operators_v1` | operator, 32 bytes | encoded operator row, or who took its place |
 //! | `positions_v1` | name of a NATS cluster | revision |
-//! | `meta_v1` | `format`, `store`, `state`, `checkpoint` | format number, store uuid, encoded [`Meta`], log index |
+//! | `meta_v1` | `format`, `store`, `state` | format number, store uuid, encoded [`Meta`] |
+//! | | `checkpoint`, `installed` | log index of the last checkpoint, of the last installed snapshot |
 //!
 //! Rows are only ever appended, because a value under a random key leaves half of each page empty and makes every
 //! update touch a page of its own; the index that is random (32 + 12 bytes) stays small.
@@ -43,6 +44,11 @@ pub(super) const ROWS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new
 pub(super) const OPERATORS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("operators_v1");
 pub(super) const POSITIONS: TableDefinition<&str, u64> = TableDefinition::new("positions_v1");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta_v1");
+
+/// Key in [`META`] of the log index at the last checkpoint.
+pub(super) const CHECKPOINT: &str = "checkpoint";
+/// Key in [`META`] of the log index of the last snapshot that was installed.
+pub(super) const INSTALLED: &str = "installed";
 
 /// What a redb file says about itself beside its rows; written in the same transaction as they are (I4).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, Readab
 
 use super::backend::Backend;
 use super::encoding::{EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, encode_meta, row_account};
-use super::{ACCOUNTS, FORMAT, META, Meta, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, CHECKPOINT, FORMAT, INSTALLED, META, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::panics;
 use crate::state::fault::Fault;
@@ -199,14 +199,30 @@ impl Store {
 
     fn commit_durably(&self, index: Option<u64>) -> Result<(), Fault> {
         let writing = self.write(Durability::Immediate)?;
+        self.write_index(&writing, CHECKPOINT, index.unwrap_or(0))?;
+        self.commit(writing)
+    }
+
+    pub(in crate::state) fn write_index(&self, writing: &WriteTransaction, key: &str, index: u64) -> Result<(), Fault> {
         let mut meta = writing
             .open_table(META)
             .map_err(|error| self.fault("write to", error))?;
-        let value = index.unwrap_or(0).to_le_bytes();
-        meta.insert("checkpoint", value.as_slice())
+        meta.insert(key, index.to_le_bytes().as_slice())
             .map_err(|error| self.fault("write to", error))?;
-        drop(meta);
-        self.commit(writing)
+        Ok(())
+    }
+
+    /// The log index of the last snapshot that was installed, if one ever was.
+    pub(in crate::state) fn installed(&self) -> Result<Option<u64>, Fault> {
+        let reading = self.read()?;
+        let table = reading.open_table(META).map_err(|error| self.unread(error))?;
+        let Some(value) = table.get(INSTALLED).map_err(|error| self.unread(error))? else {
+            return Ok(None);
+        };
+        let index = <[u8; 8]>::try_from(value.value()).map(u64::from_le_bytes);
+        index
+            .map(Some)
+            .map_err(|_| self.damaged("meta_v1, installed: it is no log index"))
     }
 
     pub(in crate::state) fn write_meta(&self, writing: &WriteTransaction, meta: &Meta) -> Result<(), Fault> {

@@ -51,7 +51,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, options: &Options, durable: u64) -> Res
     // Before the log is held against the state: where damage ends what can be read, the damage is the reason.
     let torn = judge_end(last, options, &end, replay.position.group)?;
     let held = replay.position.next.map_or(0, |next| next.saturating_sub(1));
-    if held < durable && durable != u64::MAX {
+    if held < durable && options.installed != Some(durable) && durable != u64::MAX {
         return Err(LogFault::Short {
             folder: disk.path(""),
             held,
