@@ -1,0 +1,22 @@
+//! Several nodes under simulated time: real logs, real states and real agreement over a network that delays, loses and
+//! cuts, on disks that lose what was not synced. Everything random follows from a seed: a failure prints its seed, which
+//! replays it.
+
+#[cfg(test)]
+#[path = "../storage/disk.rs"]
+#[expect(dead_code, reason = "the tests of the stores use the rest")]
+mod disk;
+#[cfg(test)]
+mod network;
+#[cfg(test)]
+mod node;
+#[cfg(test)]
+mod planted;
+#[cfg(test)]
+#[path = "../storage/redb.rs"]
+#[expect(dead_code, reason = "the tests of the stores use the rest")]
+mod redb;
+#[cfg(test)]
+mod seeds;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,254 @@
+//! One simulated node: its two disks, and one life on them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jwtmesh::config::Timing;
+use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
+use jwtmesh::raft::stores::{Flusher, Space, Trimmer};
+use jwtmesh::raft::{Core, Machine, Member, Settings};
+use jwtmesh::state::{Options, SnapshotView, State};
+use jwtmesh::tasks::{FaultHandle, Scope, chain};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+
+use crate::disk::CrashDisk;
+use crate::network::{Endpoint, Factory, Network};
+use crate::planted::{Defect, Doom, DoomedLog};
+use crate::redb::CrashingDisk;
+
+/// The two disks of a node. Their power fails together. Clones are the same disks.
+#[derive(Clone)]
+pub(crate) struct Disks {
+    pub(crate) log: CrashDisk,
+    pub(crate) state: CrashingDisk,
+}
+
+impl Disks {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            log: CrashDisk::new(seed),
+            state: CrashingDisk::default(),
+        }
+    }
+
+    /// What the next life finds.
+    pub(crate) fn power_cut(&self, random: &mut SmallRng) -> Self {
+        Self {
+            log: self.log.power_cut(),
+            state: self.state.power_cut(random),
+        }
+    }
+
+    /// Puts out what [`Self::light`] lit, unless it has gone off already.
+    pub(crate) fn put_out(&self) {
+        self.log.survives();
+        self.state.cut_after(u32::MAX);
+    }
+
+    /// Whether one of them has failed.
+    pub(crate) fn have_failed(&self) -> bool {
+        !self.log.survives() || self.state.is_off()
+    }
+
+    /// Lets the power fail at one of the next writes and syncs.
+    pub(crate) fn light(&self, calls: u32, random: &mut SmallRng) {
+        let calls = random.gen_range(1..=calls);
+        if random.gen_bool(0.5) {
+            self.log.die_at(calls.into());
+        } else {
+            self.state.cut_after(calls);
+        }
+    }
+}
+
+/// One life of a node.
+pub(crate) struct Node {
+    pub(crate) life: u64,
+    pub(crate) core: Core,
+    pub(crate) state: State,
+    pub(crate) log: LogStore,
+    checkpoint: Arc<AtomicU64>,
+    scope: Scope,
+}
+
+/// Limits so small that a simulation reaches them.
+fn small() -> Options {
+    Options {
+        memtable_bytes: 64 * 1024,
+        row_cache_bytes: 64 * 1024,
+        cache_bytes: 1024 * 1024,
+        ..Options::new("simulated")
+    }
+}
+
+/// A copy of a snapshot that no longer reads its sender's disk.
+pub(crate) fn received(view: &SnapshotView) -> SnapshotView {
+    let copy = State::open_backend(CrashingDisk::default(), small()).expect("a new state");
+    copy.install(view.clone()).expect("a readable snapshot");
+    copy.snapshot().expect("a readable copy")
+}
+
+pub(crate) fn member(node: u64) -> Member {
+    Member {
+        name: format!("n{node}"),
+        ..Member::default()
+    }
+}
+
+/// The stores of a life, their writers running as tasks.
+struct Opened {
+    state: State,
+    log: LogStore,
+    checkpoint: Arc<AtomicU64>,
+    flushed: watch::Receiver<u64>,
+    revision: watch::Sender<u64>,
+}
+
+fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> Result<Opened, String> {
+    let state = State::open_backend(disks.state.clone(), small()).map_err(|e| chain(&e))?;
+    let durable = match defect {
+        Some(Defect::PurgeAheadOfCheckpoint) => u64::MAX,
+        _ => state.checkpointed(),
+    };
+    let checkpoint = Arc::new(AtomicU64::new(durable));
+    let log_options = LogOptions {
+        segment_bytes: 16 * 1024,
+        tail_bytes: 16 * 1024,
+        prepare: Prepare::Inline,
+        installed: match defect {
+            Some(Defect::InstallWithoutMark) => None,
+            Some(Defect::LeaderRestored) => Some(durable),
+            _ => state.installed().map_err(|e| chain(&e))?,
+        },
+        ..LogOptions::new(StoreId([3; 16]))
+    };
+    let reported = scope.fault().clone();
+    let (log, mut writer) = LogStore::open(
+        Arc::new(disks.log.clone()),
+        &log_options,
+        checkpoint.clone(),
+        Arc::new(move |log_fault| reported.report(log_fault)),
+    )
+    .map_err(|e| e.to_string())?;
+    scope.spawn("the log's writer", async move {
+        while let Some(commands) = writer.wait().await {
+            tokio::time::sleep(Duration::from_micros(sync_us)).await;
+            if writer.step(commands).is_err() {
+                break;
+            }
+        }
+    });
+    let revision = watch::Sender::new(state.applied().map_or(0, |mark| mark.index));
+    let flushing = watch::Sender::new(state.flushed());
+    let flushed = flushing.subscribe();
+    let flusher = Flusher::new(
+        state.clone(),
+        revision.subscribe(),
+        flushing,
+        checkpoint.clone(),
+        Space::of(Arc::new(disks.log.clone())),
+        scope.fault().clone(),
+    );
+    scope.spawn("the flusher", flusher.run());
+    Ok(Opened {
+        state,
+        log,
+        checkpoint,
+        flushed,
+        revision,
+    })
+}
+
+impl Node {
+    /// Starts a node on `disks`, as production does, but on one thread; an error if the power fails meanwhile.
+    pub(crate) async fn boot(
+        disks: &Disks,
+        defect: Option<Defect>,
+        doom: Doom,
+        network: Network,
+        sync_us: u64,
+    ) -> Result<Self, String> {
+        let (node, life) = (doom.node, doom.life);
+        let scope = Scope::new(FaultHandle::default());
+        let stores = open(disks, defect, &scope, sync_us)?;
+        let machine = Machine::new(
+            stores.state.clone(),
+            stores.flushed,
+            Arc::new(stores.revision),
+            stores.checkpoint.clone(),
+            scope.fault().clone(),
+        );
+        let settings = Settings {
+            cluster: "simulated".to_owned(),
+            node_id: node,
+            member: member(node),
+            timing: Timing::Lan,
+        };
+        let mut config = settings.config().map_err(|e| e.to_string())?;
+        if defect == Some(Defect::LeaderRestored) {
+            config.enable_leader_restore = Some(true);
+        }
+        let log = DoomedLog {
+            log: stores.log.clone(),
+            defect,
+            doom: doom.clone(),
+            scope: scope.clone(),
+        };
+        let factory = Factory {
+            node,
+            life,
+            network: network.clone(),
+        };
+        let core = Core::new(node, Arc::new(config), factory, log, machine)
+            .await
+            .map_err(|e| e.to_string())?;
+        let fault = scope.fault().clone();
+        scope.spawn_for_client(async move {
+            fault.reported().await;
+            doom.strike();
+        });
+        let endpoint = Endpoint {
+            life,
+            core: core.clone(),
+            disks: disks.clone(),
+        };
+        network.connect(node, endpoint);
+        Ok(Self {
+            life,
+            core,
+            state: stores.state,
+            log: stores.log,
+            checkpoint: stores.checkpoint,
+            scope,
+        })
+    }
+
+    pub(crate) fn fault(&self) -> &FaultHandle {
+        self.scope.fault()
+    }
+
+    /// Makes a checkpoint now, and purges the log behind it.
+    pub(crate) fn purge(&self) {
+        let trimmer = Trimmer {
+            core: self.core.clone(),
+            log: self.log.clone(),
+            checkpoint: self.checkpoint.clone(),
+        };
+        match self.state.checkpoint() {
+            Ok(index) => drop(self.checkpoint.fetch_max(index, Ordering::AcqRel)),
+            Err(fault) => return self.fault().report(chain(&fault)),
+        }
+        let scope = self.scope.clone();
+        self.scope
+            .spawn_for_client(async move { scope.until_stop(trimmer.purge(2)).await });
+    }
+
+    /// Ends everything that still runs of this life, whose disks are gone.
+    pub(crate) fn bury(self) {
+        self.scope.stop();
+        self.scope.spawn_for_client(async move { self.core.shutdown().await });
+    }
+}

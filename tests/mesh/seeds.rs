@@ -1,0 +1,84 @@
+//! Many seeds, each a mesh of its own; and seeds that find what was planted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::planted::Defect;
+use crate::world::{Report, run};
+
+/// The numbers from the environment, or those that a test runs by default.
+fn seeds(default: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
+    if let Some(seed) = number("SEED") {
+        return seed..seed + 1;
+    }
+    let from = number("FROM").unwrap_or(0);
+    from..from + number("SEEDS").unwrap_or(default)
+}
+
+fn hold(voters: u64, default: u64) {
+    let seeds = seeds(default);
+    let count = seeds.end - seeds.start;
+    let mut sum = Report::default();
+    for seed in seeds {
+        let report = catch_unwind(AssertUnwindSafe(|| run(seed, voters, None))).unwrap_or_else(|panic| {
+            eprintln!("seed {seed} fails; SEED={seed} runs it alone");
+            resume_unwind(panic)
+        });
+        sum.acknowledged += report.acknowledged;
+        sum.crashes += report.crashes;
+        sum.snapshots += report.snapshots;
+        sum.transfers += report.transfers;
+    }
+    println!(
+        "{voters} voters: {} acknowledged, {} crashes, {} snapshots, {} handovers",
+        sum.acknowledged, sum.crashes, sum.snapshots, sum.transfers
+    );
+    assert!(
+        count < 10 || (sum.acknowledged > 50 * count && sum.crashes > count && sum.snapshots > count / 4),
+        "the simulation does too little"
+    );
+}
+
+#[test]
+fn g1_three_voters_lose_nothing_acknowledged_and_end_with_the_same() {
+    hold(3, 250);
+}
+
+#[test]
+fn g1_five_voters_lose_nothing_acknowledged_and_end_with_the_same() {
+    hold(5, 100);
+}
+
+#[test]
+fn g1_seven_voters_lose_nothing_acknowledged_and_end_with_the_same() {
+    hold(7, 50);
+}
+
+#[test]
+fn a_seed_replays() {
+    for seed in 0..5 {
+        assert_eq!(run(seed, 3, None), run(seed, 3, None), "seed {seed}");
+    }
+}
+
+/// The first seed from `from` on that finds a defect.
+fn found(defect: Defect, from: u64) -> Option<u64> {
+    (from..from + 3_000).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3, Some(defect)))).is_err())
+}
+
+#[test]
+fn what_is_planted_is_found() {
+    // Each begins near a seed that is known to find it.
+    for (defect, from) in [
+        (Defect::VoteNotSynced, 510),
+        (Defect::AppendAcknowledgedEarly, 0),
+        (Defect::SentEarly, 0),
+        (Defect::LeaderRestored, 0),
+        (Defect::PurgeAheadOfCheckpoint, 0),
+        (Defect::InstallWithoutMark, 25),
+    ] {
+        let seed = found(defect, from);
+        println!("{defect:?}: seed {seed:?}");
+        assert!(seed.is_some(), "{defect:?} is not found");
+    }
+}
