@@ -38,7 +38,7 @@ pub struct Account {
     pub account: String,
     /// Its name in the token.
     pub name: String,
-    /// The operator whose key signed the token.
+    /// The operator to whom it belongs: the one whose key signed the token, or the one that has taken its place since.
     pub operator: String,
     /// When it was issued. Of a token without `iat`, the time of the one before it; 0 if it was the first.
     pub issued_at: i64,

@@ -16,8 +16,7 @@ Exit codes:
   3  not found
   4  a token was refused (rejected or superseded)
   5  no node answers, or it is not ready
-If the items of one command end differently, the first of 2, 4, 1, 3, 5 counts that one of them has: what only
-needs another try comes last.
+A command over several items ends with the first of 2, 4, 1, 3, 5 that one of them had.
 `serve` stopped by a second signal: 128 + the signal's number";
 
 /// How the program ends. The codes are an interface: scripts compare them.

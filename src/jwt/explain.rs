@@ -7,18 +7,20 @@ use super::claims::{account, operator};
 use super::json::{Fields, Json};
 use super::nkey::{self, Issuers};
 use super::opened::{Common, Kind, Opened};
-use super::quote::{cut, time};
+use super::quote::cut;
 use super::rejection::{Issue, Rejection};
 use super::rules::{self, Issues};
 use super::token::Token;
-use super::trust::TrustedKeys;
+use super::trust::{TrustedKeys, Verified};
 
 /// What a token says and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
     // The verdict.
-    /// Whether no problem was found. Without trusted operators this does not include whether the issuer is trusted.
+    /// Whether no problem was found in what was checked.
     pub valid: bool,
+    /// What was not checked, and why: part sentences that begin with "whether" or "its". Empty if `valid` is the answer.
+    pub unchecked: Vec<&'static str>,
     /// Whether the rules of its kind were checked, and not only its signature and its times.
     pub rules_checked: bool,
 
@@ -33,16 +35,16 @@ pub struct Explanation {
     pub issuer: String,
     /// Whether the signature is that key's; `None` if it cannot be checked.
     pub signature_valid: Option<bool>,
-    /// The operator for whom the issuer signed: only for an account, and only if trusted operators were given.
+    /// Whose it is among the trusted operators: the one for whom an account's issuer signed, or the operator itself.
     pub operator: Option<String>,
 
     // When it is valid.
-    /// When it was issued: RFC 3339 and Unix seconds. Empty if it does not say.
-    pub issued: String,
-    /// When it expires; empty if never.
-    pub expires: String,
-    /// When it becomes valid; empty if at once.
-    pub valid_from: String,
+    /// When it was issued, Unix seconds; `None` if it does not say.
+    pub issued_at: Option<i64>,
+    /// When it expires, Unix seconds; `None` if never.
+    pub expires_at: Option<i64>,
+    /// When it becomes valid, Unix seconds; `None` if at once.
+    pub valid_from: Option<i64>,
 
     // All that it says, and all that is wrong with it.
     /// The decoded header.
@@ -55,11 +57,14 @@ pub struct Explanation {
     pub warnings: Vec<Issue>,
 }
 
+const NO_OPERATORS: &str = "whether an operator that you trust signed it: give --operator FILE";
+
 /// Explains `text`, a token of any kind, bare or in a decorated file. Whether an account's issuer is trusted is judged
 /// only if `trusted` is given. `now` in Unix seconds.
 pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanation {
     let mut explanation = Explanation {
         valid: false,
+        unchecked: Vec::new(),
         rules_checked: false,
         kind: String::new(),
         name: String::new(),
@@ -67,9 +72,9 @@ pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanat
         issuer: String::new(),
         signature_valid: None,
         operator: None,
-        issued: String::new(),
-        expires: String::new(),
-        valid_from: String::new(),
+        issued_at: None,
+        expires_at: None,
+        valid_from: None,
         header: Value::Null,
         claims: Value::Null,
         problems: Vec::new(),
@@ -103,13 +108,13 @@ impl Explanation {
         self.claims = serde_json::from_str(&opened.claims).unwrap_or(Value::Null);
         let json = opened.json()?;
         let common = Common::read(&json)?;
-        let when = |seconds| if seconds == 0 { String::new() } else { time(seconds) };
+        let when = |seconds| (seconds != 0).then_some(seconds);
         self.kind.clone_from(&common.kind);
         self.name.clone_from(&common.name);
         self.subject.clone_from(&common.subject);
         self.issuer.clone_from(&common.issuer);
-        self.issued = when(common.issued_at);
-        self.expires = when(common.expires_at);
+        self.issued_at = when(common.issued_at);
+        self.expires_at = when(common.expires_at);
         self.valid_from = when(common.not_before);
         // Only saves parsing keys: without trusted operators the issuer's key is parsed when it is used.
         let no_issuers = Issuers::default();
@@ -134,8 +139,15 @@ impl Explanation {
         self.rules_checked = true;
         match kind {
             Kind::Account => self.account(&json, &common, trusted)?,
-            Kind::Operator => self.warnings.extend(operator::read(&json, &common)?.warnings),
+            Kind::Operator => {
+                self.operator(&common, trusted);
+                self.warnings.extend(operator::read(&json, &common)?.warnings);
+            }
             Kind::Activation | Kind::User => {
+                self.unchecked.push(match kind {
+                    Kind::User => "whether its account accepts it (signing keys, revocations)",
+                    _ => "whether its account has revoked it",
+                });
                 let mut found = match kind {
                     Kind::User => rules::user(&json, &common)?,
                     _ => rules::activation(&json, &common)?,
@@ -156,10 +168,32 @@ impl Explanation {
                 Ok(operator) => self.operator = Some(operator.to_string()),
                 Err(rejection) => self.note(rejection),
             }
+        } else {
+            self.unchecked.push(NO_OPERATORS);
         }
         common.account()?;
         self.found(account::issues(json, common)?);
         Ok(())
+    }
+
+    /// Every operator signs itself, so that whoever makes one is its issuer.
+    fn operator(&mut self, common: &Common, trusted: Option<&TrustedKeys>) {
+        let Some(trusted) = trusted else {
+            self.unchecked.push(NO_OPERATORS);
+            return;
+        };
+        let mut given = trusted.operators().iter().map(Verified::claims);
+        match given.find(|claims| claims.operator.to_string() == common.subject) {
+            Some(claims) => self.operator = Some(claims.operator.to_string()),
+            None => self.problems.push(Issue {
+                code: "untrusted",
+                detail: format!(
+                    "operator {} signed itself, as every operator does, and is not among the trusted ones ({})",
+                    cut(&common.subject),
+                    trusted.names()
+                ),
+            }),
+        }
     }
 
     fn found(&mut self, issues: Issues) {
@@ -170,6 +204,8 @@ impl Explanation {
 
     /// Checks a token of a kind that has no rules here: signature and times.
     fn other(&mut self, opened: &Opened<'_>, common: &Common, now: i64) -> Result<(), Rejection> {
+        self.unchecked
+            .push("its content, since no rules are known here for its kind: only its signature and its times were");
         if !opened.is_signed_by_issuer(common, &Issuers::default()) {
             self.note(Rejection::Signature {
                 issuer: cut(&common.issuer),

@@ -19,7 +19,7 @@ pub struct Issue {
 #[non_exhaustive]
 pub enum Rejection {
     /// Nothing was sent.
-    #[error("the body is empty: send the encoded JWT, three base64url parts joined by dots")]
+    #[error("nothing is here: an encoded JWT is needed, three base64url parts joined by dots")]
     Empty,
     /// Longer than [`super::MAX_TOKEN_BYTES`].
     #[error(
@@ -34,11 +34,11 @@ pub enum Rejection {
     },
     /// A private key was sent. Its text is never repeated.
     #[error(
-        "the body is a private key (a seed), not a JWT: treat that key as exposed, replace it, and send only encoded JWTs to this server"
+        "this is a private key (a seed), not a JWT: treat that key as exposed, replace it, and give only encoded JWTs to jwtmesh"
     )]
     Seed,
     /// Something else in whole, such as a form or a compressed file.
-    #[error("the body is {what} and not a JWT: send only the encoded JWT, as nsc wrote it{remedy}")]
+    #[error("this is {what} and not a JWT: give only the encoded JWT, as nsc wrote it{remedy}")]
     OtherFormat {
         /// What it is, with its article.
         what: &'static str,
@@ -46,7 +46,7 @@ pub enum Rejection {
         remedy: &'static str,
     },
     /// The decorated form of a file.
-    #[error("the body is a decorated or creds file: send only the encoded JWT between its BEGIN and END lines")]
+    #[error("this is a decorated or creds file: give only the encoded JWT between its BEGIN and END lines")]
     Decorated,
     /// Not three parts.
     #[error("a JWT has three parts joined by dots, this has {found}: send the encoded JWT and nothing else")]

@@ -251,10 +251,10 @@ impl Notices {
         if summary.missing.len() > NAMES {
             servers.push_str(", and others");
         }
-        let (cluster, account, revision) = (self.cluster.clone(), summary.account, summary.revision);
+        let (account, revision) = (summary.account, summary.revision);
         if summary.again && self.is_due(&format!("waiting for {servers}")) {
             tracing::warn!(
-                nats_cluster = cluster,
+                nats_cluster = %self.cluster,
                 servers,
                 %account,
                 revision,
@@ -262,7 +262,7 @@ impl Notices {
             );
         } else if !summary.again && self.is_due(&format!("not waiting for {servers}")) {
             tracing::warn!(
-                nats_cluster = cluster,
+                nats_cluster = %self.cluster,
                 servers,
                 %account,
                 revision,
@@ -273,21 +273,39 @@ impl Notices {
     }
 
     /// Logs a server's answer. `routine`: it is one of many, of interest to a debugger only.
-    pub(super) fn answer(&self, account: AccountKey, revision: u64, reply: &Reply, routine: bool) {
-        let (cluster, server) = (self.cluster.as_str(), reply.server.as_str());
+    pub(super) fn answer(&mut self, account: AccountKey, revision: u64, reply: &Reply, routine: bool) {
+        let server = reply.server.as_str();
+        let due =
+            matches!(&reply.verdict, Verdict::Refused(reason) if self.is_due(&format!("{server} refuses: {reason}")));
+        let cluster = &self.cluster;
         match &reply.verdict {
             Verdict::Updated => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "updated", "a server answered");
+                tracing::debug!(nats_cluster = %cluster, server, %account, revision, result = "updated", "a server answered");
             }
             Verdict::Skipped if routine => {
-                tracing::debug!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server answered");
+                tracing::debug!(nats_cluster = %cluster, server, %account, revision, result = "skipped", "a server answered");
             }
             Verdict::Skipped => {
-                tracing::info!(nats_cluster = cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
+                tracing::info!(nats_cluster = %cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
             }
             Verdict::Refused(reason) => {
                 let version = reply.version.as_str();
-                tracing::info!(nats_cluster = cluster, server, version, %account, revision, result = %reason, "a server refused this account's JWT");
+                if due {
+                    tracing::warn!(
+                        nats_cluster = %cluster,
+                        server,
+                        version,
+                        %account,
+                        revision,
+                        result = %reason,
+                        "a server refused this account's JWT; it is sent again. If the operator was replaced or got another signing key, \
+                         restart that server with the present operator JWT (`jwtmesh nats config`): it reads that only when it starts"
+                    );
+                } else if routine {
+                    tracing::debug!(nats_cluster = %cluster, server, version, %account, revision, result = %reason, "a server refused this account's JWT");
+                } else {
+                    tracing::info!(nats_cluster = %cluster, server, version, %account, revision, result = %reason, "a server refused this account's JWT");
+                }
             }
         }
     }

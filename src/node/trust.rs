@@ -61,13 +61,13 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
             OperatorOutcome::Superseded { stored_issued_at, .. } => {
                 tracing::warn!(%operator, stored_issued_at, "the operator JWT in the configuration is older than the agreed one and is ignored");
             }
-            OperatorOutcome::NotTrusted => match resolver.successor(operator) {
-                Some(successor) => tracing::warn!(
+            OperatorOutcome::NotTrusted => match resolver.owner(operator) {
+                owner if owner == operator => candidates.push(offered.clone()),
+                successor => tracing::warn!(
                     %operator,
                     %successor,
                     "an operator in the configuration was replaced: name its successor's JWT in its place"
                 ),
-                None => candidates.push(offered.clone()),
             },
             OperatorOutcome::Unchanged { .. } => {}
         }

@@ -167,8 +167,8 @@ fn whose_clock(offset: i64, now: i64) -> String {
 fn superseded(account: AccountKey, stored: i64, submitted: i64, now: i64) -> String {
     if stored < submitted {
         return format!(
-            "account {account} had this JWT, issued at {}, and an administrator replaced it with another one: pull the account, repeat \
-             the change on that version and push again",
+            "account {account} had this JWT, issued at {}, and an administrator replaced it with another one: pull that one (`nsc pull \
+             --account NAME --overwrite-newer`), repeat the change on it and push again",
             time(submitted)
         );
     }

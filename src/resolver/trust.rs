@@ -51,10 +51,9 @@ impl Resolver {
         self.0.candidates.store(Arc::new(TrustedKeys::new(candidates)));
     }
 
-    /// The operator that took the place of `operator`; `None` if none did.
-    pub fn successor(&self, operator: OperatorKey) -> Option<OperatorKey> {
-        let owner = self.0.state.trust().owner(operator);
-        (owner != operator).then_some(owner)
+    /// The operator to whom the accounts of `operator` belong: the one that took its place, or itself if none did.
+    pub fn owner(&self, operator: OperatorKey) -> OperatorKey {
+        self.0.state.trust().owner(operator)
     }
 
     /// Submits the newer token in `body` of the trusted operator `expected`.

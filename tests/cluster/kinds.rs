@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::doubtful::inspect;
 use crate::support::mint::{Account, Operator, claims, now, sign};
+use crate::support::node::jwtmesh;
 
 /// What `inspect` calls valid is valid by the rules of its kind, or it says what it did not check.
 #[test]
@@ -192,5 +193,39 @@ fn fields_that_the_library_reads_raw_are_judged_by_their_bytes() {
         );
         let (said, exit) = inspect(&raw(&operator.key, &claims, 2));
         assert_eq!(exit == Some(0), accepted, "{field}: {said}");
+    }
+}
+
+/// An account or an operator is "valid" only beside the operators given; without any, the explanation says so.
+#[test]
+fn inspect_says_whose_a_token_is_or_that_it_did_not_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mine, other, account) = (Operator::new("mine"), Operator::new("other"), Account::new("A"));
+    let trusted = folder.path().join("operator.jwt");
+    std::fs::write(&trusted, mine.token()).unwrap();
+    let [by_mine, by_other] = [&mine, &other].map(|operator| operator.account(&account));
+    let user = account.user().token;
+    for (what, token, unchecked, exit_beside_mine) in [
+        ("my operator", &mine.token(), "operator", 0),
+        ("another operator", &other.token(), "operator", 4),
+        ("my account", &by_mine, "operator", 0),
+        ("another's account", &by_other, "operator", 4),
+        ("a user", &user, "revocations", 0),
+    ] {
+        let (said, ended) = inspect(token);
+        let found = said["unchecked"][0].as_str().unwrap_or_default();
+        assert!(found.contains(unchecked), "{what}: {said}");
+        assert_eq!((&said["valid"], ended), (&json!(true), Some(0)), "{what}: {said}");
+        let mut beside = jwtmesh();
+        beside.args(["inspect", "--json", token, "--operator"]).arg(&trusted);
+        let beside = beside.output().unwrap();
+        let said: Value = serde_json::from_slice(&beside.stdout).unwrap();
+        assert_eq!(beside.status.code(), Some(exit_beside_mine), "{what}: {said}");
+        if exit_beside_mine == 4 {
+            assert_eq!(said["problems"][0]["code"], "untrusted", "{what}: {said}");
+        } else if what != "a user" {
+            assert_eq!(said["operator"], mine.key.public_key().as_str(), "{what}: {said}");
+            assert_eq!(said["unchecked"], json!([]), "{what}: {said}");
+        }
     }
 }

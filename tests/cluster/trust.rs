@@ -6,6 +6,7 @@ use nkeys::KeyPair;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::propagation::Mesh;
 use crate::support::mint::{Account, Operator, now, sign};
 use crate::support::nats_server::NatsServer;
 use crate::support::nats_user::NatsUser;
@@ -77,13 +78,20 @@ fn an_operator_that_nsc_issues_anew_takes_the_place_of_the_old_one() {
         every_sentence_names_the_verb(&nsc, &node, [&old_key, &new_key]);
 
         let new_file = file(&node, "new.jwt", &new);
+        let (code, _, error) = cli(&node, &["operator", "update", &new_file]);
+        assert_eq!(code, Some(4), "{error}");
+        let old_file = file(&node, "old.jwt", &old);
+        let (code, _, error) = cli(&node, &["operator", "replace", "O", &old_file, "--yes"]);
+        assert_eq!(code, Some(4), "{error}");
+        assert!(error.contains("is trusted already"), "{error}");
         let (code, _, asked) = cli(&node, &["operator", "replace", "O", &new_file]);
         assert_eq!(code, Some(2), "nobody can confirm: {asked}");
         let (code, said, error) = cli(&node, &["operator", "replace", "O", &new_file, "--yes"]);
         assert_eq!(code, Some(0), "{said}{error}");
         assert_eq!(said.contains(&account), !convert, "what is still to be signed: {said}");
-        let again = node.cli_json(&["operator", "replace", &old_key, &new_file, "--yes"]);
-        assert_eq!(again["outcome"], "unchanged", "{again}");
+        assert!(said.contains("restart the nats-servers"), "{said}");
+        let listed = node.cli_json(&["account", "list"]);
+        assert_eq!(listed[0]["operator"], new_key.as_str(), "{listed}");
 
         nsc.run(&["push", "--all"]);
         assert_eq!(node.get_account(&account).text(), nsc.account_token("A"));
@@ -176,7 +184,7 @@ fn a_new_signing_key_is_taken_with_operator_update_and_without_a_restart() {
     operator.name = "O".to_owned();
     for (path, code, words) in [
         (&older, 4, "has a newer JWT here"),
-        (&stranger, 3, "jwtmesh operator replace"),
+        (&stranger, 4, "jwtmesh operator replace"),
         (&account_file, 4, "account JWT"),
     ] {
         let (exit, _, error) = cli(&node, &["operator", "update", path]);
@@ -322,4 +330,29 @@ fn g2_an_administrator_replaces_a_token_that_a_wrong_clock_dated_ahead_and_it_do
     node.put(&account, &next);
     assert_eq!(node.post_account(&account.id(), &ahead).status, 409, "still");
     assert_eq!(node.post_account(&account.id(), &honest).status, 409);
+}
+
+/// A nats-server reads its operator only when it starts: it goes on refusing what a newer signing key has signed.
+#[test]
+fn a_nats_server_with_the_operator_of_before_is_warned_of_at_its_first_refusal() {
+    let mesh = Mesh::start(NEWEST, 1);
+    let (node, operator, account) = (&mesh.node, &mesh.operator, &mesh.account);
+    let _connections = mesh.connect_everywhere(&account.user());
+    let signing = KeyPair::new_operator();
+    let newer = operator.token_with(|claims| {
+        claims["iat"] = json!(now() + 1);
+        claims["nats"]["signing_keys"] = json!([signing.public_key()]);
+    });
+    let newer = file(node, "newer.jwt", &newer);
+    assert_eq!(node.cli_json(&["operator", "update", &newer])["outcome"], "stored");
+    let claims = with_issuer(operator.account_claims(account, |_| {}), &signing);
+    node.put(account, &sign(&signing, &claims));
+    eventually("the log warns and names the remedy", || {
+        let log = node.log();
+        let mut warnings = log.lines().filter(|line| line.contains("WARN"));
+        warnings.find(|line| line.contains(&account.id()) && line.contains("restart that server"))?;
+        Some(())
+    });
+    // It is refused again until it is given up, half a minute later; the warning is the first refusal's.
+    assert!(!node.log().contains("keeps refusing"), "{}", node.log());
 }

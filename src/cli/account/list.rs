@@ -10,6 +10,9 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{JsonArray, expiry, plain, time};
 use crate::cli::target::Target;
 
+/// Lists every account, in the order of the keys' bytes.
+///
+/// Exit code 1 if the node cannot read one of them.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct List {
     #[command(flatten)]

@@ -92,6 +92,12 @@ impl ConfigCommand {
                 "the public port refuses clients without a certificate (client_required): give --client-cert and --client-key".to_owned(),
             );
         }
+        if self.url.is_none() && url.is_loopback() {
+            warnings.push(format!(
+                "{} is reached from this machine only: give --url for nats-servers on others",
+                url.text()
+            ));
+        }
         let pointing = Pointing::new(operator, &url, tls.as_ref(), None, warnings);
         for warning in &pointing.warnings {
             to_stderr(&format!("jwtmesh: warning: {warning}"));

@@ -58,6 +58,18 @@ impl BaseUrl {
         format!("{}/jwt/v1/accounts/", self.0)
     }
 
+    /// Whether it names the machine itself.
+    pub(in crate::cli) fn is_loopback(&self) -> bool {
+        ["127.", "[::1]", "localhost"]
+            .iter()
+            .any(|own| self.host().starts_with(own))
+    }
+
+    /// What follows the scheme: host and port.
+    fn host(&self) -> &str {
+        self.0.split_once("://").map_or("", |(_, rest)| rest)
+    }
+
     fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         // nats-server, server/opts.go: the regular expression for MEM is tried first and is not anchored.
@@ -67,7 +79,7 @@ impl BaseUrl {
                 self.0
             ));
         }
-        let host = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        let host = self.host();
         if host.starts_with("0.0.0.0") || host.starts_with("[::]") {
             warnings.push(format!(
                 "{} is the address that the node listens on, not one to connect to: give --url with a name or address that nats-server can reach",

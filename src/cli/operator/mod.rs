@@ -17,7 +17,7 @@ use super::exit::{Exit, Failure};
 pub(super) enum OperatorCommand {
     /// Show the agreed operators: keys, strictness, system account
     Show(show::Show),
-    /// Submit newer JWTs of trusted operators, such as one with another signing key
+    /// Take a newer JWT of a trusted operator, such as one with another signing key
     Update(update::Update),
     /// Trust an operator in the place of another one, as after `nsc reissue operator`
     Replace(replace::Replace),

@@ -7,14 +7,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::named::find;
-use crate::api::Account;
+use crate::api::{Account, Operator, Operators};
 use crate::cli::account::Pages;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::input::{operator_file, trusted};
 use crate::cli::output::{JsonArray, plain, to_stderr};
 use crate::cli::target::Target;
 use crate::client::AdminClient;
-use crate::jwt::{OperatorClaims, Token, TrustedKeys};
+use crate::jwt::{OperatorClaims, Token, TrustedKeys, Verified};
 
 /// Trusts the operator of FILE in the place of OLD, whose accounts are its own from then on.
 ///
@@ -38,6 +38,9 @@ pub(in crate::cli) struct Replace {
     json: bool,
 }
 
+/// Accounts that are named before the question; all are listed afterwards.
+const SHOWN: usize = 20;
+
 /// An account that no key of a trusted operator has signed.
 #[derive(Serialize)]
 struct Unsigned<'a> {
@@ -50,15 +53,7 @@ impl Replace {
         let new = operator_file(&self.file)?;
         let client = self.target.client()?;
         let operators = client.operators().await?;
-        let replaced = match find(&operators, &self.old) {
-            Ok(old) => {
-                self.confirm(&old.name, &old.operator, new.claims())?;
-                old.operator.clone()
-            }
-            // It may be replaced already: the node knows, and repeating is safe.
-            Err(_) if self.old.starts_with('O') => self.old.clone(),
-            Err(failure) => return Err(failure),
-        };
+        let replaced = self.replaced(&client, &operators, &new).await?;
         let old = replaced.parse();
         let old = old.map_err(|error: crate::jwt::KeyError| Failure::new(Exit::Usage, error.to_string()))?;
         let submitted = client.replace_operator(old, new.token().bytes().clone()).await?;
@@ -96,14 +91,54 @@ impl Replace {
         } else {
             writeln!(
                 out,
-                "{count} in all: push them from the store of the new operator (`nsc push -A`); until then nats-servers that trust it \
+                "{count} in all: push them from the store of the new operator (`nsc push --all`); until then nats-servers that trust it \
                  refuse them"
             )?;
         }
+        writeln!(
+            out,
+            "restart the nats-servers with what `jwtmesh nats config` prints: until then they trust the old operator, and refuse what the \
+             new one signs, revocations included"
+        )?;
         Ok(Exit::Done)
     }
 
-    fn confirm(&self, name: &str, old: &str, new: &OperatorClaims) -> Result<(), Failure> {
+    /// The key of the operator that goes, once it is confirmed.
+    async fn replaced(
+        &self,
+        client: &AdminClient,
+        operators: &Operators,
+        new: &Verified<OperatorClaims>,
+    ) -> Result<String, Failure> {
+        match find(operators, &self.old) {
+            Ok(old) if old.operator == new.claims().operator.to_string() => Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "{} holds the operator that is trusted already, {} ({}), so nothing was changed: give the JWT of the one that takes \
+                         its place (`nsc describe operator --raw`). A newer JWT of the same operator is for `jwtmesh operator update`",
+                    self.file.display(),
+                    plain(&old.name),
+                    old.operator
+                ),
+            )),
+            Ok(old) => {
+                self.confirm(client, operators, old, new).await?;
+                Ok(old.operator.clone())
+            }
+            // It may be replaced already: the node knows, and repeating is safe.
+            Err(_) if self.old.starts_with('O') => Ok(self.old.clone()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Says what the replacement means and asks whether it is wanted.
+    async fn confirm(
+        &self,
+        client: &AdminClient,
+        operators: &Operators,
+        old: &Operator,
+        new: &Verified<OperatorClaims>,
+    ) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
@@ -113,12 +148,37 @@ impl Replace {
                 "this changes whom the mesh trusts, and nobody can be asked here: give --yes",
             ));
         }
-        let name = plain(name);
+        let name = plain(&old.name);
+        let mut staying = operators.clone();
+        staying.items.retain(|operator| operator.operator != old.operator);
+        let staying = trusted(&staying)?;
+        let after = TrustedKeys::new(staying.operators().iter().chain([new]).cloned());
+        let mut unsigned = Vec::new();
+        let mut count = 0_usize;
+        each_unsigned(client, &after, |account| {
+            count += 1;
+            if unsigned.len() < SHOWN {
+                unsigned.push(format!("  {}  {}\n", account.account, plain(&account.name)));
+            }
+            Ok(())
+        })
+        .await?;
+        if count > unsigned.len() {
+            unsigned.push(format!("  and {} more\n", count - unsigned.len()));
+        }
+        let accounts = match count {
+            0 => "Every account is signed by one of its keys already.\n".to_owned(),
+            _ => format!(
+                "These it has not signed yet; they are served as they are until they are pushed again:\n{}",
+                unsigned.concat()
+            ),
+        };
         to_stderr(&format!(
-            "Operator {name} ({old}) will no longer be trusted.\nIts accounts will belong to operator {} ({}).\nType the name of the \
+            "Operator {name} ({}) will no longer be trusted.\nIts accounts will belong to operator {} ({}).\n{accounts}Type the name of the \
              operator that goes to continue:",
-            plain(&new.name),
-            new.operator
+            old.operator,
+            plain(&new.claims().name),
+            new.claims().operator
         ));
         let mut typed = String::new();
         std::io::stdin()

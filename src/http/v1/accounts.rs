@@ -64,7 +64,7 @@ async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
                 Ok(row) if name.as_ref().is_some_and(|name| *name != row.name) => continue,
                 Ok(row) => {
                     bytes += if with_token { row.token.len() } else { 0 };
-                    shown(row, with_token)
+                    shown(state, row, with_token)
                 }
                 // It may have any name.
                 Err(_) if name.is_some() => continue,
@@ -77,11 +77,11 @@ async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
     }
 }
 
-fn shown(row: &AccountRow, with_token: bool) -> api::Account {
+fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account {
     api::Account {
         account: row.account.to_string(),
         name: row.name.clone(),
-        operator: row.operator.to_string(),
+        operator: state.resolver.owner(row.operator).to_string(),
         issued_at: row.issued_at,
         expires_at: row.expires_at,
         revision: row.revision,
@@ -113,7 +113,7 @@ pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = request::account(uri)?;
     match state.resolver.lookup(account).await? {
-        Some(row) => Ok(shown(&row, true)),
+        Some(row) => Ok(shown(state, &row, true)),
         None => Err(Refusal::missing(
             "unknown-account",
             format!("there is no account {account} in this mesh"),
