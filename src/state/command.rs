@@ -26,6 +26,8 @@ pub enum Command {
     OverrideAccount(OverrideAccount),
     /// An operator in another one's place.
     ReplaceOperator(ReplaceOperator),
+    /// Who publishes to a NATS cluster.
+    TakeLease(TakeLease),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -201,7 +203,7 @@ pub struct MarkPropagated {
 }
 
 /// The outcome of one [`PutAccount`]. Deterministic: the same on every node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccountOutcome {
     /// It is the current row now.
     Stored {
@@ -237,7 +239,7 @@ pub enum AccountOutcome {
 }
 
 /// The outcome of one [`PutOperator`] or a [`ReplaceOperator`]. Deterministic: the same on every node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperatorOutcome {
     /// It is the current row now.
     Stored {
@@ -261,7 +263,7 @@ pub enum OperatorOutcome {
 }
 
 /// The outcomes of an entry: one for each item of the command that it carried, in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcomes {
     /// It carried no command.
     #[default]
@@ -272,6 +274,20 @@ pub enum Outcomes {
     Operators(Vec<OperatorOutcome>),
     /// Of [`MarkPropagated`], which cannot fail.
     Marked,
+    /// Of [`TakeLease`]: the revision of the lease, or `None` where another one was taken meanwhile.
+    Lease(Option<Revision>),
+}
+
+/// Who may publish to a NATS cluster from now on. How long is not agreed: the holder and those that wait for it each
+/// measure the same term.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeLease {
+    /// The NATS cluster.
+    pub nats_cluster: String,
+    /// The member that takes, renews or, with 0, gives it back.
+    pub holder: u64,
+    /// The revision of the lease that it takes the place of; 0 if there is none. It is refused where that is another.
+    pub before: Revision,
 }
 
 macro_rules! proposal {
@@ -299,4 +315,5 @@ proposal!(PutAccounts, Vec<AccountOutcome>, Outcomes::Accounts(each) => each);
 proposal!(PutOperators, Vec<OperatorOutcome>, Outcomes::Operators(each) => each);
 proposal!(MarkPropagated, (), Outcomes::Marked => ());
 proposal!(OverrideAccount, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop());
+proposal!(TakeLease, Option<Revision>, Outcomes::Lease(granted) => granted);
 proposal!(ReplaceOperator, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop());

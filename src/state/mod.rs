@@ -53,16 +53,17 @@ use bytes::Bytes;
 
 pub use command::{
     AccountOutcome, Barred, Command, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount, Proposal, PutAccount,
-    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, UnknownCommand,
+    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease, UnknownCommand,
 };
 pub use fault::Fault;
-pub use file::{Listed, SnapshotView};
+pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};
 pub use options::Options;
-pub use rows::{AccountRow, Changes, Mark, OperatorRow, ReplacedOperator, Trust, Version};
+pub use rows::{AccountRow, Changes, Lease, Mark, OperatorRow, ReplacedOperator, Trust, Version};
 
 use apply::{Before, Present};
 use file::Store;
 use recent::{Change, Flush, Live, RowCache};
+use rows::lease_names;
 
 use crate::jwt::AccountKey;
 
@@ -219,6 +220,11 @@ impl State {
             });
         }
         let store = match &self.inner.origin {
+            Origin::File(path) if file::is_received(path, &view) => {
+                let received = view.store_handle();
+                file::put_received(path, &received)?;
+                received
+            }
             Origin::File(path) => Arc::new(file::build_beside(path, &self.inner.options, &view)?),
             Origin::Backend => {
                 file::replace(&store, &view)?;
@@ -231,6 +237,14 @@ impl State {
         // Under the lock: no reader may find a row of the old state in the cache of the new one.
         self.inner.cache.clear();
         Ok(())
+    }
+
+    /// Begins to receive a snapshot, which [`Self::install`] can then put in its place.
+    pub fn begin_import(&self) -> Result<Import, Fault> {
+        match &self.inner.origin {
+            Origin::File(path) => Import::beside(path, &self.inner.options),
+            Origin::Backend => Import::in_memory(&self.inner.options),
+        }
     }
 
     /// About how many bytes of memory the entries take that are applied and not yet flushed.
@@ -353,6 +367,16 @@ impl State {
         self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
     }
 
+    /// Who may publish to a NATS cluster; `None` if nobody ever could.
+    pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
+        let live = self.live();
+        let [holder, granted] = lease_names(nats_cluster).map(|name| live.memtable.positions.get(&name).copied());
+        Some(Lease {
+            holder: holder?,
+            granted: granted?,
+        })
+    }
+
     /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; `None` if
     /// some of it is in redb only.
     pub fn recent_changes(&self, after: Revision, limit: usize) -> Option<Changes> {
@@ -430,7 +454,7 @@ impl std::fmt::Debug for State {
         write!(
             f,
             "State({}, applied {:?})",
-            live.store.file,
+            live.store.file(),
             live.memtable.applied.as_ref().map(|mark| mark.index)
         )
     }

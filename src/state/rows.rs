@@ -281,3 +281,17 @@ const FIRST_MAX_BYTES: usize = 64 * 1024;
 
 /// What a row takes in memory beside token, name and history.
 const ROW_OVERHEAD_BYTES: usize = 420;
+
+/// Who may publish to a NATS cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The member; 0 if it gave the lease back.
+    pub holder: u64,
+    /// The revision at which it was taken or renewed.
+    pub granted: Revision,
+}
+
+/// Under which names a lease is kept among the positions: the name of a NATS cluster has no `/`.
+pub(super) fn lease_names(nats_cluster: &str) -> [String; 2] {
+    ["holder", "granted"].map(|what| format!("{nats_cluster}/{what}"))
+}

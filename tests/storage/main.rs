@@ -28,6 +28,8 @@ mod redb;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod state;
 #[cfg(test)]
 mod suite;

@@ -116,7 +116,7 @@ pub(crate) fn apply(state: &State, index: u64, command: &Command) -> Vec<Outcome
         Outcomes::None => panic!("a command has an outcome"),
         Outcomes::Accounts(each) => each.into_iter().map(Outcome::from).collect(),
         Outcomes::Operators(each) => each.into_iter().map(Outcome::from).collect(),
-        Outcomes::Marked => vec![Outcome::Marked],
+        Outcomes::Marked | Outcomes::Lease(_) => vec![Outcome::Marked],
     }
 }
 
@@ -178,7 +178,9 @@ impl Model {
                 vec![Outcome::Marked]
             }
             // Tested one by one in `state.rs`, and never among the random commands.
-            Command::OverrideAccount(_) | Command::ReplaceOperator(_) => panic!("the model does not know {command:?}"),
+            Command::OverrideAccount(_) | Command::ReplaceOperator(_) | Command::TakeLease(_) => {
+                panic!("the model does not know {command:?}")
+            }
         }
     }
 

@@ -7,8 +7,8 @@ use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
 use jwtmesh::state::{
-    Barred, Command, Effect, Fault, Listed, MarkPropagated, Options, OverrideAccount, PutAccount, PutOperator,
-    PutOperators, ReplaceOperator, State, Version,
+    Barred, Command, Effect, Fault, Lease, Listed, MarkPropagated, Options, Outcomes, OverrideAccount, PutAccount,
+    PutOperator, PutOperators, ReplaceOperator, State, TakeLease, Version,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -502,8 +502,15 @@ fn commands_keep_their_bytes() {
         (&[1, 4][..], &[7; 32][..], &[8; 32][..])
     );
     assert_eq!(replaced[66..], *b"\x02\x0coperator 8 1");
+    let lease = Command::from(TakeLease {
+        nats_cluster: "east".to_owned(),
+        holder: 3,
+        before: 300,
+    });
+    assert_eq!(&lease.encode()[..], b"\x01\x05\x04east\x03\xac\x02");
     for command in [
         mark,
+        lease,
         trust_operator(7),
         put(3, vec![item(1, -5, "x"), item(2, 9, "y")]),
         overriding(3, item(1, -5, "x"), vec![barred]),
@@ -801,4 +808,37 @@ fn g3_the_successor_of_an_operator_owns_its_accounts_and_it_owns_none_any_more()
         flush(state);
         assert_eq!(state.snapshot().expect("a view").trust().expect("readable"), *trust);
     });
+}
+
+#[test]
+fn a_lease_is_given_to_whoever_names_the_one_before_it() {
+    let state = trusting();
+    let take = |index: u64, holder: u64, before: u64| {
+        let command = Command::from(TakeLease {
+            nats_cluster: "east".to_owned(),
+            holder,
+            before,
+        });
+        state
+            .apply(mark(index), Effect::Command(&command.encode()))
+            .expect("applies")
+    };
+    let lease = |holder, granted| Some(Lease { holder, granted });
+    assert_eq!(state.lease("east"), None);
+    assert_eq!(take(2, 7, 0), Outcomes::Lease(Some(2)));
+    assert_eq!(state.lease("east"), lease(7, 2));
+    assert_eq!(take(3, 8, 0), Outcomes::Lease(None), "it did not know of the first");
+    assert_eq!(take(4, 7, 2), Outcomes::Lease(Some(4)), "renewed");
+    assert_eq!(take(5, 8, 2), Outcomes::Lease(None), "renewed meanwhile");
+    assert_eq!(take(6, 0, 4), Outcomes::Lease(Some(6)), "given back");
+    assert_eq!(take(7, 8, 6), Outcomes::Lease(Some(7)));
+    assert_eq!(state.lease("east"), lease(8, 7));
+    assert_eq!(state.lease("west"), None);
+    // It is kept like everything else, and no position of the NATS cluster itself.
+    flush(&state);
+    assert_eq!(
+        state.snapshot().expect("a view").positions().expect("read")["east/granted"],
+        7
+    );
+    assert_eq!(state.position("east"), 0);
 }

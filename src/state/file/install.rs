@@ -12,7 +12,7 @@ use crate::state::options::Options;
 
 /// Makes a new file that holds `view`, and puts it in the place of the one at `path`.
 pub(in crate::state) fn build_beside(path: &Path, options: &Options, view: &SnapshotView) -> Result<Store, Fault> {
-    remove_unfinished(path)?;
+    remove(&beside(path))?;
     let store = Store::open_file(&beside(path), options)?;
     replace(&store, view)?;
     put_in_place(path, store)
@@ -31,20 +31,38 @@ pub(in crate::state) fn open_or_make(path: &Path, options: &Options) -> Result<S
     put_in_place(path, Store::open_file(&beside(path), options)?)
 }
 
+/// Whether `view` shows a file that was received for the state file at `path`, see [`super::Import`].
+pub(in crate::state) fn is_received(path: &Path, view: &SnapshotView) -> bool {
+    **view.store().file() == *received(path).display().to_string()
+}
+
+/// Puts the file that was received, which `store` has open, in the place of the one at `path`.
+pub(in crate::state) fn put_received(path: &Path, store: &Store) -> Result<(), Fault> {
+    let file: std::sync::Arc<str> = path.display().to_string().into();
+    std::fs::rename(received(path), path).map_err(|error| Fault::io("replace", &file, error))?;
+    store.renamed(file);
+    sync_folder(path)
+}
+
 /// Renames the durable file beside `path` to `path`. With the rename it becomes the state file.
-fn put_in_place(path: &Path, mut store: Store) -> Result<Store, Fault> {
-    store.file = path.display().to_string().into();
-    std::fs::rename(beside(path), path).map_err(|error| Fault::io("replace", &store.file, error))?;
+fn put_in_place(path: &Path, store: Store) -> Result<Store, Fault> {
+    store.renamed(path.display().to_string().into());
+    std::fs::rename(beside(path), path).map_err(|error| Fault::io("replace", store.file(), error))?;
     sync_folder(path)?;
     Ok(store)
 }
 
 /// Removes what an interrupted creation or installation left behind.
 fn remove_unfinished(path: &Path) -> Result<(), Fault> {
-    let beside = beside(path);
-    match std::fs::remove_file(&beside) {
+    remove(&beside(path))?;
+    remove(&received(path))
+}
+
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), Fault> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Fault::io("remove", &beside.display().to_string().into(), error))
+            Err(Fault::io("remove", &path.display().to_string().into(), error))
         }
         _ => Ok(()),
     }
@@ -61,8 +79,17 @@ fn sync_folder(path: &Path) -> Result<(), Fault> {
 }
 
 fn beside(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+/// Where a snapshot is received for the state file at `path`.
+pub(super) fn received(path: &Path) -> PathBuf {
+    with_suffix(path, ".received")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(suffix);
     name.into()
 }
 

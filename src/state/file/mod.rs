@@ -21,6 +21,8 @@
 mod backend;
 mod changes;
 mod encoding;
+mod export;
+mod import;
 mod install;
 mod store;
 mod view;
@@ -30,7 +32,9 @@ use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
 pub(super) use encoding::{EncodedRow, encode_operator, encode_replaced, encode_row};
-pub(super) use install::{build_beside, open_or_make, replace};
+pub use export::Export;
+pub use import::{Import, ImportError, MAX_PIECE_BYTES};
+pub(super) use install::{build_beside, is_received, open_or_make, put_received, replace};
 pub(super) use store::{Lookups, Store};
 pub use view::{Listed, SnapshotView};
 

@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
@@ -21,7 +21,8 @@ use crate::state::rows::{AccountRow, RowId, etag};
 pub(in crate::state) struct Store {
     database: Open,
     backend: Backend,
-    pub(in crate::state) file: Arc<str>,
+    file: Arc<str>,
+    renamed: OnceLock<Arc<str>>,
 }
 
 /// redb, open. Closing it writes, and panics where the file is damaged.
@@ -73,6 +74,7 @@ impl Store {
                 database: Open(Some(database)),
                 backend: backend.clone(),
                 file: file.clone(),
+                renamed: OnceLock::new(),
             };
             store.checked(options)
         };
@@ -80,16 +82,27 @@ impl Store {
         panics::caught(open).unwrap_or_else(|what| Err(Fault::unusable(&file, backend.unread().unwrap_or(&what))))
     }
 
+    /// The name of the file.
+    pub(in crate::state) fn file(&self) -> &Arc<str> {
+        self.renamed.get().unwrap_or(&self.file)
+    }
+
+    /// The file has this name from now on.
+    pub(super) fn renamed(&self, file: Arc<str>) {
+        // A file is renamed once: when it becomes the state file.
+        let _ = self.renamed.set(file);
+    }
+
     /// Runs `work`, which reads: a panic of redb means that the bytes it met are none that it wrote.
     pub(in crate::state) fn reading<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-        panics::caught(work).unwrap_or_else(|what| Err(Fault::panicked(&self.file, &what, self.backend.unread())))
+        panics::caught(work).unwrap_or_else(|what| Err(Fault::panicked(self.file(), &what, self.backend.unread())))
     }
 
     /// Runs `work`, which writes: after a panic of redb nothing more may be written.
     pub(in crate::state) fn writing<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         panics::caught(work).unwrap_or_else(|what| {
             let what = self.backend.unread().unwrap_or(&what);
-            Err(Fault::unusable(&self.file, what))
+            Err(Fault::unusable(self.file(), what))
         })
     }
 
@@ -166,7 +179,7 @@ impl Store {
     pub(in crate::state) fn sync(&self) -> Result<(), Fault> {
         self.backend
             .sync()
-            .map_err(|error| Fault::storage("sync", &self.file, redb::Error::Io(error)))
+            .map_err(|error| Fault::storage("sync", self.file(), redb::Error::Io(error)))
     }
 
     /// Begins a transaction. An `Immediate` one records which pages are free, so that opening after a crash takes
@@ -267,7 +280,7 @@ impl Store {
         match account {
             None => self.damaged(what),
             Some(account) => Fault::Row {
-                file: self.file.clone(),
+                file: self.file().clone(),
                 account,
                 what,
             },
@@ -280,16 +293,16 @@ impl Store {
     }
 
     pub(in crate::state) fn fault(&self, operation: &'static str, cause: impl Into<redb::Error>) -> Fault {
-        Fault::storage(operation, &self.file, cause)
+        Fault::storage(operation, self.file(), cause)
     }
 
     pub(in crate::state) fn unread(&self, cause: impl Into<redb::Error>) -> Fault {
-        Fault::reading(&self.file, cause, self.backend.unread())
+        Fault::reading(self.file(), cause, self.backend.unread())
     }
 
     pub(in crate::state) fn damaged(&self, what: impl Into<String>) -> Fault {
         Fault::Damaged {
-            file: self.file.clone(),
+            file: self.file().clone(),
             what: what.into(),
         }
     }

@@ -238,6 +238,10 @@ impl SnapshotView {
         &self.0.store
     }
 
+    pub(in crate::state) fn store_handle(&self) -> Arc<Store> {
+        self.0.store.clone()
+    }
+
     pub(in crate::state) fn fault(&self, cause: impl Into<redb::Error>) -> Fault {
         self.0.store.unread(cause)
     }

@@ -19,7 +19,8 @@ pub(in crate::state) struct Change {
     pub(in crate::state) replaced: Vec<ReplacedOperator>,
     /// The trust after this entry, if it changed it.
     pub(in crate::state) trust: Option<Arc<Trust>>,
-    pub(in crate::state) position: Option<(String, Revision)>,
+    /// New values of positions by their names.
+    pub(in crate::state) positions: Vec<(String, Revision)>,
 }
 
 impl Change {
@@ -33,7 +34,7 @@ impl Change {
             operators: Vec::new(),
             replaced: Vec::new(),
             trust: None,
-            position: None,
+            positions: Vec::new(),
         }
     }
 

@@ -98,7 +98,7 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
         for row in &change.replaced {
             operators.insert(row.operator.as_bytes(), encode_replaced(row).as_slice())?;
         }
-        if let Some((nats_cluster, position)) = &change.position {
+        for (nats_cluster, position) in &change.positions {
             positions.insert(nats_cluster.as_str(), *position)?;
         }
     }

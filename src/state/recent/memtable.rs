@@ -64,7 +64,7 @@ impl Memtable {
         if let Some(trust) = &change.trust {
             self.trust = trust.clone();
         }
-        if let Some((nats_cluster, position)) = &change.position {
+        for (nats_cluster, position) in &change.positions {
             self.positions.insert(nats_cluster.clone(), *position);
         }
         self.applied = Some(change.mark.clone());

@@ -1,0 +1,213 @@
+//! A snapshot as bytes: the one format in which a state travels to another node.
+//!
+//! A stream is a header, blocks, and a trailer; each is a *piece*. A piece is its kind (one byte), the CRC-32C of what
+//! follows it, and the content. The header (postcard) says what the state is of and how much follows. A block is
+//! zstd-compressed records: the number of a table, key and value. The trailer (postcard) counts the records and has a
+//! hash over them and the header, so that a stream that was cut off is not taken for a whole one.
+//!
+//! Records come in the order of the tables and their keys: the rows in the order of their revisions. The same state
+//! always gives the same pieces.
+
+use bytes::Bytes;
+use redb::{Key, ReadOnlyTable, ReadableTableMetadata as _, Value};
+use serde::{Deserialize, Serialize};
+
+use super::view::SnapshotView;
+use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
+use crate::state::fault::Fault;
+
+/// The number of this format.
+pub(super) const FORMAT: u32 = 1;
+
+/// Bytes of records in a block before it is compressed. One record may be larger: a token has up to a MiB.
+const BLOCK_BYTES: usize = 256 * 1024;
+
+/// The most that a block may have, whatever it says.
+pub(super) const MAX_BLOCK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Tokens are base64, of which three quarters are information; more effort finds no more.
+const LEVEL: i32 = 1;
+
+pub(super) const HEADER: u8 = 1;
+pub(super) const BLOCK: u8 = 2;
+pub(super) const TRAILER: u8 = 3;
+
+/// The tables by their numbers in a stream.
+pub(super) const TABLES: u8 = 4;
+
+/// What a stream begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Header {
+    pub(super) magic: [u8; 8],
+    pub(super) format: u32,
+    pub(super) meta: Meta,
+    /// Rows of each table.
+    pub(super) counts: [u64; TABLES as usize],
+    /// About how many bytes of disk the state takes.
+    pub(super) stored_bytes: u64,
+}
+
+pub(super) const MAGIC: [u8; 8] = *b"jwtmesh\n";
+
+/// What a stream ends with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trailer {
+    pub(super) records: u64,
+    pub(super) hash: [u8; 32],
+}
+
+/// One row of a table.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record<'a> {
+    pub(super) table: u8,
+    #[serde(borrow)]
+    pub(super) key: &'a [u8],
+    #[serde(borrow)]
+    pub(super) value: &'a [u8],
+}
+
+/// Reads a snapshot as a stream of pieces. Holds one piece in memory, and keeps the view.
+pub struct Export {
+    view: SnapshotView,
+    place: Place,
+    records: u64,
+    hash: blake3::Hasher,
+}
+
+/// What comes next.
+enum Place {
+    Header,
+    /// The table, and the key of the last record that was read of it.
+    Records(u8, Option<Vec<u8>>),
+    Trailer,
+    End,
+}
+
+impl SnapshotView {
+    /// This snapshot as a stream.
+    pub fn export(&self) -> Export {
+        Export {
+            view: self.clone(),
+            place: Place::Header,
+            records: 0,
+            hash: blake3::Hasher::new(),
+        }
+    }
+}
+
+impl Export {
+    /// The next piece; `None` after the last. Blocks while it reads.
+    pub fn next_piece(&mut self) -> Result<Option<Bytes>, Fault> {
+        let store = self.view.store_handle();
+        store.reading(|| self.piece())
+    }
+
+    fn piece(&mut self) -> Result<Option<Bytes>, Fault> {
+        match std::mem::replace(&mut self.place, Place::End) {
+            Place::Header => {
+                self.place = Place::Records(0, None);
+                let header = encode(&self.header()?);
+                self.hash.update(&header);
+                Ok(Some(piece(HEADER, &header)))
+            }
+            Place::Records(table, after) => {
+                let mut block = Vec::with_capacity(BLOCK_BYTES + 4096);
+                self.place = self.fill(&mut block, table, after)?;
+                if block.is_empty() {
+                    return self.piece();
+                }
+                self.hash.update(&block);
+                let compressed = zstd::bulk::compress(&block, LEVEL).map_err(|error| self.view.fault(error))?;
+                Ok(Some(piece(BLOCK, &compressed)))
+            }
+            Place::Trailer => {
+                let trailer = Trailer {
+                    records: self.records,
+                    hash: *self.hash.finalize().as_bytes(),
+                };
+                Ok(Some(piece(TRAILER, &encode(&trailer))))
+            }
+            Place::End => Ok(None),
+        }
+    }
+
+    fn header(&self) -> Result<Header, Fault> {
+        let view = &self.view;
+        let length = |length: Result<u64, redb::StorageError>| length.map_err(|error| view.fault(error));
+        let rows = view.table(ROWS)?;
+        let stats = rows.stats().map_err(|error| view.fault(error))?;
+        Ok(Header {
+            magic: MAGIC,
+            format: FORMAT,
+            meta: view.meta().clone(),
+            counts: [
+                length(view.table(OPERATORS)?.len())?,
+                length(view.table(POSITIONS)?.len())?,
+                length(rows.len())?,
+                length(view.table(ACCOUNTS)?.len())?,
+            ],
+            stored_bytes: stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes(),
+        })
+    }
+
+    /// Adds records to `block` until it is full; says where to go on.
+    fn fill(&mut self, block: &mut Vec<u8>, table: u8, after: Option<Vec<u8>>) -> Result<Place, Fault> {
+        let last = match table {
+            0 => self.records_of(block, table, self.view.table(OPERATORS)?, after)?,
+            1 => self.records_of(block, table, self.view.table(POSITIONS)?, after)?,
+            2 => self.records_of(block, table, self.view.table(ROWS)?, after)?,
+            3 => self.records_of(block, table, self.view.table(ACCOUNTS)?, after)?,
+            _ => return Ok(Place::Trailer),
+        };
+        match last {
+            Some(key) => Ok(Place::Records(table, Some(key))),
+            None => self.fill(block, table + 1, None),
+        }
+    }
+
+    /// Adds records of `table` behind the key `after`. `Some` is the key of the last one if the block is full.
+    fn records_of<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        block: &mut Vec<u8>,
+        number: u8,
+        table: ReadOnlyTable<K, V>,
+        after: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.as_deref().map_or(Unbounded, |key| Excluded(K::from_bytes(key)));
+        let range = table.range::<K::SelfType<'_>>((from, Unbounded));
+        for entry in range.map_err(|error| self.view.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.view.fault(error))?;
+            let (key, value) = (key.value(), value.value());
+            let (key, value) = (K::as_bytes(&key), V::as_bytes(&value));
+            let record = Record {
+                table: number,
+                key: key.as_ref(),
+                value: value.as_ref(),
+            };
+            append(block, &record);
+            self.records += 1;
+            if block.len() >= BLOCK_BYTES {
+                return Ok(Some(key.as_ref().to_vec()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn append(block: &mut Vec<u8>, record: &Record<'_>) {
+    *block = postcard::to_extend(record, std::mem::take(block)).expect("plain data into memory");
+}
+
+fn encode(form: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(form).expect("plain data into memory")
+}
+
+/// A piece around its content.
+fn piece(kind: u8, content: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(content.len() + 5);
+    bytes.push(kind);
+    bytes.extend_from_slice(&crc32c::crc32c(content).to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes.into()
+}

@@ -1,0 +1,147 @@
+//! A snapshot as pieces: what is sent is what is received, and nothing else is taken for it.
+
+use bytes::Bytes;
+use jwtmesh::state::{ImportError, MAX_PIECE_BYTES, MarkPropagated, State};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::model::{apply, flush, item, options, put, trusting};
+
+/// A state with some history, one token of the largest size, and `more` accounts.
+fn filled(more: u64) -> State {
+    let state = trusting();
+    let mut index = 1;
+    let mut next = |command| {
+        index += 1;
+        apply(&state, index, &command);
+    };
+    let text = |n: u64, length: usize| {
+        let mut random = SmallRng::seed_from_u64(n);
+        let text: String = (0..length).map(|_| random.gen_range('a'..='z')).collect();
+        text
+    };
+    next(put(1, vec![item(0, 1, &text(0, 1_048_519))]));
+    for n in 0..more {
+        let account = u8::try_from(n % 200).expect("below");
+        next(put(1, vec![item(account, 2 + n.cast_signed(), &text(n, 2_000))]));
+    }
+    next(
+        MarkPropagated {
+            nats_cluster: "east".to_owned(),
+            position: 300,
+        }
+        .into(),
+    );
+    flush(&state);
+    state
+}
+
+fn pieces(state: &State) -> Vec<Bytes> {
+    let mut export = state.snapshot().expect("a view").export();
+    std::iter::from_fn(|| export.next_piece().expect("a readable state")).collect()
+}
+
+/// What a new state makes of `pieces`.
+fn received(pieces: &[Bytes]) -> Result<State, ImportError> {
+    let state = State::open_backend(::redb::backends::InMemoryBackend::new(), options()).expect("a new state");
+    let mut import = state.begin_import().expect("begins");
+    for piece in pieces {
+        import.add(piece)?;
+    }
+    state.install(import.finish()?).expect("installs");
+    Ok(state)
+}
+
+#[test]
+fn a_state_that_is_received_is_the_one_that_was_sent_and_its_pieces_are_always_the_same() {
+    let state = filled(1_000);
+    let sent = pieces(&state);
+    assert!(sent.len() > 6, "{}", sent.len());
+    assert!(sent.iter().all(|piece| piece.len() <= MAX_PIECE_BYTES));
+    assert_eq!(sent, pieces(&state));
+    let copy = received(&sent).expect("a whole snapshot");
+    assert_eq!(copy.digest().expect("a digest"), state.digest().expect("a digest"));
+    assert_eq!(pieces(&copy), sent);
+    assert_eq!(copy.installed().expect("read"), Some(state.flushed()));
+}
+
+#[test]
+fn what_is_damaged_cut_off_doubled_or_out_of_order_is_refused() {
+    let sent = pieces(&filled(300));
+    let refused = |pieces: &[Bytes], what: &str| match received(pieces) {
+        Err(ImportError::Stream { .. }) => {}
+        Err(ImportError::Fault(fault)) => panic!("{what}: {fault}"),
+        Ok(_) => panic!("{what} was taken"),
+    };
+    for missing in 0..sent.len() {
+        let mut pieces = sent.clone();
+        pieces.remove(missing);
+        refused(&pieces, "a stream without a piece");
+        refused(&sent[..missing], "a stream that ends early");
+        let mut pieces = sent.clone();
+        pieces.insert(missing, sent[missing].clone());
+        refused(&pieces, "a piece twice");
+        if missing > 0 {
+            let mut pieces = sent.clone();
+            pieces.swap(missing - 1, missing);
+            refused(&pieces, "pieces in another order");
+        }
+    }
+    let mut random = SmallRng::seed_from_u64(7);
+    for at in 0..sent.len() {
+        for _ in 0..40 {
+            let mut pieces = sent.clone();
+            let mut bytes = pieces[at].to_vec();
+            match random.gen_range(0..3) {
+                0 => {
+                    let byte = random.gen_range(0..bytes.len());
+                    bytes[byte] ^= 1 << random.gen_range(0..8);
+                }
+                1 => bytes.truncate(random.gen_range(0..bytes.len())),
+                // Right for the checksum, and wrong all the same.
+                _ => {
+                    let byte = random.gen_range(5..bytes.len());
+                    bytes[byte] ^= 1 << random.gen_range(0..8);
+                    let sum = crc32c::crc32c(&bytes[5..]).to_le_bytes();
+                    bytes[1..5].copy_from_slice(&sum);
+                }
+            }
+            pieces[at] = bytes.into();
+            refused(&pieces, "a changed piece");
+        }
+    }
+    received(&sent).expect("the stream itself is sound");
+}
+
+#[test]
+fn a_received_file_takes_the_place_of_the_state_file_and_an_unfinished_one_is_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.redb");
+    let received = folder.path().join("state.redb.received");
+    let sent = filled(300);
+    let (first, last) = (pieces(&sent), sent.digest().expect("a digest"));
+    let state = State::open_file(&path, options()).expect("a new state");
+    let before = state.digest().expect("a digest");
+    let mut import = state.begin_import().expect("begins");
+    import.add(&first[0]).expect("the header");
+    import.add(&first[1]).expect("a block");
+    assert!(received.exists());
+    drop(import);
+    assert!(!received.exists(), "what is not finished is removed");
+    let mut import = state.begin_import().expect("begins");
+    import.add(&first[0]).expect("the header");
+    // The power fails.
+    std::mem::forget(import);
+    drop(state);
+    let state = State::open_file(&path, options()).expect("opens");
+    assert!(!received.exists(), "a start removes it too");
+    assert_eq!(state.digest().expect("a digest"), before);
+    let mut import = state.begin_import().expect("begins");
+    first.iter().for_each(|piece| import.add(piece).expect("a good piece"));
+    state.install(import.finish().expect("whole")).expect("takes its place");
+    assert!(!received.exists(), "it is the state file now");
+    assert_eq!(state.digest().expect("a digest"), last);
+    drop(state);
+    let state = State::open_file(&path, options()).expect("opens again");
+    assert_eq!(state.digest().expect("a digest"), last);
+}
