@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use futures::FutureExt;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,8 @@ pub struct Scope {
     fault: FaultHandle,
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Where the tasks run, if not where they are spawned.
+    runtime: Option<Handle>,
 }
 
 impl Scope {
@@ -30,7 +33,35 @@ impl Scope {
             fault,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
+            runtime: None,
         }
+    }
+
+    /// The same, whose tasks all run on `runtime`.
+    pub fn on(runtime: Handle, fault: FaultHandle) -> Self {
+        Self {
+            runtime: Some(runtime),
+            ..Self::new(fault)
+        }
+    }
+
+    /// Does `work` where the tasks of this scope run, so that what it opens and spawns belongs there too.
+    pub async fn within<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(runtime) = &self.runtime else {
+            return work.await;
+        };
+        match self.tracker.spawn_on(work, runtime).await {
+            Ok(done) => done,
+            // Nothing cancels it but a runtime that ends; it can only have panicked.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn run(&self, task: impl Future<Output: Send> + Send + 'static) {
+        drop(match &self.runtime {
+            Some(runtime) => self.tracker.spawn_on(task, runtime),
+            None => self.tracker.spawn(task),
+        });
     }
 
     /// Where the tasks of this scope report that the node cannot go on.
@@ -42,16 +73,16 @@ impl Scope {
     /// article.
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let fault = self.fault.clone();
-        drop(self.tracker.spawn(async move {
+        self.run(async move {
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 fault.report_panic(name);
             }
-        }));
+        });
     }
 
     /// Runs `work` for one client: a panic affects that client alone.
     pub fn spawn_for_client(&self, work: impl Future<Output: Send> + Send + 'static) {
-        drop(self.tracker.spawn(work));
+        self.run(work);
     }
 
     /// Tells every task to stop; none is aborted.
@@ -94,6 +125,19 @@ pub fn spawn_thread(
             fault.report_panic(what);
         }
     })
+}
+
+/// Runs `work`, which waits for a disk, on a thread where nothing else waits for it. On a runtime with one thread, such as
+/// that of a simulation, it runs at once.
+pub async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Nothing cancels it but a runtime that ends; it can only have panicked.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// Reports that this node cannot go on, from any thread: the first reason ends the process, later ones are dropped.

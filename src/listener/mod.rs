@@ -20,6 +20,7 @@
 
 mod activity;
 mod again;
+mod certified;
 mod failures;
 mod gather;
 mod limits;
@@ -28,6 +29,7 @@ mod port;
 mod socket;
 mod tcp;
 
+pub use certified::Certified;
 pub use gather::Gather;
 pub use limits::Limits;
 pub use origin::Origin;

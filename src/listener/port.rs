@@ -30,6 +30,7 @@ use tower::Service;
 use super::Limits;
 use super::activity::{Activity, InFlight, Watched};
 use super::again::Again;
+use super::certified::Certified;
 use super::failures::Failures;
 use super::gather::Gather;
 use super::origin::Origin;
@@ -134,6 +135,16 @@ where
         }
     }
 
+    /// The same with this much on its way to it on each HTTP/2 stream and connection: for clients that may be far away
+    /// and send much.
+    pub fn with_window(mut self, bytes: u32) -> Self {
+        self.builder
+            .http2()
+            .initial_stream_window_size(bytes)
+            .initial_connection_window_size(bytes);
+        self
+    }
+
     /// Accepts connections until its scope stops, then finishes the requests in flight; returns when the last
     /// connection has ended.
     pub async fn run<L: Listen>(self, listener: L) {
@@ -181,7 +192,7 @@ where
         // The two kinds of task are separate so that plain connections do not reserve memory for a handshake.
         match self.tls.as_ref().map(ReloadableTls::config) {
             None => self.scope.spawn_for_client(async move {
-                port.serve(io, origin).await;
+                port.serve(io, origin, None).await;
                 drop(slot);
             }),
             Some(config) => self.scope.spawn_for_client(async move {
@@ -189,7 +200,10 @@ where
                 // No request has arrived yet, so a closing port does not wait for handshakes.
                 match port.closing.run_until_cancelled(handshake).await {
                     // Boxed, so that ten thousand stalled handshakes do not each reserve the memory for serving.
-                    Some(Ok(Ok(io))) => Box::pin(port.serve(io, origin)).await,
+                    Some(Ok(Ok(io))) => {
+                        let certified = Certified::of(io.get_ref().1.peer_certificates());
+                        Box::pin(port.serve(io, origin, certified)).await;
+                    }
                     Some(Ok(Err(error))) => port.failures.failed(client, &error),
                     Some(Err(_)) => port.failures.too_slow(client, port.limits.handshake),
                     None => {}
@@ -200,7 +214,12 @@ where
         true
     }
 
-    async fn serve<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(&self, io: IO, origin: Origin) {
+    async fn serve<IO: AsyncRead + AsyncWrite + Gather + Unpin + Send + 'static>(
+        &self,
+        io: IO,
+        origin: Origin,
+        certified: Option<Certified>,
+    ) {
         let activity = Arc::new(Activity::default());
         let io = TokioIo::new(Watched {
             io,
@@ -210,6 +229,9 @@ where
             // Nothing about a lookup depends on it, and putting it there costs an allocation.
             if request.method() != Method::GET {
                 request.extensions_mut().insert(origin);
+                if let Some(certified) = &certified {
+                    request.extensions_mut().insert(certified.clone());
+                }
             }
             answer(self.service.clone(), Activity::request(&activity, &request), request)
         });

@@ -11,7 +11,7 @@ use super::files::{TlsError, certificates, damaged, private_key};
 use super::named::ServerVerifier;
 use super::pair::unusable;
 use super::provider::provider;
-use crate::config::ClientCert;
+use crate::config::{ClientCert, PeerTls};
 
 /// A configuration that trusts the certificates in the PEM file `ca` and nothing else, each as an authority and as
 /// itself. Servers that ask are shown `own`. Reads files.
@@ -31,6 +31,18 @@ pub fn client(ca: &Path, own: Option<&ClientCert>) -> Result<ClientConfig, TlsEr
                 .map_err(|error| unusable(error, &shown, &files.cert, &files.key))
         }
     }
+}
+
+/// A configuration for connections to the peer ports of other nodes: shows the node's own certificate, and takes servers
+/// that the mesh's own authority has certified. Reads files.
+pub fn peer_client(files: &PeerTls) -> Result<ClientConfig, TlsError> {
+    let own = ClientCert {
+        cert: files.cert.clone(),
+        key: files.key.clone(),
+    };
+    let mut config = client(&files.ca, Some(&own))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
 }
 
 /// Runs `read`, which reads files, off the async workers: a file may be on a network mount.

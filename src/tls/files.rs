@@ -63,10 +63,10 @@ pub enum TlsError {
 
 /// Device, inode, modification time and length of each file, `None` if it cannot be found. They change when a file is
 /// written or replaced. Symlinks are followed, so the swap of a Kubernetes volume is a change too.
-pub(super) type Stamp = Vec<Option<(u64, u64, i64, i64, u64)>>;
+pub type Stamp = Vec<Option<(u64, u64, i64, i64, u64)>>;
 
 /// The current stamp of the files at `paths`.
-pub(super) fn stamp<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Stamp {
+pub fn stamp<'p>(paths: impl IntoIterator<Item = &'p PathBuf>) -> Stamp {
     let look = |path: &PathBuf| {
         let found = fs::metadata(path).ok()?;
         Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.len()))

@@ -18,8 +18,9 @@ mod reason;
 mod server;
 mod x509;
 
-pub use client::{check, client, off_the_workers};
-pub use files::TlsError;
+pub use client::{check, client, off_the_workers, peer_client};
+pub use files::{Stamp, TlsError, stamp};
 pub use provider::provider;
 pub use reason::{TOO_SLOW, reason, words};
 pub use server::{PortConfig, ReloadableTls};
+pub use x509::dns_names;

@@ -11,7 +11,8 @@ use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, WebPkiClientVerifier};
-use rustls::{NamedGroup, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{NamedGroup, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::files::{Stamp, TlsError, certificates, damaged, private_key, stamp, warn_if_exposed};
@@ -20,7 +21,7 @@ use super::pair::unusable;
 use super::provider::{provider, x25519_provider};
 use super::x509;
 use crate::clock::Clock;
-use crate::config::PublicTls;
+use crate::config::{PeerTls, PublicTls};
 use crate::tasks::Scope;
 
 /// How often the files are checked for changes: often enough that an administrator does not have to wait for a new
@@ -30,6 +31,11 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Warns a week ahead, four times a day, so that an administrator who reads the log on working days sees it.
 const EXPIRY_NOTICE_SECONDS: i64 = 7 * 24 * 3600;
 const EXPIRY_CHECK_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// The versions of TLS on the public port: nats-server speaks both.
+static PUBLIC: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+/// The versions between nodes.
+static PEERS: &[&SupportedProtocolVersion] = &[&TLS13];
 
 /// The outcome of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,7 @@ pub struct ReloadableTls(Arc<Shared>);
 
 struct Shared {
     files: PublicTls,
+    versions: &'static [&'static SupportedProtocolVersion],
     current: ArcSwap<Loaded>,
     // The state of the files at the last attempt, whether that succeeded or not, so that a defect is logged once.
     tried: Mutex<Stamp>,
@@ -85,10 +92,26 @@ impl ReloadableTls {
     /// Reads the files and checks that they work together. An expired certificate is accepted, because it may be only
     /// this machine's clock that is wrong.
     pub fn load(files: &PublicTls) -> Result<Self, TlsError> {
-        let stamp = stamp(paths(files));
-        let loaded = read(files)?;
+        Self::of(files.clone(), PUBLIC)
+    }
+
+    /// The same for the peer port: TLS 1.3 only, and every client shows a certificate of the mesh's own authority.
+    pub fn for_peers(files: &PeerTls) -> Result<Self, TlsError> {
+        let files = PublicTls {
+            cert: files.cert.clone(),
+            key: files.key.clone(),
+            client_ca: Some(files.ca.clone()),
+            client_required: true,
+        };
+        Self::of(files, PEERS)
+    }
+
+    fn of(files: PublicTls, versions: &'static [&'static SupportedProtocolVersion]) -> Result<Self, TlsError> {
+        let stamp = stamp(paths(&files));
+        let loaded = read(&files, versions)?;
         Ok(Self(Arc::new(Shared {
-            files: files.clone(),
+            files,
+            versions,
             current: ArcSwap::from_pointee(loaded),
             tried: Mutex::new(stamp),
         })))
@@ -150,7 +173,7 @@ impl ReloadableTls {
     fn try_reload(&self) -> Result<Reload, TlsError> {
         // Stamped before the files are read, so that a write during the read counts as the next change.
         *self.tried() = stamp(paths(&self.0.files));
-        self.0.current.store(Arc::new(read(&self.0.files)?));
+        self.0.current.store(Arc::new(read(&self.0.files, self.0.versions)?));
         tracing::info!(cert = %self.0.files.cert.display(), not_after = self.not_after(), "certificate loaded");
         Ok(Reload::Loaded)
     }
@@ -191,7 +214,7 @@ fn paths(files: &PublicTls) -> impl Iterator<Item = &PathBuf> {
         .flatten()
 }
 
-fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
+fn read(files: &PublicTls, versions: &[&'static SupportedProtocolVersion]) -> Result<Loaded, TlsError> {
     let chain = certificates("certificate", &files.cert)?;
     let key = private_key(&files.key)?;
     warn_if_exposed(&files.key);
@@ -201,7 +224,16 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
         Some(path) => Arc::new(ClientVerifier::read(path, files.client_required)?),
         None => WebPkiClientVerifier::no_client_auth(),
     };
-    let with = |provider| config(files, provider, verifier.clone(), chain.clone(), key.clone_key());
+    let with = |provider| {
+        config(
+            files,
+            provider,
+            versions,
+            verifier.clone(),
+            chain.clone(),
+            key.clone_key(),
+        )
+    };
     Ok(Loaded {
         config: PortConfig {
             any: with(provider())?,
@@ -215,13 +247,14 @@ fn read(files: &PublicTls) -> Result<Loaded, TlsError> {
 fn config(
     files: &PublicTls,
     provider: Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
     verifier: Arc<dyn ClientCertVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let own = chain[0].clone();
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .with_protocol_versions(versions)
         .map_err(|error| damaged("certificate", &files.cert, &error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)

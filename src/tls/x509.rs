@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate, X509Version};
 
 /// What a peer is verified for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,21 @@ pub(super) fn is_for(certificate: &[u8], role: Role) -> bool {
             })
         })
     })
+}
+
+/// The dNSNames of the certificate; none if it cannot be read.
+pub fn dns_names(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// The DER of the name of the certificate's issuer; `None` if it cannot be read.
