@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// The mesh's name.
     pub cluster: String,
+    /// Which mesh it is, 32 hexadecimal digits; absent while this node is not a member of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
     /// This node's name.
     pub node: String,
     /// The version of the program.
@@ -22,13 +25,62 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The newest applied log index.
     pub revision: u64,
-    /// Milliseconds since this node last heard from a leader; 0 on the leader, `u64::MAX` if it never has.
+    /// The name of the member that leads, as far as this node knows.
+    #[serde(default)]
+    pub leader: Option<String>,
+    /// Milliseconds since a quorum last acknowledged the leader that this node hears; `u64::MAX` if it hears none.
     pub leader_age_ms: u64,
+    /// The members of the mesh.
+    #[serde(default)]
+    pub members: Vec<Member>,
     /// The address of the public port as a URL.
     pub public: String,
     /// Whether the public port refuses clients without a certificate.
     #[serde(default)]
     pub client_required: bool,
+}
+
+/// A member of the mesh, as the node knows it that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name in `cluster.toml`.
+    pub name: String,
+    /// Its id, never reused.
+    pub id: u64,
+    /// `voter` or `learner`.
+    pub role: String,
+    /// Where other nodes reach it.
+    pub peer: String,
+    /// Its store, 32 hexadecimal digits.
+    pub store: String,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Whether it answers that node now.
+    pub reachable: bool,
+    /// The newest revision that can be read there, as last heard.
+    pub applied: u64,
+    /// How many revisions that is behind the newest that is known.
+    pub lag: u64,
+    /// Milliseconds since it last answered that node; null if never.
+    pub last_contact_ms: Option<u64>,
+    /// The version of its program; empty if it does not answer.
+    pub version: String,
+}
+
+/// `GET /v1/members`: the agreed members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// In the order of their ids.
+    pub items: Vec<Member>,
+}
+
+/// `POST /v1/mesh`: what forming the mesh came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrapped {
+    /// `formed`, or `already formed`.
+    pub outcome: String,
+    /// The members.
+    pub items: Vec<Member>,
 }
 
 /// An account as listings show it.

@@ -29,19 +29,38 @@ pub struct Identity {
     pub store: String,
     /// Whether the mesh was formed on this store. Before that nothing was ever acknowledged.
     pub formed: bool,
+    /// The mesh: the store of the member that formed it. Left out, it is this store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<String>,
 }
 
 impl Identity {
     /// The store's uuid as bytes.
     pub fn store_bytes(&self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        // Cannot fail: the length is checked where the identity is read, and right where it is made.
-        let _ = data_encoding::HEXLOWER.decode_mut(self.store.as_bytes(), &mut bytes);
-        bytes
+        bytes(&self.store)
+    }
+
+    /// The mesh's uuid as bytes.
+    pub fn mesh_bytes(&self) -> [u8; 16] {
+        bytes(self.mesh.as_ref().unwrap_or(&self.store))
     }
 }
 
-const FORMAT: u32 = 1;
+fn bytes(uuid: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Cannot fail: the length is checked where the identity is read, and right where it is made.
+    let _ = data_encoding::HEXLOWER.decode_mut(uuid.as_bytes(), &mut bytes);
+    bytes
+}
+
+fn is_uuid(text: &str) -> bool {
+    let uuid = data_encoding::HEXLOWER.decode(text.as_bytes());
+    uuid.is_ok_and(|uuid| uuid.len() == 16)
+}
+
+/// What is written. The first format had no `mesh`.
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
 /// The id of the node that forms a mesh; later ones get the log index of the entry that admits them.
 const FIRST_NODE_ID: u64 = 1;
@@ -151,6 +170,7 @@ impl Folder {
                 node_id: FIRST_NODE_ID,
                 store: random_hex(),
                 formed: false,
+                mesh: None,
             },
             _lock: lock,
         };
@@ -204,6 +224,15 @@ impl Folder {
             self.write_identity()?;
         }
         Ok(())
+    }
+
+    /// Records that this node is member `node_id` of `mesh`, for good.
+    pub fn set_member(&mut self, mesh: [u8; 16], node_id: u64) -> Result<(), FolderError> {
+        self.identity.format = FORMAT;
+        self.identity.mesh = Some(data_encoding::HEXLOWER.encode(&mesh));
+        self.identity.node_id = node_id;
+        self.identity.formed = true;
+        self.write_identity()
     }
 
     /// Writes the file whole or not at all: a temporary file, synced, renamed over it, and the folder synced.
@@ -282,21 +311,18 @@ fn read_identity(folder: &Path) -> Result<Option<Identity>, FolderError> {
         defect,
     };
     let identity: Identity = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    if identity.format != FORMAT {
+    if !(OLDEST_FORMAT..=FORMAT).contains(&identity.format) {
         return Err(damaged(format!(
-            "its format is {}, this version reads {FORMAT}; it was written by another version of the program",
+            "its format is {}, this version reads {OLDEST_FORMAT} to {FORMAT}; it was written by another version of the program",
             identity.format
         )));
     }
-    let uuid = data_encoding::HEXLOWER.decode(identity.store.as_bytes());
-    if uuid.is_ok_and(|uuid| uuid.len() == 16) {
-        Ok(Some(identity))
-    } else {
-        Err(damaged(format!(
-            "its store {:?} is not 32 hexadecimal digits",
-            identity.store
-        )))
+    for (what, uuid) in [("store", Some(&identity.store)), ("mesh", identity.mesh.as_ref())] {
+        if let Some(wrong) = uuid.filter(|uuid| !is_uuid(uuid)) {
+            return Err(damaged(format!("its {what} {wrong:?} is not 32 hexadecimal digits")));
+        }
     }
+    Ok(Some(identity))
 }
 
 fn random_hex() -> String {

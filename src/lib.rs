@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`jwt`] | what a valid token is |
 //! | [`state`] | what the mesh has agreed |
-//! | [`raft`] | how the nodes agree: the log on disk, proposals, the two stores |
+//! | [`raft`] | how the nodes agree: the log on disk, proposals, the peers, the two stores |
 //! | [`resolver`] | the single entry point: every lookup and every submission passes here |
 //! | [`http`] | the public port for nats-server and nsc, and `/v1` on the admin socket |
 //! | [`nats`] | publishing changes to the NATS clusters |
@@ -51,6 +51,8 @@
 //! | Why is a token refused? | `jwt/rejection.rs`, and `jwt/rules/` for its content |
 //! | Which status and code does a failure get? | `http/error.rs`; the sentence comes from the error itself, such as `resolver/error.rs` for a superseded token |
 //! | What happens to a log that ends in the middle of a write? | `raft/log/open/torn.rs` |
+//! | What do nodes say to each other, and who may? | `raft/peer/messages.rs`, `raft/peer/handler.rs` |
+//! | Who publishes to a NATS cluster? | `nats/lease.rs` |
 //! | Which commands can change the state? | `state/command.rs`, one file each in `state/apply/` |
 //! | What does a setting mean? | `config/`: `text.rs` as written, `meaning.rs` as meant, `read.rs` between them |
 //! | What does an exit code mean? | `cli/exit.rs` |
@@ -66,7 +68,8 @@
 //! - **I5** A vote or an entry is acknowledged only when on disk, and
 //!   `purged <= checkpointed <= flushed <= applied <= committed`: `raft/log/`, `state/recent/live.rs`.
 //! - **I6** A lookup never waits for another node: [`resolver`].
-//! - **I7** A NATS cluster is sent the stored token, never a remembered one: `nats/cluster.rs`.
+//! - **I7** A NATS cluster is sent the stored token, never a remembered one, and by one node at a time:
+//!   `nats/cluster.rs`, `nats/lease.rs`.
 //! - **I8** No operator or account seed is ever read by a node: [`config`] has no such setting, and no room of a node
 //!   may name [`sign`], nor may `cli/serve.rs`.
 //! - **I9** Every task is tracked and ends when it is told to: [`tasks`]; `tokio::spawn` is a disallowed method.

@@ -29,7 +29,10 @@ const LADDER: &[(&str, &[&str])] = &[
     ("http", &["jwt", "resolver", "tls", "listener", "api", "clock", "tasks"]),
     ("nats", &["jwt", "resolver", "config", "clock", "tls", "tasks"]),
     ("resolver", &["jwt", "state", "raft", "clock", "tasks"]),
-    ("raft", &["state", "config", "folder", "tasks"]),
+    (
+        "raft",
+        &["state", "config", "folder", "clock", "tls", "listener", "tasks"],
+    ),
     ("state", &["jwt", "panics"]),
     ("jwt", &[]),
     ("client", &["jwt", "tls", "api"]),
@@ -53,8 +56,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "exit", "output", "input", "target", "serve", "ready", "inspect", "account", "operator", "nats", "verify",
-            "demo", "mod",
+            "exit", "output", "input", "target", "serve", "ready", "inspect", "account", "operator", "member",
+            "status", "nats", "verify", "demo", "mod",
         ],
     ),
     (
@@ -74,16 +77,22 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
+    ("cli/member", &["list", "bootstrap", "mod"]),
     ("cli/nats", &["pointing", "config", "mod"]),
     ("cli/operator", &["named", "show", "update", "replace", "mod"]),
     ("client", &["call", "admin", "public", "mod"]),
     ("config", &["error", "meaning", "text", "read", "mod"]),
+    // `mod` has the reader, and reads the rest of the file.
+    ("config/read", &["mod", "peers", "nats"]),
     ("http", &["error", "request", "upload", "public", "v1", "mod"]),
     (
         "http/public",
         &["answer", "accounts", "operator", "pack", "help", "health", "mod"],
     ),
-    ("http/v1", &["answer", "status", "accounts", "operators", "mod"]),
+    (
+        "http/v1",
+        &["answer", "members", "status", "accounts", "operators", "mod"],
+    ),
     (
         "jwt",
         &[
@@ -113,7 +122,17 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
-            "limits", "origin", "gather", "activity", "again", "failures", "port", "tcp", "socket", "mod",
+            "limits",
+            "origin",
+            "certified",
+            "gather",
+            "activity",
+            "again",
+            "failures",
+            "port",
+            "tcp",
+            "socket",
+            "mod",
         ],
     ),
     (
@@ -125,6 +144,8 @@ const ORDER: &[(&str, &[&str])] = &[
             "clocks",
             "payload",
             "notices",
+            "lease",
+            "wait",
             "cluster",
             "mod",
         ],
@@ -144,12 +165,13 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("nats/subjects", &["names", "replies", "mod"]),
-    ("node", &["life", "trust", "reload", "assemble", "mod"]),
+    ("node", &["runtime", "life", "trust", "reload", "assemble", "mod"]),
     // `mod` is the handle that `start` returns.
     (
         "raft",
         &[
-            "runtime", "forms", "log", "machine", "network", "propose", "stores", "mod", "start",
+            "runtime", "forms", "error", "settings", "log", "machine", "peer", "propose", "stores", "mod", "start",
+            "members", "form",
         ],
     ),
     (
@@ -159,13 +181,28 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("raft/log/open", &["window", "survey", "replay", "torn", "mod"]),
+    (
+        "raft/peer",
+        &[
+            "contacts",
+            "messages",
+            "refusal",
+            "receive",
+            "handler",
+            "network",
+            "speak",
+            "connection",
+            "port",
+            "mod",
+        ],
+    ),
     // `mod` proposes one command; `batch` makes one command of many submissions.
-    ("raft/propose", &["mod", "batch"]),
-    ("raft/stores", &["space", "flusher", "trim", "mod"]),
+    ("raft/propose", &["mod", "batch", "route", "settle"]),
+    ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
     (
         "resolver",
         &[
-            "error", "resend", "handle", "lookup", "submit", "trust", "scan", "publish", "mod",
+            "error", "resend", "handle", "lookup", "members", "scan", "submit", "trust", "publish", "lead", "mod",
         ],
     ),
     ("sign", &["claims", "creds", "mod"]),
@@ -177,7 +214,9 @@ const ORDER: &[(&str, &[&str])] = &[
     // `mod` has the tables that every other file in the folder reads or writes.
     (
         "state/file",
-        &["mod", "backend", "encoding", "store", "view", "changes", "install"],
+        &[
+            "mod", "backend", "encoding", "store", "view", "changes", "install", "export", "import",
+        ],
     ),
     ("state/recent", &["change", "memtable", "live", "cache", "flush", "mod"]),
     (
@@ -195,10 +234,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["http/"]),
     ("headers", &["http/"]),
     ("form_urlencoded", &["http/", "client/"]),
-    ("hyper_util", &["listener/", "client/"]),
+    ("hyper_util", &["listener/", "client/", "raft/peer/"]),
     // The demo connects to its NATS cluster as a client, as a user's program would. The configuration uses the library
     // to parse the URLs of servers.
-    ("async_nats", &["nats/", "cli/demo/", "config/read.rs"]),
+    ("async_nats", &["nats/", "cli/demo/", "config/read/nats.rs"]),
     // The demo makes keys for its own folder; only sign/ signs with them.
     (
         "nkeys",

@@ -29,11 +29,13 @@ mod demo;
 mod exit;
 mod input;
 mod inspect;
+mod member;
 mod nats;
 mod operator;
 mod output;
 mod ready;
 mod serve;
+mod status;
 mod target;
 mod verify;
 
@@ -57,6 +59,11 @@ enum Command {
     /// The operators the mesh trusts
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    /// The mesh as one node knows it: members, leader, what is wrong
+    Status(status::Status),
+    /// The members of the mesh
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Print the configuration for nats-server and nsc
     #[command(subcommand)]
     Nats(nats::NatsCommand),
@@ -108,6 +115,8 @@ fn dispatch(command: Command, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Inspect(inspect) => inspect.run(out),
         Command::Account(command) => client_runtime()?.block_on(command.run(out)),
         Command::Operator(command) => client_runtime()?.block_on(command.run(out)),
+        Command::Status(status) => client_runtime()?.block_on(status.run(out)),
+        Command::Member(command) => client_runtime()?.block_on(command.run(out)),
         Command::Nats(command) => client_runtime()?.block_on(command.run(out)),
         Command::Ready(ready) => client_runtime()?.block_on(ready.run(out)),
         Command::Verify(verify) => client_runtime()?.block_on(verify.run(out)),
@@ -163,6 +172,9 @@ mod tests {
             "nats config --url https://h:9090 --ca ca.pem",
             "verify",
             "ready --write --config cluster.toml",
+            "status --json --config cluster.toml --node fra-1",
+            "member list --json",
+            "member bootstrap --config cluster.toml",
             "inspect token.jwt --operator operator.jwt --json",
         ] {
             let line = line.replace("KEY", &key);

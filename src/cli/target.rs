@@ -18,7 +18,7 @@ pub(super) struct Target {
     /// The mesh's cluster.toml, to find the node's data folder [default: ./cluster.toml if there is one]
     #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG")]
     config: Option<PathBuf>,
-    /// The name of the node in the file; optional if the file has one node
+    /// The name of the node in the file; optional if one node of the file runs on this machine
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// The path of the node's admin.sock, instead of a cluster.toml
@@ -51,8 +51,20 @@ impl Target {
             source,
         })?;
         // Only parsed: a user who asks a node need not be able to read the keys that its configuration names.
-        let config = Config::parse(path, &text, self.node.as_deref())?;
-        Ok(folder::admin_socket(&config.data))
+        let socket = |node: Option<&str>| -> Result<PathBuf, Failure> {
+            let config = Config::parse(path, &text, node)?;
+            Ok(folder::admin_socket(&config.data))
+        };
+        if self.node.is_none() {
+            // Of a mesh's nodes mostly one runs on this machine.
+            let names = Config::nodes(path, &text)?;
+            let mut here: Vec<PathBuf> = names.iter().filter_map(|name| socket(Some(name)).ok()).collect();
+            here.retain(|socket| socket.exists());
+            if let [only] = &here[..] {
+                return Ok(only.clone());
+            }
+        }
+        socket(self.node.as_deref())
     }
 }
 

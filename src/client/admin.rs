@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::call::{Call, ClientError};
-use crate::api::{Account, Accounts, Operators, Status, Submitted};
+use crate::api::{Account, Accounts, Bootstrapped, Members, Operators, Status, Submitted};
 use crate::jwt::{AccountKey, OperatorKey};
 
 /// Accounts in one page of a listing: the most that a node gives. With their tokens it may give fewer.
@@ -29,6 +29,16 @@ impl AdminClient {
     /// Which node this is, and how current its view of the state is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask(Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    /// The members of the mesh.
+    pub async fn members(&self) -> Result<Members, ClientError> {
+        self.ask(Method::GET, "/v1/members", Bytes::new()).await
+    }
+
+    /// Forms the mesh of all nodes in the node's configuration.
+    pub async fn bootstrap(&self) -> Result<Bootstrapped, ClientError> {
+        self.ask(Method::POST, "/v1/mesh", Bytes::new()).await
     }
 
     /// The accounts after `after` in the order of their keys, at most `limit` of them; with `name`, those of that name.

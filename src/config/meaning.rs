@@ -1,5 +1,6 @@
 //! `cluster.toml` as it is meant: checked, complete, and resolved for one node.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,6 +15,8 @@ pub struct Config {
     pub operators: Vec<PathBuf>,
     /// How patient Raft's timers are.
     pub timing: Timing,
+    /// When an upload is answered.
+    pub acknowledge: Acknowledge,
     /// This node's name.
     pub node: String,
     /// This node's data folder.
@@ -22,8 +25,30 @@ pub struct Config {
     pub public: SocketAddr,
     /// TLS of the public port; `None` means plain HTTP.
     pub tls: Option<PublicTls>,
+    /// The mesh's nodes, and how this one speaks with the others; `None` for a mesh of this node alone.
+    pub peering: Option<Peering>,
     /// The NATS clusters this node connects to.
     pub nats: Vec<NatsCluster>,
+}
+
+/// How the nodes of a mesh speak with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peering {
+    /// The peer address of each node, HOST:PORT, by the node's name. This node is among them.
+    pub nodes: BTreeMap<String, String>,
+    /// Certificates of the peer port and of connections to others.
+    pub tls: PeerTls,
+}
+
+/// Certificate files for connections between nodes, verified on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerTls {
+    /// PEM: the mesh's own authorities; two while one replaces the other.
+    pub ca: PathBuf,
+    /// PEM: this node's certificate, then its chain. It carries the node's name as a dNSName.
+    pub cert: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
 }
 
 /// Presets of Raft's timers.
@@ -35,6 +60,17 @@ pub enum Timing {
     Lan,
     /// Nodes on several continents.
     Wan,
+}
+
+/// When an upload is answered, which is on disk at a majority in both cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acknowledge {
+    /// When every voter that can be reached serves it, or half a second later.
+    #[default]
+    Reachable,
+    /// When it is agreed on and the answering node serves it.
+    Majority,
 }
 
 /// Certificate files of the public port.

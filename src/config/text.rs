@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::meaning::Timing;
+use super::meaning::{Acknowledge, Timing};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -11,9 +11,7 @@ pub(super) struct ConfigText {
     pub(super) cluster: ClusterText,
     #[serde(default)]
     pub(super) public: PublicText,
-    /// Used as soon as there is a second node.
-    #[serde(rename = "peer")]
-    pub(super) _peer: Option<PeerText>,
+    pub(super) peer: Option<Spanned<PeerText>>,
     #[serde(default)]
     pub(super) node: Vec<Spanned<NodeText>>,
     #[serde(default)]
@@ -27,6 +25,8 @@ pub(super) struct ClusterText {
     pub(super) operators: Spanned<Vec<Spanned<String>>>,
     #[serde(default)]
     pub(super) timing: Timing,
+    #[serde(default)]
+    pub(super) acknowledge: Acknowledge,
 }
 
 #[derive(Deserialize, Default)]
@@ -47,19 +47,11 @@ pub(super) struct PublicTlsText {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PeerText {
-    #[expect(
-        dead_code,
-        reason = "part of the file's grammar; used as soon as there is a second node"
-    )]
     pub(super) tls: PeerTlsText,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "part of the file's grammar; used as soon as there is a second node"
-)]
 pub(super) struct PeerTlsText {
     pub(super) ca: Spanned<String>,
     pub(super) cert: Spanned<String>,
@@ -72,10 +64,6 @@ pub(super) struct NodeText {
     pub(super) name: Spanned<String>,
     pub(super) data: Spanned<String>,
     pub(super) public: Spanned<String>,
-    #[expect(
-        dead_code,
-        reason = "part of the file's grammar; used as soon as there is a second node"
-    )]
     pub(super) peer: Option<Spanned<String>>,
 }
 

@@ -79,6 +79,11 @@ impl Refusal {
         Self::new(StatusCode::REQUEST_TIMEOUT, "slow-body", sentence)
     }
 
+    /// 409: the state of the mesh does not allow it.
+    pub(super) fn conflict(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, sentence)
+    }
+
     /// 409: several things match the request, which cannot say which one is meant.
     pub(super) fn ambiguous(sentence: &'static str) -> Self {
         Self::new(StatusCode::CONFLICT, "ambiguous", sentence)
@@ -181,7 +186,7 @@ impl From<SubmitError> for Refusal {
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
             SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
-            SubmitError::NotAgreed(ProposeError::Unavailable { .. }) => {
+            SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
             SubmitError::NotAgreed(ProposeError::OutcomeUnknown) => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),

@@ -8,14 +8,16 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
+use super::lease::{Asked, Lease};
 use super::notices::Notices;
 use super::payload::{self, Limit, Unanswered};
 use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
+use super::wait::{outcome, until};
 use crate::clock::{Clock, UnixSeconds};
 use crate::config::NatsCluster;
 use crate::jwt::{AccountKey, Token};
@@ -56,6 +58,8 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             republished: resolver.republished(),
             resolver: resolver.clone(),
             propagation: Propagation::new(resolver.position(&cluster.name)),
+            lease: Lease::new(resolver.clone(), &cluster.name),
+            is_publishing: false,
             started: Instant::now(),
             marking: None,
             reading: None,
@@ -85,6 +89,9 @@ struct Publisher {
     republished: broadcast::Receiver<AccountKey>,
     // What to send next, the position that is being agreed, and the earlier changes that are being read.
     propagation: Propagation,
+    lease: Lease,
+    /// Whether this node was allowed to send when it last looked.
+    is_publishing: bool,
     started: Instant,
     marking: Option<Marking>,
     reading: Option<Reading>,
@@ -129,6 +136,7 @@ enum Woken {
     Asked(Result<AccountKey, RecvError>),
     Marked((u64, bool)),
     Read((Lane, Result<Changes, ReadError>)),
+    Lease(Asked),
     Time,
 }
 
@@ -140,13 +148,14 @@ impl Publisher {
             self.unanswered = Unanswered::default();
             self.look();
             self.propagation.connected(self.now());
-            if let Some((from, to)) = self.propagation.catching_up() {
-                self.notices.catching_up(from, to);
-            }
+            self.is_publishing = self.lease.is_held();
+            self.note_catching_up();
             let end = self.serve(&mut connection, &scope).await;
             let learned = self.learn_limit(&connection, &end).await;
             self.propagation.disconnected(self.now());
             self.reading = None;
+            // Another node may be connected.
+            self.lease.give_back().await;
             let ended = match end {
                 End::WithoutPermission => Ended::WithoutPermission,
                 _ if learned || self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
@@ -166,6 +175,29 @@ impl Publisher {
             }
         }
         self.last_mark().await;
+    }
+
+    /// Begins to publish where whoever published before has been, or stops.
+    fn change_over(&mut self) {
+        let held = self.lease.is_held();
+        if held == self.is_publishing {
+            return;
+        }
+        self.is_publishing = held;
+        self.notices.lease(held);
+        self.reading = None;
+        self.propagation = Propagation::new(self.resolver.position(&self.cluster.name));
+        self.look();
+        self.propagation.connected(self.now());
+        if held {
+            self.note_catching_up();
+        }
+    }
+
+    fn note_catching_up(&mut self) {
+        if let Some((from, to)) = self.propagation.catching_up().filter(|_| self.is_publishing) {
+            self.notices.catching_up(from, to);
+        }
     }
 
     /// Milliseconds since the start.
@@ -257,9 +289,11 @@ impl Publisher {
                 asked = self.republished.recv() => Woken::Asked(asked),
                 done = outcome(&mut self.marking) => Woken::Marked(done),
                 done = outcome(&mut self.reading) => Woken::Read(done),
+                done = outcome(&mut self.lease.asking) => Woken::Lease(done),
                 () = until(wake) => Woken::Time,
             };
             match woken {
+                Woken::Stop if !self.is_publishing => return End::Stopped,
                 Woken::Stop => {
                     self.propagation.drain();
                     give_up = Some(Instant::now() + DRAIN);
@@ -276,6 +310,7 @@ impl Publisher {
                     self.reading = None;
                     self.listed(lane, read);
                 }
+                Woken::Lease(asked) => self.lease.asked(asked),
                 Woken::Time => {}
             }
         }
@@ -314,8 +349,17 @@ impl Publisher {
     /// Takes up to `STEPS` steps, and gives the time of the next one; `None` if it needs an event. An error says why
     /// the connection is of no more use.
     async fn work(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
+        let pursued = self.lease.pursue();
+        self.change_over();
+        if !self.is_publishing {
+            return Ok(pursued);
+        }
         self.propagation.received(connection.received());
         for _ in 0..STEPS {
+            // Looked at for each step: a disk or a connection may hang between two.
+            if !self.lease.is_held() {
+                return Ok(Some(Instant::now()));
+            }
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
                 Step::Read { lane, after, limit } => self.read(lane, after, limit).await,
@@ -327,7 +371,8 @@ impl Publisher {
                 }
                 Step::Wait(until) => {
                     self.notices.firsts(self.propagation.has_firsts());
-                    return Ok(until.map(|at| self.started + Duration::from_millis(at)));
+                    let until = until.map(|at| self.started + Duration::from_millis(at));
+                    return Ok([until, pursued].into_iter().flatten().min());
                 }
             }
         }
@@ -453,6 +498,9 @@ impl Publisher {
 
     /// Has the position agreed a last time, so that the next start has nothing to repeat.
     async fn last_mark(&mut self) {
+        if !self.is_publishing {
+            return;
+        }
         let until = Instant::now() + CLOSE_PATIENCE;
         loop {
             if self.marking.is_some() {
@@ -469,6 +517,10 @@ impl Publisher {
     }
 
     async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
+        if !self.is_publishing {
+            // Whoever publishes was asked too.
+            return;
+        }
         let account = match asked {
             Ok(account) => account,
             Err(RecvError::Lagged(lost)) => return self.notices.requests_dropped(lost),
@@ -537,21 +589,4 @@ async fn user_account(
         .and_then(|row| Token::parse(&row.token).ok()?.unverified_claims());
     let revision = row.map(|row| row.revision);
     (Some((account, revision)), claims.unwrap_or_default())
-}
-
-/// What `work` ends with; waits forever if there is none.
-async fn outcome<T>(work: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
-    match work {
-        Some(work) => work.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        // The timer would round it up to the next millisecond.
-        Some(at) if at <= Instant::now() => {}
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

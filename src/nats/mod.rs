@@ -29,9 +29,11 @@
 mod clocks;
 mod cluster;
 mod connection;
+mod lease;
 mod notices;
 mod payload;
 mod publish;
 mod subjects;
+mod wait;
 
 pub use cluster::start;

@@ -85,6 +85,15 @@ impl Notices {
         }
     }
 
+    /// This node began to publish, or no longer does.
+    pub(super) fn lease(&self, held: bool) {
+        if held {
+            tracing::info!(nats_cluster = %self.cluster, "this node publishes to this NATS cluster now");
+        } else {
+            tracing::info!(nats_cluster = %self.cluster, "another node may publish to this NATS cluster now");
+        }
+    }
+
     pub(super) fn lost(&mut self, reason: &str) {
         if self.is_due(&format!("lost: {reason}")) {
             self.log_next_connection();

@@ -2,14 +2,16 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use super::life::{Node, StartError, blocking};
-use super::trust::{read_operators, submit_operators};
+use super::runtime::AgreementRuntime;
+use super::trust::{agree_on_operators, read_operators, submit_operators};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Peering};
 use crate::folder::Folder;
 use crate::http::About;
 use crate::http::Admin;
@@ -18,9 +20,9 @@ use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
 use crate::nats;
 use crate::raft::Member;
-use crate::raft::NoPeers;
 use crate::raft::Raft;
 use crate::raft::Settings;
+use crate::raft::peer::{Connections, NoPeers, Own, PeerPort, Uuid};
 use crate::raft::stores::OpenDisk;
 use crate::raft::stores::Stores;
 use crate::raft::stores::real_disk;
@@ -56,23 +58,31 @@ struct Found {
     config: Config,
     operators: Vec<Verified<OperatorClaims>>,
     tls: Option<ReloadableTls>,
+    peer_tls: Option<ReloadableTls>,
     folder: Folder,
 }
 
 impl Found {
     fn read(config: Config) -> Result<Self, StartError> {
-        let tls = config.tls.as_ref().map(ReloadableTls::load).transpose();
-        let tls = tls.map_err(|error| match error {
+        let wrong = |error: TlsError| match error {
             // It was there when the configuration was read, so it may be there again.
             TlsError::Unreadable { .. } => StartError::Failed(error.into()),
             _ => StartError::Configuration(error.into()),
-        })?;
+        };
+        let tls = config.tls.as_ref().map(ReloadableTls::load).transpose();
+        let tls = tls.map_err(wrong)?;
+        let peer_tls = config
+            .peering
+            .as_ref()
+            .map(|peering| ReloadableTls::for_peers(&peering.tls));
+        let peer_tls = peer_tls.transpose().map_err(wrong)?;
         let operators = read_operators(&config.operators)?;
         let folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         Ok(Self {
             config,
             operators,
             tls,
+            peer_tls,
             folder,
         })
     }
@@ -83,36 +93,47 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         config,
         operators,
         tls,
+        peer_tls,
         folder,
     } = found;
     let public = Public::bind(config.public, tls.clone()).await?;
+    // Alone there is nobody to whom this node could look dead, and one runtime is a tenth cheaper.
+    let runtime = config.peering.as_ref().map(|_| AgreementRuntime::new()).transpose()?;
+    let agreeing = match &runtime {
+        Some(runtime) => Scope::on(runtime.handle(), fault.clone()),
+        None => Scope::new(fault.clone()),
+    };
+    let peer_port = bind_peer_port(&config, peer_tls.as_ref(), &agreeing).await?;
     let reported = fault.clone();
     let opened = blocking(move || {
         let stores = Stores::open(&folder, &reported, disk)?;
         anyhow::Ok((folder, stores))
     });
-    let (mut folder, (stores, threads)) = opened.await??;
-    let agreeing = Scope::new(fault.clone());
+    let (folder, (stores, threads)) = opened.await??;
     let state = stores.state.clone();
-    let raft = agree(&config, &folder, stores, &agreeing).await?;
-    let folder = blocking(move || folder.set_formed().map(|()| folder)).await??;
+    let admin_path = folder.admin_socket();
+    let raft = open(&config, &folder, stores, clock.clone(), &agreeing)?;
+    let folder = Arc::new(Mutex::new(folder));
     let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
-    submit_operators(&resolver, &operators).await?;
+    join(&config, &raft, &folder).await?;
+    raft.handler().set_leading(Arc::new(resolver.clone()));
 
     let serving = Scope::new(fault);
+    if let Some(port) = peer_port {
+        port.serve(raft.handler().clone(), &agreeing);
+    }
+    if config.peering.is_some() {
+        let agreed = agree_on_operators(resolver.clone(), raft.clone(), operators, serving.clone());
+        serving.spawn("the first trust", agreed);
+    } else {
+        submit_operators(&resolver, &operators).await?;
+    }
     let public_url = public.url();
-    let admin_path = folder.admin_socket();
     if let Some(admin) = bind_admin(&admin_path)? {
-        let about = About {
-            cluster: config.cluster.clone(),
-            node: config.node.clone(),
-            public_url: public_url.clone(),
-            client_required: config.tls.as_ref().is_some_and(|tls| tls.client_required),
-        };
-        admin.serve(about, resolver.clone(), &serving);
+        admin.serve(about(&config, &public_url), resolver.clone(), &serving);
     }
     public.serve(resolver.clone(), clock.clone(), &serving);
-    if let Some(tls) = &tls {
+    for tls in [&tls, &peer_tls].into_iter().flatten() {
         serving.spawn("the watch over the certificates", tls.clone().watch(serving.clone()));
     }
     if config.nats.is_empty() {
@@ -127,13 +148,34 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         admin_path,
         resolver,
         raft,
-        tls,
+        tls: [tls, peer_tls].into_iter().flatten().collect(),
         operators: config.operators,
         serving,
         agreeing,
         threads,
+        _runtime: runtime,
         _folder: folder,
     })
+}
+
+/// Binds the peer port, if this node is to have others.
+async fn bind_peer_port(config: &Config, tls: Option<&ReloadableTls>, agreeing: &Scope) -> Result<Option<PeerPort>> {
+    let (Some(peering), Some(tls)) = (&config.peering, tls) else {
+        return Ok(None);
+    };
+    let (address, tls) = (peering.nodes[&config.node].clone(), tls.clone());
+    let bound = agreeing.within(async move { PeerPort::bind(&address, tls).await });
+    Ok(Some(bound.await?))
+}
+
+/// What this node says of itself to administrators.
+fn about(config: &Config, public_url: &str) -> About {
+    About {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        public_url: public_url.to_owned(),
+        client_required: config.tls.as_ref().is_some_and(|tls| tls.client_required),
+    }
 }
 
 /// Binds the admin socket. `None` if the disk has no room for it: a node without it still serves lookups.
@@ -147,17 +189,74 @@ fn bind_admin(path: &Path) -> Result<Option<Admin>> {
     }
 }
 
-/// Starts Raft on the stores; returns when everything ever acknowledged here can be read.
-async fn agree(config: &Config, folder: &Folder, stores: Stores, scope: &Scope) -> Result<Raft> {
+/// A handle on Raft over the stores. It is not started yet.
+fn open(config: &Config, folder: &Folder, stores: Stores, clock: Clock, scope: &Scope) -> Result<Raft> {
+    let identity = folder.identity();
+    let nodes = config
+        .peering
+        .as_ref()
+        .map(|peering| peering.nodes.clone())
+        .unwrap_or_default();
     let settings = Settings {
         cluster: config.cluster.clone(),
-        node_id: folder.identity().node_id,
         member: Member {
             name: config.node.clone(),
-            peer: String::new(),
-            store: folder.identity().store.clone(),
+            peer: nodes.get(&config.node).cloned().unwrap_or_default(),
+            store: identity.store.clone(),
         },
         timing: config.timing,
+        acknowledge: config.acknowledge,
     };
-    Ok(Raft::start(settings, stores, NoPeers, scope).await?)
+    let own = Own {
+        name: config.node.clone(),
+        cluster: config.cluster.clone(),
+        store: identity.store_bytes(),
+        nodes,
+    };
+    let raft = match &config.peering {
+        Some(Peering { tls, nodes }) => {
+            let connections = Connections::new(tls.clone(), nodes.clone(), scope.clone());
+            Raft::open(settings, own, stores, connections, clock, scope)
+        }
+        None => Raft::open(settings, own, stores, NoPeers, clock, scope),
+    };
+    Ok(raft?)
+}
+
+/// Starts Raft where this node is a member of a mesh; a node that is to be alone forms one. Alone, it returns when
+/// everything ever acknowledged here can be read; with others lookups are answered at once.
+async fn join(config: &Config, raft: &Raft, folder: &Arc<Mutex<Folder>>) -> Result<()> {
+    let identity = locked(folder).identity().clone();
+    if identity.formed {
+        raft.begin(identity.mesh_bytes(), identity.node_id).await?;
+        return Ok(raft.resume().await?);
+    }
+    if config.peering.is_none() {
+        raft.begin(identity.mesh_bytes(), identity.node_id).await?;
+        raft.form().await?;
+        raft.resume().await?;
+        let folder = folder.clone();
+        return Ok(blocking(move || locked(&folder).set_formed()).await??);
+    }
+    tracing::warn!(
+        "this node is not a member of a mesh yet: when all nodes run, run `jwtmesh member bootstrap` on one of them, or on the one \
+         that has the accounts already"
+    );
+    let (folder, handle) = (folder.clone(), raft.clone());
+    raft.handler().set_join(Box::new(move |mesh: Uuid, node_id| {
+        let (folder, raft) = (folder.clone(), handle.clone());
+        Box::pin(async move {
+            let written = blocking(move || locked(&folder).set_member(mesh, node_id)).await;
+            let written = written.and_then(|written| written.context("its identity cannot be written"));
+            written.map_err(|error| format!("{error:#}"))?;
+            raft.begin(mesh, node_id).await.map_err(|error| error.to_string())?;
+            tracing::info!(node_id, "this node is a member of the mesh now");
+            Ok(())
+        })
+    }));
+    Ok(())
+}
+
+fn locked(folder: &Mutex<Folder>) -> std::sync::MutexGuard<'_, Folder> {
+    folder.lock().unwrap_or_else(PoisonError::into_inner)
 }

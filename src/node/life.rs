@@ -1,11 +1,13 @@
-//! A running node, and the order of its shutdown, from top to bottom: it is no longer ready, requests and publishers
+//! A running node, and the order of its shutdown, from top to bottom: it is no longer ready, another node leads, requests and publishers
 //! finish, Raft ends, the stores are written and closed.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::runtime::AgreementRuntime;
 use crate::folder::Folder;
 use crate::folder::FolderError;
 use crate::raft::Raft;
@@ -26,7 +28,7 @@ pub struct Node {
     pub(super) admin_path: PathBuf,
     pub(super) resolver: Resolver,
     pub(super) raft: Raft,
-    pub(super) tls: Option<ReloadableTls>,
+    pub(super) tls: Vec<ReloadableTls>,
     /// The files with the operators that the configuration names.
     pub(super) operators: Vec<PathBuf>,
     /// The tasks that serve and propagate.
@@ -34,7 +36,8 @@ pub struct Node {
     /// The tasks of Raft, which end after those.
     pub(super) agreeing: Scope,
     pub(super) threads: StoreThreads,
-    pub(super) _folder: Folder,
+    pub(super) _runtime: Option<AgreementRuntime>,
+    pub(super) _folder: Arc<Mutex<Folder>>,
 }
 
 /// Why a node did not start.
@@ -86,6 +89,8 @@ impl Node {
 
     pub(super) async fn shutdown_within(self, grace: Duration, close: Duration) -> Result<()> {
         self.resolver.retire();
+        // First, so that uploads under way elsewhere find the next leader.
+        self.raft.hand_over().await;
         self.serving.stop();
         if tokio::time::timeout(grace, self.serving.ended()).await.is_err() {
             tracing::warn!(

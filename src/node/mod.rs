@@ -13,6 +13,7 @@ mod assemble;
 mod faulty_disk;
 mod life;
 mod reload;
+mod runtime;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -3,6 +3,7 @@
 use super::life::{Node, blocking};
 use super::trust::{read_operators, submit_operators};
 use crate::tasks::chain;
+use crate::tls::ReloadableTls;
 
 impl Node {
     /// Reads the certificates and the operators' files again, in a task of its own, on threads that may wait for a disk.
@@ -11,9 +12,7 @@ impl Node {
         let (tls, paths, resolver) = (self.tls.clone(), self.operators.clone(), self.resolver.clone());
         self.serving.spawn("reading files again", async move {
             let read = blocking(move || {
-                if let Some(tls) = tls {
-                    tls.reload();
-                }
+                tls.iter().for_each(ReloadableTls::reload);
                 read_operators(&paths)
             });
             let submitted = match read.await {

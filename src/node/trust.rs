@@ -1,6 +1,7 @@
 //! The operators of the configuration: read from the files that it names, and submitted to the mesh.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -9,10 +10,12 @@ use crate::jwt::Issue;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Token;
 use crate::jwt::Verified;
+use crate::raft::Raft;
 use crate::resolver::OperatorOutcome;
 use crate::resolver::ProposeError;
 use crate::resolver::Resolver;
 use crate::resolver::SubmitError;
+use crate::tasks::Scope;
 
 /// Reads and verifies the operator JWTs in `paths`.
 pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorClaims>>, StartError> {
@@ -29,6 +32,35 @@ pub(super) fn read_operators(paths: &[PathBuf]) -> Result<Vec<Verified<OperatorC
     paths.iter().map(read).collect()
 }
 
+/// How often a node of a mesh looks whether the first trust is agreed on.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Has the mesh agree on its first trust, which the leader proposes from its own configuration. Every other node only
+/// compares its own with it. Ends when that is done, or when `scope` stops.
+pub(super) async fn agree_on_operators(
+    resolver: Resolver,
+    raft: Raft,
+    operators: Vec<Verified<OperatorClaims>>,
+    scope: Scope,
+) {
+    let compared = async {
+        loop {
+            // Before there is a trust only the leader may propose one. Afterwards newer JWTs are taken from every node.
+            let has_trust = resolver.trust().epoch > 0;
+            if raft.is_usable() && (raft.is_leading() || (has_trust && raft.leader().is_some())) {
+                match submit_operators(&resolver, &operators).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!("the operators in the configuration were not submitted: {error:#}; trying again")
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    scope.until_stop(compared).await;
+}
+
 /// Submits the configured operators. They are the mesh's first trust; later only newer tokens of trusted operators are
 /// taken from them.
 pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
@@ -36,7 +68,9 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
     let trusted = trusted.keys.operators();
     let outcomes = match resolver.trust_operators(operators).await {
         // The node starts all the same, because lookups need no newer trust.
-        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. })) if !trusted.is_empty() => {
+        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader))
+            if !trusted.is_empty() =>
+        {
             tracing::error!("the operators in the configuration were not submitted: {error} with SIGHUP or a restart");
             return Ok(());
         }

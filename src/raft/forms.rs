@@ -45,6 +45,13 @@ pub(super) struct Vote {
     committed: bool,
 }
 
+impl Vote {
+    /// Whether a quorum has given it: its node leads.
+    pub(super) fn is_committed(&self) -> bool {
+        self.committed
+    }
+}
+
 impl From<runtime::Vote> for Vote {
     fn from(vote: runtime::Vote) -> Self {
         Self {

@@ -66,6 +66,11 @@ impl Current {
     }
 }
 
+/// A view as a snapshot, for one that was received.
+pub(super) fn snapshot_of(view: SnapshotView) -> Result<Snapshot, String> {
+    Current::of(view).map(Current::handle)
+}
+
 /// The log id that the state keeps with a mark.
 fn log_id(mark: &Mark) -> Result<LogId, String> {
     let form: forms::LogId = decode(&mark.log_id).map_err(|error| unreadable("log id", &error))?;

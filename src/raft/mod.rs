@@ -22,8 +22,8 @@
 //!    `propose/batch.rs` puts into one entry with the other submissions that wait.
 //! 2. openraft appends the entry. `log/store.rs` makes it readable and queues it; `log/writer.rs` writes it with
 //!    everything else that is queued, syncs once, and reports it durable.
-//! 3. Once a quorum has it on disk (today: this node alone), openraft commits it and calls `machine.rs`, which waits
-//!    while the memtable is full and then calls [`State::apply`](crate::state::State::apply).
+//! 3. Once a quorum has it on disk, openraft commits it and calls `machine.rs`, which waits while the memtable is full and
+//!    then calls [`State::apply`](crate::state::State::apply).
 //! 4. The outcomes are the entry's [`Reply`]; each caller gets its own. After ten seconds a caller gets the answer that
 //!    the outcome is unknown; the entry stays in flight.
 //! 5. Later, outside the caller's wait, `stores/flusher.rs` moves the entry into redb and makes checkpoints, and
@@ -32,11 +32,17 @@
 //! # How a start makes reads right
 //!
 //! [`stores`] opens both: redb holds the state at the end of some entry, at or after the last checkpoint. The log
-//! is read in full; a torn end is zeroed, and damage stops the start. [`Raft::start`] hands both to openraft. The `committed`
-//! that the log has on disk may lag behind what was acknowledged, so applying up to it would not be enough: the node
-//! elects itself and waits until the blank entry of its new term is applied. Every older entry comes before it in the
-//! log, so everything that this node ever acknowledged can be read again. Only then does `start` return and the node
-//! answer lookups.
+//! is read in full; a torn end is zeroed, and damage stops the start. [`Raft::begin`] hands both to openraft, and
+//! [`Raft::resume`] waits. The `committed` that the log has on disk may lag behind what was acknowledged. A node that is
+//! alone elects itself and waits until the blank entry of its new term is applied: every older entry comes before it in the
+//! log, so everything that it ever acknowledged can be read again. A node with peers waits for nobody: it serves what it
+//! knows to be committed, and catches up when it hears a leader.
+//!
+//! # How a mesh of several works
+//!
+//! `form.rs` forms it: a node becomes a member once, and its identity on disk says so before it answers a message. A
+//! command is proposed by the leader; any other node has the leader do it (`propose/route.rs`), and `propose/settle.rs`
+//! holds an answer up until the others serve it too. `peer/contacts.rs` measures how old the view of the mesh is.
 //!
 //! # What it never does
 //!
@@ -45,67 +51,142 @@
 //!   the same bytes.
 //! - It gives no type of openraft to the rooms above. Tests get them, since they drive the stores through openraft's
 //!   traits.
-//! - It never sends a peer anything yet: a mesh has one node and one voter today, and [`NoPeers`] refuses every
-//!   message. The stores are ready for more: openraft's own suite (`tests/storage/suite.rs`) checks them, and
-//!   `tests/mesh` runs several voters on them under simulated time, with crashes, cuts, purges and snapshots.
+//! - It never trusts a peer: what arrives is checked before openraft sees it (`peer/handler.rs`), and what a follower sends
+//!   to be stored is verified again by the resolver of the leader.
+//!
+//! `tests/mesh` runs several voters under simulated time with the real stores, handler and network code, over a network
+//! that loses, delays and cuts, on disks whose power fails.
 
+mod error;
+mod form;
 mod forms;
 pub mod log;
 mod machine;
-mod network;
+mod members;
+pub mod peer;
 mod propose;
 mod runtime;
+mod settings;
 mod start;
 pub mod stores;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
+use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
-use propose::{Batcher, PROPOSE_TIMEOUT, Proposer};
+use peer::{Handler, Speak};
+use propose::{Batcher, PROPOSE_TIMEOUT, Proposer, Route, Settle};
 use stores::Space;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
+pub use error::ProposeError;
+pub use form::{Formed, Unformed};
 pub use machine::{Core, Machine};
-pub use network::NoPeers;
-pub use propose::ProposeError;
+pub use members::{MemberView, Role};
+
 pub use runtime::{
     Entry, LogId, Member, Membership, Payload, Reply, Runtime, Snapshot, StorageError, StoredMembership, Types, Vote,
 };
-pub use start::{RaftStartError, Settings};
+pub use settings::{RaftStartError, Settings};
 
+use crate::config::Acknowledge;
 use crate::state::AccountOutcome;
+use crate::state::Command;
+use crate::state::Outcomes;
 use crate::state::Proposal;
 use crate::state::PutAccount;
+use crate::state::PutAccounts;
 use crate::state::Revision;
 
+/// How long a handover may take: two round trips and two syncs, and a stalling disk.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// This node's handle on Raft: it proposes commands and knows what is applied. Clones share one core.
-#[derive(Debug, Clone)]
-pub struct Raft {
+#[derive(Clone)]
+pub struct Raft(Arc<Inner>);
+
+/// Starts openraft as the member with this id.
+type Begin = Box<dyn FnOnce(u64) -> BoxFuture<'static, Result<Core, RaftStartError>> + Send>;
+
+struct Inner {
+    handler: Handler,
     proposer: Proposer,
     batcher: Batcher,
+    route: Route,
+    settle: Settle,
     revision: watch::Receiver<Revision>,
     space: Space,
+    peers: Arc<dyn Speak>,
+    /// Starts openraft; used once.
+    begin: Mutex<Option<Begin>>,
+    settings: Settings,
+}
+
+impl std::fmt::Debug for Raft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Raft({})", self.0.settings.member.name)
+    }
 }
 
 impl Raft {
     /// Proposes `command` in an entry of its own and waits until it is applied here; returns its outcome.
-    pub async fn propose<P: Proposal>(&self, command: P) -> Result<P::Outcome, ProposeError> {
+    pub async fn propose<P: Proposal + Clone>(&self, command: P) -> Result<P::Outcome, ProposeError> {
         self.check_space()?;
-        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.proposer.propose(command)).await;
-        proposed.unwrap_or(Err(ProposeError::OutcomeUnknown))
+        let here = || async {
+            let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.0.proposer.propose(command.clone())).await;
+            self.settled(proposed.unwrap_or(Err(ProposeError::OutcomeUnknown)))
+                .await
+        };
+        self.0.route.propose(here, || command.clone().into(), P::outcome).await
     }
 
     /// Proposes one account, in one entry with the other submissions that wait, and returns its outcome once the entry
     /// is applied here. `trust_epoch` is the trust under which the account was verified.
     pub async fn submit(&self, trust_epoch: u64, item: PutAccount) -> Result<AccountOutcome, ProposeError> {
         self.check_space()?;
-        self.batcher.submit(trust_epoch, item).await
+        let here = || async {
+            self.settled(self.0.batcher.submit(trust_epoch, item.clone()).await)
+                .await
+        };
+        let command = || {
+            let items = vec![item.clone()];
+            PutAccounts { trust_epoch, items }.into()
+        };
+        let only = |outcomes| PutAccounts::outcome(outcomes).and_then(|mut each| each.pop());
+        self.0.route.propose(here, command, only).await
+    }
+
+    /// Has a follower's `command`, which was verified, agreed on by this node and no other: [`ProposeError::NoLeader`]
+    /// if it does not lead.
+    pub async fn lead(&self, command: Command) -> Result<Outcomes, ProposeError> {
+        self.check_space()?;
+        if let Command::PutAccounts(PutAccounts { trust_epoch, items }) = &command
+            && let [item] = &items[..]
+        {
+            let outcome = self
+                .settled(self.0.batcher.submit(*trust_epoch, item.clone()).await)
+                .await?;
+            return Ok(Outcomes::Accounts(vec![outcome]));
+        }
+        let proposed = self.0.proposer.propose_encoded(Payload(command.encode()));
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await;
+        self.settled(proposed.unwrap_or(Err(ProposeError::OutcomeUnknown)))
+            .await
+    }
+
+    /// Hands on what was agreed on here, once others serve it too.
+    async fn settled<T>(&self, agreed: Result<T, ProposeError>) -> Result<T, ProposeError> {
+        if agreed.is_ok() && self.0.settings.acknowledge == Acknowledge::Reachable && !self.is_alone() {
+            let revision = *self.0.revision.borrow();
+            self.0.settle.settled(revision).await;
+        }
+        agreed
     }
 
     /// Whether a submission would be proposed now; the error with which it would be refused otherwise.
     pub fn check_space(&self) -> Result<(), ProposeError> {
-        if self.space.is_low() {
+        if self.0.space.is_low() {
             return Err(ProposeError::Unavailable {
                 reason: "this node's disk is nearly full: free some space (lookups go on)".to_owned(),
             });
@@ -113,27 +194,102 @@ impl Raft {
         Ok(())
     }
 
+    /// Whether a submission would have a leader now; the error with which it would be refused otherwise.
+    pub fn check_writable(&self) -> Result<(), ProposeError> {
+        self.check_space()?;
+        self.0.route.check()
+    }
+
     /// Whether the disk has room to flush applied entries into redb.
     pub fn may_flush(&self) -> bool {
-        !self.space.is_used_up()
+        !self.0.space.is_used_up()
     }
 
     /// The newest revision that can be read here; changes with every applied entry.
     pub fn revision(&self) -> watch::Receiver<Revision> {
-        self.revision.clone()
+        self.0.revision.clone()
     }
 
-    /// How long ago this node last heard from a leader: zero on the leader itself. `None` on any other node, since one
-    /// voter has no other leader to hear from.
+    /// How old this node's view of the mesh is: the time since a quorum last acknowledged the leader that it hears. Zero
+    /// in a mesh of one node. `None` if it has never heard one.
     pub fn leader_age(&self) -> Option<Duration> {
-        let metrics = self.proposer.core.server_metrics();
-        let metrics = metrics.borrow_watched();
-        (metrics.state == ServerState::Leader).then_some(Duration::ZERO)
+        if self.is_alone() {
+            return Some(Duration::ZERO);
+        }
+        self.0.handler.inner().contacts.age()
+    }
+
+    /// Whether lookups can be answered: this node has the state of an earlier life, or has caught up with the mesh once.
+    pub fn is_usable(&self) -> bool {
+        let Some(member) = self.0.handler.inner().member.get() else {
+            return false;
+        };
+        self.0.handler.inner().contacts.has_caught_up()
+            || member.core.server_metrics().borrow_watched().state.is_leader()
+    }
+
+    /// Tells the other members that `account` is to be sent again to the NATS clusters that they publish to.
+    pub fn resend(&self, account: [u8; 32]) {
+        self.0.settle.resend(account);
+    }
+
+    /// Hands the leadership to another voter, if this node has it, and waits until that one leads. Gives up after a
+    /// while: then the others elect one.
+    pub async fn hand_over(&self) {
+        let Some(member) = self.0.handler.inner().member.get() else {
+            return;
+        };
+        if !member.core.server_metrics().borrow_watched().state.is_leader() {
+            return;
+        }
+        let Some(to) = self.0.settle.most_advanced() else {
+            return;
+        };
+        if member.core.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
+        let wait = member.core.wait(Some(HANDOVER_PATIENCE));
+        let handed = wait.metrics(
+            |metrics| metrics.current_leader.is_some_and(|leader| leader != member.node_id),
+            "another node leads",
+        );
+        match handed.await {
+            Ok(_) => tracing::info!(leader = self.leader(), "another node leads now"),
+            Err(error) => tracing::warn!("no other node has taken the lead: {error}; they elect one"),
+        }
+    }
+
+    /// Whether this node is the only member of its mesh.
+    pub fn is_alone(&self) -> bool {
+        let Some(member) = self.0.handler.inner().member.get() else {
+            return false;
+        };
+        let metrics = member.core.server_metrics();
+        let members = &metrics.borrow_watched().membership_config;
+        members.membership().nodes().nth(1).is_none()
+    }
+
+    /// This node's id; `None` while it is not a member of a mesh.
+    pub fn member_id(&self) -> Option<u64> {
+        self.0.handler.inner().member.get().map(|member| member.node_id)
+    }
+
+    /// Whether this node leads, and a quorum has acknowledged it lately.
+    pub fn is_leading(&self) -> bool {
+        self.0.route.is_leading()
+    }
+
+    /// What answers the peers.
+    pub fn handler(&self) -> &Handler {
+        &self.0.handler
     }
 
     /// Ends openraft's core. What was acknowledged stays on disk.
     pub async fn shutdown(&self) {
-        // An error means that the core has ended already, for a reason that was reported.
-        let _ = self.proposer.core.shutdown().await;
+        self.0.handler.unhook();
+        if let Ok(core) = self.0.proposer.core() {
+            // An error means that the core has ended already, for a reason that was reported.
+            let _ = core.shutdown().await;
+        }
     }
 }

@@ -4,128 +4,152 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::Config;
 use openraft::async_runtime::WatchReceiver;
-use openraft::network::NetSnapshot;
-use openraft::{Config, RaftNetworkFactory, SnapshotPolicy};
+use tokio::sync::Mutex;
 
-use super::Raft;
 use super::machine::{Core, Machine};
-use super::propose::Batcher;
-use super::propose::Proposer;
-use super::runtime::{Member, Types};
-use super::stores::{Stores, Trimmer};
-use crate::config::Timing;
-use crate::state::SnapshotView;
+use super::peer::{Handler, Own, Peers, Speak, Transport, Uuid};
+use super::propose::{Batcher, Proposer, Route, Settle};
+use super::settings::{RaftStartError, START_TIMEOUT, Settings, core_error};
+use super::stores::{Stores, Trimmer, write_committed};
+use super::{Begin, Inner, Raft};
+use crate::clock::Clock;
 use crate::tasks::Scope;
 
-/// How long a single voter may take to elect itself and apply what its log holds.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// This node's identity in the mesh, and its timers.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The mesh's name.
-    pub cluster: String,
-    /// This node's id, never reused.
-    pub node_id: u64,
-    /// This node's record in the membership.
-    pub member: Member,
-    /// Raft's timers.
-    pub timing: Timing,
-}
-
-/// Why Raft could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum RaftStartError {
-    /// openraft refuses the settings or the stores.
-    #[error("Raft cannot start: {0}")]
-    Core(String),
-    /// The node did not elect itself and apply its log in time.
-    #[error("this node was not ready to serve within {} s: {reason}", START_TIMEOUT.as_secs())]
-    Late {
-        /// What it was still waiting for.
-        reason: String,
-    },
-}
-
-fn core_error(error: impl std::fmt::Display) -> RaftStartError {
-    RaftStartError::Core(error.to_string())
-}
-
-impl Settings {
-    /// How openraft is set up.
-    pub fn config(&self) -> Result<Config, RaftStartError> {
-        let (heartbeat, election_min, election_max) = match self.timing {
-            Timing::Lan => (150, 600, 1200),
-            Timing::Wan => (500, 2000, 3500),
-        };
-        let config = Config {
-            cluster_name: self.cluster.clone(),
-            heartbeat_interval: heartbeat,
-            election_timeout_min: election_min,
-            election_timeout_max: election_max,
-            // Entries are up to a MiB each; the log store caps a payload by bytes as well.
-            max_payload_entries: 64,
-            // `stores/trim.rs` asks for snapshots and purges by the log's size in bytes, which the number of entries
-            // says little about.
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: u64::MAX,
-            purge_batch_size: 1024,
-            // A leader that restarts would be leader again without an election, in the same term: what it had sent but
-            // lost in a power cut, it would send again under the same log id with other contents.
-            enable_leader_restore: Some(false),
-            // A node that was cut off and returns asks before it raises its term, and so deposes no healthy leader.
-            enable_pre_vote: Some(true),
-            // A leader that has lost its quorum pauses its heartbeats, so that the followers it still reaches can
-            // elect another one with the others.
-            quorum_loss_probe_interval: Some(2 * election_max),
-            ..Config::default()
-        };
-        config.validate().map_err(core_error)
-    }
-}
+/// How long a start waits until what was committed is applied: lookups are to be answered within a second.
+const RESUME_PATIENCE: Duration = Duration::from_millis(700);
 
 impl Raft {
-    /// Starts Raft; returns when everything this node ever acknowledged can be read again.
-    ///
-    /// The first start forms a mesh of this one node.
-    pub async fn start<N>(settings: Settings, stores: Stores, network: N, scope: &Scope) -> Result<Self, RaftStartError>
-    where
-        N: RaftNetworkFactory<Types>,
-        N::Network: NetSnapshot<Types, SnapshotData = SnapshotView>,
-    {
+    /// A handle on Raft over the stores of the node `own`, whose messages `transport` carries. openraft is not started
+    /// yet: see [`Self::begin`].
+    pub fn open<T: Transport>(
+        settings: Settings,
+        own: Own,
+        stores: Stores,
+        transport: T,
+        clock: Clock,
+        scope: &Scope,
+    ) -> Result<Self, RaftStartError> {
         let config = Arc::new(settings.config()?);
         let revision = stores.revision.subscribe();
-        let machine = Machine::new(
+        let handler = Handler::new(
+            own,
+            stores.log.clone(),
             stores.state.clone(),
-            stores.flushed.clone(),
-            Arc::new(stores.revision),
-            stores.checkpoint.clone(),
+            revision.clone(),
+            clock,
             scope.fault().clone(),
         );
-        let core = openraft::Raft::new(settings.node_id, config, network, stores.log.clone(), machine)
-            .await
-            .map_err(core_error)?;
-        scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
-        let trimmer = Trimmer {
-            core: core.clone(),
-            log: stores.log,
-            checkpoint: stores.checkpoint,
+        let network = Peers::new(handler.clone(), transport);
+        let peers: Arc<dyn Speak> = Arc::new(network.clone());
+        let proposer = Proposer {
+            handler: handler.clone(),
         };
-        scope.spawn("the log trimmer", trimmer.run(stores.space.clone(), scope.clone()));
-        if !core.is_initialized().await.map_err(core_error)? {
-            let members = BTreeMap::from([(settings.node_id, settings.member)]);
-            core.initialize(members).await.map_err(core_error)?;
-        }
-        lead(&core).await?;
-        let proposer = Proposer { core };
-        Ok(Self {
-            batcher: Batcher::start(proposer.clone(), stores.state, stores.flushed, scope),
+        let batcher = Batcher::start(proposer.clone(), stores.state.clone(), stores.flushed.clone(), scope);
+        let route = Route {
+            proposer: proposer.clone(),
+            peers: peers.clone(),
+            revision: revision.clone(),
+            stale_after: Duration::from_millis(config.election_timeout_max),
+        };
+        let settle = Settle::new(handler.clone(), peers.clone(), scope.clone());
+        let space = stores.space.clone();
+        let scope = scope.clone();
+        let begin: Begin = Box::new(move |node_id| Box::pin(begin(node_id, config, network, stores, scope)));
+        Ok(Self(Arc::new(Inner {
+            handler,
             proposer,
+            batcher,
+            route,
+            settle,
             revision,
-            space: stores.space,
-        })
+            space,
+            peers,
+            begin: Mutex::new(Some(begin)),
+            settings,
+        })))
     }
+
+    /// Starts openraft as member `node_id` of `mesh`. To be called once, when the node's identity on disk says so.
+    pub async fn begin(&self, mesh: Uuid, node_id: u64) -> Result<(), RaftStartError> {
+        let begin = self.0.begin.lock().await.take();
+        let begin = begin.ok_or_else(|| core_error("it was started before"))?;
+        let core = begin(node_id).await?;
+        self.0.handler.begin(mesh, node_id, core);
+        Ok(())
+    }
+
+    /// Forms a mesh of this node alone, unless it is a member of one already, as it must be after its first start.
+    pub async fn form(&self) -> Result<(), RaftStartError> {
+        let member = self.0.handler.inner().member.get();
+        let member = member.ok_or_else(|| core_error("it was not started"))?;
+        if member.core.is_initialized().await.map_err(core_error)? {
+            return Ok(());
+        }
+        let members = BTreeMap::from([(member.node_id, self.0.settings.member.clone())]);
+        member.core.initialize(members).await.map_err(core_error)
+    }
+
+    /// Returns when what this node served before can be read again. Alone, it leads first, and then everything that it
+    /// ever acknowledged can be read. With other voters it waits for nobody: what it knows to be committed is applied,
+    /// or, where that takes long, is being applied.
+    pub async fn resume(&self) -> Result<(), RaftStartError> {
+        let member = self.0.handler.inner().member.get();
+        let member = member.ok_or_else(|| core_error("it was not started"))?;
+        let core = &member.core;
+        let found = core.with_raft_state(|state| {
+            let voters: Vec<u64> = state.membership_state.effective().voter_ids().collect();
+            (voters, state.local_committed().copied())
+        });
+        let (voters, committed) = found.await.map_err(core_error)?;
+        if voters == [member.node_id] {
+            return lead(core).await;
+        }
+        let applied = core.wait(Some(RESUME_PATIENCE));
+        let applied = applied.metrics(
+            |metrics| metrics.last_applied >= committed,
+            "what was committed is applied",
+        );
+        // Lookups are answered all the same.
+        drop(applied.await);
+        // A member votes once it has caught up: its state is one to answer from.
+        if voters.contains(&member.node_id) {
+            self.0.handler.inner().contacts.set_caught_up();
+        }
+        Ok(())
+    }
+}
+
+async fn begin<T: Transport>(
+    node_id: u64,
+    config: Arc<Config>,
+    network: Peers<T>,
+    stores: Stores,
+    scope: Scope,
+) -> Result<Core, RaftStartError> {
+    let applied = stores.revision.subscribe();
+    let machine = Machine::new(
+        stores.state.clone(),
+        stores.flushed.clone(),
+        Arc::new(stores.revision),
+        stores.checkpoint.clone(),
+        scope.fault().clone(),
+    );
+    // openraft's tasks run where it is made.
+    let log = stores.log.clone();
+    let made = scope.within(async move { Core::new(node_id, config, network, log, machine).await });
+    let core = made.await.map_err(core_error)?;
+    scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
+    let quiet = write_committed(stores.log.clone(), applied, scope.clone());
+    scope.spawn("the writer of what is committed", quiet);
+    let trimmer = Trimmer {
+        core: core.clone(),
+        log: stores.log,
+        checkpoint: stores.checkpoint,
+    };
+    scope.spawn("the log trimmer", trimmer.run(stores.space, scope.clone()));
+    Ok(core)
 }
 
 /// Elects this node and waits until it has applied its log. A single voter need not wait for an election time-out: no
@@ -167,31 +191,6 @@ async fn watch_core(core: Core, scope: Scope) {
                     .report("Raft has panicked; this is a defect of the program");
             }
             return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_settings_that_agreement_rests_on_hold_for_every_timing() {
-        for timing in [Timing::Lan, Timing::Wan] {
-            let settings = Settings {
-                cluster: "any".to_owned(),
-                node_id: 1,
-                member: Member::default(),
-                timing,
-            };
-            let config = settings.config().expect("valid settings");
-            assert_eq!(config.enable_leader_restore, Some(false));
-            assert_eq!(config.enable_pre_vote, Some(true));
-            let probe = config
-                .quorum_loss_probe_interval
-                .expect("a leader without a quorum falls silent");
-            assert!(probe >= 2 * config.election_timeout_max, "{timing:?}: {probe}");
-            assert!(matches!(config.snapshot_policy, SnapshotPolicy::Never));
         }
     }
 }

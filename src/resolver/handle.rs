@@ -130,8 +130,13 @@ impl Resolver {
         View {
             revision: *self.0.revision.borrow(),
             leader_age_ms: self.0.raft.leader_age().map_or(u64::MAX, as_ms),
-            ready: self.0.ready.load(Ordering::Relaxed) && !self.0.fault.is_reported(),
+            ready: self.0.ready.load(Ordering::Relaxed) && self.0.raft.is_usable() && !self.0.fault.is_reported(),
         }
+    }
+
+    /// The newest revision that can be read here.
+    pub fn revision(&self) -> Revision {
+        *self.0.revision.borrow()
     }
 
     /// Marks this node as not ready, so that nats-servers that start now ask another node. It still answers requests.

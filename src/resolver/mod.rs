@@ -7,6 +7,7 @@
 //! - A **scan** (`scan.rs`) waits until redb has what is applied, then reads one consistent view of redb, off the
 //!   threads that answer lookups.
 //! - **Trust** (`trust.rs`) turns the agreed operators into verified keys, once for each change.
+//! - **Other nodes' commands** (`lead.rs`) are verified again by the leader, which trusts no follower.
 //! - **Publishers** (`publish.rs`) read and propose positions here. They always look up the current token, never a
 //!   remembered one.
 //!
@@ -19,7 +20,9 @@
 
 mod error;
 mod handle;
+mod lead;
 mod lookup;
+mod members;
 mod publish;
 mod resend;
 mod scan;
@@ -31,6 +34,7 @@ pub use handle::{Resolver, VerifiedTrust, View};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;
+pub use crate::raft::{Formed, MemberView, Role, Unformed};
 pub use crate::state::AccountRow;
 pub use crate::state::Changes;
 pub use crate::state::Listed;

@@ -9,8 +9,10 @@ use super::error::SubmitError;
 use super::handle::Resolver;
 use super::resend::Resend;
 use crate::jwt::AccountKey;
+use crate::state::Lease;
 use crate::state::MarkPropagated;
 use crate::state::Revision;
+use crate::state::TakeLease;
 
 impl Resolver {
     /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was
@@ -31,6 +33,7 @@ impl Resolver {
         }
         // Without a NATS cluster there is no receiver, and nothing to send.
         let _ = self.0.republish.send(account);
+        self.0.raft.resend(*account.as_bytes());
     }
 
     /// The accounts that [`Self::republish`] asks for.
@@ -55,6 +58,38 @@ impl Resolver {
     /// The agreed position of `nats_cluster`: how far it has been updated.
     pub fn position(&self, nats_cluster: &str) -> Revision {
         self.0.state.position(nats_cluster)
+    }
+
+    /// Who may publish to `nats_cluster`; `None` if nobody ever could.
+    pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
+        self.0.state.lease(nats_cluster)
+    }
+
+    /// Has the mesh agree that this node may publish to `nats_cluster`, or, if not `held`, that it no longer does. The
+    /// revision of that; `None` where the lease granted at `before` is no longer the newest.
+    pub async fn take_lease(
+        &self,
+        nats_cluster: &str,
+        before: Revision,
+        held: bool,
+    ) -> Result<Option<Revision>, SubmitError> {
+        let holder = if held { self.member_id().unwrap_or(0) } else { 0 };
+        let take = TakeLease {
+            nats_cluster: nats_cluster.to_owned(),
+            holder,
+            before,
+        };
+        Ok(self.0.raft.propose(take).await?)
+    }
+
+    /// Whether this node is the only member of its mesh.
+    pub fn is_alone(&self) -> bool {
+        self.0.raft.is_alone()
+    }
+
+    /// This node's id in the mesh; `None` while it is not a member of one.
+    pub fn member_id(&self) -> Option<u64> {
+        self.0.raft.member_id()
     }
 
     /// Has the mesh agree that `nats_cluster` has been updated up to `position`.

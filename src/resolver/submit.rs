@@ -14,6 +14,7 @@ use crate::jwt::Token;
 use crate::jwt::Verified;
 use crate::raft::ProposeError;
 use crate::state::AccountOutcome;
+use crate::state::Barred;
 use crate::state::OverrideAccount;
 use crate::state::PutAccount;
 use crate::state::Revision;
@@ -61,6 +62,7 @@ impl Resolver {
     ) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
+            self.check_trust()?;
             let verified = self.verify(body.clone(), trust.clone()).await;
             let verified = verified.map_err(|error| self.explained(error))?;
             let claims = verified.claims();
@@ -131,7 +133,11 @@ impl Resolver {
         }))
     }
 
-    async fn verify(&self, body: Bytes, trust: Arc<VerifiedTrust>) -> Result<Verified<AccountClaims>, SubmitError> {
+    pub(super) async fn verify(
+        &self,
+        body: Bytes,
+        trust: Arc<VerifiedTrust>,
+    ) -> Result<Verified<AccountClaims>, SubmitError> {
         let now = self.0.clock.now();
         let small = body.len() <= INLINE_TOKEN_BYTES;
         let verify = move || -> Result<_, Rejection> {
@@ -164,12 +170,7 @@ impl Resolver {
         submitter: Submitter,
     ) -> Result<AccountOutcome, SubmitError> {
         let (account, issued_at) = (item.account, item.issued_at);
-        let barred = match self.scan(move |state| state.history(account)).await {
-            Ok(versions) => versions.iter().map(Version::barred).collect(),
-            // What cannot be read cannot be barred, and must not keep out what an administrator insists on.
-            Err(ReadError::Damaged(_)) => Vec::new(),
-            Err(error) => return Err(error.into()),
-        };
+        let barred = self.barred(account).await?;
         let command = OverrideAccount {
             trust_epoch,
             item,
@@ -183,9 +184,30 @@ impl Resolver {
         Ok(outcome)
     }
 
+    /// The kept versions of `account`, as an override bars them.
+    pub(super) async fn barred(&self, account: AccountKey) -> Result<Vec<Barred>, ReadError> {
+        match self.scan(move |state| state.history(account)).await {
+            Ok(versions) => Ok(versions.iter().map(Version::barred).collect()),
+            // What cannot be read cannot be barred, and must not keep out what an administrator insists on.
+            Err(ReadError::Damaged(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether submissions are taken now; the error with which they would be refused otherwise.
     pub fn check_writable(&self) -> Result<(), ProposeError> {
-        self.0.raft.check_space()
+        self.0.raft.check_writable()?;
+        self.check_trust()
+    }
+
+    /// Before a new mesh has agreed on its operators nobody's token is right or wrong.
+    fn check_trust(&self) -> Result<(), ProposeError> {
+        if self.trust().keys.operators().is_empty() {
+            return Err(ProposeError::Unavailable {
+                reason: "this node does not know yet which operators its mesh trusts".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// Says more where this node knows more than the token and the trust.

@@ -79,10 +79,7 @@ impl Resolver {
     /// from then on.
     pub async fn replace_operator(&self, old: OperatorKey, body: &[u8]) -> Result<Submitted, SubmitError> {
         let new = &Verified::<OperatorClaims>::verify(Token::parse(body)?)?;
-        let trust = self.trust();
-        let staying = trust.keys.operators().iter();
-        let staying = staying.filter(|trusted| ![old, new.claims().operator].contains(&trusted.claims().operator));
-        check_keys(staying.chain([new]))?;
+        self.check_successor(old, new)?;
         let command = ReplaceOperator {
             old,
             new: proposed(new),
@@ -140,6 +137,20 @@ impl Resolver {
         if let Some(outcomes) = self.0.state.outcomes_without_change(command.clone()) {
             return Ok(outcomes);
         }
+        self.check_operators(operators)?;
+        Ok(self.0.raft.propose(command).await?)
+    }
+
+    /// Refuses a successor that shares a key with an operator that stays.
+    pub(super) fn check_successor(&self, old: OperatorKey, new: &Verified<OperatorClaims>) -> Result<(), SubmitError> {
+        let trust = self.trust();
+        let staying = trust.keys.operators().iter();
+        let staying = staying.filter(|trusted| ![old, new.claims().operator].contains(&trusted.claims().operator));
+        check_keys(staying.chain([new]))
+    }
+
+    /// Refuses operators that would share a key, with each other or with one that is trusted already.
+    pub(super) fn check_operators(&self, operators: &[Verified<OperatorClaims>]) -> Result<(), SubmitError> {
         let trust = self.trust();
         let trusted = trust.keys.operators();
         let key = |operator: &Verified<OperatorClaims>| operator.claims().operator;
@@ -149,8 +160,7 @@ impl Resolver {
         let coming = operators
             .iter()
             .filter(|offered| trusted.is_empty() || trusted.iter().any(|trusted| key(trusted) == key(offered)));
-        check_keys(staying.chain(coming))?;
-        Ok(self.0.raft.propose(command).await?)
+        check_keys(staying.chain(coming))
     }
 }
 

@@ -33,6 +33,8 @@ mod kinds;
 #[cfg(test)]
 mod lookup;
 #[cfg(test)]
+mod mesh;
+#[cfg(test)]
 mod nsc;
 #[cfg(test)]
 mod propagation;

@@ -2,32 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::future::Future;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use jwtmesh::raft::{Core, Member, Snapshot, Types, Vote};
-use jwtmesh::state::SnapshotView;
-use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
-};
-use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use bytes::Bytes;
+use jwtmesh::raft::Member;
+use jwtmesh::raft::peer::{CallError, Handler, Lane, Transport};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
-use crate::node::{Disks, received};
+use crate::node::Disks;
+
+/// The most that a sender waits: pieces of snapshots have long deadlines, and a simulated hour is soon over.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What answers at a node.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     /// Which of the node's lives this is.
     pub(crate) life: u64,
-    pub(crate) core: Core,
+    pub(crate) handler: Handler,
     pub(crate) disks: Disks,
 }
 
@@ -39,7 +34,7 @@ struct Inner {
     random: SmallRng,
     start: Instant,
     trace: blake3::Hasher,
-    snapshots: u64,
+    pieces: u64,
 }
 
 /// The network; clones are the same.
@@ -55,7 +50,7 @@ impl Network {
             random,
             start: Instant::now(),
             trace: blake3::Hasher::new(),
-            snapshots: 0,
+            pieces: 0,
         })))
     }
 
@@ -75,9 +70,21 @@ impl Network {
         self.inner().trace.finalize().to_hex().to_string()
     }
 
-    /// Snapshots that arrived somewhere.
-    pub(crate) fn snapshots(&self) -> u64 {
-        self.inner().snapshots
+    /// Pieces of snapshots that arrived somewhere.
+    pub(crate) fn pieces(&self) -> u64 {
+        self.inner().pieces
+    }
+
+    fn count_piece(&self) {
+        self.inner().pieces += 1;
+    }
+
+    /// The power of a node that receives a piece of a snapshot may fail soon.
+    fn light(&self, disks: &Disks) {
+        let mut inner = self.inner();
+        if !inner.calm && inner.random.gen_bool(0.1) {
+            disks.light(60, &mut inner.random);
+        }
     }
 
     pub(crate) fn connect(&self, node: u64, endpoint: Endpoint) {
@@ -129,163 +136,56 @@ impl Network {
     }
 }
 
-/// Makes the connections of one node.
-pub(crate) struct Factory {
+/// The way of one node, in one of its lives, to the others.
+#[derive(Clone)]
+pub(crate) struct Way {
     pub(crate) node: u64,
+    /// Nothing is sent once it is over, whatever still runs of it.
     pub(crate) life: u64,
     pub(crate) network: Network,
 }
 
-impl RaftNetworkFactory<Types> for Factory {
-    type Network = Link;
-
-    async fn new_client(&mut self, to: u64, _: &Member) -> Link {
-        Link {
-            from: self.node,
-            life: self.life,
-            to,
-            network: self.network.clone(),
-        }
-    }
+fn lost() -> CallError {
+    CallError::NoAnswer("lost".to_owned())
 }
 
-/// One node's connection to another.
-pub(crate) struct Link {
-    from: u64,
-    /// Nothing is sent once it is over, whatever still runs of it.
-    life: u64,
-    to: u64,
-    network: Network,
-}
-
-fn lost() -> NetworkError<Types> {
-    NetworkError::new(&io::Error::other("lost"))
-}
-
-impl Link {
+impl Transport for Way {
     /// Sends a request and brings its answer; both may be lost, and either node may die meanwhile.
-    async fn call<T, E, F, Answer>(&self, what: String, option: &RPCOption, ask: F) -> Result<T, Failed>
-    where
-        F: FnOnce(Endpoint) -> Answer,
-        Answer: Future<Output = Result<T, E>>,
-        E: std::error::Error + 'static,
-    {
-        let patience = option.hard_ttl();
-        if !self.network.is_alive(self.from, self.life) {
+    async fn call(&self, to: &Member, lane: Lane, body: Bytes, patience: Duration) -> Result<Bytes, CallError> {
+        let patience = patience.min(PATIENCE);
+        if !self.network.is_alive(self.node, self.life) {
             tokio::time::sleep(patience).await;
-            return Err(Failed::Lost);
+            return Err(lost());
         }
-        let target = self.network.carry(self.from, self.to, what, patience).await;
-        let target = target.ok_or(Failed::Lost)?;
-        let life = target.life;
-        let answer = ask(target).await;
-        if !self.network.is_alive(self.to, life) {
-            return Err(Failed::Lost);
+        let target = number(&to.name);
+        let what = blake3::hash(&body);
+        let found = self.network.carry(self.node, target, what, patience).await;
+        let found = found.ok_or_else(lost)?;
+        if lane == Lane::Bulk {
+            self.network.light(&found.disks);
         }
-        let back = self.network.carry(self.to, self.from, answer.is_ok(), patience).await;
-        back.ok_or(Failed::Lost)?;
-        answer.map_err(|error| Failed::Refused(Unreachable::new(&error)))
+        let life = found.life;
+        let answer = found.handler.handle(&[name(self.node)], &body).await;
+        if !self.network.is_alive(target, life) {
+            return Err(lost());
+        }
+        let what = answer
+            .as_ref()
+            .map_or_else(ToString::to_string, |bytes| blake3::hash(bytes).to_string());
+        let back = self.network.carry(target, self.node, what, patience).await;
+        back.ok_or_else(lost)?;
+        if lane == Lane::Bulk && answer.is_ok() {
+            self.network.count_piece();
+        }
+        answer.map_err(|refusal| CallError::Refused(refusal.to_string()))
     }
 }
 
-enum Failed {
-    Lost,
-    Refused(Unreachable<Types>),
+/// The name of a node.
+pub(crate) fn name(node: u64) -> String {
+    format!("n{node}")
 }
 
-impl From<Failed> for RPCError<Types> {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Lost => lost().into(),
-            Failed::Refused(refused) => refused.into(),
-        }
-    }
-}
-
-impl From<Failed> for StreamingError<Types> {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Lost => lost().into(),
-            Failed::Refused(refused) => refused.into(),
-        }
-    }
-}
-
-impl RaftNetworkV2<Types> for Link {
-    type SnapshotData = SnapshotView;
-
-    async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<Types>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let what = request.to_string();
-        let ask = |target: Endpoint| async move { target.core.append_entries(request).await };
-        Ok(self.call(what, &option, ask).await?)
-    }
-
-    async fn vote(
-        &mut self,
-        request: VoteRequest<Types>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let what = request.to_string();
-        let ask = |target: Endpoint| async move { target.core.vote(request).await };
-        Ok(self.call(what, &option, ask).await?)
-    }
-
-    async fn pre_vote(
-        &mut self,
-        request: VoteRequest<Types>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        let what = format!("pre-vote {request}");
-        let ask = |target: Endpoint| async move { target.core.pre_vote(request).await };
-        Ok(self.call(what, &option, ask).await?)
-    }
-
-    async fn transfer_leader(
-        &mut self,
-        request: TransferLeaderRequest<Types>,
-        option: RPCOption,
-    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        let what = request.to_string();
-        let ask = |target: Endpoint| async move { target.core.handle_transfer_leader(request).await };
-        Ok(self.call(what, &option, ask).await?)
-    }
-
-    async fn full_snapshot(
-        &mut self,
-        vote: Vote,
-        snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        option: RPCOption,
-    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let what = format!("snapshot {}", snapshot.meta);
-        let (network, from, life) = (self.network.clone(), self.from, self.life);
-        let sender = network.inner().endpoints.get(&from).cloned();
-        let ask = |target: Endpoint| async move {
-            // The view reads the sender's disk: it is gone with the sender.
-            if sender.is_none_or(|sender| sender.disks.state.is_off()) || !network.is_alive(from, life) {
-                return std::future::pending().await;
-            }
-            {
-                let mut inner = network.inner();
-                inner.snapshots += 1;
-                if !inner.calm && inner.random.gen_bool(0.3) {
-                    target.disks.light(60, &mut inner.random);
-                }
-            }
-            // Its bytes have arrived: from here on they do not need the sender.
-            let snapshot = Snapshot {
-                meta: snapshot.meta,
-                snapshot: received(&snapshot.snapshot),
-            };
-            target.core.install_full_snapshot(vote, snapshot).await
-        };
-        match tokio::time::timeout(option.hard_ttl(), self.call(what, &option, ask)).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(lost().into()),
-        }
-    }
+fn number(name: &str) -> u64 {
+    name[1..].parse().expect("a name of ours")
 }

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jwtmesh::config::Timing;
+use jwtmesh::clock::Clock;
+use jwtmesh::config::{Acknowledge, Timing};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
+use jwtmesh::raft::peer::{Handler, Own, Peers, Uuid};
 use jwtmesh::raft::stores::{Flusher, Space, Trimmer};
 use jwtmesh::raft::{Core, Machine, Member, Settings};
-use jwtmesh::state::{Options, SnapshotView, State};
+use jwtmesh::state::{Options, State};
 use jwtmesh::tasks::{FaultHandle, Scope, chain};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
 use crate::disk::CrashDisk;
-use crate::network::{Endpoint, Factory, Network};
+use crate::network::{Endpoint, Network, Way, name};
 use crate::planted::{Defect, Doom, DoomedLog};
 use crate::redb::CrashingDisk;
 
@@ -84,18 +86,21 @@ fn small() -> Options {
     }
 }
 
-/// A copy of a snapshot that no longer reads its sender's disk.
-pub(crate) fn received(view: &SnapshotView) -> SnapshotView {
-    let copy = State::open_backend(CrashingDisk::default(), small()).expect("a new state");
-    copy.install(view.clone()).expect("a readable snapshot");
-    copy.snapshot().expect("a readable copy")
-}
-
 pub(crate) fn member(node: u64) -> Member {
     Member {
-        name: format!("n{node}"),
+        name: name(node),
+        store: data_encoding::HEXLOWER.encode(&store(node)),
         ..Member::default()
     }
+}
+
+/// The mesh that all simulated nodes are of.
+const MESH: Uuid = [7; 16];
+
+fn store(node: u64) -> Uuid {
+    let mut store = [1; 16];
+    store[0] = u8::try_from(node).expect("few nodes");
+    store
 }
 
 /// The stores of a life, their writers running as tasks.
@@ -174,6 +179,7 @@ impl Node {
         let (node, life) = (doom.node, doom.life);
         let scope = Scope::new(FaultHandle::default());
         let stores = open(disks, defect, &scope, sync_us)?;
+        let applied = stores.revision.subscribe();
         let machine = Machine::new(
             stores.state.clone(),
             stores.flushed,
@@ -183,9 +189,9 @@ impl Node {
         );
         let settings = Settings {
             cluster: "simulated".to_owned(),
-            node_id: node,
             member: member(node),
             timing: Timing::Lan,
+            acknowledge: Acknowledge::Majority,
         };
         let mut config = settings.config().map_err(|e| e.to_string())?;
         if defect == Some(Defect::LeaderRestored) {
@@ -197,14 +203,25 @@ impl Node {
             doom: doom.clone(),
             scope: scope.clone(),
         };
-        let factory = Factory {
+        let own = Own {
+            name: name(node),
+            cluster: "simulated".to_owned(),
+            store: store(node),
+            nodes: (1..=7).map(|node| (name(node), String::new())).collect(),
+        };
+        let clock = Clock::from_source(|| 1_700_000_000);
+        let fault = scope.fault().clone();
+        let handler = Handler::new(own, stores.log.clone(), stores.state.clone(), applied, clock, fault);
+        let way = Way {
             node,
             life,
             network: network.clone(),
         };
-        let core = Core::new(node, Arc::new(config), factory, log, machine)
+        let peers = Peers::new(handler.clone(), way);
+        let core = Core::new(node, Arc::new(config), peers, log, machine)
             .await
             .map_err(|e| e.to_string())?;
+        handler.begin(MESH, node, core.clone());
         let fault = scope.fault().clone();
         scope.spawn_for_client(async move {
             fault.reported().await;
@@ -212,7 +229,7 @@ impl Node {
         });
         let endpoint = Endpoint {
             life,
-            core: core.clone(),
+            handler,
             disks: disks.clone(),
         };
         network.connect(node, endpoint);

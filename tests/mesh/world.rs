@@ -44,7 +44,7 @@ pub(crate) struct Report {
     pub(crate) trace: String,
     pub(crate) acknowledged: u64,
     pub(crate) crashes: u64,
-    pub(crate) snapshots: u64,
+    pub(crate) pieces: u64,
     pub(crate) transfers: u64,
 }
 
@@ -401,7 +401,7 @@ impl World {
             }
             self.network.note(blake3::hash(&disks.state.bytes()));
         }
-        self.report.snapshots = self.network.snapshots();
+        self.report.pieces = self.network.pieces();
         self.report.trace = self.network.trace();
         self.report
     }

@@ -10,11 +10,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jwtmesh::config::Timing;
+use jwtmesh::clock::Clock;
+use jwtmesh::config::{Acknowledge, Timing};
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
+use jwtmesh::raft::peer::{NoPeers, Own};
 use jwtmesh::raft::stores::{Flusher, Space, Stores};
-use jwtmesh::raft::{Member, NoPeers, ProposeError, Raft, Runtime, Settings};
+use jwtmesh::raft::{Member, ProposeError, Raft, RaftStartError, Runtime, Settings};
 use jwtmesh::state::{AccountOutcome, Options, PutAccount, PutOperator, PutOperators, State};
 use jwtmesh::tasks::{FaultHandle, Scope};
 use rand::rngs::SmallRng;
@@ -62,6 +64,27 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// Starts Raft with one voter, as production does for a mesh of one node.
+async fn alone(stores: Stores, scope: &Scope) -> Result<Raft, RaftStartError> {
+    let settings = Settings {
+        cluster: "simulated".to_owned(),
+        member: Member::default(),
+        timing: Timing::Lan,
+        acknowledge: Acknowledge::Majority,
+    };
+    let own = Own {
+        name: String::new(),
+        cluster: "simulated".to_owned(),
+        store: STORE.0,
+        nodes: BTreeMap::new(),
+    };
+    let raft = Raft::open(settings, own, stores, NoPeers, Clock::system(), scope)?;
+    raft.begin(STORE.0, 1).await?;
+    raft.form().await?;
+    raft.resume().await?;
+    Ok(raft)
 }
 
 impl World {
@@ -118,12 +141,6 @@ impl World {
             fault.clone(),
         );
         scope.spawn_for_client(flusher.run());
-        let settings = Settings {
-            cluster: "simulated".to_owned(),
-            node_id: 1,
-            member: Member::default(),
-            timing: Timing::Lan,
-        };
         let stores = Stores {
             log,
             checkpoint,
@@ -132,7 +149,7 @@ impl World {
             revision,
             space,
         };
-        let started = Raft::start(settings, stores, NoPeers, &scope).await;
+        let started = alone(stores, &scope).await;
         let raft = started.map_err(|error| error.to_string())?;
         let life = Life { raft, state, scope };
         life.trust_first_operator().await?;
@@ -211,7 +228,7 @@ impl World {
                     }
                     Ok(AccountOutcome::Unchanged { .. } | AccountOutcome::Superseded { .. }) => {}
                     Ok(other) => panic!("{other:?}"),
-                    Err(ProposeError::OutcomeUnknown | ProposeError::Unavailable { .. }) => {
+                    Err(ProposeError::OutcomeUnknown | ProposeError::NoLeader | ProposeError::Unavailable { .. }) => {
                         known.unsure.push((issued_at, item.token));
                         lost = true;
                     }

@@ -20,10 +20,13 @@ use crate::resolver::Submitter;
 /// `GET`. Parameters are evaluated in nats-account-server's order.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    match find(&state, &parts).await {
+    // Before the row: what is read is at least as new as the answer says.
+    let revision = state.resolver.revision();
+    let answer = match find(&state, &parts).await {
         Ok(answer) => answer,
         Err(refusal) => state.refusal(refusal),
-    }
+    };
+    state.as_of(revision, answer)
 }
 
 async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {

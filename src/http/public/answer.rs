@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::http::error::Refusal;
 use crate::http::upload::Uploads;
 use crate::listener::Limits;
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, Revision};
 use crate::tasks::Scope;
 
 /// Large tokens decoded at once; decoding one takes as long as verifying it. Past the limit, 429.
@@ -80,6 +80,12 @@ impl PublicState {
         if view.leader_age_ms != u64::MAX {
             headers.insert(LEADER_AGE, view.leader_age_ms.into());
         }
+        answer
+    }
+
+    /// The same answer, read when this revision could be read.
+    pub(super) fn as_of(&self, revision: Revision, mut answer: Response) -> Response {
+        answer.headers_mut().insert(REVISION, revision.into());
         answer
     }
 

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod answer;
+mod members;
 mod operators;
 mod status;
 
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, get, put};
+use axum::routing::{MethodRouter, get, post, put};
 
 pub use answer::About;
 use answer::AdminState;
@@ -82,6 +83,8 @@ fn router(state: AdminState) -> Router {
     };
     Router::new()
         .route("/v1/status", only(get(status::show), READ))
+        .route("/v1/members", only(get(members::list), READ))
+        .route("/v1/mesh", only(post(members::form), "POST"))
         .route("/v1/accounts", only(get(accounts::list), READ))
         .route(
             "/v1/accounts/{account}",

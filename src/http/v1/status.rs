@@ -1,25 +1,49 @@
-//! `/v1/status`: which node this is, and how current its view of the state is.
+//! `/v1/status`: which node this is, how current its view of the state is, and the mesh as it knows it.
 
 use axum::extract::State;
 use axum::response::Response;
 
-use super::answer::{Shared, answer};
+use super::answer::{AdminState, Shared, answer};
+use super::members;
 use crate::api;
+use crate::resolver::View;
 
 /// `GET /v1/status`.
 pub(super) async fn show(State(state): State<Shared>) -> Response {
+    let members = members::shown(&state).await;
     let view = state.resolver.view();
     let refused = state.resolver.check_writable().err();
+    let mut problems: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    problems.extend(troubles(&state, &members, view));
     answer(Ok(api::Status {
         cluster: state.about.cluster.clone(),
+        cluster_id: state.resolver.mesh(),
         node: state.about.node.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         ready: view.ready,
         writable: view.ready && refused.is_none(),
-        problems: refused.iter().map(ToString::to_string).collect(),
+        problems,
         revision: view.revision,
+        leader: state.resolver.leader(),
         leader_age_ms: view.leader_age_ms,
+        members,
         public: state.about.public_url.clone(),
         client_required: state.about.client_required,
     }))
+}
+
+/// What is not as it should be in the mesh, one sentence each.
+fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<String> {
+    let mut said = Vec::new();
+    if state.resolver.mesh().is_none() {
+        said.push(
+            "this node is not a member of a mesh yet: run `jwtmesh member bootstrap` when all nodes of cluster.toml run".to_owned(),
+        );
+    } else if !view.ready {
+        said.push("this node has not caught up with the mesh yet".to_owned());
+    }
+    for member in members.iter().filter(|member| !member.reachable) {
+        said.push(format!("member {:?} at {} does not answer", member.name, member.peer));
+    }
+    said
 }

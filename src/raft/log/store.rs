@@ -76,6 +76,11 @@ impl LogStore {
         lock(&self.memory).last_before_newest(keep)
     }
 
+    /// Has what is known to be committed written, if the log on disk does not say so yet.
+    pub async fn write_committed(&self) -> io::Result<()> {
+        self.send(WriteCommand::Committed).await
+    }
+
     /// The number of the oldest append that is not durable yet, if there is one.
     pub fn waits_for_sync(&self) -> Option<u64> {
         lock(&self.memory).waits_for_sync()

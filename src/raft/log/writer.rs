@@ -50,6 +50,8 @@ pub enum WriteCommand {
         /// The last entry that is gone.
         upto: LogId,
     },
+    /// What is known to be committed, if the log on disk does not say so yet.
+    Committed,
 }
 
 impl std::fmt::Debug for WriteCommand {
@@ -59,6 +61,7 @@ impl std::fmt::Debug for WriteCommand {
             Self::Vote { vote, .. } => write!(f, "Vote({vote})"),
             Self::Truncate { from, .. } => write!(f, "Truncate({from})"),
             Self::Purge { upto } => write!(f, "Purge({upto})"),
+            Self::Committed => f.write_str("Committed"),
         }
     }
 }
@@ -67,7 +70,7 @@ impl WriteCommand {
     fn weight(&self) -> usize {
         match self {
             Self::Append { entries, .. } => entries.iter().map(memory::weight).sum(),
-            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } => 0,
+            Self::Vote { .. } | Self::Truncate { .. } | Self::Purge { .. } | Self::Committed => 0,
         }
     }
 
@@ -80,7 +83,7 @@ impl WriteCommand {
             }
             // The caller may have been dropped; what it saved is durable all the same.
             Self::Vote { saved, .. } | Self::Truncate { saved, .. } => drop(saved.send(result())),
-            Self::Purge { .. } => {}
+            Self::Purge { .. } | Self::Committed => {}
         }
     }
 }
@@ -215,6 +218,7 @@ impl LogWriter {
                 WriteCommand::Vote { vote, .. } => Item::Vote(*vote),
                 WriteCommand::Truncate { from, .. } => Item::Truncate(*from),
                 WriteCommand::Purge { upto } => Item::Purge(*upto),
+                WriteCommand::Committed => continue,
             };
             self.group.item(&item);
             items.push((0..0, item));
@@ -225,10 +229,14 @@ impl LogWriter {
                 .expect("openraft's calls follow one another without a hole")
         };
         items.iter().for_each(|(_, item)| pass(item));
-        // Added to the group: a sync of its own would double the syncs of a client that writes alone. Not before the
-        // entry it names is on its way, so that a log on disk never says "committed" of an entry it does not hold.
+        // Added to a group with something else in it: a sync of its own would double the syncs of a client that writes
+        // alone. Not before the entry it names is on its way, so that a log on disk never says "committed" of an entry
+        // it does not hold.
+        let asked = commands
+            .iter()
+            .any(|command| matches!(command, WriteCommand::Committed));
         let committed = lock(&self.memory).committed;
-        let newer = committed.filter(|_| !self.group.is_empty() && committed != self.position.committed);
+        let newer = committed.filter(|_| (asked || !self.group.is_empty()) && committed != self.position.committed);
         if let Some(id) = newer.filter(|id| after.next.is_some_and(|next| next > id.index)) {
             let item = Item::Committed(id);
             self.group.item(&item);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::{ProposeError, Proposer};
+use super::Proposer;
+use crate::raft::error::ProposeError;
 use crate::state::AccountOutcome;
 use crate::state::PutAccount;
 use crate::state::PutAccounts;

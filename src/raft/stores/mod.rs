@@ -8,6 +8,7 @@
 //! lookups with it.
 
 mod flusher;
+mod quiet;
 mod space;
 mod trim;
 
@@ -20,6 +21,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 pub use flusher::Flusher;
+pub(super) use quiet::write_committed;
 pub use space::Space;
 pub use trim::Trimmer;
 
@@ -32,7 +34,7 @@ use crate::tasks::FaultHandle;
 use crate::tasks::chain;
 use crate::tasks::spawn_thread;
 
-/// Both stores, open, with their threads running: what [`super::Raft::start`] builds on.
+/// Both stores, open, with their threads running: what [`super::Raft::open`] builds on.
 pub struct Stores {
     /// The log, its writer running.
     pub log: LogStore,

@@ -2,6 +2,7 @@
 
 pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod mesh;
 pub(crate) mod mint;
 pub(crate) mod nats_server;
 pub(crate) mod nats_user;

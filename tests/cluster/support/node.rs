@@ -87,7 +87,9 @@ pub(crate) struct Node {
     tls: Option<NodeTls>,
     // Dropped before its folder, so that its last output can still be read.
     program: Program,
-    folder: TempDir,
+    folder: Arc<TempDir>,
+    /// Its name, where several nodes share the folder.
+    name: Option<String>,
     log: Option<&'static str>,
     starts: u32,
 }
@@ -179,9 +181,10 @@ impl Node {
             }
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
-        let program = launch(folder.path(), options.log, 1);
+        let program = launch(folder.path(), None, options.log, 1);
         let mut node = Self {
-            folder,
+            folder: Arc::new(folder),
+            name: None,
             port,
             tls: options.tls,
             log: options.log,
@@ -192,8 +195,21 @@ impl Node {
         node
     }
 
+    /// Starts the node called `name` of the cluster.toml in `folder`, whose public port is `port`.
+    pub(crate) fn member(folder: Arc<TempDir>, name: &str, port: u16) -> Self {
+        Self {
+            program: launch(folder.path(), Some(name), None, 1),
+            folder,
+            name: Some(name.to_owned()),
+            port,
+            tls: None,
+            log: None,
+            starts: 1,
+        }
+    }
+
     #[track_caller]
-    fn wait_until_ready(&mut self) {
+    pub(crate) fn wait_until_ready(&mut self) {
         let ready = within(PATIENCE, || {
             if self
                 .program
@@ -236,7 +252,7 @@ impl Node {
         // It must have ended before the next one asks for its port and folder.
         self.program.kill();
         self.starts += 1;
-        self.program = launch(self.folder.path(), self.log, self.starts);
+        self.program = launch(self.folder.path(), self.name.as_deref(), self.log, self.starts);
         self.wait_until_ready();
     }
 
@@ -313,7 +329,12 @@ impl Node {
     /// `jwtmesh ARGS... --config <this node's>`, run to its end.
     pub(crate) fn cli(&self, args: &[&str]) -> Output {
         let config = self.folder.path().join("cluster.toml");
-        let done = jwtmesh().args(args).arg("--config").arg(config).output();
+        let mut command = jwtmesh();
+        command.args(args).arg("--config").arg(config);
+        if let Some(name) = &self.name {
+            command.args(["--node", name]);
+        }
+        let done = command.output();
         done.expect("the program can be started")
     }
 
@@ -331,11 +352,14 @@ impl Node {
     }
 }
 
-fn launch(folder: &Path, log: Option<&str>, start: u32) -> Program {
+fn launch(folder: &Path, name: Option<&str>, log: Option<&str>, start: u32) -> Program {
     let mut command = jwtmesh();
     command.arg("serve").arg("--config").arg(folder.join("cluster.toml"));
+    if let Some(name) = name {
+        command.args(["--node", name]);
+    }
     if let Some(log) = log {
         command.args(["--log", log]);
     }
-    Program::start(command, folder, &format!("node-{start}"))
+    Program::start(command, folder, &format!("node-{}{start}", name.unwrap_or_default()))
 }

@@ -90,6 +90,14 @@ impl Authority {
         self.issue_with(name, |_| {})
     }
 
+    /// A certificate for the node called `name`, in files called so.
+    pub(crate) fn issue_for_node(&self, name: &str) -> Identity {
+        self.issue_with(name, |params| {
+            let name = name.try_into().expect("a node's name is a DNS label");
+            params.subject_alt_names = vec![rcgen::SanType::DnsName(name)];
+        })
+    }
+
     /// The same after `change`.
     pub(crate) fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let mut params = params(name);

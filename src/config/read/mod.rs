@@ -1,14 +1,16 @@
 //! Turns the text of the file into its meaning, and reports each defect with its line.
 
+mod nats;
+mod peers;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use async_nats::ServerAddr;
 use toml::Spanned;
 
 use super::error::{ConfigError, remedy, without_userinfo};
-use super::meaning::{ClientCert, Config, NatsCluster, PublicTls};
-use super::text::{ConfigText, NatsText, NodeText, PublicTlsText};
+use super::meaning::{Config, PublicTls};
+use super::text::{ConfigText, NodeText, PublicTlsText};
 
 impl Config {
     /// Reads `path` for the node called `node`; with one node in the file the name may be left out.
@@ -23,6 +25,17 @@ impl Config {
             check_files: true,
         }
         .config(node)
+    }
+
+    /// The names of the nodes in configuration text that stands in `path`.
+    pub fn nodes(path: &Path, text: &str) -> Result<Vec<String>, ConfigError> {
+        let reader = Reader {
+            path,
+            text,
+            check_files: false,
+        };
+        let nodes = reader.grammar()?.node;
+        Ok(nodes.iter().map(|node| node.get_ref().name.get_ref().clone()).collect())
     }
 
     /// Reads configuration text as if it stood in `path`, without checking whether the files it names exist.
@@ -59,11 +72,15 @@ impl Reader<'_> {
         before.matches('\n').count() + 1
     }
 
-    fn config(&self, wanted: Option<&str>) -> Result<Config, ConfigError> {
-        let text: ConfigText = toml::from_str(self.text).map_err(|error| ConfigError::Grammar {
+    fn grammar(&self) -> Result<ConfigText, ConfigError> {
+        toml::from_str(self.text).map_err(|error| ConfigError::Grammar {
             path: self.path.to_owned(),
             detail: without_userinfo(error.to_string().trim_end()),
-        })?;
+        })
+    }
+
+    fn config(&self, wanted: Option<&str>) -> Result<Config, ConfigError> {
+        let text = self.grammar()?;
         self.name(&text.cluster.name, "the mesh")?;
         let node = self.node(&text.node, wanted)?;
         let name = node.name.get_ref().as_str();
@@ -88,6 +105,7 @@ impl Reader<'_> {
             cluster: text.cluster.name.get_ref().clone(),
             operators,
             timing: text.cluster.timing,
+            acknowledge: text.cluster.acknowledge,
             node: name.to_owned(),
             data: self.data(&node.data, name)?,
             public,
@@ -97,6 +115,7 @@ impl Reader<'_> {
                 .as_ref()
                 .map(|tls| self.public_tls(tls, name))
                 .transpose()?,
+            peering: self.peering(&text, name)?,
             nats: self.nats(&text, name)?,
         })
     }
@@ -149,9 +168,22 @@ impl Reader<'_> {
                     only.get_ref().name.get_ref()
                 ),
             ),
-            ([_, second, ..], _) => self.wrong(
-                second.span(),
-                "a second [[node]]: this version runs meshes of one node; leave one [[node]] in the file",
+            (several, Some(wanted)) => {
+                let mut found = several.iter().map(Spanned::get_ref);
+                match found.find(|node| node.name.get_ref() == wanted) {
+                    Some(node) => Ok(node),
+                    None => self.wrong(
+                        several[0].span(),
+                        format!("no node is called {wanted:?}; the file has {}", names.join(", ")),
+                    ),
+                }
+            }
+            ([first, ..], None) => self.wrong(
+                first.span(),
+                format!(
+                    "the file has several nodes: say which one this is, with --node ({})",
+                    names.join(", ")
+                ),
             ),
         }
     }
@@ -216,113 +248,6 @@ impl Reader<'_> {
                 .transpose()?,
             client_required: tls.client_required.as_ref().is_some_and(|required| *required.get_ref()),
         })
-    }
-
-    fn nats(&self, text: &ConfigText, node: &str) -> Result<Vec<NatsCluster>, ConfigError> {
-        let mut clusters: Vec<NatsCluster> = Vec::new();
-        let mut names: Vec<&str> = Vec::new();
-        for nats in &text.nats {
-            let nats = nats.get_ref();
-            let name = nats.name.get_ref();
-            self.name(&nats.name, "a NATS cluster")?;
-            if names.contains(&name.as_str()) {
-                return self.wrong(
-                    nats.name.span(),
-                    format!("two [[nats]] are called {name:?}: give each its own name"),
-                );
-            }
-            names.push(name);
-            if nats.servers.get_ref().is_empty() {
-                return self.wrong(
-                    nats.servers.span(),
-                    "servers is empty: name at least one, such as nats://127.0.0.1:4222",
-                );
-            }
-            for server in nats.servers.get_ref() {
-                self.nats_url(server)?;
-            }
-            if let Some(nodes) = &nats.nodes {
-                if nodes.get_ref().is_empty() {
-                    return self.wrong(
-                        nodes.span(),
-                        "nodes is empty, so no node would connect to this NATS cluster: name at least one, or remove the \
-                         line, which means every node",
-                    );
-                }
-                for named in nodes.get_ref() {
-                    if !text.node.iter().any(|n| n.get_ref().name.get_ref() == named.get_ref()) {
-                        return self.wrong(named.span(), format!("no [[node]] is called {:?}", named.get_ref()));
-                    }
-                }
-                if !nodes.get_ref().iter().any(|named| named.get_ref() == node) {
-                    continue;
-                }
-            }
-            clusters.push(NatsCluster {
-                name: name.clone(),
-                servers: nats
-                    .servers
-                    .get_ref()
-                    .iter()
-                    .map(|server| server.get_ref().clone())
-                    .collect(),
-                creds: self.file(&nats.creds, node, "the system-account creds")?,
-                ca: nats
-                    .ca
-                    .as_ref()
-                    .map(|ca| self.file(ca, node, "the NATS servers' authority"))
-                    .transpose()?,
-                client: self.client_cert(nats, node)?,
-                tls_first: nats.tls_first,
-            });
-        }
-        Ok(clusters)
-    }
-
-    fn client_cert(&self, nats: &NatsText, node: &str) -> Result<Option<ClientCert>, ConfigError> {
-        match (&nats.cert, &nats.key) {
-            (Some(cert), Some(key)) => Ok(Some(ClientCert {
-                cert: self.file(cert, node, "the client certificate for NATS")?,
-                key: self.file(key, node, "the client certificate's key")?,
-            })),
-            (Some(cert), None) => self.wrong(cert.span(), "cert without key: name the file with its private key"),
-            (None, Some(key)) => self.wrong(key.span(), "key without cert: name the file with its certificate"),
-            (None, None) => Ok(None),
-        }
-    }
-
-    fn nats_url(&self, server: &Spanned<String>) -> Result<(), ConfigError> {
-        let url = server.get_ref();
-        // Checked first, because every other error shows the URL. It also keeps passwords out of all later messages
-        // that name a server.
-        if url.contains('@') {
-            return self.wrong(
-                server.span(),
-                "a server URL must not carry a user or password: put the system-account user into the creds file",
-            );
-        }
-        // `ServerAddr` also takes an address without a scheme, and websocket URLs, which need a feature of async-nats
-        // that is not compiled in.
-        let is_ours = |server: &ServerAddr| matches!(server.scheme(), "nats" | "tls") && !server.host().is_empty();
-        // It also takes what it then ignores or looks up as a name: a path, a query, a list, spaces.
-        let is_plain = |url: &str| {
-            let address = url.split_once("://").map_or("", |(_, address)| address);
-            let address = address.strip_suffix('/').unwrap_or(address);
-            !url.contains(|c: char| c.is_whitespace() || c.is_control())
-                && !address.contains(['/', ',', '?', '#', '\\'])
-        };
-        let is_list = url.matches("://").count() > 1 || url.contains(',');
-        let defect = match url.parse::<ServerAddr>() {
-            _ if is_list => "is more than one server URL (servers = [\"URL\", \"URL\"])".to_owned(),
-            Ok(server) if server.port() == 0 => "has port 0, which no server listens on".to_owned(),
-            Ok(server) if is_plain(url) && url.contains("://") && is_ours(&server) => return Ok(()),
-            Ok(_) => "is no server URL".to_owned(),
-            Err(error) => format!("is no server URL ({error})"),
-        };
-        self.wrong(
-            server.span(),
-            format!("{url:?} {defect}: write nats://HOST:4222 or tls://HOST:4222"),
-        )
     }
 }
 

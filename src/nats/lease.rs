@@ -1,0 +1,129 @@
+//! Who publishes to a NATS cluster: one node at a time, by a lease in the agreed state.
+//!
+//! A server that uses a URL resolver takes an account of any age, so an old token that a lagging node sends late would
+//! undo a revocation. The holder measures the term from before it asked for the lease, and stops sending a while before
+//! the end; another node measures it from when it saw the lease, and waits a while longer. So there is a silence between
+//! the two, on whatever clocks, as long as those run about equally fast. The entry that gives the lease is a barrier:
+//! once it is applied here, everything that was agreed on before it is applied too.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::resolver::{Resolver, Revision};
+
+/// How long a lease lasts. After its holder has died nobody publishes for so long.
+const TERM: Duration = Duration::from_secs(4);
+
+/// How much earlier the holder stops, and how much longer others wait: clocks that differ by a hundredth, and a message
+/// that was on its way.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// A holder renews its lease when this much of it has passed.
+const RENEW_AFTER: Duration = Duration::from_millis(1_500);
+
+/// The pause after an attempt that failed, because nobody leads or another node was faster.
+const AGAIN: Duration = Duration::from_millis(250);
+
+type Asking = Pin<Box<dyn Future<Output = Asked> + Send>>;
+
+/// An attempt to take or renew the lease.
+pub(super) struct Asked {
+    begun: Instant,
+    granted: Option<Revision>,
+}
+
+/// One node's part in the lease of one NATS cluster.
+pub(super) struct Lease {
+    resolver: Resolver,
+    nats_cluster: String,
+    /// The lease as it was last seen here, and since when.
+    seen: Option<(Revision, Instant)>,
+    /// Until when this node may send.
+    held_until: Option<Instant>,
+    renew_at: Instant,
+    /// No attempt before this.
+    not_before: Instant,
+    pub(super) asking: Option<Asking>,
+}
+
+impl Lease {
+    pub(super) fn new(resolver: Resolver, nats_cluster: &str) -> Self {
+        let now = Instant::now();
+        Self {
+            resolver,
+            nats_cluster: nats_cluster.to_owned(),
+            seen: None,
+            held_until: None,
+            renew_at: now,
+            not_before: now,
+            asking: None,
+        }
+    }
+
+    /// Whether this node may send now. Alone it always may.
+    pub(super) fn is_held(&self) -> bool {
+        self.resolver.is_alone() || self.held_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Looks at the agreed lease, and asks for it when that is due. Gives when to look again.
+    pub(super) fn pursue(&mut self) -> Option<Instant> {
+        if self.resolver.is_alone() {
+            return None;
+        }
+        let now = Instant::now();
+        let lease = self.resolver.lease(&self.nats_cluster);
+        let granted = lease.map_or(0, |lease| lease.granted);
+        let (_, since) = *self.seen.insert(match self.seen {
+            Some((known, since)) if known == granted => (known, since),
+            _ => (granted, now),
+        });
+        if self.asking.is_some() {
+            return None;
+        }
+        let due = match lease {
+            _ if self.is_held() => self.renew_at,
+            // Nobody has it, or this node had it in an earlier life, which sends nothing any more.
+            None => now,
+            Some(lease) if lease.holder == 0 || Some(lease.holder) == self.resolver.member_id() => now,
+            Some(_) => since + TERM + MARGIN,
+        };
+        let due = due.max(self.not_before);
+        if now < due {
+            return Some(due);
+        }
+        let (resolver, nats_cluster) = (self.resolver.clone(), self.nats_cluster.clone());
+        self.asking = Some(Box::pin(async move {
+            let asked = resolver.take_lease(&nats_cluster, granted, true).await;
+            Asked {
+                begun: now,
+                granted: asked.ok().flatten(),
+            }
+        }));
+        None
+    }
+
+    /// Takes in what an attempt came to.
+    pub(super) fn asked(&mut self, asked: Asked) {
+        self.asking = None;
+        let Some(granted) = asked.granted else {
+            self.not_before = Instant::now() + AGAIN;
+            return;
+        };
+        self.seen = Some((granted, Instant::now()));
+        self.held_until = Some(asked.begun + TERM - MARGIN);
+        self.renew_at = asked.begun + RENEW_AFTER;
+    }
+
+    /// Gives the lease back, if this node has it, so that another one need not wait for its end. This node sends nothing
+    /// from now on.
+    pub(super) async fn give_back(&mut self) {
+        let held = self.held_until.take().is_some();
+        self.asking = None;
+        if held && let Some((granted, _)) = self.seen {
+            // If it fails, others wait for the end.
+            let _ = self.resolver.take_lease(&self.nats_cluster, granted, false).await;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! How a mesh is formed: one node asks every other who it is, becomes the first member, and invites the others.
+//!
+//! A node becomes a member once, and its identity on disk says so before it answers any message of the mesh: so a node
+//! that voted and crashed does not forget it. Whatever interrupts this, it can be repeated, on the same node.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+
+use super::Raft;
+use super::machine::Core;
+use super::peer::{Introduction, Membered, Own, Uuid, hex};
+use super::runtime::Member;
+
+/// How long another node may take to say who it is, or to become a member.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a new member may take to have the whole state.
+const CATCHING_UP: Duration = Duration::from_secs(600);
+
+/// How long the members may take to agree that there are more of them.
+const AGREEING: Duration = Duration::from_secs(30);
+
+/// What forming a mesh came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Formed {
+    /// It is formed now.
+    Now,
+    /// Every node of the configuration was a voter already.
+    Already,
+}
+
+/// Why a mesh cannot be formed. Nothing has to be undone: it can be tried again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unformed(pub String);
+
+impl Raft {
+    /// Forms the mesh of all nodes in this node's configuration, or admits those that are missing.
+    pub async fn bootstrap(&self) -> Result<Formed, Unformed> {
+        let own = &self.0.handler.inner().own;
+        if let Some(member) = self.0.handler.inner().member.get()
+            && own.nodes.keys().all(|name| voter(&member.core, name).is_some())
+        {
+            return Ok(Formed::Already);
+        }
+        let others = self.introductions(own).await?;
+        let member = match self.0.handler.inner().member.get() {
+            Some(member) => member,
+            None => self.become_first(own).await?,
+        };
+        // Alone it leads, although openraft may take a moment to say so.
+        let is_alone = member.core.voter_ids().count() < 2;
+        if !is_alone && member.core.metrics().borrow_watched().current_leader != Some(member.node_id) {
+            return Err(Unformed(
+                "this node is a member and does not lead: repeat this on the node that does (`jwtmesh status`)"
+                    .to_owned(),
+            ));
+        }
+        for (node, introduction) in others {
+            self.admit(member, node, &introduction).await?;
+        }
+        let all = member.core.metrics().borrow_watched().membership_config.clone();
+        let all: Vec<u64> = all.membership().nodes().map(|(id, _)| *id).collect();
+        let changed = tokio::time::timeout(AGREEING, member.core.change_membership(all, false)).await;
+        match changed {
+            Ok(Ok(_)) => Ok(Formed::Now),
+            Ok(Err(error)) => Err(Unformed(format!(
+                "the members do not agree that all of them vote: {error}"
+            ))),
+            Err(_) => Err(Unformed(
+                "the members do not agree in time that all of them vote".to_owned(),
+            )),
+        }
+    }
+
+    /// Every other node of the configuration with what it says of itself, if each can become a member of this mesh.
+    async fn introductions(&self, own: &Own) -> Result<Vec<(Member, Introduction)>, Unformed> {
+        let others = own.nodes.iter().filter(|(name, _)| **name != own.name);
+        let asked = others.map(|(name, peer)| async move {
+            let mut node = Member {
+                name: name.clone(),
+                peer: peer.clone(),
+                store: String::new(),
+            };
+            let said = self.0.peers.hello(node.clone(), PATIENCE).await;
+            let said =
+                said.map_err(|error| Unformed(format!("node {name:?} at {peer} does not say who it is: {error}")))?;
+            if said.name != *name || said.cluster != own.cluster {
+                return Err(Unformed(format!(
+                    "at {peer}, where node {name:?} should be, is node {:?} of mesh {:?}",
+                    said.name, said.cluster
+                )));
+            }
+            node.store = hex(&said.store);
+            Ok((node, said))
+        });
+        let others: Result<Vec<_>, _> = join_all(asked).await.into_iter().collect();
+        let others = others?;
+        let own_mesh = self.0.handler.inner().member.get().map(|member| member.mesh);
+        for (node, said) in &others {
+            let Some((mesh, _)) = said.member_of else { continue };
+            if own_mesh == Some(mesh) {
+                continue;
+            }
+            return Err(Unformed(match own_mesh {
+                None => format!(
+                    "node {:?} is a member of a mesh already: repeat this there, and this node is admitted",
+                    node.name
+                ),
+                Some(_) => format!(
+                    "node {:?} holds the store of another mesh: nothing was changed. If it is not needed, stop that node and move its \
+                     data folder away",
+                    node.name
+                ),
+            }));
+        }
+        Ok(others)
+    }
+
+    /// Makes this node the first member of a new mesh, which has the uuid of its store.
+    async fn become_first(&self, own: &Own) -> Result<&Membered, Unformed> {
+        const FIRST: u64 = 1;
+        let mesh: Uuid = own.store;
+        self.0.handler.join(mesh, FIRST).await.map_err(Unformed)?;
+        let failed = |error: super::RaftStartError| Unformed(error.to_string());
+        self.form().await.map_err(failed)?;
+        self.resume().await.map_err(failed)?;
+        let member = self.0.handler.inner().member.get();
+        member.ok_or_else(|| Unformed("this node did not become a member".to_owned()))
+    }
+
+    /// Admits `node` as a learner that has the whole state.
+    async fn admit(&self, member: &Membered, node: Member, said: &Introduction) -> Result<(), Unformed> {
+        let known = {
+            let metrics = member.core.metrics();
+            let members = metrics.borrow_watched().membership_config.clone();
+            let known = members.membership().nodes().find(|(_, known)| known.name == node.name);
+            known.map(|(id, known)| (*id, known.store.clone()))
+        };
+        let node_id = match (&known, said.member_of) {
+            (Some((_, store)), _) if *store != node.store => {
+                return Err(Unformed(format!(
+                    "node {:?} has lost its store, and cannot come back as the same member",
+                    node.name
+                )));
+            }
+            (Some((id, _)), _) => *id,
+            // Invited before something interrupted this.
+            (None, Some((_, id))) => id,
+            // The entry that admits it comes after all that are in the log, so that no id is given twice.
+            (None, None) => member.core.metrics().borrow_watched().last_log_index.unwrap_or(0) + 1,
+        };
+        let name = node.name.clone();
+        let invited = self.0.peers.invite(node.clone(), node_id, PATIENCE).await;
+        invited.map_err(|error| Unformed(format!("node {name:?} did not become a member: {error}")))?;
+        let admitted = tokio::time::timeout(CATCHING_UP, member.core.add_learner(node_id, node, true)).await;
+        match admitted {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Unformed(format!("node {name:?} cannot be admitted: {error}"))),
+            Err(_) => Err(Unformed(format!("node {name:?} did not catch up in time"))),
+        }
+    }
+}
+
+/// The id of the voter with this name.
+fn voter(core: &Core, name: &str) -> Option<u64> {
+    let metrics = core.metrics();
+    let members = metrics.borrow_watched().membership_config.clone();
+    let members = members.membership();
+    members
+        .voter_ids()
+        .find(|id| members.get_node(id).is_some_and(|node| node.name == name))
+}

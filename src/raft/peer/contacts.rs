@@ -1,0 +1,232 @@
+//! When this node last heard from whom, on a monotonic clock of its own.
+//!
+//! openraft computes such ages only when its core has time, and a core that waits for a disk would look fresh for ever.
+//! Here a leader's age is that of the last acknowledgement by a quorum: a leader that is alone looks as old as it is. It
+//! travels to the followers with each append.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::raft::runtime::Vote;
+
+/// A peer that has not answered for this long is called unreachable in the log: less may be a lost packet.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
+
+/// What a node remembers of its peers. Clones are the same memory.
+#[derive(Debug, Clone)]
+pub struct Contacts(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    start: Instant,
+    /// Milliseconds after the start when the view of the mesh was current, and one more; 0 if it never was. Every lookup
+    /// reads this, so it takes no lock.
+    current_at: AtomicU64,
+    has_caught_up: AtomicBool,
+}
+
+impl Default for Contacts {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            inner: Mutex::default(),
+            start: Instant::now(),
+            current_at: AtomicU64::new(0),
+            has_caught_up: AtomicBool::new(false),
+        }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The leader whose appends the peers below acknowledged.
+    leading: Option<Vote>,
+    peers: BTreeMap<u64, Peer>,
+}
+
+/// What is known of one peer.
+#[derive(Debug, Clone, Default)]
+pub(in crate::raft) struct Peer {
+    /// When the newest append was sent that it acknowledged to the present leader.
+    acknowledged: Option<Instant>,
+    /// When it last answered anything.
+    pub(in crate::raft) answered: Option<Instant>,
+    /// The newest revision that could be read there then.
+    pub(in crate::raft) applied: u64,
+    /// Its clock minus ours, in seconds.
+    pub(in crate::raft) offset_seconds: i64,
+    /// When calls to it began to fail.
+    failing: Option<Instant>,
+    is_down: bool,
+}
+
+impl Contacts {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The view of the mesh is `age` old: what a leader knows of its own quorum, and a follower hears from its leader.
+    pub(in crate::raft) fn set_age(&self, age: Duration) {
+        let now = self.0.start.elapsed();
+        let at = u64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        self.0.current_at.fetch_max(at, Ordering::Relaxed);
+    }
+
+    /// How old the view of the mesh is now; `None` if no leader was ever heard.
+    pub(in crate::raft) fn age(&self) -> Option<Duration> {
+        let at = self.0.current_at.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.0.start.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// This node has applied everything that its leader had committed, in this life or in an earlier one.
+    pub(in crate::raft) fn set_caught_up(&self) {
+        self.0.has_caught_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was ever so.
+    pub(in crate::raft) fn has_caught_up(&self) -> bool {
+        self.0.has_caught_up.load(Ordering::Relaxed)
+    }
+
+    /// `peer` acknowledged what was sent to it at `sent` by the leader that holds `vote`.
+    pub(in crate::raft) fn acknowledged(&self, vote: Vote, peer: u64, sent: Instant) {
+        let mut inner = self.inner();
+        if inner.leading != Some(vote) {
+            inner.leading = Some(vote);
+            inner.peers.values_mut().for_each(|peer| peer.acknowledged = None);
+        }
+        let known = inner.peers.entry(peer).or_default();
+        known.acknowledged = known.acknowledged.max(Some(sent));
+    }
+
+    /// `peer` answered. Logs its return.
+    pub(in crate::raft) fn answered(&self, peer: u64, name: &str, applied: u64, offset_seconds: i64) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(peer).or_default();
+        known.answered = Some(Instant::now());
+        known.applied = known.applied.max(applied);
+        known.offset_seconds = offset_seconds;
+        known.failing = None;
+        if std::mem::take(&mut known.is_down) {
+            tracing::info!(peer = name, "a peer answers again");
+        }
+    }
+
+    /// A call to `peer` failed for `reason`. Logs once that it is away.
+    pub(in crate::raft) fn failed(&self, peer: u64, name: &str, reason: &str) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(peer).or_default();
+        let since = *known.failing.get_or_insert_with(Instant::now);
+        if !known.is_down && since.elapsed() >= UNREACHABLE_AFTER {
+            known.is_down = true;
+            tracing::warn!(peer = name, reason, "a peer does not answer; trying again and again");
+        }
+    }
+
+    /// How long ago a quorum of every set in `voters` last acknowledged this node, `own`, as the leader that holds
+    /// `vote`; `None` if none has yet.
+    pub(in crate::raft) fn quorum_age(&self, vote: Vote, own: u64, voters: &[BTreeSet<u64>]) -> Option<Duration> {
+        if matches!(voters, [set] if set.len() == 1 && set.contains(&own)) {
+            return Some(Duration::ZERO);
+        }
+        let now = Instant::now();
+        let inner = self.inner();
+        let acknowledged = |voter: &u64| {
+            if *voter == own {
+                return Some(now);
+            }
+            if inner.leading != Some(vote) {
+                return None;
+            }
+            inner.peers.get(voter)?.acknowledged
+        };
+        let oldest = voters.iter().map(|set| {
+            let mut times: Vec<Option<Instant>> = set.iter().map(acknowledged).collect();
+            // None counts as the oldest. The last of the newest majority is the quorum's time.
+            times.sort_unstable_by(|one, other| other.cmp(one));
+            times.get(set.len() / 2).copied().flatten()
+        });
+        // A set without voters has no quorum.
+        let mut at = Some(now);
+        for time in oldest {
+            at = at.min(time);
+        }
+        at.map(|at| now.saturating_duration_since(at))
+    }
+
+    /// What is known of `peer`.
+    pub(in crate::raft) fn of(&self, peer: u64) -> Peer {
+        self.inner().peers.get(&peer).cloned().unwrap_or_default()
+    }
+}
+
+impl Peer {
+    /// Whether it has answered lately.
+    pub(in crate::raft) fn is_reachable(&self) -> bool {
+        self.answered.is_some_and(|at| at.elapsed() < UNREACHABLE_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::impls::leader_id_adv::LeaderId;
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+
+    fn leader(term: u64) -> Vote {
+        Vote {
+            leader_id: LeaderId::new(term, 1),
+            committed: true,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_is_as_old_as_the_newest_acknowledgement_by_a_majority() {
+        let contacts = Contacts::default();
+        let voters = [BTreeSet::from([1, 2, 3, 4, 5])];
+        let age = |contacts: &Contacts| contacts.quorum_age(leader(1), 1, &voters);
+        assert_eq!(age(&contacts), None);
+        let pass = |ms| tokio::time::advance(Duration::from_millis(ms));
+        contacts.acknowledged(leader(1), 2, Instant::now());
+        assert_eq!(age(&contacts), None, "two of five");
+        pass(100).await;
+        contacts.acknowledged(leader(1), 3, Instant::now());
+        assert_eq!(age(&contacts), Some(Duration::from_millis(100)));
+        pass(50).await;
+        contacts.acknowledged(leader(1), 4, Instant::now());
+        assert_eq!(age(&contacts), Some(Duration::from_millis(50)));
+        assert_eq!(contacts.quorum_age(leader(2), 1, &voters), None, "of another leader");
+        assert_eq!(
+            contacts.quorum_age(leader(1), 1, &[BTreeSet::from([1])]),
+            Some(Duration::ZERO)
+        );
+        // While the members change, a quorum of both sets counts.
+        let both = [BTreeSet::from([1, 3, 4]), BTreeSet::from([1, 2, 6])];
+        assert_eq!(
+            contacts.quorum_age(leader(1), 1, &both),
+            Some(Duration::from_millis(150))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_is_as_old_as_its_leaders_quorum_and_the_time_since() {
+        let contacts = Contacts::default();
+        assert_eq!(contacts.age(), None);
+        let pass = |ms| tokio::time::advance(Duration::from_millis(ms));
+        pass(5_000).await;
+        contacts.set_age(Duration::from_millis(700));
+        pass(300).await;
+        assert_eq!(contacts.age(), Some(Duration::from_secs(1)));
+        contacts.set_age(Duration::from_secs(3));
+        assert_eq!(
+            contacts.age(),
+            Some(Duration::from_secs(1)),
+            "an older leader is no news"
+        );
+    }
+}

@@ -1,0 +1,426 @@
+//! What arrives from peers: checked here, and only then given to openraft, which relies on much without checking it.
+//!
+//! A wrong or hostile peer gets a refusal. Whatever carries the messages, a port or a simulation, calls
+//! [`Handler::handle`] with the names in the sender's certificate.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use openraft::RaftLogReader;
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::SnapshotResponse;
+use tokio::sync::{Mutex, watch};
+
+use super::contacts::Contacts;
+use super::messages::{
+    Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Proposed, Request, SETTLE_WITHIN,
+    Uuid,
+};
+use super::receive::{Received, Receiving};
+use super::refusal::PeerRefusal;
+use crate::clock::Clock;
+use crate::raft::error::ProposeError;
+use crate::raft::forms::{decode, encode};
+use crate::raft::log::LogStore;
+use crate::raft::machine::Core;
+use crate::raft::runtime::{Snapshot, Types, Vote};
+use crate::state::{Command, Outcomes, Revision, State};
+use crate::tasks::FaultHandle;
+
+/// What the resolver does for other nodes: it has their commands agreed on, since it verifies what they carry.
+pub trait Leading: Send + Sync {
+    /// Verifies `command` again, and has it agreed on if this node leads.
+    fn lead(&self, command: Command) -> BoxFuture<'static, Result<Led, NotLed>>;
+
+    /// Has `account` sent again to the NATS clusters that this node publishes to.
+    fn resend(&self, account: [u8; 32]);
+}
+
+/// What became of a follower's command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Led {
+    /// The entry that carries it.
+    pub revision: Revision,
+    /// What applying it gave.
+    pub outcomes: Outcomes,
+}
+
+/// Why a follower's command was not agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotLed {
+    /// It does not verify here.
+    Refused(String),
+    /// It was not proposed, or the outcome is unknown.
+    NotAgreed(ProposeError),
+}
+
+/// What a node says of itself before it is a member of anything.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its name in `cluster.toml`.
+    pub name: String,
+    /// The mesh's name there.
+    pub cluster: String,
+    /// Its store.
+    pub store: Uuid,
+    /// The nodes that `cluster.toml` names, with their peer addresses.
+    pub nodes: BTreeMap<String, String>,
+}
+
+/// A node's part in its mesh, once it has one.
+#[derive(Clone)]
+pub(in crate::raft) struct Membered {
+    pub(in crate::raft) mesh: Uuid,
+    pub(in crate::raft) node_id: u64,
+    pub(in crate::raft) core: Core,
+}
+
+/// Makes this node a member: writes its identity and starts its core.
+pub type Join = Box<JoinFn>;
+
+type JoinFn = dyn Fn(Uuid, u64) -> BoxFuture<'static, Result<(), String>> + Send + Sync;
+
+/// What the rooms above do for this handler.
+#[derive(Default)]
+struct Hooks {
+    join: Option<Arc<JoinFn>>,
+    leading: Option<Arc<dyn Leading>>,
+}
+
+/// Answers peers. Clones are the same.
+#[derive(Clone)]
+pub struct Handler(Arc<Inner>);
+
+pub(in crate::raft) struct Inner {
+    pub(in crate::raft) own: Own,
+    pub(in crate::raft) member: OnceLock<Membered>,
+    pub(in crate::raft) contacts: Contacts,
+    log: LogStore,
+    receiving: Receiving,
+    applied: watch::Receiver<Revision>,
+    /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
+    order: Mutex<()>,
+    hooks: StdMutex<Hooks>,
+    pub(in crate::raft) clock: Clock,
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handler({})", self.0.own.name)
+    }
+}
+
+impl Handler {
+    /// For the node `own`, with its two stores; `applied` is the revision that can be read there.
+    pub fn new(
+        own: Own,
+        log: LogStore,
+        state: State,
+        applied: watch::Receiver<Revision>,
+        clock: Clock,
+        fault: FaultHandle,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            own,
+            member: OnceLock::new(),
+            contacts: Contacts::default(),
+            log,
+            receiving: Receiving::new(state, fault),
+            applied,
+            order: Mutex::new(()),
+            hooks: StdMutex::default(),
+            clock,
+        }))
+    }
+
+    pub(in crate::raft) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// From now on this node is member `node_id` of `mesh`, and `core` is its openraft.
+    pub fn begin(&self, mesh: Uuid, node_id: u64, core: Core) {
+        // A node joins once: the identity on its disk says so before this is called.
+        let _ = self.0.member.set(Membered { mesh, node_id, core });
+    }
+
+    /// Whom commands of followers are given to.
+    pub fn set_leading(&self, leading: Arc<dyn Leading>) {
+        self.hooks().leading = Some(leading);
+    }
+
+    /// How this node becomes a member.
+    pub fn set_join(&self, join: Join) {
+        self.hooks().join = Some(join.into());
+    }
+
+    /// Forgets both: they know this handler, and everything that it knows would stay open for ever.
+    pub(in crate::raft) fn unhook(&self) {
+        *self.hooks() = Hooks::default();
+    }
+
+    fn hooks(&self) -> MutexGuard<'_, Hooks> {
+        self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers the message in `body`; `certified` are the names in the certificate of whoever sent it.
+    pub async fn handle(&self, certified: &[String], body: &[u8]) -> Result<Bytes, PeerRefusal> {
+        let read = decode::<(Envelope, Request)>(body);
+        let (envelope, request) = read.map_err(|error| PeerRefusal::Wrong(format!("unreadable: {error}")))?;
+        let content = match request {
+            Request::Hello => {
+                self.known(certified)?;
+                AnswerContent::Hello(self.introduce())
+            }
+            Request::Join { cluster, node_id } => self.invited(certified, &envelope, &cluster, node_id).await?,
+            request => {
+                let member = self.admitted(certified, &envelope)?;
+                self.answer(member, &envelope, request).await?
+            }
+        };
+        Ok(encode(&Answer {
+            now: self.0.clock.now(),
+            applied: *self.0.applied.borrow(),
+            content,
+        }))
+    }
+
+    /// The name in the sender's certificate that `cluster.toml` names too.
+    fn known<'c>(&self, certified: &'c [String]) -> Result<&'c str, PeerRefusal> {
+        let found = certified.iter().find(|name| self.0.own.nodes.contains_key(*name));
+        found.map(String::as_str).ok_or_else(|| {
+            PeerRefusal::Stranger(format!(
+                "the certificate names {certified:?}, and {}'s cluster.toml has no such node",
+                self.0.own.name
+            ))
+        })
+    }
+
+    fn introduce(&self) -> Introduction {
+        let member = self.0.member.get();
+        Introduction {
+            name: self.0.own.name.clone(),
+            cluster: self.0.own.cluster.clone(),
+            store: self.0.own.store,
+            member_of: member.map(|member| (member.mesh, member.node_id)),
+            applied: *self.0.applied.borrow(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// This node's membership, if the sender is a member of the same mesh and means this node.
+    fn admitted(&self, certified: &[String], envelope: &Envelope) -> Result<&Membered, PeerRefusal> {
+        let member = self.0.member.get();
+        let member = member.ok_or(PeerRefusal::NotNow("this node is not a member of a mesh yet"))?;
+        if envelope.mesh != member.mesh {
+            return Err(PeerRefusal::Stranger("this node belongs to another mesh".to_owned()));
+        }
+        if envelope.to != member.node_id || envelope.to_store != self.0.own.store {
+            return Err(PeerRefusal::Wrong(format!(
+                "the message is for node {} with another store, this is node {}",
+                envelope.to, member.node_id
+            )));
+        }
+        let metrics = member.core.metrics();
+        let members = metrics.borrow_watched().membership_config.clone();
+        match members.membership().get_node(&envelope.from) {
+            Some(sender) => {
+                if !certified.contains(&sender.name) {
+                    return Err(PeerRefusal::Stranger(format!(
+                        "node {} is {:?}, and the certificate names {certified:?}",
+                        envelope.from, sender.name
+                    )));
+                }
+                if sender.store != hex(&envelope.from_store) {
+                    return Err(PeerRefusal::Stranger(format!(
+                        "node {} ({:?}) has lost its store: a new one needs a new id",
+                        envelope.from, sender.name
+                    )));
+                }
+            }
+            // This node may have missed when the sender became a member.
+            None => {
+                let name = self.known(certified)?;
+                let mut nodes = members.membership().nodes();
+                if let Some((id, _)) = nodes.find(|(_, node)| node.name == name) {
+                    return Err(PeerRefusal::Stranger(format!(
+                        "{name:?} is node {id} here, not node {}",
+                        envelope.from
+                    )));
+                }
+            }
+        }
+        Ok(member)
+    }
+
+    /// Makes this node member `node_id` of `mesh`.
+    pub(in crate::raft) async fn join(&self, mesh: Uuid, node_id: u64) -> Result<(), String> {
+        let join = self
+            .hooks()
+            .join
+            .clone()
+            .ok_or_else(|| "this node is starting".to_owned())?;
+        join(mesh, node_id).await
+    }
+
+    async fn invited(
+        &self,
+        certified: &[String],
+        envelope: &Envelope,
+        cluster: &str,
+        node_id: u64,
+    ) -> Result<AnswerContent, PeerRefusal> {
+        self.known(certified)?;
+        if cluster != self.0.own.cluster {
+            return Err(PeerRefusal::Wrong(format!(
+                "this node's cluster.toml is of mesh {:?}, not {cluster:?}",
+                self.0.own.cluster
+            )));
+        }
+        if envelope.to_store != self.0.own.store {
+            return Err(PeerRefusal::Wrong("this node has another store by now".to_owned()));
+        }
+        if let Some(member) = self.0.member.get() {
+            if (member.mesh, member.node_id) == (envelope.mesh, node_id) {
+                return Ok(AnswerContent::Joined);
+            }
+            return Err(PeerRefusal::Stranger(
+                "this node holds the store of another mesh".to_owned(),
+            ));
+        }
+        self.join(envelope.mesh, node_id).await.map_err(PeerRefusal::Wrong)?;
+        Ok(AnswerContent::Joined)
+    }
+
+    async fn answer(
+        &self,
+        member: &Membered,
+        envelope: &Envelope,
+        request: Request,
+    ) -> Result<AnswerContent, PeerRefusal> {
+        const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
+        let core = &member.core;
+        match request {
+            Request::Append(append) => self.append(core, envelope, append).await,
+            Request::Vote(candidacy) => {
+                let request = candidacy.checked(envelope.from).map_err(PeerRefusal::Wrong)?;
+                Ok(core.vote(request).await.map_err(|_| ENDING)?.into())
+            }
+            Request::PreVote(candidacy) => {
+                let request = candidacy.checked(envelope.from).map_err(PeerRefusal::Wrong)?;
+                Ok(core.pre_vote(request).await.map_err(|_| ENDING)?.into())
+            }
+            Request::Transfer(transfer) => {
+                let response = core.handle_transfer_leader(transfer.into()).await.map_err(|_| ENDING)?;
+                Ok(AnswerContent::Transfer(response.into()))
+            }
+            Request::Propose(bytes) => self.propose(&bytes).await,
+            Request::Resend(account) => {
+                if let Some(leading) = self.hooks().leading.clone() {
+                    leading.resend(account);
+                }
+                Ok(AnswerContent::Noted)
+            }
+            Request::Applied(wanted) => {
+                let mut applied = self.0.applied.clone();
+                let reached = applied.wait_for(|applied| *applied >= wanted);
+                // The answer tells how far it is.
+                drop(tokio::time::timeout(SETTLE_WITHIN, reached).await);
+                Ok(AnswerContent::Applied)
+            }
+            Request::Snapshot(piece) => {
+                if piece.vote().leader_id.node_id != envelope.from {
+                    return Err(PeerRefusal::Wrong("a snapshot of another leader".to_owned()));
+                }
+                match self.0.receiving.take(core, piece).await? {
+                    Received::Answer(content) => Ok(content),
+                    Received::Whole(vote, snapshot) => {
+                        let response = self.install(core, vote, snapshot).await?;
+                        Ok(AnswerContent::Installed(response.vote.into()))
+                    }
+                }
+            }
+            Request::Hello | Request::Join { .. } => unreachable!("answered without a membership"),
+        }
+    }
+
+    async fn append(&self, core: &Core, envelope: &Envelope, append: Append) -> Result<AnswerContent, PeerRefusal> {
+        let age = append.quorum_age_ms;
+        let has_entries = append.has_entries();
+        let request = append.checked().map_err(PeerRefusal::Wrong)?;
+        if request.vote.leader_id.node_id != envelope.from {
+            return Err(PeerRefusal::Wrong("entries of another leader".to_owned()));
+        }
+        let committed = request.leader_commit.map(|id| id.index);
+        let _order = if has_entries {
+            Some(self.0.order.lock().await)
+        } else {
+            None
+        };
+        let response = core.append_entries(request).await;
+        let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
+        let appended = Appended::from(response);
+        if !matches!(appended, Appended::HigherVote(_)) && age != u64::MAX {
+            self.0.contacts.set_age(Duration::from_millis(age));
+        }
+        if matches!(appended, Appended::All) && committed <= Some(*self.0.applied.borrow()) {
+            self.0.contacts.set_caught_up();
+        }
+        Ok(AnswerContent::Append(appended))
+    }
+
+    /// Installs a snapshot that arrived whole, unless the log has the entry that it ends with: then everything before
+    /// that entry is here too.
+    async fn install(
+        &self,
+        core: &Core,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, PeerRefusal> {
+        const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
+        let _order = self.0.order.lock().await;
+        if let Some(last) = snapshot.meta.last_log_id {
+            // openraft would set back how far it has written, which its own assertions refuse.
+            let mut log = self.0.log.clone();
+            let found = log
+                .try_get_log_entries(last.index..=last.index)
+                .await
+                .map_err(|_| ENDING)?;
+            let promised = core.metrics().borrow_watched().vote;
+            if promised >= vote && found.first().is_some_and(|entry| entry.log_id == last) {
+                return Ok(SnapshotResponse::new(promised));
+            }
+        }
+        core.install_full_snapshot(vote, snapshot).await.map_err(|_| ENDING)
+    }
+
+    async fn propose(&self, bytes: &[u8]) -> Result<AnswerContent, PeerRefusal> {
+        let command = Command::decode(bytes).map_err(|error| PeerRefusal::Wrong(error.to_string()))?;
+        let leading = self.hooks().leading.clone();
+        let leading = leading.ok_or(PeerRefusal::NotNow("this node is starting"))?;
+        let led = leading.lead(command).await;
+        Ok(AnswerContent::Proposed(match led {
+            Ok(Led { revision, outcomes }) => Ok(Proposed { revision, outcomes }),
+            Err(error) => Err(NotProposed::from(error)),
+        }))
+    }
+}
+
+impl From<NotLed> for NotProposed {
+    fn from(error: NotLed) -> Self {
+        match error {
+            NotLed::Refused(reason) => Self::Refused(reason),
+            NotLed::NotAgreed(ProposeError::NoLeader) => Self::NotLeader,
+            NotLed::NotAgreed(ProposeError::Busy) => Self::Busy,
+            NotLed::NotAgreed(ProposeError::Unavailable { reason }) => Self::Unavailable(reason),
+            NotLed::NotAgreed(ProposeError::OutcomeUnknown) => Self::OutcomeUnknown,
+        }
+    }
+}
+
+/// A uuid as memberships and identities write it.
+pub(in crate::raft) fn hex(uuid: &Uuid) -> String {
+    data_encoding::HEXLOWER.encode(uuid)
+}

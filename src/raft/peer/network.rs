@@ -1,0 +1,422 @@
+//! openraft's way to the peers: each of its calls becomes a message, and the answer is checked.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use tokio::time::Instant;
+
+use super::handler::{Handler, Membered};
+use super::messages::{
+    Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Proposed, Request, Uuid,
+};
+use crate::raft::forms::{decode, encode};
+use crate::raft::runtime::{Member, Snapshot, Types, Vote};
+use crate::state::SnapshotView;
+use crate::tasks::{chain, off_the_workers};
+
+/// Pauses between attempts to reach a peer that does not answer. Short, because an attempt costs little and a peer that
+/// is back should not wait to hear from its leader.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a peer may take for a piece of a snapshot: the last one is answered when the snapshot is installed, whose
+/// last sync writes up to 64 MiB.
+const PIECE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// After this long without progress a snapshot is given up; a newer one is tried.
+const SNAPSHOT_STUCK: Duration = Duration::from_secs(60);
+
+/// How long a peer may take to note that an account is to be sent again.
+const RESEND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// On which connection a message travels: what is large or slow must not hold up heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Raft's messages.
+    Messages,
+    /// Snapshots, and commands of followers.
+    Bulk,
+}
+
+impl Lane {
+    /// The path of its messages, which carries the version of the protocol.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Messages => "/peer/v1/messages",
+            Self::Bulk => "/peer/v1/bulk",
+        }
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Nothing was sent.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have arrived.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// The peer did not take it.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// Carries messages to peers.
+pub trait Transport: Clone + Send + Sync + 'static {
+    /// Sends `body` to `to` and brings the answer, within `patience`.
+    fn call(
+        &self,
+        to: &Member,
+        lane: Lane,
+        body: Bytes,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Bytes, CallError>> + Send;
+}
+
+/// The transport of a mesh of one node: there is nobody to send to.
+#[derive(Debug, Clone, Copy)]
+pub struct NoPeers;
+
+impl Transport for NoPeers {
+    async fn call(&self, _: &Member, _: Lane, _: Bytes, _: Duration) -> Result<Bytes, CallError> {
+        Err(CallError::NotSent("cluster.toml has no [peer]".to_owned()))
+    }
+}
+
+/// The peers of a node, over a transport. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Peers<T> {
+    handler: Handler,
+    transport: T,
+}
+
+impl<T: Transport> Peers<T> {
+    /// The peers of the node that `handler` answers for.
+    pub fn new(handler: Handler, transport: T) -> Self {
+        Self { handler, transport }
+    }
+
+    fn envelope(&self, to: u64, store: Uuid) -> Envelope {
+        let own = self.handler.inner();
+        let member = own.member.get();
+        Envelope {
+            mesh: member.map_or([0; 16], |member| member.mesh),
+            from: member.map_or(0, |member| member.node_id),
+            from_store: own.own.store,
+            to,
+            to_store: store,
+            now: own.clock.now(),
+        }
+    }
+
+    /// Sends `request` and gives what it was answered. The contact is remembered.
+    async fn ask(
+        &self,
+        to: u64,
+        peer: &Member,
+        lane: Lane,
+        request: Request,
+        patience: Duration,
+    ) -> Result<AnswerContent, CallError> {
+        let contacts = &self.handler.inner().contacts;
+        let body = encode(&(self.envelope(to, uuid(&peer.store)), request));
+        let answered = self.transport.call(peer, lane, body, patience).await;
+        let answer = answered.and_then(|bytes| {
+            decode::<Answer>(&bytes).map_err(|error| CallError::Refused(format!("its answer is unreadable: {error}")))
+        });
+        match answer {
+            Ok(answer) => {
+                let offset = answer.now.saturating_sub(self.handler.inner().clock.now());
+                contacts.answered(to, &peer.name, answer.applied, offset);
+                Ok(answer.content)
+            }
+            Err(error) => {
+                contacts.failed(to, &peer.name, &error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the node at `peer`, which may not be a member, who it is.
+    pub(super) async fn say_hello(&self, peer: &Member, patience: Duration) -> Result<Introduction, CallError> {
+        match self.ask(0, peer, Lane::Bulk, Request::Hello, patience).await? {
+            AnswerContent::Hello(introduction) => Ok(introduction),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Has the node at `peer` become member `node_id` of this node's mesh.
+    pub(super) async fn join(&self, peer: &Member, node_id: u64, patience: Duration) -> Result<(), CallError> {
+        let cluster = self.handler.inner().own.cluster.clone();
+        let request = Request::Join { cluster, node_id };
+        match self.ask(node_id, peer, Lane::Bulk, request, patience).await? {
+            AnswerContent::Joined => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The revision that can be read at `to`: `wanted` or later, unless that takes long.
+    pub(super) async fn wait_applied(
+        &self,
+        to: u64,
+        peer: &Member,
+        wanted: u64,
+        patience: Duration,
+    ) -> Result<u64, CallError> {
+        match self
+            .ask(to, peer, Lane::Messages, Request::Applied(wanted), patience)
+            .await?
+        {
+            AnswerContent::Applied => Ok(self.handler.inner().contacts.of(to).applied),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Tells `to` that somebody asked for `account` to be sent again.
+    pub(super) async fn tell_resend(&self, to: u64, peer: &Member, account: [u8; 32]) -> Result<(), CallError> {
+        let request = Request::Resend(account);
+        self.ask(to, peer, Lane::Bulk, request, RESEND_PATIENCE).await.map(drop)
+    }
+
+    /// Has the leader `to` have `command` agreed on.
+    pub(super) async fn forward(
+        &self,
+        to: u64,
+        peer: &Member,
+        command: Bytes,
+        patience: Duration,
+    ) -> Result<Result<Proposed, NotProposed>, CallError> {
+        match self
+            .ask(to, peer, Lane::Bulk, Request::Propose(command), patience)
+            .await?
+        {
+            AnswerContent::Proposed(outcome) => Ok(outcome),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn uuid(hex: &str) -> Uuid {
+    let mut uuid = [0; 16];
+    // The store of a peer that is not known yet is an empty text.
+    if hex.len() == 32 {
+        let _ = data_encoding::HEXLOWER.decode_mut(hex.as_bytes(), &mut uuid);
+    }
+    uuid
+}
+
+fn unexpected() -> CallError {
+    CallError::Refused("it answered something else than it was asked".to_owned())
+}
+
+impl<T: Transport> RaftNetworkFactory<Types> for Peers<T> {
+    type Network = Link<T>;
+
+    /// Only remembers whom to call: openraft waits for this in its core.
+    async fn new_client(&mut self, to: u64, peer: &Member) -> Link<T> {
+        Link {
+            peers: self.clone(),
+            to,
+            peer: peer.clone(),
+        }
+    }
+}
+
+/// openraft's way to one peer.
+pub struct Link<T> {
+    peers: Peers<T>,
+    to: u64,
+    peer: Member,
+}
+
+impl<T: Transport> Link<T> {
+    async fn ask(&self, request: Request, option: &RPCOption) -> Result<AnswerContent, RPCError<Types>> {
+        let patience = option.hard_ttl();
+        let asked = self.peers.ask(self.to, &self.peer, Lane::Messages, request, patience);
+        asked.await.map_err(|error| match error {
+            CallError::NoAnswer(_) => NetworkError::new(&error).into(),
+            CallError::NotSent(_) | CallError::Refused(_) => Unreachable::new(&error).into(),
+        })
+    }
+
+    /// Sends a snapshot piece by piece, each until it is taken. Ends when nothing gets on for a while, and after the first
+    /// piece that the peer refuses.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let broken = |error: CallError| StreamingError::from(Unreachable::new(&error));
+        let unreadable = |reason: String| broken(CallError::NotSent(reason));
+        let last = snapshot.meta.last_log_id;
+        let last = last.ok_or_else(|| unreadable("an empty snapshot".to_owned()))?;
+        let mut export = Some(snapshot.snapshot.export());
+        let (mut number, mut bytes) = (0, None);
+        let mut stuck_since = Instant::now();
+        let mut wanted = 0;
+        loop {
+            // Pieces that the peer has from an attempt before this one are read and not sent.
+            while number <= wanted {
+                let reading = export.take();
+                let Some(mut reading) = reading else {
+                    return Err(unreadable("a piece was asked for that there is not".to_owned()));
+                };
+                let read = off_the_workers(move || {
+                    let piece = reading.next_piece();
+                    (reading, piece)
+                });
+                let (reading, piece) = read.await;
+                bytes = piece.map_err(|fault| unreadable(chain(&fault)))?;
+                // After the last piece comes one without content, which says so.
+                export = bytes.is_some().then_some(reading);
+                number += 1;
+            }
+            let piece = Piece::new(vote, last, wanted, bytes.clone());
+            let asked = self.peers.ask(
+                self.to,
+                &self.peer,
+                Lane::Bulk,
+                Request::Snapshot(piece),
+                PIECE_PATIENCE,
+            );
+            match asked.await {
+                Ok(AnswerContent::Installed(vote)) => return Ok(SnapshotResponse::new(vote.into())),
+                Ok(AnswerContent::Wanted(next)) if next >= wanted => {
+                    if next > wanted {
+                        stuck_since = Instant::now();
+                    }
+                    wanted = next;
+                }
+                // The peer has lost what it had: from the beginning, with a newer snapshot.
+                Ok(_) => return Err(broken(unexpected())),
+                Err(error @ CallError::Refused(_)) => return Err(broken(error)),
+                Err(error) if stuck_since.elapsed() > SNAPSHOT_STUCK => return Err(broken(error)),
+                Err(_) => tokio::time::sleep(BACKOFF).await,
+            }
+        }
+    }
+
+    fn member(&self) -> Option<&Membered> {
+        self.peers.handler.inner().member.get()
+    }
+
+    /// The age of this leader's quorum.
+    fn quorum_age(&self, vote: Vote) -> Option<Duration> {
+        let member = self.member()?;
+        let metrics = member.core.metrics();
+        let members = metrics.borrow_watched().membership_config.clone();
+        let voters = members.membership().get_joint_config();
+        let contacts = &self.peers.handler.inner().contacts;
+        contacts.quorum_age(vote, member.node_id, voters)
+    }
+}
+
+fn wrong() -> RPCError<Types> {
+    Unreachable::new(&unexpected()).into()
+}
+
+impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
+    type SnapshotData = SnapshotView;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let (vote, sent) = (request.vote, Instant::now());
+        let mut append = Append::from(request);
+        let age = self.quorum_age(vote).map(|age| age.as_millis());
+        append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
+        match self.ask(Request::Append(append), &option).await? {
+            AnswerContent::Append(appended) => {
+                let response = AppendEntriesResponse::from(appended);
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    let contacts = &self.peers.handler.inner().contacts;
+                    contacts.acknowledged(vote, self.to, sent);
+                    if let Some(age) = self.quorum_age(vote) {
+                        contacts.set_age(age);
+                    }
+                }
+                Ok(response)
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        voted(self.ask(Request::Vote(request.into()), &option).await?)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        voted(self.ask(Request::PreVote(request.into()), &option).await?)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        match self.ask(Request::Transfer(request.into()), &option).await? {
+            AnswerContent::Transfer(Handover::Begun) => Ok(Ok(())),
+            AnswerContent::Transfer(Handover::VoteChanged { expected, actual }) => {
+                Ok(Err(TransferLeaderError::VoteChanged {
+                    expected: expected.into(),
+                    actual: actual.into(),
+                }))
+            }
+            AnswerContent::Transfer(Handover::Behind { expected, actual }) => {
+                Ok(Err(TransferLeaderError::LogNotFlushed {
+                    expected: expected.map(Into::into),
+                    actual: actual.map(Into::into),
+                }))
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut cancel = std::pin::pin!(cancel);
+        tokio::select! {
+            closed = &mut cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot) => sent,
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}
+
+fn voted(content: AnswerContent) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    match content {
+        AnswerContent::Vote { vote, is_granted, last } => Ok(VoteResponse {
+            vote: vote.into(),
+            vote_granted: is_granted,
+            last_log_id: last.map(Into::into),
+        }),
+        _ => Err(wrong()),
+    }
+}

@@ -1,0 +1,111 @@
+//! A snapshot on its way in: its pieces become a state file beside the one in use.
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::Mutex;
+
+use super::messages::{AnswerContent, Piece};
+use super::refusal::PeerRefusal;
+use crate::raft::machine::{Core, snapshot_of};
+use crate::raft::runtime::{LogId, Snapshot, Vote};
+use crate::state::{Import, ImportError, State};
+use crate::tasks::{FaultHandle, chain, off_the_workers};
+
+/// The snapshot that is being received: at most one, since only a leader sends one.
+pub(super) struct Receiving {
+    state: State,
+    fault: FaultHandle,
+    current: Mutex<Option<Current>>,
+}
+
+struct Current {
+    vote: Vote,
+    last: LogId,
+    import: Import,
+}
+
+/// What a piece came to.
+pub(super) enum Received {
+    /// This answer.
+    Answer(AnswerContent),
+    /// The snapshot is whole.
+    Whole(Vote, Snapshot),
+}
+
+impl Receiving {
+    pub(super) fn new(state: State, fault: FaultHandle) -> Self {
+        Self {
+            state,
+            fault,
+            current: Mutex::new(None),
+        }
+    }
+
+    /// Takes `piece`. One that is not wanted is answered with the number of the one that is.
+    pub(super) async fn take(&self, core: &Core, piece: Piece) -> Result<Received, PeerRefusal> {
+        let (vote, last) = (piece.vote(), piece.last());
+        if !vote.committed || vote < core.metrics().borrow_watched().vote {
+            return Err(PeerRefusal::Wrong(
+                "a snapshot of a leader that was replaced".to_owned(),
+            ));
+        }
+        let mut current = self.current.lock().await;
+        if current
+            .as_ref()
+            .is_none_or(|current| (current.vote, current.last) != (vote, last))
+        {
+            // The import before it, if there was one, removes its file first.
+            *current = None;
+            let state = self.state.clone();
+            let begun = self
+                .blocking(move || state.begin_import().map_err(ImportError::from))
+                .await?;
+            *current = Some(Current {
+                vote,
+                last,
+                import: begun,
+            });
+        }
+        let Some(Current { import, .. }) = current.take() else {
+            return Err(PeerRefusal::NotNow("this node receives no snapshot"));
+        };
+        let wanted = import.pieces();
+        if piece.number != wanted {
+            *current = Some(Current { vote, last, import });
+            return Ok(Received::Answer(AnswerContent::Wanted(wanted)));
+        }
+        let Some(bytes) = piece.bytes else {
+            let view = self.blocking(move || import.finish()).await?;
+            let snapshot = snapshot_of(view).map_err(PeerRefusal::Wrong)?;
+            if snapshot.meta.last_log_id != Some(last) {
+                return Err(PeerRefusal::Wrong(
+                    "the snapshot is of another entry than its pieces said".to_owned(),
+                ));
+            }
+            return Ok(Received::Whole(vote, snapshot));
+        };
+        let import = self.blocking(move || added(import, &bytes)).await?;
+        *current = Some(Current { vote, last, import });
+        Ok(Received::Answer(AnswerContent::Wanted(wanted + 1)))
+    }
+
+    /// Runs `work`, which waits for the disk, off the workers. A failing disk ends the node; a wrong piece its sender.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ImportError> + Send + 'static,
+    ) -> Result<T, PeerRefusal> {
+        match off_the_workers(work).await {
+            Ok(done) => Ok(done),
+            Err(error @ ImportError::Stream { .. }) => Err(PeerRefusal::Wrong(error.to_string())),
+            Err(ImportError::Fault(fault)) => {
+                self.fault.report(chain(&fault));
+                Err(PeerRefusal::NotNow("the disk of this node fails"))
+            }
+        }
+    }
+}
+
+fn added(mut import: Import, bytes: &Bytes) -> Result<Import, ImportError> {
+    import.add(bytes)?;
+    Ok(import)
+}

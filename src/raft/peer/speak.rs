@@ -1,0 +1,77 @@
+//! The peers, whatever carries the messages: what the rest of the room asks of them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::messages::{Introduction, NotProposed, Proposed};
+use super::network::{CallError, Peers, Transport};
+use crate::raft::runtime::Member;
+use crate::state::Revision;
+
+/// Asks one peer something.
+pub(in crate::raft) trait Speak: Send + Sync {
+    /// Who it is. It need not be a member.
+    fn hello(&self, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>>;
+
+    /// Has it become member `node_id` of this node's mesh.
+    fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>>;
+
+    /// Has the leader `to` propose `command`.
+    fn propose(
+        &self,
+        to: u64,
+        peer: Member,
+        command: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Result<Proposed, NotProposed>, CallError>>;
+
+    /// The revision that can be read at `to`, once it is `wanted` or some time has passed there.
+    fn applied(
+        &self,
+        to: u64,
+        peer: Member,
+        wanted: Revision,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Revision, CallError>>;
+
+    /// Tells `to` that an account is to be sent again to the NATS clusters that it publishes to.
+    fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>>;
+}
+
+impl<T: Transport> Speak for Peers<T> {
+    fn hello(&self, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>> {
+        Box::pin(async move { self.say_hello(&peer, patience).await })
+    }
+
+    fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move { self.join(&peer, node_id, patience).await })
+    }
+
+    fn propose(
+        &self,
+        to: u64,
+        peer: Member,
+        command: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Result<Proposed, NotProposed>, CallError>> {
+        Box::pin(async move { self.forward(to, &peer, command, patience).await })
+    }
+
+    fn applied(
+        &self,
+        to: u64,
+        peer: Member,
+        wanted: Revision,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Revision, CallError>> {
+        let peers = self.clone();
+        Box::pin(async move { peers.wait_applied(to, &peer, wanted, patience).await })
+    }
+
+    fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>> {
+        let peers = self.clone();
+        Box::pin(async move { peers.tell_resend(to, &peer, account).await })
+    }
+}

@@ -1,0 +1,148 @@
+//! Waits until every voter that can be reached has applied what was agreed on, so that a client which is answered by one
+//! node can read at any other.
+//!
+//! It never holds up an answer for long: a voter that misses it once is not waited for until it has caught up.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::watch;
+
+use crate::raft::peer::{Handler, SETTLE_WITHIN, Speak};
+use crate::raft::runtime::Member;
+use crate::state::Revision;
+use crate::tasks::Scope;
+
+/// How long a voter may take to answer that it has not applied it.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is known of each voter. Clones are the same.
+#[derive(Clone)]
+pub(in crate::raft) struct Settle(Arc<Inner>);
+
+struct Inner {
+    handler: Handler,
+    peers: Arc<dyn Speak>,
+    voters: Mutex<BTreeMap<u64, Arc<Voter>>>,
+    scope: Scope,
+}
+
+struct Voter {
+    applied: watch::Sender<Revision>,
+    /// The newest revision that somebody waits for.
+    wanted: AtomicU64,
+    is_asked: AtomicBool,
+    has_missed: AtomicBool,
+}
+
+impl Default for Voter {
+    fn default() -> Self {
+        Self {
+            applied: watch::Sender::new(0),
+            wanted: AtomicU64::new(0),
+            is_asked: AtomicBool::new(false),
+            has_missed: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Settle {
+    pub(in crate::raft) fn new(handler: Handler, peers: Arc<dyn Speak>, scope: Scope) -> Self {
+        Self(Arc::new(Inner {
+            handler,
+            peers,
+            voters: Mutex::default(),
+            scope,
+        }))
+    }
+
+    /// Returns when every voter that can be reached has applied `revision`, or when it has taken too long.
+    pub(in crate::raft) async fn settled(&self, revision: Revision) {
+        let waits = self.reachable().into_iter().filter_map(|(id, peer)| {
+            let voter = self.voter(id);
+            let known = self.0.handler.inner().contacts.of(id).applied;
+            let before = voter.wanted.fetch_max(revision, Ordering::Relaxed);
+            if known >= before {
+                voter.has_missed.store(false, Ordering::Relaxed);
+            }
+            if known >= revision || voter.has_missed.load(Ordering::Relaxed) {
+                return None;
+            }
+            self.ask(id, peer, &voter);
+            Some(async move {
+                let mut applied = voter.applied.subscribe();
+                let reached = applied.wait_for(|applied| *applied >= revision);
+                if tokio::time::timeout(SETTLE_WITHIN, reached).await.is_err() {
+                    voter.has_missed.store(true, Ordering::Relaxed);
+                }
+            })
+        });
+        join_all(waits).await;
+    }
+
+    /// Tells every other voter that can be reached that `account` is to be sent again.
+    pub(in crate::raft) fn resend(&self, account: [u8; 32]) {
+        for (id, peer) in self.reachable() {
+            let told = self.0.peers.resend(id, peer, account);
+            self.0.scope.spawn("telling a peer to send again", async move {
+                // Whoever asked may ask again.
+                drop(told.await);
+            });
+        }
+    }
+
+    /// The other voters that have answered lately.
+    fn reachable(&self) -> Vec<(u64, Member)> {
+        let own = self.0.handler.inner();
+        let Some(member) = own.member.get() else {
+            return Vec::new();
+        };
+        let members = member.core.metrics().borrow_watched().membership_config.clone();
+        let members = members.membership();
+        let voters = members.voter_ids().filter(|id| *id != member.node_id);
+        let reachable = voters.filter(|id| own.contacts.of(*id).is_reachable());
+        reachable
+            .filter_map(|id| Some((id, members.get_node(&id)?.clone())))
+            .collect()
+    }
+
+    /// Of the voters that can be reached the one that has applied the most.
+    pub(in crate::raft) fn most_advanced(&self) -> Option<u64> {
+        let own = self.0.handler.inner();
+        let reachable = self.reachable().into_iter().map(|(id, _)| id);
+        reachable.max_by_key(|id| own.contacts.of(*id).applied)
+    }
+
+    fn voter(&self, id: u64) -> Arc<Voter> {
+        let mut voters = self.0.voters.lock().unwrap_or_else(PoisonError::into_inner);
+        voters.entry(id).or_default().clone()
+    }
+
+    /// Asks the voter until it has applied what is wanted; one question at a time, whoever waits.
+    fn ask(&self, id: u64, peer: Member, voter: &Arc<Voter>) {
+        if voter.is_asked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (settle, voter) = (self.clone(), voter.clone());
+        self.0.scope.spawn("asking a voter how far it is", async move {
+            loop {
+                let wanted = voter.wanted.load(Ordering::Relaxed);
+                let asked = settle.0.peers.applied(id, peer.clone(), wanted, ASK_PATIENCE).await;
+                let Ok(applied) = asked else { break };
+                voter.applied.send_if_modified(|known| {
+                    let is_news = *known < applied;
+                    *known = applied.max(*known);
+                    is_news
+                });
+                if applied >= voter.wanted.load(Ordering::Relaxed) || voter.has_missed.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            voter.is_asked.store(false, Ordering::Release);
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! What a leader does with the commands of other nodes: it verifies again what they carry, since one node that was broken
+//! into must not be able to write.
+
+use futures::future::BoxFuture;
+
+use super::error::SubmitError;
+use super::handle::Resolver;
+use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, Verified};
+use crate::raft::peer::{Leading, Led, NotLed};
+use crate::state::{
+    AccountOutcome, Command, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator, PutOperators,
+    ReplaceOperator,
+};
+
+impl Leading for Resolver {
+    fn lead(&self, command: Command) -> BoxFuture<'static, Result<Led, NotLed>> {
+        let resolver = self.clone();
+        Box::pin(async move { resolver.led(command).await })
+    }
+
+    fn resend(&self, account: [u8; 32]) {
+        // Without a NATS cluster there is no receiver, and nothing to send.
+        let _ = self.0.republish.send(AccountKey::from_bytes(account));
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> NotLed {
+    NotLed::Refused(error.to_string())
+}
+
+impl Resolver {
+    async fn led(&self, command: Command) -> Result<Led, NotLed> {
+        let command = match command {
+            Command::PutAccounts(PutAccounts { trust_epoch, items }) => {
+                let epoch = self.trust().epoch;
+                if trust_epoch != epoch {
+                    // What applying it would say; the node that sent it verifies it again.
+                    let stale = AccountOutcome::StaleTrust { trust_epoch: epoch };
+                    return Ok(self.led_to(Outcomes::Accounts(vec![stale; items.len()])));
+                }
+                for item in &items {
+                    self.check_account(item).await?;
+                }
+                Command::PutAccounts(PutAccounts { trust_epoch, items })
+            }
+            Command::OverrideAccount(OverrideAccount { trust_epoch, item, .. }) => {
+                self.check_account(&item).await?;
+                // Its own history is the newest.
+                let barred = self.barred(item.account).await.map_err(refused)?;
+                Command::OverrideAccount(OverrideAccount {
+                    trust_epoch,
+                    item,
+                    barred,
+                })
+            }
+            Command::PutOperators(PutOperators { items }) => {
+                let verified: Result<Vec<_>, _> = items.iter().map(check_operator).collect();
+                self.check_operators(&verified?).map_err(refused)?;
+                Command::PutOperators(PutOperators { items })
+            }
+            Command::ReplaceOperator(ReplaceOperator { old, new }) => {
+                let verified = check_operator(&new)?;
+                self.check_successor(old, &verified).map_err(refused)?;
+                Command::ReplaceOperator(ReplaceOperator { old, new })
+            }
+            Command::MarkPropagated(mark) => Command::MarkPropagated(mark),
+            Command::TakeLease(take) => Command::TakeLease(take),
+        };
+        let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
+        Ok(self.led_to(outcomes))
+    }
+
+    /// Whoever is answered reads at least what can be read here now.
+    fn led_to(&self, outcomes: Outcomes) -> Led {
+        Led {
+            revision: self.view().revision,
+            outcomes,
+        }
+    }
+
+    async fn check_account(&self, item: &PutAccount) -> Result<(), NotLed> {
+        let verified = self.verify(item.token.clone(), self.trust()).await;
+        let verified: Verified<AccountClaims> = verified.map_err(refused)?;
+        let claims = verified.claims();
+        let found = (
+            claims.account,
+            claims.operator,
+            claims.issued_at,
+            claims.expires_at,
+            &claims.name,
+        );
+        if found != (item.account, item.operator, item.issued_at, item.expires_at, &item.name) {
+            return Err(refused(format!(
+                "the JWT of account {} says something else than its command",
+                claims.account
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_operator(item: &PutOperator) -> Result<Verified<OperatorClaims>, NotLed> {
+    let verified = Token::parse(&item.token).and_then(Verified::<OperatorClaims>::verify);
+    let verified = verified.map_err(refused)?;
+    let claims = verified.claims();
+    if (claims.operator, claims.issued_at) != (item.operator, item.issued_at) {
+        return Err(refused(format!(
+            "the JWT of operator {} says something else than its command",
+            claims.operator
+        )));
+    }
+    Ok(verified)
+}
+
+/// The same sentence as for a client.
+impl From<SubmitError> for NotLed {
+    fn from(error: SubmitError) -> Self {
+        refused(error)
+    }
+}

@@ -1,0 +1,282 @@
+//! Several nodes: they form a mesh, agree, and serve, whatever happens to one of them.
+
+use std::time::{Duration, Instant};
+
+use crate::support::mesh::{NAMES, Nodes, status};
+use crate::support::mint::{Account, Operator, now};
+use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::nats_user::NatsUser;
+use crate::support::node::Node;
+use crate::support::process::{PATIENCE, eventually, free_port};
+use crate::support::tools::NEWEST;
+
+/// The stored token at every node, once it is this one.
+#[track_caller]
+fn stored_everywhere(nodes: &[Node], account: &Account, token: &str) {
+    for node in nodes {
+        eventually("every node serves it", || {
+            (node.get_account(&account.id()).text() == token).then_some(())
+        });
+    }
+}
+
+#[test]
+fn g1_every_node_takes_uploads_and_every_other_one_serves_them() {
+    for count in [3, 5] {
+        let operator = Operator::new("O");
+        let mesh = Nodes::formed(count, &operator.token());
+        let again = mesh.nodes[1].cli_json(&["member", "bootstrap"]);
+        assert_eq!(again["outcome"], "already formed", "{again}");
+        for (at, node) in mesh.nodes.iter().enumerate() {
+            let account = Account::new(&format!("A{at}"));
+            let token = operator.account(&account);
+            let stored = node.put(&account, &token);
+            // Whoever is answered reads what was stored at every node, at the revision that it was told.
+            for (name, other) in NAMES.iter().zip(&mesh.nodes) {
+                let read = other.get_account(&account.id());
+                assert_eq!(read.text(), token, "{name}");
+                assert!(read.revision() >= stored.revision());
+            }
+            assert_eq!(node.get_account(&account.id()).text(), token);
+            let unchanged = mesh.nodes[(at + 1) % count].put(&account, &token);
+            assert_eq!(unchanged.revision(), stored.revision());
+            let older = operator.account_at(&account, now() - 100);
+            let refused = mesh.nodes[(at + 1) % count].post_account(&account.id(), &older);
+            assert_eq!(refused.status, 409, "{}", refused.text());
+        }
+    }
+}
+
+#[test]
+fn g1_a_killed_leader_is_replaced_and_what_it_acknowledged_stays() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let account = Account::new("A");
+    let token = operator.account_at(&account, now() - 60);
+    let leader = mesh.leader();
+    mesh.nodes[leader].put(&account, &token);
+    mesh.nodes[leader].kill();
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    for at in &others {
+        assert_eq!(
+            mesh.nodes[*at].get_account(&account.id()).text(),
+            token,
+            "lookups go on"
+        );
+    }
+    let newer = operator.account(&account);
+    eventually("another node leads", || {
+        let answer = mesh.nodes[others[0]].post_account(&account.id(), &newer);
+        (answer.status == 200).then_some(())
+    });
+    mesh.nodes[leader].start_again();
+    stored_everywhere(&mesh.nodes, &account, &newer);
+    mesh.wait_until_writable();
+}
+
+#[test]
+fn g1_a_mesh_whose_nodes_are_all_killed_at_once_goes_on() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[1].put(&account, &token);
+    mesh.nodes.iter_mut().for_each(Node::kill);
+    mesh.nodes.iter_mut().for_each(Node::start_again);
+    // Served at once, before there is a leader.
+    stored_everywhere(&mesh.nodes, &account, &token);
+    mesh.wait_until_writable();
+    let other = Account::new("B");
+    mesh.nodes[2].put(&other, &operator.account(&other));
+}
+
+#[test]
+fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_uploads_in_time() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[0].put(&account, &token);
+    stored_everywhere(&mesh.nodes, &account, &token);
+    let leader = mesh.leader();
+    let follower = (leader + 1) % 3;
+    for at in (0..3).filter(|at| *at != follower) {
+        mesh.nodes[at].kill();
+    }
+    for alone in [false, true] {
+        if alone {
+            // It starts without anybody.
+            mesh.nodes[follower].start_again();
+        }
+        let node = &mesh.nodes[follower];
+        assert_eq!(node.get("/jwt/v1/accounts").status, 200, "nats-servers may start");
+        assert_eq!(node.get_account(&account.id()).text(), token);
+        let other = Account::new("B");
+        let begun = Instant::now();
+        let refused = node.post_account(&other.id(), &operator.account(&other));
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(refused.text().contains("nothing was stored"), "{}", refused.text());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        let status = eventually("it says so", || {
+            status(node).filter(|status| status["writable"] == false)
+        });
+        assert_eq!(status["ready"], true, "{status}");
+    }
+    let age = |node: &Node| status(node).and_then(|status| status["leader_age_ms"].as_u64());
+    mesh.nodes[leader].start_again();
+    mesh.wait_until_heard(follower);
+    mesh.nodes[leader].kill();
+    let before = age(&mesh.nodes[follower]).expect("an age");
+    eventually("the view grows older", || {
+        (age(&mesh.nodes[follower])? > before + 1_000).then_some(())
+    });
+}
+
+#[test]
+fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::unformed(3, &operator.token());
+    let status_before = status(&mesh.nodes[0]).expect("it answers");
+    assert_eq!(status_before["ready"], false, "an empty member serves nobody");
+    assert_eq!(mesh.nodes[0].get("/jwt/v1/accounts").status, 503);
+    // What the first node would be had it run alone until now: the same file with one node and no [peer].
+    let whole = std::fs::read_to_string(mesh.folder.path().join("cluster.toml")).unwrap();
+    let (head, nodes) = whole.split_once("[peer]").unwrap();
+    let first = nodes
+        .split("[[node]]")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with("peer"));
+    let alone = format!("{head}[[node]]{}", first.collect::<Vec<_>>().join("\n"));
+    let put = |text: &str| std::fs::write(mesh.folder.path().join("cluster.toml"), text).unwrap();
+    mesh.nodes[0].kill();
+    std::fs::remove_dir_all(mesh.folder.path().join("n1")).unwrap();
+    put(&alone);
+    mesh.nodes[0].start_again();
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[0].put(&account, &token);
+    mesh.nodes[0].kill();
+    put(&whole);
+    mesh.nodes[0].start_again();
+    assert_eq!(mesh.nodes[0].get_account(&account.id()).text(), token);
+    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
+    assert_eq!(formed["outcome"], "formed", "{formed}");
+    stored_everywhere(&mesh.nodes, &account, &token);
+    assert_eq!(mesh.nodes[2].get("/jwt/v1/accounts").status, 200);
+}
+
+/// One mesh is formed of all listed nodes or not at all, and never of another mesh's.
+#[test]
+fn a_mesh_is_not_formed_of_nodes_that_do_not_answer_or_belong_to_another_one() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::unformed(3, &operator.token());
+    mesh.nodes[2].kill();
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert!(
+        said.contains("\"n3\"") && said.contains("does not say who it is"),
+        "{said}"
+    );
+    assert!(status(&mesh.nodes[0]).expect("it answers")["cluster_id"].is_null());
+
+    mesh.nodes[2].start_again();
+    // Its certificate is of another authority.
+    let foreign = tempfile::tempdir().unwrap();
+    let other = crate::support::tls::Authority::new(foreign.path(), "other");
+    other.issue_for_node("n3");
+    for file in ["n3.pem", "n3.key"] {
+        std::fs::copy(foreign.path().join(file), mesh.folder.path().join(file)).unwrap();
+    }
+    mesh.nodes[2].start_again();
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("TLS with") && said.contains("n3"), "{said}");
+    // It shows another node's certificate.
+    mesh.authority.issue_for_node("n2");
+    for (from, to) in [("n2.pem", "n3.pem"), ("n2.key", "n3.key")] {
+        std::fs::copy(mesh.folder.path().join(from), mesh.folder.path().join(to)).unwrap();
+    }
+    mesh.nodes[2].start_again();
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("n2") && said.contains("n3"), "both names: {said}");
+    mesh.authority.issue_for_node("n3");
+    mesh.nodes[2].start_again();
+    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
+    assert_eq!(formed["outcome"], "formed", "{formed}");
+}
+
+/// The main job with three nodes: whoever publishes is killed, and the next revocation still cuts its user off.
+#[test]
+fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
+    let operator = Operator::new("O");
+    let (account, nats_port) = (Account::new("A"), free_port());
+    let creds = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(creds.path(), operator.system.propagating_user().creds()).unwrap();
+    let link = format!(
+        "\n[[nats]]\nname = \"test\"\nservers = [\"nats://127.0.0.1:{nats_port}\"]\ncreds = {:?}\n",
+        creds.path()
+    );
+    let mut mesh = Nodes::unformed_with(3, &operator.token(), &link).form();
+    mesh.nodes[0].put(&operator.system, &operator.system_token());
+    mesh.nodes[1].put(&account, &operator.account_at(&account, now() - 60));
+    let config = resolver_config(&operator.token(), &mesh.nodes[2].accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, nats_port, &config);
+    let publisher = |nodes: &[Node], gone: Option<usize>| {
+        eventually("one node publishes", || {
+            let publishes = |at: &usize| {
+                let log = nodes[*at].log();
+                let taken = log.matches("this node publishes to this NATS cluster now").count();
+                Some(*at) != gone && taken > log.matches("another node may publish").count()
+            };
+            let all: Vec<usize> = (0..3).filter(publishes).collect();
+            assert!(all.len() < 2, "{all:?} publish");
+            all.first().copied()
+        })
+    };
+    let revoke = |node: &Node, at: i64| {
+        let alice = account.user();
+        let mut connection = NatsUser::connect(server.address(), &alice).expect("alice gets in");
+        let token = operator.account_with(&account, |claims| {
+            claims["iat"] = serde_json::json!(at);
+            claims["nats"]["revocations"][alice.id()] = serde_json::json!(now());
+        });
+        node.put(&account, &token);
+        assert_eq!(
+            connection.disconnected(PATIENCE).as_deref(),
+            Some("User Authentication Revoked"),
+            "{}",
+            node.log()
+        );
+    };
+    let first = publisher(&mesh.nodes, None);
+    revoke(&mesh.nodes[(first + 1) % 3], now() - 30);
+    mesh.nodes[first].kill();
+    let other = (first + 1) % 3;
+    eventually("the others have a leader", || {
+        let token = operator.account_at(&account, now() - 20);
+        (mesh.nodes[other].post_account(&account.id(), &token).status == 200).then_some(())
+    });
+    revoke(&mesh.nodes[other], now() - 10);
+    let second = publisher(&mesh.nodes, Some(first));
+    assert_ne!(second, first);
+    // A node that is stopped on purpose gives the lease back.
+    mesh.nodes[first].start_again();
+    assert!(mesh.nodes[second].terminate().success());
+    publisher(&mesh.nodes, Some(second));
+}
+
+#[test]
+fn a_leader_that_is_stopped_on_purpose_hands_over_first() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let leader = mesh.leader();
+    assert!(mesh.nodes[leader].terminate().success());
+    let log = mesh.nodes[leader].log();
+    assert!(log.contains("another node leads now"), "{log}");
+    let account = Account::new("A");
+    mesh.nodes[(leader + 1) % 3].put(&account, &operator.account(&account));
+}
