@@ -39,6 +39,8 @@ mod nsc;
 #[cfg(test)]
 mod propagation;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod trust;

@@ -9,5 +9,6 @@ pub(crate) mod nats_user;
 pub(crate) mod node;
 pub(crate) mod nsc;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod tls;
 pub(crate) mod tools;
