@@ -170,7 +170,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "raft",
         &[
-            "runtime", "forms", "error", "settings", "log", "machine", "peer", "propose", "stores", "mod", "start",
+            "runtime", "forms", "error", "settings", "log", "machine", "stores", "peer", "propose", "mod", "start",
             "members", "form",
         ],
     ),
@@ -187,6 +187,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "contacts",
             "messages",
             "refusal",
+            "health",
             "receive",
             "handler",
             "network",

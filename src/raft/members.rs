@@ -86,12 +86,18 @@ impl Raft {
         join_all(seen).await
     }
 
+    /// Where this node reaches `node`: its own configuration counts, since addresses move.
+    fn address(&self, node: &Member) -> String {
+        let nodes = &self.0.handler.inner().own.nodes;
+        nodes.get(&node.name).unwrap_or(&node.peer).clone()
+    }
+
     async fn seen(&self, own: u64, id: u64, node: Member, role: Role, leader: bool) -> MemberView {
         let mut view = MemberView {
             name: node.name.clone(),
             id,
             role,
-            peer: node.peer.clone(),
+            peer: self.address(&node),
             store: node.store.clone(),
             leader,
             reachable: true,

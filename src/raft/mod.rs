@@ -98,6 +98,7 @@ use crate::state::Proposal;
 use crate::state::PutAccount;
 use crate::state::PutAccounts;
 use crate::state::Revision;
+use crate::tasks::Scope;
 
 /// How long a handover may take: two round trips and two syncs, and a stalling disk.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
@@ -121,6 +122,7 @@ struct Inner {
     /// Starts openraft; used once.
     begin: Mutex<Option<Begin>>,
     settings: Settings,
+    scope: Scope,
 }
 
 impl std::fmt::Debug for Raft {
@@ -226,6 +228,11 @@ impl Raft {
         };
         self.0.handler.inner().contacts.has_caught_up()
             || member.core.server_metrics().borrow_watched().state.is_leader()
+    }
+
+    /// The mesh's time minus this node's clock, in seconds: the median of the members' clocks that can be reached.
+    pub fn time_offset(&self) -> i64 {
+        self.0.handler.inner().contacts.time_offset()
     }
 
     /// Tells the other members that `account` is to be sent again to the NATS clusters that they publish to.

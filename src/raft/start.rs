@@ -1,7 +1,7 @@
 //! Starts openraft on the two stores and waits until everything that was ever acknowledged here can be read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use openraft::Config;
@@ -9,13 +9,16 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Mutex;
 
 use super::machine::{Core, Machine};
-use super::peer::{Handler, Own, Peers, Speak, Transport, Uuid};
+use super::peer::{Handler, Health, Own, Peers, Speak, Transport, Uuid};
 use super::propose::{Batcher, Proposer, Route, Settle};
 use super::settings::{RaftStartError, START_TIMEOUT, Settings, core_error};
 use super::stores::{Stores, Trimmer, write_committed};
 use super::{Begin, Inner, Raft};
 use crate::clock::Clock;
 use crate::tasks::Scope;
+
+/// After this long a write of the log hangs. Disks of busy machines stall for a tenth of a second.
+const HANGING_AFTER: Duration = Duration::from_millis(800);
 
 /// How long a start waits until what was committed is applied: lookups are to be answered within a second.
 const RESUME_PATIENCE: Duration = Duration::from_millis(700);
@@ -38,6 +41,7 @@ impl Raft {
             stores.log.clone(),
             stores.state.clone(),
             revision.clone(),
+            Health::new(stores.log.clone(), stores.space.clone(), HANGING_AFTER),
             clock,
             scope.fault().clone(),
         );
@@ -55,7 +59,7 @@ impl Raft {
         };
         let settle = Settle::new(handler.clone(), peers.clone(), scope.clone());
         let space = stores.space.clone();
-        let scope = scope.clone();
+        let (own_scope, scope) = (scope.clone(), scope.clone());
         let begin: Begin = Box::new(move |node_id| Box::pin(begin(node_id, config, network, stores, scope)));
         Ok(Self(Arc::new(Inner {
             handler,
@@ -68,6 +72,7 @@ impl Raft {
             peers,
             begin: Mutex::new(Some(begin)),
             settings,
+            scope: own_scope,
         })))
     }
 
@@ -77,6 +82,10 @@ impl Raft {
         let begin = begin.ok_or_else(|| core_error("it was started before"))?;
         let core = begin(node_id).await?;
         self.0.handler.begin(mesh, node_id, core);
+        let raft = Arc::downgrade(&self.0);
+        self.0
+            .scope
+            .spawn("the watch over the leader's disk", give_way(raft, self.0.scope.clone()));
         Ok(())
     }
 
@@ -191,6 +200,19 @@ async fn watch_core(core: Core, scope: Scope) {
                     .report("Raft has panicked; this is a defect of the program");
             }
             return;
+        }
+    }
+}
+
+/// How often a leader looks at its disk.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Hands the lead to a node whose disk works, whenever this one's does not.
+async fn give_way(raft: Weak<Inner>, scope: Scope) {
+    while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        let Some(inner) = raft.upgrade() else { return };
+        if inner.handler.inner().health.is_bad() {
+            Raft(inner).hand_over().await;
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::resend::Resends;
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixSeconds};
 use crate::jwt::AccountKey;
 use crate::jwt::TrustedKeys;
 use crate::raft::Raft;
@@ -132,6 +132,17 @@ impl Resolver {
             leader_age_ms: self.0.raft.leader_age().map_or(u64::MAX, as_ms),
             ready: self.0.ready.load(Ordering::Relaxed) && self.0.raft.is_usable() && !self.0.fault.is_reported(),
         }
+    }
+
+    /// The mesh's time, in Unix seconds: the median of the clocks of the members that can be reached. No wrong clock of one
+    /// node decides whose tokens are taken (G2).
+    pub(super) fn now(&self) -> UnixSeconds {
+        self.0.clock.now().saturating_add(self.0.raft.time_offset())
+    }
+
+    /// The mesh's time minus this node's clock, in seconds.
+    pub fn time_offset(&self) -> i64 {
+        self.0.raft.time_offset()
     }
 
     /// The newest revision that can be read here.

@@ -138,7 +138,7 @@ impl Resolver {
         body: Bytes,
         trust: Arc<VerifiedTrust>,
     ) -> Result<Verified<AccountClaims>, SubmitError> {
-        let now = self.0.clock.now();
+        let now = self.now();
         let small = body.len() <= INLINE_TOKEN_BYTES;
         let verify = move || -> Result<_, Rejection> {
             Verified::<AccountClaims>::verify(Token::parse(&body)?, &trust.keys, now)
@@ -242,7 +242,7 @@ impl Resolver {
         is_known.then(|| SubmitError::Untimely {
             rejection: rejection.clone(),
             offset,
-            now: self.0.clock.now(),
+            now: self.now(),
         })
     }
 
@@ -251,7 +251,7 @@ impl Resolver {
             account: claims.account,
             stored_issued_at,
             submitted_issued_at: claims.issued_at,
-            now: self.0.clock.now(),
+            now: self.now(),
         }
     }
 
@@ -279,8 +279,11 @@ impl Resolver {
             }
             Err(error) => return Err(error.into()),
         };
+        // In a mesh another node may know of a newer token than this one, or of another owner: only what is older than
+        // something is older for good.
+        let is_alone = self.0.raft.is_alone();
         if row.token == *token {
-            return Ok(Some(Submitted {
+            return Ok(is_alone.then_some(Submitted {
                 stored: false,
                 revision: row.revision,
             }));
@@ -292,11 +295,15 @@ impl Resolver {
             self.0.state.trust().owner(row.operator)
         };
         if owner != claims.operator {
-            return Err(SubmitError::OtherOperator {
-                account: claims.account,
-                owner,
-                signed_by: claims.operator,
-            });
+            return if is_alone {
+                Err(SubmitError::OtherOperator {
+                    account: claims.account,
+                    owner,
+                    signed_by: claims.operator,
+                })
+            } else {
+                Ok(None)
+            };
         }
         let is_dated = claims.issued_at > 0;
         if is_dated && !in_order_of_arrival && row.supersedes(claims.issued_at, token) {

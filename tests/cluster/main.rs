@@ -37,6 +37,8 @@ mod mesh;
 #[cfg(test)]
 mod nsc;
 #[cfg(test)]
+mod partition;
+#[cfg(test)]
 mod propagation;
 #[cfg(test)]
 mod proxy;

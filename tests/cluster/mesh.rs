@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use jwtmesh::clock::Clock;
+use jwtmesh::config::Config;
+
 use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
@@ -279,4 +282,46 @@ fn a_leader_that_is_stopped_on_purpose_hands_over_first() {
     assert!(log.contains("another node leads now"), "{log}");
     let account = Account::new("A");
     mesh.nodes[(leader + 1) % 3].put(&account, &operator.account(&account));
+}
+
+/// What is expired or dated ahead is decided by the members' clocks together, whichever node leads.
+#[test]
+fn g2_a_leader_whose_clock_is_two_hours_wrong_decides_nobodys_times() {
+    for hours in [2, -2] {
+        let operator = Operator::new("O");
+        let mut mesh = Nodes::unformed(3, &operator.token());
+        // The third node runs in this process, with a clock of its own.
+        assert!(mesh.nodes[2].terminate().success());
+        let config = Config::load(&mesh.folder.path().join("cluster.toml"), Some("n3")).expect("a good file");
+        let wrong = Clock::from_source(move || Clock::system().now() + hours * 3_600);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let node = runtime
+            .block_on(jwtmesh::node::Node::start(config, wrong))
+            .expect("starts");
+        let formed = mesh.nodes[2].cli_json(&["member", "bootstrap"]);
+        assert_eq!(formed["outcome"], "formed", "{formed}");
+        mesh.wait_until_writable();
+        assert_eq!(mesh.leader(), 2, "whoever forms the mesh leads it");
+        for at in [0, 2] {
+            let account = Account::new("A");
+            let dated = |seconds: i64, expires: i64| {
+                operator.account_with(&account, |claims| {
+                    claims["iat"] = serde_json::json!(now() + seconds);
+                    claims["exp"] = serde_json::json!(now() + expires);
+                })
+            };
+            let node = &mesh.nodes[at];
+            let refused = node.post_account(&account.id(), &dated(-60, -10));
+            assert_eq!(refused.status, 400, "expired: {}", refused.text());
+            let refused = node.post_account(&account.id(), &dated(1_800, 7_200));
+            assert_eq!(refused.status, 400, "dated ahead: {}", refused.text());
+            node.put(&account, &dated(0, 1_800));
+        }
+        let said = status(&mesh.nodes[2]).expect("it answers")["problems"].to_string();
+        let word = if hours > 0 { "ahead of" } else { "behind" };
+        assert!(said.contains("clock") && said.contains(word), "{said}");
+        runtime
+            .block_on(node.shutdown(Duration::from_secs(5)))
+            .expect("ends well");
+    }
 }

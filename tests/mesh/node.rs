@@ -7,7 +7,7 @@ use std::time::Duration;
 use jwtmesh::clock::Clock;
 use jwtmesh::config::{Acknowledge, Timing};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
-use jwtmesh::raft::peer::{Handler, Own, Peers, Uuid};
+use jwtmesh::raft::peer::{Handler, Health, Own, Peers, Uuid};
 use jwtmesh::raft::stores::{Flusher, Space, Trimmer};
 use jwtmesh::raft::{Core, Machine, Member, Settings};
 use jwtmesh::state::{Options, State};
@@ -167,6 +167,28 @@ fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> R
     })
 }
 
+/// What answers the peers of a node with these stores.
+fn handler(node: u64, disks: &Disks, stores: &Opened, scope: &Scope) -> Handler {
+    let own = Own {
+        name: name(node),
+        cluster: "simulated".to_owned(),
+        store: store(node),
+        nodes: (1..=7).map(|node| (name(node), String::new())).collect(),
+    };
+    let clock = Clock::from_source(|| 1_700_000_000);
+    let space = Space::of(Arc::new(disks.log.clone()));
+    let health = Health::new(stores.log.clone(), space, Duration::from_millis(800));
+    Handler::new(
+        own,
+        stores.log.clone(),
+        stores.state.clone(),
+        stores.revision.subscribe(),
+        health,
+        clock,
+        scope.fault().clone(),
+    )
+}
+
 impl Node {
     /// Starts a node on `disks`, as production does, but on one thread; an error if the power fails meanwhile.
     pub(crate) async fn boot(
@@ -179,7 +201,7 @@ impl Node {
         let (node, life) = (doom.node, doom.life);
         let scope = Scope::new(FaultHandle::default());
         let stores = open(disks, defect, &scope, sync_us)?;
-        let applied = stores.revision.subscribe();
+        let handler = handler(node, disks, &stores, &scope);
         let machine = Machine::new(
             stores.state.clone(),
             stores.flushed,
@@ -203,15 +225,6 @@ impl Node {
             doom: doom.clone(),
             scope: scope.clone(),
         };
-        let own = Own {
-            name: name(node),
-            cluster: "simulated".to_owned(),
-            store: store(node),
-            nodes: (1..=7).map(|node| (name(node), String::new())).collect(),
-        };
-        let clock = Clock::from_source(|| 1_700_000_000);
-        let fault = scope.fault().clone();
-        let handler = Handler::new(own, stores.log.clone(), stores.state.clone(), applied, clock, fault);
         let way = Way {
             node,
             life,

@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::answer::{AdminState, Shared, answer};
 use super::members;
 use crate::api;
-use crate::resolver::View;
+use crate::resolver::{CLOCK_TOLERANCE_SECONDS, View};
 
 /// `GET /v1/status`.
 pub(super) async fn show(State(state): State<Shared>) -> Response {
@@ -41,6 +41,14 @@ fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<Stri
         );
     } else if !view.ready {
         said.push("this node has not caught up with the mesh yet".to_owned());
+    }
+    let offset = state.resolver.time_offset();
+    if offset.abs() > CLOCK_TOLERANCE_SECONDS {
+        said.push(format!(
+            "this node's clock is {} s {} the mesh's time, which is the median of the members': set it right",
+            offset.abs(),
+            if offset < 0 { "ahead of" } else { "behind" }
+        ));
     }
     for member in members.iter().filter(|member| !member.reachable) {
         said.push(format!("member {:?} at {} does not answer", member.name, member.peer));

@@ -5,7 +5,7 @@
 //! travels to the followers with each append.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ struct Shared {
     /// reads this, so it takes no lock.
     current_at: AtomicU64,
     has_caught_up: AtomicBool,
+    /// The mesh's time minus this node's clock, in seconds.
+    time_offset: AtomicI64,
 }
 
 impl Default for Contacts {
@@ -37,6 +39,7 @@ impl Default for Contacts {
             start: Instant::now(),
             current_at: AtomicU64::new(0),
             has_caught_up: AtomicBool::new(false),
+            time_offset: AtomicI64::new(0),
         }))
     }
 }
@@ -58,7 +61,9 @@ pub(in crate::raft) struct Peer {
     /// The newest revision that could be read there then.
     pub(in crate::raft) applied: u64,
     /// Its clock minus ours, in seconds.
-    pub(in crate::raft) offset_seconds: i64,
+    offset_seconds: i64,
+    /// Whether its disk is nearly full or hangs.
+    pub(in crate::raft) is_disk_bad: bool,
     /// When calls to it began to fail.
     failing: Option<Instant>,
     is_down: bool,
@@ -80,6 +85,27 @@ impl Contacts {
     pub(in crate::raft) fn age(&self) -> Option<Duration> {
         let at = self.0.current_at.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.0.start.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// The mesh's time minus this node's clock, in seconds.
+    pub(in crate::raft) fn set_time_offset(&self, seconds: i64) {
+        self.0.time_offset.store(seconds, Ordering::Relaxed);
+    }
+
+    /// What was last set: 0 where this node has heard no other clock.
+    pub(in crate::raft) fn time_offset(&self) -> i64 {
+        self.0.time_offset.load(Ordering::Relaxed)
+    }
+
+    /// The median of this node's clock and those of the peers that have answered lately, minus this node's, in seconds.
+    /// Of an even number the lower one in the middle: it then rather is this node's than that of a peer that is ahead.
+    pub(in crate::raft) fn median_offset(&self) -> i64 {
+        let inner = self.inner();
+        let reachable = inner.peers.values().filter(|peer| peer.is_reachable());
+        let mut offsets: Vec<i64> = reachable.map(|peer| peer.offset_seconds).collect();
+        offsets.push(0);
+        offsets.sort_unstable();
+        offsets[(offsets.len() - 1) / 2]
     }
 
     /// This node has applied everything that its leader had committed, in this life or in an earlier one.
@@ -104,12 +130,20 @@ impl Contacts {
     }
 
     /// `peer` answered. Logs its return.
-    pub(in crate::raft) fn answered(&self, peer: u64, name: &str, applied: u64, offset_seconds: i64) {
+    pub(in crate::raft) fn answered(
+        &self,
+        peer: u64,
+        name: &str,
+        applied: u64,
+        offset_seconds: i64,
+        is_disk_bad: bool,
+    ) {
         let mut inner = self.inner();
         let known = inner.peers.entry(peer).or_default();
         known.answered = Some(Instant::now());
         known.applied = known.applied.max(applied);
         known.offset_seconds = offset_seconds;
+        known.is_disk_bad = is_disk_bad;
         known.failing = None;
         if std::mem::take(&mut known.is_down) {
             tracing::info!(peer = name, "a peer answers again");

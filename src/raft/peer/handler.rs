@@ -15,6 +15,7 @@ use openraft::raft::SnapshotResponse;
 use tokio::sync::{Mutex, watch};
 
 use super::contacts::Contacts;
+use super::health::Health;
 use super::messages::{
     Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Proposed, Request, SETTLE_WITHIN,
     Uuid,
@@ -101,6 +102,7 @@ pub(in crate::raft) struct Inner {
     log: LogStore,
     receiving: Receiving,
     applied: watch::Receiver<Revision>,
+    pub(in crate::raft) health: Health,
     /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
     order: Mutex<()>,
     hooks: StdMutex<Hooks>,
@@ -120,6 +122,7 @@ impl Handler {
         log: LogStore,
         state: State,
         applied: watch::Receiver<Revision>,
+        health: Health,
         clock: Clock,
         fault: FaultHandle,
     ) -> Self {
@@ -130,6 +133,7 @@ impl Handler {
             log,
             receiving: Receiving::new(state, fault),
             applied,
+            health,
             order: Mutex::new(()),
             hooks: StdMutex::default(),
             clock,
@@ -183,6 +187,7 @@ impl Handler {
         Ok(encode(&Answer {
             now: self.0.clock.now(),
             applied: *self.0.applied.borrow(),
+            is_disk_bad: self.0.health.is_bad(),
             content,
         }))
     }
@@ -347,7 +352,7 @@ impl Handler {
     }
 
     async fn append(&self, core: &Core, envelope: &Envelope, append: Append) -> Result<AnswerContent, PeerRefusal> {
-        let age = append.quorum_age_ms;
+        let (age, time_offset) = (append.quorum_age_ms, append.time_offset);
         let has_entries = append.has_entries();
         let request = append.checked().map_err(PeerRefusal::Wrong)?;
         if request.vote.leader_id.node_id != envelope.from {
@@ -362,8 +367,12 @@ impl Handler {
         let response = core.append_entries(request).await;
         let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
         let appended = Appended::from(response);
-        if !matches!(appended, Appended::HigherVote(_)) && age != u64::MAX {
-            self.0.contacts.set_age(Duration::from_millis(age));
+        if !matches!(appended, Appended::HigherVote(_)) {
+            if age != u64::MAX {
+                self.0.contacts.set_age(Duration::from_millis(age));
+            }
+            let time = envelope.now.saturating_add(time_offset);
+            self.0.contacts.set_time_offset(time.saturating_sub(self.0.clock.now()));
         }
         if matches!(appended, Appended::All) && committed <= Some(*self.0.applied.borrow()) {
             self.0.contacts.set_caught_up();

@@ -80,6 +80,8 @@ pub(in crate::raft) struct Append {
     entries: Vec<EntryForm>,
     /// How long ago a quorum last acknowledged this leader, in milliseconds; `u64::MAX` if none has.
     pub(in crate::raft) quorum_age_ms: u64,
+    /// The mesh's time minus the leader's clock, in seconds.
+    pub(in crate::raft) time_offset: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +155,8 @@ pub(in crate::raft) struct Answer {
     pub(in crate::raft) now: i64,
     /// The newest revision that can be read there.
     pub(in crate::raft) applied: u64,
+    /// Whether its disk is nearly full or hangs, so that it must not lead.
+    pub(in crate::raft) is_disk_bad: bool,
     /// What was asked for.
     pub(in crate::raft) content: AnswerContent,
 }
@@ -280,6 +284,7 @@ impl From<AppendEntriesRequest<Types>> for Append {
             committed: request.leader_commit.map(Into::into),
             entries: request.entries.into_iter().map(entry).collect(),
             quorum_age_ms: u64::MAX,
+            time_offset: 0,
         }
     }
 }

@@ -12,6 +12,7 @@
 mod connection;
 mod contacts;
 mod handler;
+mod health;
 mod messages;
 mod network;
 mod port;
@@ -22,6 +23,7 @@ mod speak;
 pub use connection::Connections;
 pub use contacts::Contacts;
 pub use handler::{Handler, Join, Leading, Led, NotLed, Own};
+pub use health::Health;
 pub use messages::Uuid;
 pub use network::{CallError, Lane, NoPeers, Peers, Transport};
 pub use port::PeerPort;

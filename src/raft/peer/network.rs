@@ -136,7 +136,7 @@ impl<T: Transport> Peers<T> {
         match answer {
             Ok(answer) => {
                 let offset = answer.now.saturating_sub(self.handler.inner().clock.now());
-                contacts.answered(to, &peer.name, answer.applied, offset);
+                contacts.answered(to, &peer.name, answer.applied, offset, answer.is_disk_bad);
                 Ok(answer.content)
             }
             Err(error) => {
@@ -332,10 +332,18 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let own = self.peers.handler.inner();
+        // openraft sends heartbeats while its core waits for the disk, and would lead for ever without writing anything.
+        if own.health.is_hanging() {
+            let hanging = CallError::NotSent("the disk of this node hangs".to_owned());
+            return Err(Unreachable::new(&hanging).into());
+        }
         let (vote, sent) = (request.vote, Instant::now());
         let mut append = Append::from(request);
         let age = self.quorum_age(vote).map(|age| age.as_millis());
         append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
+        append.time_offset = own.contacts.median_offset();
+        own.contacts.set_time_offset(append.time_offset);
         match self.ask(Request::Append(append), &option).await? {
             AnswerContent::Append(appended) => {
                 let response = AppendEntriesResponse::from(appended);

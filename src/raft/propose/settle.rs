@@ -110,10 +110,11 @@ impl Settle {
             .collect()
     }
 
-    /// Of the voters that can be reached the one that has applied the most.
+    /// Of the voters that can be reached and whose disks work the one that has applied the most.
     pub(in crate::raft) fn most_advanced(&self) -> Option<u64> {
         let own = self.0.handler.inner();
         let reachable = self.reachable().into_iter().map(|(id, _)| id);
+        let reachable = reachable.filter(|id| !own.contacts.of(*id).is_disk_bad);
         reachable.max_by_key(|id| own.contacts.of(*id).applied)
     }
 

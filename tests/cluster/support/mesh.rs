@@ -1,7 +1,11 @@
-//! Several nodes that form a mesh: real processes with one cluster.toml, each with its own certificate.
+//! Several nodes that form a mesh: real processes, each with its own certificate, whose messages to each other pass
+//! proxies that a test can cut.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -9,6 +13,7 @@ use tempfile::TempDir;
 
 use super::node::Node;
 use super::process::{eventually, free_port};
+use super::proxy::{Direction, Proxy};
 use super::tls::Authority;
 
 /// The nodes of a mesh, and what they share.
@@ -16,19 +21,41 @@ pub(crate) struct Nodes {
     pub(crate) nodes: Vec<Node>,
     pub(crate) folder: Arc<TempDir>,
     pub(crate) authority: Authority,
+    /// What each node sends to each other one passes a proxy of its own, if the test asked for that.
+    links: BTreeMap<(usize, usize), Proxy>,
 }
 
 /// The names of the nodes.
 pub(crate) const NAMES: [&str; 7] = ["n1", "n2", "n3", "n4", "n5", "n6", "n7"];
 
+/// The text of a cluster.toml whose nodes have these public ports and reach each other at `peers`.
+fn configuration(authority: &Path, publics: &[u16], peers: &[SocketAddr], more: &str) -> String {
+    let mut text = format!(
+        "[cluster]\nname = \"test\"\noperators = [\"operator.jwt\"]\n\n[peer]\ntls = {{ ca = {authority:?}, cert = \"{{node}}.pem\", \
+         key = \"{{node}}.key\" }}\n"
+    );
+    for ((name, public), peer) in NAMES.iter().zip(publics).zip(peers) {
+        write!(
+            text,
+            "\n[[node]]\nname = \"{name}\"\ndata = \"{{node}}\"\npublic = \"127.0.0.1:{public}\"\npeer = \"{peer}\"\n"
+        )
+        .expect("text grows");
+    }
+    text + more
+}
+
 impl Nodes {
     /// Starts `count` nodes that trust `operator_token`, and does not form a mesh of them.
     pub(crate) fn unformed(count: usize, operator_token: &str) -> Self {
-        Self::unformed_with(count, operator_token, "")
+        Self::begin(count, operator_token, "", false)
     }
 
     /// The same with more in cluster.toml.
     pub(crate) fn unformed_with(count: usize, operator_token: &str, more: &str) -> Self {
+        Self::begin(count, operator_token, more, false)
+    }
+
+    fn begin(count: usize, operator_token: &str, more: &str, through_proxies: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("jwtmesh-").tempdir();
         let folder = Arc::new(folder.expect("a temporary folder"));
         let authority = Authority::new(folder.path(), "mesh");
@@ -36,33 +63,39 @@ impl Nodes {
             fs::write(folder.path().join(name), text).expect("the test's own folder is writable");
         };
         write("operator.jwt", operator_token);
-        let mut text = format!(
-            "[cluster]\nname = \"test\"\noperators = [\"operator.jwt\"]\n\n[peer]\ntls = {{ ca = {:?}, cert = \"{{node}}.pem\", \
-             key = \"{{node}}.key\" }}\n",
-            authority.cert()
-        );
-        let mut ports = Vec::new();
-        for name in &NAMES[..count] {
-            let (public, peer) = (free_port(), free_port());
-            authority.issue_for_node(name);
-            write!(
-                text,
-                "\n[[node]]\nname = \"{name}\"\ndata = \"{{node}}\"\npublic = \"127.0.0.1:{public}\"\npeer = \"127.0.0.1:{peer}\"\n"
-            )
-            .expect("text grows");
-            ports.push(public);
-        }
-        text.push_str(more);
-        write("cluster.toml", &text);
-        let started = NAMES.iter().zip(ports);
-        let mut nodes: Vec<Node> = started
-            .map(|(name, port)| Node::member(folder.clone(), name, port))
+        let publics: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let peers: Vec<SocketAddr> = (0..count)
+            .map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())))
             .collect();
+        NAMES[..count]
+            .iter()
+            .for_each(|name| drop(authority.issue_for_node(name)));
+        write(
+            "cluster.toml",
+            &configuration(&authority.cert(), &publics, &peers, more),
+        );
+        let mut links = BTreeMap::new();
+        let mut nodes = Vec::new();
+        for (from, (name, public)) in NAMES.iter().zip(&publics).enumerate() {
+            let mut config = "cluster.toml".to_owned();
+            if through_proxies {
+                let mut seen = peers.clone();
+                for to in (0..count).filter(|to| *to != from) {
+                    let link = Proxy::to(peers[to]);
+                    seen[to] = link.address();
+                    links.insert((from, to), link);
+                }
+                config = format!("{name}.toml");
+                write(&config, &configuration(&authority.cert(), &publics, &seen, more));
+            }
+            nodes.push(Node::member(folder.clone(), &config, name, *public));
+        }
         nodes.iter_mut().for_each(Node::wait_until_ready);
         Self {
             nodes,
             folder,
             authority,
+            links,
         }
     }
 
@@ -72,14 +105,38 @@ impl Nodes {
         Self::unformed(count, operator_token).form()
     }
 
+    /// The same with links that can be cut.
+    #[track_caller]
+    pub(crate) fn linked(count: usize, operator_token: &str) -> Self {
+        Self::begin(count, operator_token, "", true).form()
+    }
+
     /// Forms the mesh, and waits until each node takes uploads.
     #[track_caller]
     pub(crate) fn form(self) -> Self {
-        let nodes = self;
-        let formed = nodes.nodes[0].cli_json(&["member", "bootstrap"]);
+        let formed = self.nodes[0].cli_json(&["member", "bootstrap"]);
         assert_eq!(formed["outcome"], "formed", "{formed}");
-        nodes.wait_until_writable();
-        nodes
+        self.wait_until_writable();
+        self
+    }
+
+    /// From now on nothing arrives that `from` sends to `to`, neither requests nor answers.
+    pub(crate) fn cut(&self, from: usize, to: usize) {
+        self.links[&(from, to)].cut(Direction::ToTarget);
+        self.links[&(to, from)].cut(Direction::FromTarget);
+    }
+
+    /// From now on `node` and the others are apart.
+    pub(crate) fn isolate(&self, node: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.cut(node, other);
+            self.cut(other, node);
+        }
+    }
+
+    /// Everything arrives again.
+    pub(crate) fn heal(&self) {
+        self.links.values().for_each(Proxy::heal);
     }
 
     /// Waits until every node takes uploads.
@@ -105,11 +162,16 @@ impl Nodes {
     /// The index of the node that leads, as the others and itself say.
     #[track_caller]
     pub(crate) fn leader(&self) -> usize {
+        self.leader_of(&(0..self.nodes.len()).collect::<Vec<_>>())
+    }
+
+    /// The same as these nodes say.
+    #[track_caller]
+    pub(crate) fn leader_of(&self, nodes: &[usize]) -> usize {
         eventually("the nodes agree on a leader", || {
-            let mut said = self
-                .nodes
+            let mut said = nodes
                 .iter()
-                .filter_map(status)
+                .filter_map(|node| status(&self.nodes[*node]))
                 .map(|status| status["leader"].clone());
             let first = said.next()?;
             let agreed = said.all(|leader| leader == first);

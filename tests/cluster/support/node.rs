@@ -88,6 +88,8 @@ pub(crate) struct Node {
     // Dropped before its folder, so that its last output can still be read.
     program: Program,
     folder: Arc<TempDir>,
+    /// Its cluster.toml, in the folder.
+    config: String,
     /// Its name, where several nodes share the folder.
     name: Option<String>,
     log: Option<&'static str>,
@@ -181,9 +183,11 @@ impl Node {
             }
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
-        let program = launch(folder.path(), None, options.log, 1);
+        let config = "cluster.toml".to_owned();
+        let program = launch(folder.path(), &config, None, options.log, 1);
         let mut node = Self {
             folder: Arc::new(folder),
+            config,
             name: None,
             port,
             tls: options.tls,
@@ -195,11 +199,12 @@ impl Node {
         node
     }
 
-    /// Starts the node called `name` of the cluster.toml in `folder`, whose public port is `port`.
-    pub(crate) fn member(folder: Arc<TempDir>, name: &str, port: u16) -> Self {
+    /// Starts the node called `name` of the file `config` in `folder`, whose public port is `port`.
+    pub(crate) fn member(folder: Arc<TempDir>, config: &str, name: &str, port: u16) -> Self {
         Self {
-            program: launch(folder.path(), Some(name), None, 1),
+            program: launch(folder.path(), config, Some(name), None, 1),
             folder,
+            config: config.to_owned(),
             name: Some(name.to_owned()),
             port,
             tls: None,
@@ -252,7 +257,13 @@ impl Node {
         // It must have ended before the next one asks for its port and folder.
         self.program.kill();
         self.starts += 1;
-        self.program = launch(self.folder.path(), self.name.as_deref(), self.log, self.starts);
+        self.program = launch(
+            self.folder.path(),
+            &self.config,
+            self.name.as_deref(),
+            self.log,
+            self.starts,
+        );
         self.wait_until_ready();
     }
 
@@ -328,7 +339,7 @@ impl Node {
 
     /// `jwtmesh ARGS... --config <this node's>`, run to its end.
     pub(crate) fn cli(&self, args: &[&str]) -> Output {
-        let config = self.folder.path().join("cluster.toml");
+        let config = self.folder.path().join(&self.config);
         let mut command = jwtmesh();
         command.args(args).arg("--config").arg(config);
         if let Some(name) = &self.name {
@@ -352,9 +363,9 @@ impl Node {
     }
 }
 
-fn launch(folder: &Path, name: Option<&str>, log: Option<&str>, start: u32) -> Program {
+fn launch(folder: &Path, config: &str, name: Option<&str>, log: Option<&str>, start: u32) -> Program {
     let mut command = jwtmesh();
-    command.arg("serve").arg("--config").arg(folder.join("cluster.toml"));
+    command.arg("serve").arg("--config").arg(folder.join(config));
     if let Some(name) = name {
         command.args(["--node", name]);
     }

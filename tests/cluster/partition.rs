@@ -1,0 +1,126 @@
+//! Nodes that cannot hear each other: who leads, who serves, and what is kept.
+
+use std::time::{Duration, Instant};
+
+use crate::support::mesh::{NAMES, Nodes, status};
+use crate::support::mint::{Account, Operator, now};
+use crate::support::node::Node;
+use crate::support::process::eventually;
+
+/// Uploads a token of `account` at `node` until it is taken; gives the token.
+#[track_caller]
+fn upload(operator: &Operator, node: &Node, account: &Account, at: i64) -> String {
+    let token = operator.account_at(account, at);
+    eventually("the upload is taken", || {
+        (node.post_account(&account.id(), &token).status == 200).then_some(())
+    });
+    token
+}
+
+#[track_caller]
+fn served_everywhere(mesh: &Nodes, account: &Account, token: &str) {
+    for (name, node) in NAMES.iter().zip(&mesh.nodes) {
+        eventually(&format!("{name} serves it"), || {
+            (node.get_account(&account.id()).text() == token).then_some(())
+        });
+    }
+}
+
+fn age(node: &Node) -> u64 {
+    status(node)
+        .and_then(|status| status["leader_age_ms"].as_u64())
+        .unwrap_or(u64::MAX)
+}
+
+#[test]
+fn g1_a_leader_alone_refuses_uploads_in_time_serves_lookups_and_looks_as_old_as_it_is() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(3, &operator.token());
+    let account = Account::new("A");
+    let before = upload(&operator, &mesh.nodes[0], &account, now() - 90);
+    served_everywhere(&mesh, &account, &before);
+    let leader = mesh.leader();
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    mesh.isolate(leader);
+    let after = upload(&operator, &mesh.nodes[others[0]], &account, now() - 60);
+    assert_ne!(mesh.leader_of(&others), leader);
+    let alone = &mesh.nodes[leader];
+    // It serves what it has, and says how old that is.
+    assert_eq!(alone.get_account(&account.id()).text(), before);
+    eventually("its view grows old", || (age(alone) > 1_500).then_some(()));
+    let begun = Instant::now();
+    let refused = alone.post_account(&account.id(), &operator.account_at(&account, now() - 30));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    mesh.heal();
+    served_everywhere(&mesh, &account, &after);
+    mesh.wait_until_writable();
+}
+
+#[test]
+fn g1_a_leader_that_is_deaf_or_mute_loses_the_lead_and_nothing_that_was_acknowledged() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(3, &operator.token());
+    let account = Account::new("A");
+    let mut issued = now() - 1_000;
+    for is_deaf in [true, false] {
+        let leader = mesh.leader();
+        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+        for other in &others {
+            if is_deaf {
+                mesh.cut(*other, leader);
+            } else {
+                mesh.cut(leader, *other);
+            }
+        }
+        issued += 10;
+        let token = upload(&operator, &mesh.nodes[others[0]], &account, issued);
+        assert_ne!(mesh.leader_of(&others), leader, "deaf {is_deaf}");
+        mesh.heal();
+        served_everywhere(&mesh, &account, &token);
+        mesh.wait_until_writable();
+    }
+}
+
+/// A follower that was cut off asks before it raises its term, and is not asked to lead.
+#[test]
+fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(3, &operator.token());
+    let account = Account::new("A");
+    let leader = mesh.leader();
+    let away = (leader + 1) % 3;
+    mesh.isolate(away);
+    eventually("it has missed its leader for long", || {
+        (age(&mesh.nodes[away]) > 5_000).then_some(())
+    });
+    let token = upload(&operator, &mesh.nodes[leader], &account, now());
+    mesh.heal();
+    served_everywhere(&mesh, &account, &token);
+    assert_eq!(mesh.leader(), leader);
+    assert!(mesh.nodes[leader].get("/jwt/v1/accounts").status == 200);
+    // No upload was refused for an election since.
+    assert_eq!(mesh.nodes[away].post_account(&account.id(), &token).status, 200);
+}
+
+/// openraft #2080: the old leader still reaches one of the majority that cannot hear it otherwise.
+#[test]
+fn five_voters_of_whom_three_hear_each_other_elect_although_the_old_leader_reaches_one_of_them() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(5, &operator.token());
+    let account = Account::new("A");
+    let leader = mesh.leader();
+    let others: Vec<usize> = (0..5).filter(|node| *node != leader).collect();
+    let [near, second, third, alone] = others[..] else {
+        panic!("four others")
+    };
+    mesh.isolate(alone);
+    for far in [second, third] {
+        mesh.cut(leader, far);
+        mesh.cut(far, leader);
+    }
+    let token = upload(&operator, &mesh.nodes[second], &account, now() - 60);
+    assert!([near, second, third].contains(&mesh.leader_of(&[near, second, third])));
+    mesh.heal();
+    served_everywhere(&mesh, &account, &token);
+}
