@@ -1,9 +1,11 @@
 //! Several nodes: they form a mesh, agree, and serve, whatever happens to one of them.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
+use nkeys::KeyPair;
 
 use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator, now};
@@ -323,5 +325,65 @@ fn g2_a_leader_whose_clock_is_two_hours_wrong_decides_nobodys_times() {
         runtime
             .block_on(node.shutdown(Duration::from_secs(5)))
             .expect("ends well");
+    }
+}
+
+/// A node that was away gets what it missed from the log, and the whole state if that no longer has it, while uploads go
+/// on; what it has to apply does not fill its memory.
+#[test]
+fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
+    const BY_LOG: usize = 170;
+    const BEYOND_THE_LOG: usize = 400;
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let leader = mesh.leader();
+    let away = (leader + 1) % 3;
+    let first = Account::new("first");
+    let small = operator.account(&first);
+    mesh.nodes[leader].put(&first, &small);
+    let accounts: Vec<Account> = (0..8).map(|n| Account::new(&format!("A{n}"))).collect();
+    let revoked: Vec<String> = (0..9_000).map(|_| KeyPair::new_user().public_key()).collect();
+    let mut uploads = 0;
+    let mut upload = |mesh: &Nodes| {
+        let account = &accounts[uploads % accounts.len()];
+        let token = operator.account_with(account, |claims| {
+            claims["iat"] = serde_json::json!(now() - 1_000 + i64::try_from(uploads).expect("few"));
+            for key in &revoked {
+                claims["nats"]["revocations"][key] = serde_json::json!(1_000_000);
+            }
+        });
+        uploads += 1;
+        mesh.nodes[leader].put(account, &token);
+        (account.id(), token)
+    };
+    let idle = mesh.nodes[away].program().resident_kb();
+    for (missed, by_snapshot) in [(BY_LOG, false), (BEYOND_THE_LOG, true)] {
+        mesh.nodes[away].kill();
+        let log = mesh.folder.path().join(NAMES[leader]).join("log");
+        let segments = || -> BTreeSet<_> {
+            let entries = std::fs::read_dir(&log).expect("the leader's log").flatten();
+            entries.map(|entry| entry.file_name()).collect()
+        };
+        let mut before = segments();
+        // The last one is prepared, and holds nothing yet.
+        before.pop_last();
+        for _ in 0..missed {
+            upload(&mesh);
+        }
+        if by_snapshot {
+            eventually("the log no longer has what the node missed", || {
+                before.is_disjoint(&segments()).then_some(())
+            });
+        }
+        mesh.nodes[away].start_again();
+        let (account, last) = upload(&mesh);
+        eventually("it has caught up", || {
+            (mesh.nodes[away].get_account(&account).text() == last).then_some(())
+        });
+        assert_eq!(mesh.nodes[away].get_account(&first.id()).text(), small);
+        let log = mesh.nodes[away].log();
+        assert_eq!(log.contains("has received the whole state"), by_snapshot, "{log}");
+        let grown = mesh.nodes[away].program().resident_kb().saturating_sub(idle);
+        assert!(grown < 100 * 1024, "{grown} KiB more than before");
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::RaftLogReader;
 use openraft::async_runtime::WatchReceiver;
-use openraft::raft::SnapshotResponse;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest};
 use tokio::sync::{Mutex, watch};
 
 use super::contacts::Contacts;
@@ -27,7 +27,7 @@ use crate::raft::error::ProposeError;
 use crate::raft::forms::{decode, encode};
 use crate::raft::log::LogStore;
 use crate::raft::machine::Core;
-use crate::raft::runtime::{Snapshot, Types, Vote};
+use crate::raft::runtime::{LogId, Snapshot, Types, Vote};
 use crate::state::{Command, Outcomes, Revision, State};
 use crate::tasks::FaultHandle;
 
@@ -105,6 +105,8 @@ pub(in crate::raft) struct Inner {
     pub(in crate::raft) health: Health,
     /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
     order: Mutex<()>,
+    /// Held while this node becomes a member, which it does once.
+    joining: Mutex<()>,
     hooks: StdMutex<Hooks>,
     pub(in crate::raft) clock: Clock,
 }
@@ -135,6 +137,7 @@ impl Handler {
             applied,
             health,
             order: Mutex::new(()),
+            joining: Mutex::new(()),
             hooks: StdMutex::default(),
             clock,
         }))
@@ -260,8 +263,16 @@ impl Handler {
         Ok(member)
     }
 
-    /// Makes this node member `node_id` of `mesh`.
+    /// Makes this node member `node_id` of `mesh`, unless it is one already.
     pub(in crate::raft) async fn join(&self, mesh: Uuid, node_id: u64) -> Result<(), String> {
+        let _joining = self.0.joining.lock().await;
+        if let Some(member) = self.0.member.get() {
+            return if (member.mesh, member.node_id) == (mesh, node_id) {
+                Ok(())
+            } else {
+                Err("this node holds the store of another mesh".to_owned())
+            };
+        }
         let join = self
             .hooks()
             .join
@@ -287,14 +298,6 @@ impl Handler {
         if envelope.to_store != self.0.own.store {
             return Err(PeerRefusal::Wrong("this node has another store by now".to_owned()));
         }
-        if let Some(member) = self.0.member.get() {
-            if (member.mesh, member.node_id) == (envelope.mesh, node_id) {
-                return Ok(AnswerContent::Joined);
-            }
-            return Err(PeerRefusal::Stranger(
-                "this node holds the store of another mesh".to_owned(),
-            ));
-        }
         self.join(envelope.mesh, node_id).await.map_err(PeerRefusal::Wrong)?;
         Ok(AnswerContent::Joined)
     }
@@ -318,7 +321,11 @@ impl Handler {
                 Ok(core.pre_vote(request).await.map_err(|_| ENDING)?.into())
             }
             Request::Transfer(transfer) => {
-                let response = core.handle_transfer_leader(transfer.into()).await.map_err(|_| ENDING)?;
+                let request = TransferLeaderRequest::from(transfer);
+                if request.from_leader().leader_id.node_id != envelope.from {
+                    return Err(PeerRefusal::Wrong("a handover of another leader".to_owned()));
+                }
+                let response = core.handle_transfer_leader(request).await.map_err(|_| ENDING)?;
                 Ok(AnswerContent::Transfer(response.into()))
             }
             Request::Propose(bytes) => self.propose(&bytes).await,
@@ -364,6 +371,7 @@ impl Handler {
         } else {
             None
         };
+        self.check_committed(&request).await?;
         let response = core.append_entries(request).await;
         let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
         let appended = Appended::from(response);
@@ -378,6 +386,29 @@ impl Handler {
             self.0.contacts.set_caught_up();
         }
         Ok(AnswerContent::Append(appended))
+    }
+
+    /// Refuses entries that contradict what is committed here: no leader that was elected has such, and openraft would end
+    /// this node over them.
+    async fn check_committed(&self, request: &AppendEntriesRequest<Types>) -> Result<(), PeerRefusal> {
+        let committed = *self.0.applied.borrow();
+        let entries = request.entries.iter().map(|entry| entry.log_id);
+        let offered: Vec<_> = request.prev_log_id.into_iter().chain(entries).collect();
+        let mut offered = offered.into_iter().filter(|id| id.index <= committed);
+        let Some(first) = offered.next() else { return Ok(()) };
+        let last = offered.clone().next_back().unwrap_or(first);
+        let mut log = self.0.log.clone();
+        let own = log.try_get_log_entries(first.index..=last.index).await;
+        let own = own.map_err(|_| PeerRefusal::NotNow("the log of this node cannot be read"))?;
+        // What was purged is not there to be compared.
+        let contradicts = |id: LogId| {
+            own.iter()
+                .any(|entry| entry.log_id.index == id.index && entry.log_id != id)
+        };
+        match std::iter::once(first).chain(offered).find(|id| contradicts(*id)) {
+            Some(id) => Err(PeerRefusal::Wrong(format!("{id} is not what is committed there"))),
+            None => Ok(()),
+        }
     }
 
     /// Installs a snapshot that arrived whole, unless the log has the entry that it ends with: then everything before
@@ -402,6 +433,11 @@ impl Handler {
                 return Ok(SnapshotResponse::new(promised));
             }
         }
+        let revision = snapshot.meta.last_log_id.map(|id| id.index);
+        tracing::info!(
+            revision,
+            "this node missed more than the log holds, and has received the whole state"
+        );
         core.install_full_snapshot(vote, snapshot).await.map_err(|_| ENDING)
     }
 

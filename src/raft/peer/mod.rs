@@ -19,6 +19,8 @@ mod port;
 mod receive;
 mod refusal;
 mod speak;
+#[cfg(test)]
+mod tests;
 
 pub use connection::Connections;
 pub use contacts::Contacts;
