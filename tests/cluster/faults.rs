@@ -1,0 +1,248 @@
+//! Faults of real nodes under load: whatever happens to one of them, or to all, nothing that was acknowledged is lost, and
+//! no lookup on a living node is refused or goes backwards.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::process::Signal;
+
+use crate::support::http::Connection;
+use crate::support::mesh::Nodes;
+use crate::support::mint::{Account, Operator, claims, now};
+use crate::support::node::Node;
+use crate::support::process::eventually;
+
+const NODES: usize = 3;
+
+/// Clients that upload to every node and read from every node.
+struct Load {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    stop: AtomicBool,
+    operator: Operator,
+    /// One account for each node that it is uploaded through.
+    accounts: Vec<Account>,
+    /// The newest issue time that was acknowledged of each of them.
+    acknowledged: Mutex<BTreeMap<String, i64>>,
+    /// Accounts that were uploaded once and acknowledged, with their tokens: no later upload hides that one was lost.
+    once: Mutex<Vec<(String, String)>>,
+    /// How often each node was started: a new life may begin a little before where the last one ended.
+    lives: Vec<AtomicU32>,
+    defects: Mutex<Vec<String>>,
+}
+
+impl Load {
+    fn start(operator: Operator, addresses: &[SocketAddr]) -> Self {
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            operator,
+            accounts: (0..addresses.len()).map(|n| Account::new(&format!("A{n}"))).collect(),
+            acknowledged: Mutex::default(),
+            once: Mutex::default(),
+            lives: addresses.iter().map(|_| AtomicU32::new(0)).collect(),
+            defects: Mutex::default(),
+        });
+        let mut threads = Vec::new();
+        for (node, address) in addresses.iter().copied().enumerate() {
+            let (writing, reading) = (shared.clone(), shared.clone());
+            threads.push(std::thread::spawn(move || writing.upload(node, address)));
+            threads.push(std::thread::spawn(move || reading.look(node, address)));
+        }
+        Self { shared, threads }
+    }
+
+    /// Waits until uploads through these nodes are acknowledged again.
+    #[track_caller]
+    fn wait_for_uploads(&self, nodes: &[usize]) {
+        let acknowledged = |node: usize| {
+            let account = self.shared.accounts[node].id();
+            self.shared.acknowledged.lock().unwrap().get(&account).copied()
+        };
+        for node in nodes {
+            let before = acknowledged(*node);
+            eventually(&format!("uploads through node {node} are acknowledged"), || {
+                (acknowledged(*node) > before.map(|issued| issued + 5)).then_some(())
+            });
+        }
+    }
+
+    /// Ends the clients, and checks that every node has everything.
+    #[track_caller]
+    fn end(self, nodes: &[Node]) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("a client does not panic");
+        }
+        let acknowledged = self.shared.acknowledged.lock().unwrap();
+        assert_eq!(acknowledged.len(), NODES);
+        println!("{acknowledged:?}");
+        for (account, issued) in acknowledged.iter() {
+            let stored = nodes.iter().map(|node| {
+                eventually("every node has what was acknowledged", || {
+                    let token = node.get_account(account).text();
+                    let stored = claims(&token)["iat"].as_i64()?;
+                    (stored >= *issued).then_some(token)
+                })
+            });
+            let stored: Vec<String> = stored.collect();
+            eventually("every node has the same", || {
+                let now: Vec<String> = nodes.iter().map(|node| node.get_account(account).text()).collect();
+                now.iter().all(|token| *token == now[0]).then_some(())
+            });
+            assert!(!stored.is_empty());
+        }
+        let once = self.shared.once.lock().unwrap();
+        println!("{} accounts uploaded once", once.len());
+        assert!(once.len() > 100);
+        for (account, token) in once.iter() {
+            for node in nodes {
+                assert_eq!(node.get_account(account).text(), *token, "{account} was acknowledged");
+            }
+        }
+        assert!(
+            self.shared.defects.lock().unwrap().is_empty(),
+            "{:?}",
+            self.shared.defects
+        );
+    }
+}
+
+impl Shared {
+    /// Uploads newer tokens of one account and, between them, new accounts.
+    fn upload(&self, node: usize, address: SocketAddr) {
+        let mut issued = now() - 100_000;
+        while !self.stop.load(Ordering::Relaxed) {
+            issued += 1;
+            let new = (issued % 2 == 0).then(|| Account::new("once"));
+            let account = new.as_ref().unwrap_or(&self.accounts[node]);
+            let token = self.operator.account_at(account, issued);
+            let path = format!("/jwt/v1/accounts/{}", account.id());
+            let answer = Connection::plain(address)
+                .and_then(|mut connection| connection.request("POST", &path, &[], token.as_bytes()));
+            match answer {
+                Ok(answer) if answer.status == 200 && new.is_some() => {
+                    self.once.lock().unwrap().push((account.id(), token));
+                }
+                Ok(answer) if answer.status == 200 => {
+                    self.acknowledged.lock().unwrap().insert(account.id(), issued);
+                }
+                // Nothing was stored, or it is not known.
+                Ok(answer) if [503, 504, 429].contains(&answer.status) => {}
+                Ok(answer) => self.defect(format!("node {node}: {} {}", answer.status, answer.text())),
+                // It is down.
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn look(&self, node: usize, address: SocketAddr) {
+        let mut seen: BTreeMap<(u32, String), i64> = BTreeMap::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            for account in &self.accounts {
+                let life = self.lives[node].load(Ordering::SeqCst);
+                let path = format!("/jwt/v1/accounts/{}", account.id());
+                let answer =
+                    Connection::plain(address).and_then(|mut connection| connection.request("GET", &path, &[], b""));
+                // It is down, or was started again meanwhile.
+                let Ok(answer) = answer else { continue };
+                if life != self.lives[node].load(Ordering::SeqCst) {
+                    continue;
+                }
+                let newest = seen.entry((life, account.id())).or_default();
+                match answer.status {
+                    200 => {
+                        let issued = claims(&answer.text())["iat"].as_i64().unwrap_or_default();
+                        if issued < *newest {
+                            self.defect(format!("node {node} went back from {newest} to {issued}"));
+                        }
+                        *newest = issued;
+                    }
+                    404 if *newest == 0 => {}
+                    status => self.defect(format!("node {node}: {status} {}", answer.text())),
+                }
+            }
+        }
+    }
+
+    fn defect(&self, what: String) {
+        self.defects.lock().unwrap().push(what);
+    }
+}
+
+/// The nodes but this one.
+fn but(node: usize) -> Vec<usize> {
+    (0..NODES).filter(|other| *other != node).collect()
+}
+
+#[test]
+fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happens() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::linked(NODES, &operator.token());
+    let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
+    let load = Load::start(operator, &addresses);
+    let everybody: Vec<usize> = (0..NODES).collect();
+    load.wait_for_uploads(&everybody);
+    let again = |mesh: &mut Nodes, node: usize| {
+        load.shared.lives[node].fetch_add(1, Ordering::SeqCst);
+        mesh.nodes[node].start_again();
+    };
+
+    // Killed: the leader, a follower, all at once.
+    let leader = mesh.leader();
+    mesh.nodes[leader].kill();
+    load.wait_for_uploads(&but(leader));
+    again(&mut mesh, leader);
+    load.wait_for_uploads(&everybody);
+    let follower = (mesh.leader() + 1) % NODES;
+    mesh.nodes[follower].kill();
+    load.wait_for_uploads(&but(follower));
+    again(&mut mesh, follower);
+    load.wait_for_uploads(&everybody);
+    mesh.nodes.iter_mut().for_each(Node::kill);
+    everybody.iter().for_each(|node| again(&mut mesh, *node));
+    load.wait_for_uploads(&everybody);
+
+    // Stopped, and going on as if nothing had happened: the leader, a follower.
+    for is_leader in [true, false] {
+        let leader = mesh.leader();
+        let stopped = if is_leader { leader } else { (leader + 1) % NODES };
+        mesh.nodes[stopped].program().signal(Signal::STOP);
+        load.wait_for_uploads(&but(stopped));
+        mesh.nodes[stopped].program().signal(Signal::CONT);
+        load.wait_for_uploads(&everybody);
+    }
+
+    // Cut off: the leader, a follower, one pair from each other.
+    let leader = mesh.leader();
+    mesh.isolate(leader);
+    load.wait_for_uploads(&but(leader));
+    mesh.heal();
+    load.wait_for_uploads(&everybody);
+    let leader = mesh.leader();
+    let follower = (leader + 1) % NODES;
+    mesh.isolate(follower);
+    load.wait_for_uploads(&but(follower));
+    mesh.heal();
+    load.wait_for_uploads(&everybody);
+    let leader = mesh.leader();
+    let follower = (leader + 1) % NODES;
+    mesh.cut(leader, follower);
+    mesh.cut(follower, leader);
+    load.wait_for_uploads(&but(follower));
+    mesh.heal();
+    load.wait_for_uploads(&everybody);
+
+    // Stopped on purpose: the leader hands over.
+    let leader = mesh.leader();
+    assert!(mesh.nodes[leader].terminate().success());
+    load.wait_for_uploads(&but(leader));
+    again(&mut mesh, leader);
+    load.wait_for_uploads(&everybody);
+    load.end(&mesh.nodes);
+}
