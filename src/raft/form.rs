@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a new member may take to have the whole state.
 const CATCHING_UP: Duration = Duration::from_secs(600);
 
+/// The pause before a new member that has not caught up is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long the members may take to agree that there are more of them.
 const AGREEING: Duration = Duration::from_secs(30);
 
@@ -155,12 +158,21 @@ impl Raft {
         let name = node.name.clone();
         let invited = self.0.peers.invite(node.clone(), node_id, PATIENCE).await;
         invited.map_err(|error| Unformed(format!("node {name:?} did not become a member: {error}")))?;
-        let admitted = tokio::time::timeout(CATCHING_UP, member.core.add_learner(node_id, node, true)).await;
-        match admitted {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Unformed(format!("node {name:?} cannot be admitted: {error}"))),
-            Err(_) => Err(Unformed(format!("node {name:?} did not catch up in time"))),
-        }
+        let admitted = async {
+            let added = member.core.add_learner(node_id, node.clone(), true).await;
+            added.map_err(|error| Unformed(format!("node {name:?} cannot be admitted: {error}")))?;
+            // openraft calls a node caught up that is thousands of entries behind.
+            let wanted = *self.0.revision.borrow();
+            loop {
+                let applied = self.0.peers.applied(node_id, node.clone(), wanted, PATIENCE).await;
+                if applied.is_ok_and(|applied| applied >= wanted) {
+                    return Ok(());
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        let admitted = tokio::time::timeout(CATCHING_UP, admitted).await;
+        admitted.unwrap_or_else(|_| Err(Unformed(format!("node {name:?} did not catch up in time"))))
     }
 }
 

@@ -169,7 +169,10 @@ fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
     let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
     assert_eq!(formed["outcome"], "formed", "{formed}");
     stored_everywhere(&mesh.nodes, &account, &token);
-    assert_eq!(mesh.nodes[2].get("/jwt/v1/accounts").status, 200);
+    eventually("the new members answer the probe", || {
+        let probed = mesh.nodes.iter().map(|node| node.get("/jwt/v1/accounts").status);
+        probed.into_iter().all(|status| status == 200).then_some(())
+    });
 }
 
 /// One mesh is formed of all listed nodes or not at all, and never of another mesh's.
