@@ -387,6 +387,9 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         let log = mesh.nodes[away].log();
         assert_eq!(log.contains("has received the whole state"), by_snapshot, "{log}");
         let grown = mesh.nodes[away].program().resident_kb().saturating_sub(idle);
-        assert!(grown < 100 * 1024, "{grown} KiB more than before");
+        println!("by snapshot {by_snapshot}: {grown} KiB more than before");
+        // Beside the state in use, a snapshot has redb's cache of the one that is being built.
+        let most = if by_snapshot { 200 * 1024 } else { 100 * 1024 };
+        assert!(grown < most, "by snapshot {by_snapshot}: {grown} KiB more than before");
     }
 }
