@@ -13,6 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use futures::FutureExt;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,16 +46,13 @@ impl Scope {
         }
     }
 
-    /// Does `work` where the tasks of this scope run, so that what it opens and spawns belongs there too.
+    /// Does `work` where the tasks of this scope run, so that what it opens and spawns belongs there too. On another runtime
+    /// it goes on if the caller no longer waits.
     pub async fn within<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let Some(runtime) = &self.runtime else {
             return work.await;
         };
-        match self.tracker.spawn_on(work, runtime).await {
-            Ok(done) => done,
-            // Nothing cancels it but a runtime that ends; it can only have panicked.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        joined(self.tracker.spawn_on(work, runtime)).await
     }
 
     fn run(&self, task: impl Future<Output: Send> + Send + 'static) {
@@ -133,10 +131,16 @@ pub async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
         return work();
     }
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// What a task gives that nobody aborts. Its panic goes on here.
+async fn joined<T>(task: tokio::task::JoinHandle<T>) -> T {
+    match task.await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
-        // Nothing cancels it but a runtime that ends; it can only have panicked.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Its runtime has ended, and with it the node: whoever waits ends too.
+        Err(Err(_cancelled)) => std::future::pending().await,
     }
 }
 

@@ -239,10 +239,16 @@ const HOMES: &[(&str, &[&str])] = &[
     // The demo connects to its NATS cluster as a client, as a user's program would. The configuration uses the library
     // to parse the URLs of servers.
     ("async_nats", &["nats/", "cli/demo/", "config/read/nats.rs"]),
-    // The demo makes keys for its own folder; only sign/ signs with them.
+    // The demo and a test make keys for their own folders; only sign/ signs with them.
     (
         "nkeys",
-        &["jwt/nkey.rs", "sign/", "cli/demo/", "nats/connection/creds.rs"],
+        &[
+            "jwt/nkey.rs",
+            "sign/",
+            "cli/demo/",
+            "nats/connection/creds.rs",
+            "node/tests.rs",
+        ],
     ),
     ("ed25519_dalek", &["jwt/nkey.rs"]),
     ("clap", &["cli/"]),

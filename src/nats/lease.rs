@@ -2,8 +2,8 @@
 //!
 //! A server that uses a URL resolver takes an account of any age, so an old token that a lagging node sends late would
 //! undo a revocation. The holder measures the term from before it asked for the lease, and stops sending a while before
-//! the end; another node measures it from when it saw the lease, and waits a while longer. So there is a silence between
-//! the two, on whatever clocks, as long as those run about equally fast. The entry that gives the lease is a barrier:
+//! the end; another node measures it from when it saw the lease, and waits a while longer. So in between nobody sends,
+//! whatever the clocks say, as long as they run about equally fast. The entry that gives the lease is a barrier:
 //! once it is applied here, everything that was agreed on before it is applied too.
 
 use std::pin::Pin;

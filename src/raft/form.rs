@@ -9,7 +9,7 @@ use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 
 use super::Raft;
-use super::machine::Core;
+use super::machine::{Core, members};
 use super::peer::{Introduction, Membered, Own, Uuid, hex};
 use super::runtime::Member;
 
@@ -64,8 +64,7 @@ impl Raft {
         for (node, introduction) in others {
             self.admit(member, node, &introduction).await?;
         }
-        let all = member.core.metrics().borrow_watched().membership_config.clone();
-        let all: Vec<u64> = all.membership().nodes().map(|(id, _)| *id).collect();
+        let all: Vec<u64> = members(&member.core).membership().nodes().map(|(id, _)| *id).collect();
         let changed = tokio::time::timeout(AGREEING, member.core.change_membership(all, false)).await;
         match changed {
             Ok(Ok(_)) => Ok(Formed::Now),
@@ -136,14 +135,10 @@ impl Raft {
 
     /// Admits `node` as a learner that has the whole state.
     async fn admit(&self, member: &Membered, node: Member, said: &Introduction) -> Result<(), Unformed> {
-        let known = {
-            let metrics = member.core.metrics();
-            let members = metrics.borrow_watched().membership_config.clone();
-            let known = members.membership().nodes().find(|(_, known)| known.name == node.name);
-            known.map(|(id, known)| (*id, known.store.clone()))
-        };
-        let node_id = match (&known, said.member_of) {
-            (Some((_, store)), _) if *store != node.store => {
+        let agreed = members(&member.core);
+        let known = agreed.membership().nodes().find(|(_, known)| known.name == node.name);
+        let node_id = match (known, said.member_of) {
+            (Some((_, known)), _) if known.store != node.store => {
                 return Err(Unformed(format!(
                     "node {:?} has lost its store, and cannot come back as the same member",
                     node.name
@@ -178,8 +173,7 @@ impl Raft {
 
 /// The id of the voter with this name.
 fn voter(core: &Core, name: &str) -> Option<u64> {
-    let metrics = core.metrics();
-    let members = metrics.borrow_watched().membership_config.clone();
+    let members = members(core);
     let members = members.membership();
     members
         .voter_ids()

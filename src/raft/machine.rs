@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
+use openraft::async_runtime::WatchReceiver;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use tokio::sync::watch;
@@ -25,6 +26,18 @@ use crate::tasks::chain;
 
 /// openraft over our state.
 pub type Core = openraft::Raft<Types, Machine>;
+
+/// The membership that `core` goes by: the newest in its log.
+pub(super) fn members(core: &Core) -> Arc<StoredMembership> {
+    core.metrics().borrow_watched().membership_config.clone()
+}
+
+/// Whether this node is the only member of its mesh.
+pub(super) fn is_alone(core: &Core) -> bool {
+    let metrics = core.server_metrics();
+    let members = &metrics.borrow_watched().membership_config;
+    members.membership().nodes().nth(1).is_none()
+}
 
 /// The state as openraft sees it.
 pub struct Machine {

@@ -271,9 +271,7 @@ impl Raft {
         let Some(member) = self.0.handler.inner().member.get() else {
             return false;
         };
-        let metrics = member.core.server_metrics();
-        let members = &metrics.borrow_watched().membership_config;
-        members.membership().nodes().nth(1).is_none()
+        machine::is_alone(&member.core)
     }
 
     /// This node's id; `None` while it is not a member of a mesh.

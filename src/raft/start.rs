@@ -150,7 +150,7 @@ async fn begin<T: Transport>(
     let made = scope.within(async move { Core::new(node_id, config, network, log, machine).await });
     let core = made.await.map_err(core_error)?;
     scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
-    let quiet = write_committed(stores.log.clone(), applied, scope.clone());
+    let quiet = write_committed(core.clone(), stores.log.clone(), applied, scope.clone());
     scope.spawn("the writer of what is committed", quiet);
     let trimmer = Trimmer {
         core: core.clone(),

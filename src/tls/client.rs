@@ -45,17 +45,6 @@ pub fn peer_client(files: &PeerTls) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
-/// Runs `read`, which reads files, off the async workers: a file may be on a network mount.
-pub async fn off_the_workers<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, TlsError> + Send + 'static,
-) -> Result<T, TlsError> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(outcome) => outcome,
-        // Nothing cancels it; it can only have panicked.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
 /// Whether a client certificate can be shown: both files can be read, and they belong together. Reads files.
 pub fn check(files: &ClientCert) -> Result<(), TlsError> {
     let (chain, key) = pair(files)?;

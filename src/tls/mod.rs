@@ -18,7 +18,7 @@ mod reason;
 mod server;
 mod x509;
 
-pub use client::{check, client, off_the_workers, peer_client};
+pub use client::{check, client, peer_client};
 pub use files::{Stamp, TlsError, stamp};
 pub use provider::provider;
 pub use reason::{TOO_SLOW, reason, words};

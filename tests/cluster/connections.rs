@@ -124,14 +124,7 @@ fn g5_a_server_that_lost_its_cluster_is_updated_when_it_is_back() {
     let (alice, bob) = (account.user(), account.user());
     let mut connections = [&alice, &bob].map(|user| NatsUser::connect(n2.address(), user).unwrap());
     let _loads_the_account = NatsUser::connect(n1.address(), &account.user()).unwrap();
-    let revoking = |users: &[&User], issued_at: i64| {
-        operator.account_with(&account, |claims| {
-            claims["iat"] = json!(issued_at);
-            for user in users {
-                claims["nats"]["revocations"][user.id()] = json!(now());
-            }
-        })
-    };
+    let revoking = |users: &[&User], issued_at: i64| operator.revoking(&account, users, issued_at);
     // Until both have answered a change, so that the node knows both.
     let mut changes = 0;
     eventually("both servers answer a change", || {
@@ -184,13 +177,7 @@ fn g5_new_creds_grant_a_missing_permission_without_a_restart() {
         let server = NatsServer::start_on_port(NEWEST, address.port(), &config);
         let (alice, bob) = (account.user(), account.user());
         let mut connections = [&alice, &bob].map(|user| NatsUser::connect(server.address(), user).unwrap());
-        let revoking = |users: &[&User]| {
-            operator.account_with(&account, |claims| {
-                for user in users {
-                    claims["nats"]["revocations"][user.id()] = json!(now());
-                }
-            })
-        };
+        let revoking = |users: &[&User]| operator.revoking(&account, users, now());
         node.put(&account, &revoking(&[&alice]));
         let advised = |log: &str| log.lines().filter(|line| line.contains(advice)).count();
         eventually("the log says what to do", || (advised(&node.log()) > 0).then_some(()));
@@ -244,10 +231,7 @@ fn g5_an_account_above_our_users_payload_limit_is_named_once_and_holds_up_no_oth
         let revoke = |node: &Node, issued_at: i64| {
             let alice = account.user();
             let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
-            let token = operator.account_with(&account, |claims| {
-                claims["iat"] = json!(issued_at);
-                claims["nats"]["revocations"][alice.id()] = json!(now());
-            });
+            let token = operator.revoking(&account, &[&alice], issued_at);
             node.put(&account, &token);
             let reason = connection.disconnected(PATIENCE);
             assert_eq!(reason.as_deref(), Some("User Authentication Revoked"), "{}", node.log());
@@ -448,9 +432,7 @@ fn g5_creds_of_another_account_than_the_system_account_are_named_and_read_again(
     .unwrap();
     let alice = account.user();
     let mut connection = NatsUser::connect(server.address(), &alice).expect("the account is served");
-    let revoked = operator.account_with(&account, |claims| {
-        claims["nats"]["revocations"][alice.id()] = json!(now())
-    });
+    let revoked = operator.revoking(&account, &[&alice], now());
     node.put(&account, &revoked);
     assert_eq!(
         connection.disconnected(PATIENCE).as_deref(),

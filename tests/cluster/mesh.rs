@@ -248,10 +248,7 @@ fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
     let revoke = |node: &Node, at: i64| {
         let alice = account.user();
         let mut connection = NatsUser::connect(server.address(), &alice).expect("alice gets in");
-        let token = operator.account_with(&account, |claims| {
-            claims["iat"] = serde_json::json!(at);
-            claims["nats"]["revocations"][alice.id()] = serde_json::json!(now());
-        });
+        let token = operator.revoking(&account, &[&alice], at);
         node.put(&account, &token);
         assert_eq!(
             connection.disconnected(PATIENCE).as_deref(),

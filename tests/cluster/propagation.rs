@@ -71,12 +71,7 @@ impl Mesh {
 
     /// The account's token with these users revoked.
     pub(crate) fn revoking(&self, users: &[&User], issued_at: i64) -> String {
-        self.operator.account_with(&self.account, |claims| {
-            claims["iat"] = json!(issued_at);
-            for user in users {
-                claims["nats"]["revocations"][user.id()] = json!(now());
-            }
-        })
+        self.operator.revoking(&self.account, users, issued_at)
     }
 
     /// One connection of `user` to each server.
@@ -160,10 +155,7 @@ fn g5_a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagate
         let alice = account.user();
         let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
         gate.shut();
-        let token = operator.account_with(&account, |claims| {
-            claims["iat"] = json!(now() - 30 + round);
-            claims["nats"]["revocations"][alice.id()] = json!(now());
-        });
+        let token = operator.revoking(&account, &[&alice], now() - 30 + round);
         node.put(&account, &token);
         assert!(connection.ping(), "the server cannot have been updated yet");
         gate.reopen();
@@ -402,9 +394,7 @@ fn a_node_gets_in_as_soon_as_the_system_account_that_it_serves_itself_is_uploade
     node.put(&operator.system, &system);
     let alice = account.user();
     let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
-    let token = operator.account_with(&account, |claims| {
-        claims["nats"]["revocations"][alice.id()] = json!(now());
-    });
+    let token = operator.revoking(&account, &[&alice], now());
     node.put(&account, &token);
     assert_eq!(
         connection.disconnected(PATIENCE).as_deref(),
@@ -443,9 +433,7 @@ fn changes_are_propagated_over_tls_with_a_private_authority() {
     let server = NatsServer::start_on_port(NEWEST, port, &config);
     let alice = account.user();
     let mut connection = NatsUser::connect(server.address(), &alice).unwrap();
-    let token = operator.account_with(&account, |claims| {
-        claims["nats"]["revocations"][alice.id()] = json!(now());
-    });
+    let token = operator.revoking(&account, &[&alice], now());
     node.put(&account, &token);
     assert_eq!(
         connection.disconnected(PATIENCE).as_deref(),
@@ -522,9 +510,7 @@ impl TwoServers {
     pub(crate) fn revoke(&self) {
         let alice = self.account.user();
         let mut connection = NatsUser::connect(self.plain.address(), &alice).unwrap();
-        let token = self.operator.account_with(&self.account, |claims| {
-            claims["nats"]["revocations"][alice.id()] = json!(now());
-        });
+        let token = self.operator.revoking(&self.account, &[&alice], now());
         self.node.put(&self.account, &token);
         assert_eq!(
             connection.disconnected(PATIENCE).as_deref(),

@@ -23,6 +23,7 @@ pub(super) use route::{Ended, Route};
 use super::subjects;
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
+use crate::tasks::off_the_workers;
 use crate::tls;
 
 /// How long TCP, TLS and the NATS greeting may take together. To another continent they take one second.
@@ -241,13 +242,13 @@ fn incoming(message: Message) -> Incoming {
 async fn certificates(options: ConnectOptions, cluster: &NatsCluster) -> Result<ConnectOptions, String> {
     let (ca, client) = (cluster.ca.clone(), cluster.client.clone());
     if let Some(ca) = ca {
-        let config = tls::off_the_workers(move || tls::client(&ca, client.as_ref())).await;
+        let config = off_the_workers(move || tls::client(&ca, client.as_ref())).await;
         return Ok(options.tls_client_config(config.map_err(|error| error.to_string())?));
     }
     if let Some(files) = client {
         let options = options.add_client_certificate(files.cert.clone(), files.key.clone());
         // The library's own error would not say which file is wrong.
-        let checked = tls::off_the_workers(move || tls::check(&files)).await;
+        let checked = off_the_workers(move || tls::check(&files)).await;
         return checked.map(|()| options).map_err(|error| error.to_string());
     }
     Ok(options)

@@ -17,17 +17,20 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::network::{CallError, Lane, Transport};
 use crate::config::PeerTls;
 use crate::raft::runtime::Member;
-use crate::tasks::{Scope, chain};
-use crate::tls::{Stamp, off_the_workers, peer_client, stamp};
+use crate::tasks::{Scope, chain, off_the_workers};
+use crate::tls::{Stamp, peer_client, stamp};
 
 /// How often the certificate files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long connecting may take: several round trips around the world. Calls give up earlier; this ends what they leave.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// The most bytes of an answer: the outcomes of a command are small, and so is everything else.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -78,17 +81,14 @@ impl Connections {
         slots.entry((name.to_owned(), lane)).or_default().clone()
     }
 
-    fn stamp(&self) -> Stamp {
-        let PeerTls { ca, cert, key } = &self.0.tls;
-        stamp([ca, cert, key])
-    }
-
-    /// The open connection to `to`, or a new one, and its number.
-    async fn sender(&self, slot: &Mutex<Slot>, to: &Member) -> Result<(Sender, u64), String> {
-        let mut slot = slot.lock().await;
+    /// The open connection to `to`, or a new one, and its number. Whoever waits for a new one may give up: it is opened all
+    /// the same, by one task at a time, and found by the next call.
+    async fn sender(&self, slot: Arc<Mutex<Slot>>, to: &Member) -> Result<(Sender, u64), String> {
+        let mut slot = slot.lock_owned().await;
         if slot.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             slot.looked = Some(Instant::now());
-            let found = self.stamp();
+            let PeerTls { ca, cert, key } = self.0.tls.clone();
+            let found = off_the_workers(move || stamp([&ca, &cert, &key])).await;
             if slot.stamp != found {
                 slot.stamp = found;
                 slot.open = None;
@@ -97,13 +97,22 @@ impl Connections {
         if let Some(sender) = slot.open.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok((sender.clone(), slot.number));
         }
-        slot.open = None;
         let (connections, to) = (self.clone(), to.clone());
-        let sender = self
+        let opened = self
             .0
             .scope
-            .within(async move { connections.connect(&to).await })
-            .await?;
+            .within(async move { connections.open(&mut slot, &to).await });
+        opened.await
+    }
+
+    async fn open(&self, slot: &mut Slot, to: &Member) -> Result<(Sender, u64), String> {
+        slot.open = None;
+        let connected = tokio::time::timeout(CONNECT_WITHIN, self.connect(to));
+        let sender = match self.0.scope.until_stop(connected).await {
+            Some(Ok(connected)) => connected?,
+            Some(Err(_)) => return Err(format!("no connection within {} s", CONNECT_WITHIN.as_secs())),
+            None => return Err("this node is ending".to_owned()),
+        };
         slot.number += 1;
         slot.open = Some(sender.clone());
         Ok((sender, slot.number))
@@ -141,7 +150,7 @@ impl Transport for Connections {
     async fn call(&self, to: &Member, lane: Lane, body: Bytes, patience: Duration) -> Result<Bytes, CallError> {
         let slot = self.slot(&to.name, lane);
         let until = Instant::now() + patience;
-        let connected = tokio::time::timeout_at(until, self.sender(&slot, to)).await;
+        let connected = tokio::time::timeout_at(until, self.sender(slot.clone(), to)).await;
         let (mut sender, number) = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(reason)) => return Err(CallError::NotSent(reason)),
@@ -162,14 +171,12 @@ impl Transport for Connections {
             Ok(Err(reason)) => reason,
             Err(_) => "no answer in time".to_owned(),
         };
-        let close = async {
-            let mut slot = slot.lock().await;
-            if slot.number == number {
-                slot.open = None;
-            }
-        };
-        // Whoever opens a new connection meanwhile holds the slot, and replaces this one anyway.
-        let _ = timeout(Duration::from_millis(1), close).await;
+        // Whoever holds the slot opens a new connection, or finds this one in use and has its own failure.
+        if let Ok(mut slot) = slot.try_lock()
+            && slot.number == number
+        {
+            slot.open = None;
+        }
         Err(CallError::NoAnswer(failed))
     }
 }
@@ -203,4 +210,52 @@ pub(in crate::raft) fn listen_address(peer: &str) -> io::Result<std::net::Socket
     let port = peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let port: u16 = port.ok_or_else(|| io::Error::other(format!("{peer:?} has no port")))?;
     Ok((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tasks::FaultHandle;
+
+    /// A peer behind a cut: connections are taken, and nothing ever comes back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn g12_calls_that_give_up_leave_one_attempt_to_connect_and_none_after_the_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["n1".to_owned()]).expect("a name");
+        let cert = params.self_signed(&key).expect("a certificate");
+        let file = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let tls = PeerTls {
+            ca: file("ca.pem", cert.pem()),
+            cert: file("cert.pem", cert.pem()),
+            key: file("key.pem", key.serialize_pem()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let scope = Scope::on(tokio::runtime::Handle::current(), FaultHandle::default());
+        let connections = Connections::new(tls, [("n2".to_owned(), address)].into(), scope.clone());
+        let peer = Member {
+            name: "n2".to_owned(),
+            ..Member::default()
+        };
+        for _ in 0..20 {
+            let called = connections.call(&peer, Lane::Messages, Bytes::new(), Duration::from_millis(10));
+            assert!(matches!(called.await, Err(CallError::NotSent(_))));
+        }
+        let first = listener.accept().await.expect("one connection");
+        let second = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
+        assert!(second.is_err(), "another attempt beside the first");
+        scope.stop();
+        tokio::time::timeout(Duration::from_secs(10), scope.ended())
+            .await
+            .expect("the attempt ends with its scope");
+        drop(first);
+    }
 }

@@ -18,7 +18,7 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
 
 /// What a node remembers of its peers. Clones are the same memory.
 #[derive(Debug, Clone)]
-pub struct Contacts(Arc<Shared>);
+pub(in crate::raft) struct Contacts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {

@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::raft::error::ProposeError;
 use crate::raft::forms::{decode, encode};
 use crate::raft::log::LogStore;
-use crate::raft::machine::Core;
+use crate::raft::machine::{Core, members};
 use crate::raft::runtime::{LogId, Snapshot, Types, Vote};
 use crate::state::{Command, Outcomes, Revision, State};
 use crate::tasks::FaultHandle;
@@ -231,8 +231,7 @@ impl Handler {
                 envelope.to, member.node_id
             )));
         }
-        let metrics = member.core.metrics();
-        let members = metrics.borrow_watched().membership_config.clone();
+        let members = members(&member.core);
         match members.membership().get_node(&envelope.from) {
             Some(sender) => {
                 if !certified.contains(&sender.name) {

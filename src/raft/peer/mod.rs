@@ -23,7 +23,6 @@ mod speak;
 mod tests;
 
 pub use connection::Connections;
-pub use contacts::Contacts;
 pub use handler::{Handler, Join, Leading, Led, NotLed, Own};
 pub use health::Health;
 pub use messages::Uuid;

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
@@ -19,6 +18,7 @@ use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Proposed, Request, Uuid,
 };
 use crate::raft::forms::{decode, encode};
+use crate::raft::machine::members;
 use crate::raft::runtime::{Member, Snapshot, Types, Vote};
 use crate::state::SnapshotView;
 use crate::tasks::{chain, off_the_workers};
@@ -312,8 +312,7 @@ impl<T: Transport> Link<T> {
     /// The age of this leader's quorum.
     fn quorum_age(&self, vote: Vote) -> Option<Duration> {
         let member = self.member()?;
-        let metrics = member.core.metrics();
-        let members = metrics.borrow_watched().membership_config.clone();
+        let members = members(&member.core);
         let voters = members.membership().get_joint_config();
         let contacts = &self.peers.handler.inner().contacts;
         contacts.quorum_age(vote, member.node_id, voters)

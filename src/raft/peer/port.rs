@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,11 +38,6 @@ impl PeerPort {
     pub async fn bind(peer: &str, tls: ReloadableTls) -> io::Result<Self> {
         let listener = listener::bind(listen_address(peer)?)?;
         Ok(Self { listener, tls })
-    }
-
-    /// The address that it listens on.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 
     /// Serves in `scope` until that stops.

@@ -50,24 +50,14 @@ impl Receiving {
             ));
         }
         let mut current = self.current.lock().await;
-        if current
-            .as_ref()
-            .is_none_or(|current| (current.vote, current.last) != (vote, last))
-        {
-            // The import before it, if there was one, removes its file first.
-            *current = None;
-            let state = self.state.clone();
-            let begun = self
-                .blocking(move || state.begin_import().map_err(ImportError::from))
-                .await?;
-            *current = Some(Current {
-                vote,
-                last,
-                import: begun,
-            });
-        }
-        let Some(Current { import, .. }) = current.take() else {
-            return Err(PeerRefusal::NotNow("this node receives no snapshot"));
+        let import = match current.take() {
+            Some(current) if (current.vote, current.last) == (vote, last) => current.import,
+            before => {
+                // Removes its file before the next one has the same name.
+                drop(before);
+                let state = self.state.clone();
+                self.blocking(move || Ok(state.begin_import()?)).await?
+            }
         };
         let wanted = import.pieces();
         if piece.number != wanted {

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 
+use crate::raft::machine::members;
 use crate::raft::peer::{Handler, SETTLE_WITHIN, Speak};
 use crate::raft::runtime::Member;
 use crate::state::Revision;
@@ -101,7 +101,7 @@ impl Settle {
         let Some(member) = own.member.get() else {
             return Vec::new();
         };
-        let members = member.core.metrics().borrow_watched().membership_config.clone();
+        let members = members(&member.core);
         let members = members.membership();
         let voters = members.voter_ids().filter(|id| *id != member.node_id);
         let reachable = voters.filter(|id| own.contacts.of(*id).is_reachable());

@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Space;
 use crate::raft::log::LogStore;
-use crate::raft::machine::Core;
+use crate::raft::machine::{Core, is_alone};
 use crate::tasks::Scope;
 
 /// Segments that are kept: 256 MiB, so that a node that was away for hours catches up by log, not by snapshot.
@@ -51,9 +51,12 @@ impl Trimmer {
                 );
             }
             hanging = waits;
-            let alone = self.core.metrics().borrow_watched().membership_config.nodes().count() < 2;
-            self.purge(if alone { KEEP_SEGMENTS_ALONE } else { KEEP_SEGMENTS })
-                .await;
+            self.purge(if is_alone(&self.core) {
+                KEEP_SEGMENTS_ALONE
+            } else {
+                KEEP_SEGMENTS
+            })
+            .await;
         }
     }
 

@@ -78,6 +78,16 @@ impl Operator {
         sign(&self.key, &self.account_claims(account, change))
     }
 
+    /// The token of `account`, issued at `issued_at`, with these users revoked now.
+    pub(crate) fn revoking(&self, account: &Account, users: &[&User], issued_at: i64) -> String {
+        self.account_with(account, |claims| {
+            claims["iat"] = json!(issued_at);
+            for user in users {
+                claims["nats"]["revocations"][user.id()] = json!(now());
+            }
+        })
+    }
+
     /// The claims of `account`, changed; to be signed with a key other than this operator's identity key.
     pub(crate) fn account_claims(&self, account: &Account, change: impl FnOnce(&mut Value)) -> Value {
         let mut claims = issued(Claims::account(&account.id(), &account.name), &self.key);
