@@ -156,7 +156,7 @@ impl Bench {
             let most = self.seconds * if clients == 1 { 6_000 } else { 30_000 };
             let count = |uploaded: &Uploaded| uploaded.count as f64;
             let run = |posts: &Requests, node: &Node| {
-                measure(&node.program, || upload(node.address, clients, posts, time), count)
+                measure(&node.program, || upload(&[node.address], clients, posts, time), count)
             };
             // Every token is used once by each: a second upload would be no change.
             let rounds = self.rounds(|| Requests::posts(&operator.accounts(most)), run, (&now, &before));

@@ -10,10 +10,10 @@ use support::arguments::argument;
 use support::etcd::{Etcd, puts};
 use support::mint::Operator;
 use support::node::{Node, Settings};
-use support::process::{Program, clean_up_when_interrupted, settle, work_folder};
-use support::rounds::{Pairs, percentile};
+use support::process::{clean_up_when_interrupted, settle, work_folder};
+use support::rounds::{Measured, Pairs, measure, percentile};
 use support::table::{Aim, Table};
-use support::upload::{Requests, Uploaded, upload};
+use support::upload::{Requests, upload};
 
 #[expect(dead_code, reason = "each bench uses its own part of what they share")]
 mod support;
@@ -29,7 +29,7 @@ fn main() {
     let together: usize = argument("together", 1);
     // Both data folders lie in this one, so both sync the same disk.
     let folder = work_folder("submit");
-    let etcd = Etcd::start(folder.path());
+    let etcd = Etcd::start(folder.path(), 1);
     let operator = Operator::new();
     let node = Node::start(folder.path(), &operator, &Settings::default());
     for (clients, aim) in CLIENTS.into_iter().filter(|(clients, _)| only == 0 || only == *clients) {
@@ -38,13 +38,6 @@ fn main() {
             .collect();
         print(clients, aim, &measured);
     }
-}
-
-/// What one round did, and what it cost.
-struct Measured {
-    uploaded: Uploaded,
-    /// Of the server, including what it did after the last answer.
-    processor_seconds: f64,
 }
 
 fn round(
@@ -60,30 +53,23 @@ fn round(
     let (posts, puts) = (Requests::posts(&accounts), puts(&accounts));
     drop(accounts);
     let time = Duration::from_secs(seconds as u64);
-    settle(&[&node.program, &etcd.program]);
-    let ours = measure(&node.program, || upload(node.address, clients, &posts, time));
-    settle(&[&node.program, &etcd.program]);
-    let theirs = measure(&etcd.program, || etcd.put(clients, together, &puts, time));
+    settle(&[&node.program, &etcd.programs[0]]);
+    let ours = measure(&[&node.program], || upload(&[node.address], clients, &posts, time));
+    settle(&[&node.program, &etcd.programs[0]]);
+    let theirs = measure(&[&etcd.programs[0]], || etcd.put(0, (clients, together), &puts, time));
     (ours, theirs)
-}
-
-fn measure(server: &Program, load: impl FnOnce() -> Uploaded) -> Measured {
-    let before = server.processor_seconds();
-    let uploaded = load();
-    settle(&[server]);
-    Measured {
-        uploaded,
-        processor_seconds: server.processor_seconds() - before,
-    }
 }
 
 fn print(clients: usize, aim: Aim, rounds: &[(Measured, Measured)]) {
     let table = Table::begin(&format!("Uploads of 1.5 KB, {clients} clients, one node"), "etcd");
     let latency = |share: f64| move |measured: &Measured| percentile(&measured.uploaded.latencies, share);
-    let cost = |measured: &Measured| measured.processor_seconds * 1e6 / measured.uploaded.count as f64;
     table.compare("acknowledged a second", &Pairs::of(rounds, |m| m.uploaded.rate()), aim);
     table.compare("p50, ms", &Pairs::of(rounds, latency(0.5)), Aim::Shown);
     table.compare("p99, ms", &Pairs::of(rounds, latency(0.99)), Aim::AtMost(1.0));
     table.compare("p99.9, ms", &Pairs::of(rounds, latency(0.999)), Aim::Shown);
-    table.compare("server CPU, us an upload", &Pairs::of(rounds, cost), Aim::Shown);
+    table.compare(
+        "server CPU, us an upload",
+        &Pairs::of(rounds, Measured::cost_us),
+        Aim::Shown,
+    );
 }

@@ -1,10 +1,10 @@
-//! The peer for uploads: one etcd, and puts over gRPC from a generator as frugal as the one for our own uploads.
+//! The peer for uploads: etcd, and puts over gRPC from a generator as frugal as the one for our own uploads.
 //!
 //! gRPC is spoken by hand (RFC 9113, RFC 7541, `PROTOCOL-HTTP2.md` of grpc) so that both servers get the same share of
 //! the machine: a client library would take its own share from etcd only. Header fields are sent in full once a
 //! connection and by index from then on, as client libraries do.
 
-use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::mint::Minted;
+use super::node::get;
 use super::process::{Program, find_program, free_port};
 use super::upload::{Requests, Round, Uploaded, connect, one_thread};
 
@@ -28,44 +29,67 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A running etcd with one member.
+/// A running etcd.
 pub(crate) struct Etcd {
-    /// The process.
-    pub(crate) program: Program,
+    /// The processes of its members.
+    pub(crate) programs: Vec<Program>,
     /// Where clients connect.
-    pub(crate) address: SocketAddr,
+    addresses: Vec<SocketAddr>,
 }
 
 impl Etcd {
-    /// Starts one with its data in `folder`.
-    pub(crate) fn start(folder: &Path) -> Self {
-        let (client, peer) = (free_port(), free_port());
-        let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let mut command = Command::new(find_program("etcd", "etcd-server"));
-        command.arg("--name=bench").arg("--data-dir").arg(folder.join("etcd"));
-        command
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"));
-        command.arg(format!("--listen-peer-urls={peer_url}"));
-        command.arg(format!("--initial-advertise-peer-urls={peer_url}"));
-        command.arg(format!("--initial-cluster=bench={peer_url}"));
-        // Beyond the default of 2 GB it would refuse to write in a long run.
-        command
-            .arg("--quota-backend-bytes=8589934592")
-            .arg("--logger=zap")
-            .arg("--log-level=warn");
-        let address = SocketAddr::from(([127, 0, 0, 1], client));
-        let mut program = Program::start(command, folder, "etcd");
-        program.wait_until(|_| StdTcpStream::connect(address).is_ok());
-        Self { program, address }
+    /// Starts one of `count` members with their data in `folder`.
+    pub(crate) fn start(folder: &Path, count: usize) -> Self {
+        let url = |port: &u16| format!("http://127.0.0.1:{port}");
+        let [clients, peers] = [(); 2].map(|()| (0..count).map(|_| free_port()).collect::<Vec<_>>());
+        let members = peers
+            .iter()
+            .enumerate()
+            .map(|(at, peer)| format!("m{at}={}", url(peer)));
+        let members = members.collect::<Vec<_>>().join(",");
+        let mut programs = Vec::new();
+        for (at, (client, peer)) in clients.iter().zip(&peers).enumerate() {
+            let mut command = Command::new(find_program("etcd", "etcd-server"));
+            command
+                .arg(format!("--name=m{at}"))
+                .arg("--data-dir")
+                .arg(folder.join(format!("etcd-{at}")));
+            command
+                .arg(format!("--listen-client-urls={}", url(client)))
+                .arg(format!("--advertise-client-urls={}", url(client)));
+            command
+                .arg(format!("--listen-peer-urls={}", url(peer)))
+                .arg(format!("--initial-advertise-peer-urls={}", url(peer)))
+                .arg(format!("--initial-cluster={members}"));
+            // Beyond the default of 2 GB it would refuse to write in a long run.
+            command
+                .arg("--quota-backend-bytes=8589934592")
+                .arg("--logger=zap")
+                .arg("--log-level=warn");
+            programs.push(Program::start(command, folder, &format!("etcd-{at}")));
+        }
+        let addresses: Vec<SocketAddr> = clients.iter().map(|port| ([127, 0, 0, 1], *port).into()).collect();
+        for (program, address) in programs.iter_mut().zip(&addresses) {
+            // It answers once it knows a leader.
+            program.wait_until(|_| get(*address, "/health").is_some_and(|health| health.contains("true")));
+        }
+        Self { programs, addresses }
     }
 
     /// Puts for `time`, or until all of `requests` (see `puts`) are used up, each of `clients` waiting for its answer;
-    /// `together` of them share a connection.
-    pub(crate) fn put(&self, clients: usize, together: usize, requests: &Requests, time: Duration) -> Uploaded {
+    /// `together` of them share a connection. The connections go to the members in turn, from number `first` on.
+    pub(crate) fn put(
+        &self,
+        first: usize,
+        (clients, together): (usize, usize),
+        requests: &Requests,
+        time: Duration,
+    ) -> Uploaded {
+        let address = |at: usize| self.addresses[(first + at) % self.addresses.len()];
         one_thread().block_on(async {
-            let shares = (0..clients.div_ceil(together)).map(|at| together.min(clients - at * together));
-            let mut connections = join_all(shares.map(|share| Connection::open(self.address, share))).await;
+            let shares = (0..clients.div_ceil(together)).map(|at| (at, together.min(clients - at * together)));
+            let open = shares.map(|(at, share)| Connection::open(address(at), share));
+            let mut connections = join_all(open).await;
             let round = Round::begin(requests, time);
             join_all(connections.iter_mut().map(|connection| connection.run(&round))).await;
             round.end()

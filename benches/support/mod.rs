@@ -5,11 +5,14 @@
 
 pub(crate) mod arguments;
 pub(crate) mod etcd;
+pub(crate) mod mesh;
 pub(crate) mod mint;
 pub(crate) mod nats;
 pub(crate) mod nginx;
 pub(crate) mod node;
 pub(crate) mod process;
+#[path = "../../tests/cluster/support/proxy.rs"]
+pub(crate) mod proxy;
 pub(crate) mod rounds;
 pub(crate) mod table;
 pub(crate) mod tls;

@@ -76,7 +76,7 @@ impl Node {
     pub(crate) fn load(&self, accounts: &[Minted]) -> f64 {
         const CLIENTS: usize = 64;
         const LONG_ENOUGH: Duration = Duration::from_secs(3_600);
-        let uploaded = upload(self.address, CLIENTS, &Requests::posts(accounts), LONG_ENOUGH);
+        let uploaded = upload(&[self.address], CLIENTS, &Requests::posts(accounts), LONG_ENOUGH);
         assert_eq!(uploaded.count, accounts.len(), "every account was acknowledged");
         uploaded.seconds
     }

@@ -92,6 +92,20 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// The answer of `look`, once it gives one.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    /// A mesh that copies a million accounts takes minutes to form.
+    const LONG_ENOUGH: Duration = Duration::from_secs(900);
+    let deadline = Instant::now() + LONG_ENOUGH;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {LONG_ENOUGH:?}: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// A running program, its output in a file. It is ended when this is dropped.
 pub(crate) struct Program {
     child: Child,

@@ -1,5 +1,35 @@
 //! Interleaved rounds, medians and percentiles.
 
+use super::process::{Program, settle};
+use super::upload::Uploaded;
+
+/// What the uploads of one round did, and what they cost.
+pub(crate) struct Measured {
+    /// What was acknowledged.
+    pub(crate) uploaded: Uploaded,
+    /// Of the servers, including what they did after the last answer.
+    processor_seconds: f64,
+}
+
+impl Measured {
+    /// Processor time of the servers for an upload, in microseconds.
+    pub(crate) fn cost_us(&self) -> f64 {
+        self.processor_seconds * 1e6 / self.uploaded.count as f64
+    }
+}
+
+/// Runs `load` on `servers`.
+pub(crate) fn measure(servers: &[&Program], load: impl FnOnce() -> Uploaded) -> Measured {
+    let spent = || -> f64 { servers.iter().map(|server| server.processor_seconds()).sum() };
+    let before = spent();
+    let uploaded = load();
+    settle(servers);
+    Measured {
+        uploaded,
+        processor_seconds: spent() - before,
+    }
+}
+
 /// One figure of ours and of the peer in each round.
 #[derive(Default)]
 pub(crate) struct Pairs {

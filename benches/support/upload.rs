@@ -132,10 +132,11 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Uploads for `time`, or until all of `requests` are used up, each of `clients` waiting for its answer.
-pub(crate) fn upload(server: SocketAddr, clients: usize, requests: &Requests, time: Duration) -> Uploaded {
+/// Uploads for `time`, or until all of `requests` are used up, each of `clients` waiting for its answer. They take the
+/// servers in turn.
+pub(crate) fn upload(servers: &[SocketAddr], clients: usize, requests: &Requests, time: Duration) -> Uploaded {
     one_thread().block_on(async {
-        let connect = |_| async move { connect(server).await };
+        let connect = |client| async move { connect(servers[client % servers.len()]).await };
         let mut connections = join_all((0..clients).map(connect)).await;
         let round = Round::begin(requests, time);
         join_all(connections.iter_mut().map(|connection| run(connection, &round))).await;
