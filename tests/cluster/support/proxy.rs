@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::thread::{JoinHandle, Scope};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -238,9 +239,11 @@ impl Shared {
                 Next::Go => {}
                 Next::Sleep(wait) => std::thread::sleep(wait),
                 Next::Readable(at_most) => {
-                    lane.from.set_read_timeout(at_most).expect("no timeout of zero");
-                    // Only waits; `advance` reads, and sees the error if there is one.
-                    let _ = lane.from.peek(&mut [0]);
+                    // Unlike a socket's own time-out, which the kernel rounds up to its tick, this is exact.
+                    let at_most = at_most.map(|wait| Timespec::try_from(wait).expect("a short time"));
+                    let mut readable = [PollFd::new(&*lane.from, PollFlags::IN)];
+                    // `advance` sees the error if there is one.
+                    let _ = poll(&mut readable, at_most.as_ref());
                 }
                 Next::End => return,
             }
