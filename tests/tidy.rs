@@ -188,8 +188,8 @@ const ORDER: &[(&str, &[&str])] = &[
             "messages",
             "refusal",
             "health",
-            "receive",
             "handler",
+            "pipeline",
             "network",
             "speak",
             "connection",
@@ -197,6 +197,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
+    ("raft/peer/handler", &["turns", "receive", "mod"]),
     // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),

@@ -202,7 +202,9 @@ impl From<&ReadError> for Refusal {
             // The resolver has logged the cause, and reported a fault if this node cannot go on.
             ReadError::Damaged(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged", error.to_string()),
             ReadError::Fault(_) => Self::internal(),
-            ReadError::NoRoom | ReadError::ShuttingDown => Self::unavailable(error.to_string()),
+            ReadError::NoRoom | ReadError::ShuttingDown | ReadError::Behind { .. } => {
+                Self::unavailable(error.to_string())
+            }
         }
     }
 }

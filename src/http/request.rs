@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, HeaderValue, Request, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use axum::response::Response;
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
@@ -21,6 +21,7 @@ use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::error::Refusal;
 use crate::jwt::AccountKey;
+use crate::resolver::{AtLeast, Revision};
 
 /// The service that a port calls for each request: it cleans the path, then `S` answers. A panic in `S` is answered
 /// with 500, as the port answers refusals, and does not end the connection's other requests.
@@ -132,6 +133,24 @@ pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
 /// Whether a query switch is on. Only `true`, in upper or lower case, counts, as in nats-account-server.
 pub(super) fn is_on(uri: &Uri, name: &str) -> bool {
     parameter(uri, name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// Header of a GET: the revision that the answer must have seen, or `newest` for everything acknowledged before.
+const MIN_REVISION: HeaderName = HeaderName::from_static("jwtmesh-min-revision");
+
+/// What a GET must see, if it says so.
+pub(super) fn at_least(headers: &HeaderMap) -> Result<Option<AtLeast>, Refusal> {
+    let Some(value) = headers.get(MIN_REVISION) else {
+        return Ok(None);
+    };
+    match value.to_str().map(str::trim) {
+        Ok("newest") => Ok(Some(AtLeast::Newest)),
+        Ok(text) if text.parse::<Revision>().is_ok() => Ok(text.parse().ok().map(AtLeast::Revision)),
+        _ => Err(Refusal::bad(
+            "revision",
+            "the header jwtmesh-min-revision wants a number, which the answer to an upload has as jwtmesh-revision, or the word newest",
+        )),
+    }
 }
 
 /// Whether `If-None-Match` names `etag` (without quotes), by the weak comparison that RFC 9110, 13.1.2 asks for.

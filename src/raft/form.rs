@@ -8,10 +8,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 
+use tokio::time::Instant;
+
 use super::Raft;
 use super::machine::{Core, members};
 use super::peer::{Introduction, Membered, Own, Uuid, hex};
 use super::runtime::Member;
+use crate::config::Timing;
 
 /// How long another node may take to say who it is, or to become a member.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -95,6 +98,7 @@ impl Raft {
                     said.name, said.cluster
                 )));
             }
+            self.check_distance(&node).await?;
             node.store = hex(&said.store);
             Ok((node, said))
         });
@@ -119,6 +123,36 @@ impl Raft {
             }));
         }
         Ok(others)
+    }
+
+    /// Refuses timers that cannot work: the nodes would elect leaders without end, or never.
+    async fn check_distance(&self, node: &Member) -> Result<(), Unformed> {
+        let mut shortest = PATIENCE;
+        // The first time they connected, and any one message may have been held up.
+        for _ in 0..3 {
+            let begun = Instant::now();
+            if self.0.peers.hello(node.clone(), PATIENCE).await.is_ok() {
+                shortest = shortest.min(begun.elapsed());
+            }
+        }
+        let settings = &self.0.settings;
+        let longest = settings.longest_round_trip();
+        if shortest <= longest {
+            return Ok(());
+        }
+        let (timing, remedy) = match settings.timing {
+            Timing::Lan => (
+                "lan",
+                "set timing = \"wan\" in the [cluster] of every node and restart them",
+            ),
+            Timing::Wan => ("wan", "nodes that are farther apart cannot agree in time"),
+        };
+        Err(Unformed(format!(
+            "a message to node {:?} and back takes {} ms, and with timing = {timing:?} it may take {} ms: {remedy}",
+            node.name,
+            shortest.as_millis(),
+            longest.as_millis()
+        )))
     }
 
     /// Makes this node the first member of a new mesh, which has the uuid of its store.

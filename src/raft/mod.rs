@@ -76,9 +76,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use peer::{Handler, Speak};
-use propose::{Batcher, PROPOSE_TIMEOUT, Proposer, Route, Settle};
+use propose::{Batcher, Leader, PROPOSE_TIMEOUT, Proposer, Route, Settle, Tried};
 use stores::Space;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 pub use error::ProposeError;
 pub use form::{Formed, Unformed};
@@ -114,6 +115,8 @@ struct Inner {
     handler: Handler,
     proposer: Proposer,
     batcher: Batcher,
+    /// Gathers what another node is to propose.
+    forwards: Batcher,
     route: Route,
     settle: Settle,
     revision: watch::Receiver<Revision>,
@@ -140,7 +143,11 @@ impl Raft {
             self.settled(proposed.unwrap_or(Err(ProposeError::OutcomeUnknown)))
                 .await
         };
-        self.0.route.propose(here, || command.clone().into(), P::outcome).await
+        let command = || command.clone().into();
+        let route = &self.0.route;
+        route
+            .propose(here, command, P::outcome, |_| false, Tried::nothing())
+            .await
     }
 
     /// Proposes one account, in one entry with the other submissions that wait, and returns its outcome once the entry
@@ -156,7 +163,17 @@ impl Raft {
             PutAccounts { trust_epoch, items }.into()
         };
         let only = |outcomes| PutAccounts::outcome(outcomes).and_then(|mut each| each.pop());
-        self.0.route.propose(here, command, only).await
+        let mut tried = Tried::nothing();
+        if let Leader::Other(..) = self.0.route.leader()? {
+            match self.0.forwards.submit(trust_epoch, item.clone()).await {
+                Err(ProposeError::NoLeader) => {}
+                Err(ProposeError::OutcomeUnknown) => tried.sent = true,
+                decided => return decided,
+            }
+        }
+        // It may have been stored the first time, and then superseded.
+        let is_doubtful = |outcome: &AccountOutcome| matches!(outcome, AccountOutcome::Superseded { .. });
+        self.0.route.propose(here, command, only, is_doubtful, tried).await
     }
 
     /// Has a follower's `command`, which was verified, agreed on by this node and no other: [`ProposeError::NoLeader`]
@@ -210,6 +227,24 @@ impl Raft {
     /// The newest revision that can be read here; changes with every applied entry.
     pub fn revision(&self) -> watch::Receiver<Revision> {
         self.0.revision.clone()
+    }
+
+    /// Waits until this node can read revision `wanted`, or without one everything that was acknowledged by any node
+    /// before. [`ProposeError::NoLeader`] if that is not within `patience`.
+    pub async fn read_at_least(&self, wanted: Option<Revision>, patience: Duration) -> Result<(), ProposeError> {
+        let until = Instant::now() + patience;
+        let found = async {
+            let wanted = match wanted {
+                Some(wanted) => wanted,
+                None => self.0.route.newest(until).await?,
+            };
+            let mut revision = self.0.revision.clone();
+            let reached = revision.wait_for(|revision| *revision >= wanted).await;
+            reached.map(drop).map_err(|_ended| ProposeError::ended())
+        };
+        tokio::time::timeout_at(until, found)
+            .await
+            .unwrap_or(Err(ProposeError::NoLeader))
     }
 
     /// How old this node's view of the mesh is: the time since a quorum last acknowledged the leader that it hears. Zero

@@ -42,11 +42,21 @@ pub(super) fn core_error(error: impl std::fmt::Display) -> RaftStartError {
 }
 
 impl Settings {
+    /// The longest way to another node and back with which the timers work.
+    pub(super) fn longest_round_trip(&self) -> Duration {
+        Duration::from_millis(match self.timing {
+            Timing::Lan => 50,
+            Timing::Wan => 300,
+        })
+    }
+
     /// How openraft is set up.
     pub fn config(&self) -> Result<Config, RaftStartError> {
+        // A follower waits for the longest of these since it last heard its leader, and then for one between the two before it
+        // asks for votes. Nobody grants one earlier, so that a node whose disk stalls for a moment is not deposed.
         let (heartbeat, election_min, election_max) = match self.timing {
-            Timing::Lan => (150, 600, 1200),
-            Timing::Wan => (500, 2000, 3500),
+            Timing::Lan => (150, 200, 600),
+            Timing::Wan => (400, 500, 1500),
         };
         let config = Config {
             cluster_name: self.cluster.clone(),

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::machine::{Core, Machine};
 use super::peer::{Handler, Health, Own, Peers, Speak, Transport, Uuid};
-use super::propose::{Batcher, Proposer, Route, Settle};
+use super::propose::{Agree, Batcher, Proposer, Route, Settle};
 use super::settings::{RaftStartError, START_TIMEOUT, Settings, core_error};
 use super::stores::{Stores, Trimmer, write_committed};
 use super::{Begin, Inner, Raft};
@@ -50,13 +50,30 @@ impl Raft {
         let proposer = Proposer {
             handler: handler.clone(),
         };
-        let batcher = Batcher::start(proposer.clone(), stores.state.clone(), stores.flushed.clone(), scope);
         let route = Route {
             proposer: proposer.clone(),
             peers: peers.clone(),
             revision: revision.clone(),
             stale_after: Duration::from_millis(config.election_timeout_max),
         };
+        let batcher = |agree: Agree| {
+            let (state, flushed) = (stores.state.clone(), stores.flushed.clone());
+            Batcher::start(agree, state, flushed, settings.timing, scope)
+        };
+        let forwards = batcher({
+            let route = route.clone();
+            Box::new(move |accounts| {
+                let route = route.clone();
+                Box::pin(async move { route.forward_all(accounts).await })
+            })
+        });
+        let batcher = batcher({
+            let proposer = proposer.clone();
+            Box::new(move |accounts| {
+                let proposer = proposer.clone();
+                Box::pin(async move { proposer.propose_all(accounts).await })
+            })
+        });
         let settle = Settle::new(handler.clone(), peers.clone(), scope.clone());
         let space = stores.space.clone();
         let (own_scope, scope) = (scope.clone(), scope.clone());
@@ -65,6 +82,7 @@ impl Raft {
             handler,
             proposer,
             batcher,
+            forwards,
             route,
             settle,
             revision,

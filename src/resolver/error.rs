@@ -6,6 +6,7 @@ use crate::jwt::Rejection;
 use crate::jwt::time;
 use crate::raft::ProposeError;
 use crate::state::Fault;
+use crate::state::Revision;
 
 /// Why a submission failed.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +141,14 @@ pub enum ReadError {
     /// The rows are not in redb yet, and the disk has no room to write them there.
     #[error("the disk of this node is full; make room there and try again (lookups of single accounts go on)")]
     NoRoom,
+    /// The caller wants to read what this node does not have yet.
+    #[error(
+        "this node serves revision {revision} and could not get to what was asked for in time; ask again, or another node"
+    )]
+    Behind {
+        /// What it serves.
+        revision: Revision,
+    },
     /// This node is shutting down.
     #[error("this node is shutting down; try again, or ask another node")]
     ShuttingDown,

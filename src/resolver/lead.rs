@@ -5,7 +5,8 @@ use futures::future::BoxFuture;
 
 use super::error::SubmitError;
 use super::handle::Resolver;
-use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, Verified};
+use crate::clock::UnixSeconds;
+use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, TrustedKeys, Verified};
 use crate::raft::peer::{Leading, Led, NotLed};
 use crate::state::{
     AccountOutcome, Command, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator, PutOperators,
@@ -38,13 +39,11 @@ impl Resolver {
                     let stale = AccountOutcome::StaleTrust { trust_epoch: epoch };
                     return Ok(self.led_to(Outcomes::Accounts(vec![stale; items.len()])));
                 }
-                for item in &items {
-                    self.check_account(item).await?;
-                }
+                let items = self.checked(items).await?;
                 Command::PutAccounts(PutAccounts { trust_epoch, items })
             }
             Command::OverrideAccount(OverrideAccount { trust_epoch, item, .. }) => {
-                self.check_account(&item).await?;
+                let item = self.checked(vec![item]).await?.remove(0);
                 // Its own history is the newest.
                 let barred = self.barred(item.account).await.map_err(refused)?;
                 Command::OverrideAccount(OverrideAccount {
@@ -78,25 +77,36 @@ impl Resolver {
         }
     }
 
-    async fn check_account(&self, item: &PutAccount) -> Result<(), NotLed> {
-        let verified = self.verify(item.token.clone(), self.trust()).await;
-        let verified: Verified<AccountClaims> = verified.map_err(refused)?;
-        let claims = verified.claims();
-        let found = (
-            claims.account,
-            claims.operator,
-            claims.issued_at,
-            claims.expires_at,
-            &claims.name,
-        );
-        if found != (item.account, item.operator, item.issued_at, item.expires_at, &item.name) {
-            return Err(refused(format!(
-                "the JWT of account {} says something else than its command",
-                claims.account
-            )));
-        }
-        Ok(())
+    /// `items`, each of them verified under the trust that holds here.
+    async fn checked(&self, items: Vec<PutAccount>) -> Result<Vec<PutAccount>, NotLed> {
+        let (keys, now) = (self.trust(), self.now());
+        let bytes = items.iter().map(|item| item.token.len()).sum();
+        let checked = move || {
+            items.iter().try_for_each(|item| check_account(item, &keys.keys, now))?;
+            Ok(items)
+        };
+        self.weighed(bytes, checked).await?
     }
+}
+
+fn check_account(item: &PutAccount, keys: &TrustedKeys, now: UnixSeconds) -> Result<(), NotLed> {
+    let verified = Token::parse(&item.token).and_then(|token| Verified::<AccountClaims>::verify(token, keys, now));
+    let verified = verified.map_err(refused)?;
+    let claims = verified.claims();
+    let found = (
+        claims.account,
+        claims.operator,
+        claims.issued_at,
+        claims.expires_at,
+        &claims.name,
+    );
+    if found != (item.account, item.operator, item.issued_at, item.expires_at, &item.name) {
+        return Err(refused(format!(
+            "the JWT of account {} says something else than its command",
+            claims.account
+        )));
+    }
+    Ok(())
 }
 
 fn check_operator(item: &PutOperator) -> Result<Verified<OperatorClaims>, NotLed> {

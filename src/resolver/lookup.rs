@@ -8,6 +8,7 @@ use super::handle::{Reading, Resolver};
 use crate::jwt::AccountKey;
 use crate::state::AccountRow;
 use crate::state::Fault;
+use crate::state::Revision;
 use crate::tasks::chain;
 
 /// How long a lookup waits for a permit to read on the thread that answers. A read takes some microseconds, so if this
@@ -17,7 +18,32 @@ const READ_PATIENCE: Duration = Duration::from_millis(20);
 /// Damages that are logged. With more than these the file itself is damaged, and further lines add nothing.
 const DAMAGES_LOGGED: usize = 64;
 
+/// How long a lookup that asks for at least a revision waits for it.
+const REVISION_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// What a lookup must see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtLeast {
+    /// This revision.
+    Revision(Revision),
+    /// Everything that any node acknowledged before.
+    Newest,
+}
+
 impl Resolver {
+    /// Waits until lookups here see `wanted`.
+    pub async fn read_at_least(&self, wanted: AtLeast) -> Result<(), ReadError> {
+        let wanted = match wanted {
+            AtLeast::Revision(wanted) if wanted <= self.revision() => return Ok(()),
+            AtLeast::Revision(wanted) => Some(wanted),
+            AtLeast::Newest => None,
+        };
+        let reached = self.0.raft.read_at_least(wanted, REVISION_PATIENCE).await;
+        reached.map_err(|_| ReadError::Behind {
+            revision: self.revision(),
+        })
+    }
+
     /// The current token of `account`, from this node's own state. Waits for nothing but the disk.
     pub async fn lookup(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
         if let Some(row) = self.0.state.account_at_hand(account) {

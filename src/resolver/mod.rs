@@ -31,6 +31,7 @@ mod trust;
 
 pub use error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
+pub use lookup::AtLeast;
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;

@@ -139,26 +139,33 @@ impl Resolver {
         trust: Arc<VerifiedTrust>,
     ) -> Result<Verified<AccountClaims>, SubmitError> {
         let now = self.now();
-        let small = body.len() <= INLINE_TOKEN_BYTES;
-        let verify = move || -> Result<_, Rejection> {
-            Verified::<AccountClaims>::verify(Token::parse(&body)?, &trust.keys, now)
+        let verify = move |body: &Bytes| -> Result<_, Rejection> {
+            Verified::<AccountClaims>::verify(Token::parse(body)?, &trust.keys, now)
         };
-        if small {
-            return Ok(verify()?);
+        self.weighed(body.len(), move || verify(&body))
+            .await?
+            .map_err(SubmitError::Rejected)
+    }
+
+    /// Does `work` on this many bytes of tokens: here, or where it holds up nobody.
+    pub(super) async fn weighed<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SubmitError> {
+        if bytes <= INLINE_TOKEN_BYTES {
+            return Ok(work());
         }
         // The semaphore is never closed.
         let Ok(slot) = self.0.verifying.clone().acquire_owned().await else {
             return Err(ProposeError::Busy.into());
         };
-        let verified = tokio::task::spawn_blocking(move || {
+        let done = tokio::task::spawn_blocking(move || {
             // The work holds it, because the caller may hang up before the work ends.
             let _slot = slot;
-            verify()
+            work()
         });
-        verified
-            .await
-            .map_err(|_shutting_down| ProposeError::ended())?
-            .map_err(SubmitError::Rejected)
+        Ok(done.await.map_err(|_shutting_down| ProposeError::ended())?)
     }
 
     /// Proposes a token whose `iat` does not count. Bars the versions before it that are kept: without that anyone who

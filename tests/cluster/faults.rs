@@ -1,21 +1,27 @@
 //! Faults of real nodes under load: whatever happens to one of them, or to all, nothing that was acknowledged is lost, and
-//! no lookup on a living node is refused or goes backwards.
+//! no lookup on a living node is refused or goes backwards. What clients of all nodes saw of the same accounts is
+//! linearizable.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::http::Connection;
+use crate::support::history::{History, Outcome};
+use crate::support::http::{Answer, Connection};
 use crate::support::mesh::Nodes;
 use crate::support::mint::{Account, Operator, claims, now};
 use crate::support::node::Node;
 use crate::support::process::eventually;
 
 const NODES: usize = 3;
+
+/// Accounts that everybody uploads.
+const CONTENDED: usize = 4;
 
 /// Clients that upload to every node and read from every node.
 struct Load {
@@ -28,6 +34,10 @@ struct Shared {
     operator: Operator,
     /// One account for each node that it is uploaded through.
     accounts: Vec<Account>,
+    /// Accounts that clients of all nodes upload and read, the issue time of the next upload of any, and what they saw.
+    contended: Vec<Account>,
+    next: AtomicI64,
+    history: History,
     /// The newest issue time that was acknowledged of each of them.
     acknowledged: Mutex<BTreeMap<String, i64>>,
     /// Accounts that were uploaded once and acknowledged, with their tokens: no later upload hides that one was lost.
@@ -43,6 +53,9 @@ impl Load {
             stop: AtomicBool::new(false),
             operator,
             accounts: (0..addresses.len()).map(|n| Account::new(&format!("A{n}"))).collect(),
+            contended: (0..CONTENDED).map(|n| Account::new(&format!("C{n}"))).collect(),
+            next: AtomicI64::new(now() - 100_000),
+            history: History::new(),
             acknowledged: Mutex::default(),
             once: Mutex::default(),
             lives: addresses.iter().map(|_| AtomicU32::new(0)).collect(),
@@ -53,6 +66,9 @@ impl Load {
             let (writing, reading) = (shared.clone(), shared.clone());
             threads.push(std::thread::spawn(move || writing.upload(node, address)));
             threads.push(std::thread::spawn(move || reading.look(node, address)));
+            let (contending, watching) = (shared.clone(), shared.clone());
+            threads.push(std::thread::spawn(move || contending.contend(address)));
+            threads.push(std::thread::spawn(move || watching.watch(address)));
         }
         Self { shared, threads }
     }
@@ -72,9 +88,9 @@ impl Load {
         }
     }
 
-    /// Ends the clients, and checks that every node has everything.
+    /// Ends the clients, and checks that every node has everything, and that there were at least this many new accounts.
     #[track_caller]
-    fn end(self, nodes: &[Node]) {
+    fn end(self, nodes: &[Node], at_least: usize) {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().expect("a client does not panic");
@@ -99,12 +115,19 @@ impl Load {
         }
         let once = self.shared.once.lock().unwrap();
         println!("{} accounts uploaded once", once.len());
-        assert!(once.len() > 100);
+        assert!(once.len() > at_least);
         for (account, token) in once.iter() {
             for node in nodes {
                 assert_eq!(node.get_account(account).text(), *token, "{account} was acknowledged");
             }
         }
+        let checked = self
+            .shared
+            .history
+            .check()
+            .unwrap_or_else(|violation| panic!("{violation}"));
+        println!("{checked:?}");
+        assert!(checked.operations > at_least * CONTENDED, "{checked:?}");
         assert!(
             self.shared.defects.lock().unwrap().is_empty(),
             "{:?}",
@@ -137,6 +160,55 @@ impl Shared {
                 Ok(answer) => self.defect(format!("node {node}: {} {}", answer.status, answer.text())),
                 // It is down.
                 Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// Uploads accounts that other clients upload at the same time, through other nodes.
+    fn contend(&self, address: SocketAddr) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let issued = self.next.fetch_add(1, Ordering::SeqCst);
+            let account = &self.contended[usize::try_from(issued).expect("after 1970") % CONTENDED];
+            let token = self.operator.account_at(account, issued);
+            let path = format!("/jwt/v1/accounts/{}", account.id());
+            let Ok(mut connection) = Connection::plain(address) else {
+                continue;
+            };
+            let call = self.history.call(&account.id());
+            let outcome = match connection.request("POST", &path, &[], token.as_bytes()) {
+                Ok(Answer { status: 200, .. }) => Outcome::Stored,
+                Ok(Answer { status: 409, .. }) => Outcome::Superseded,
+                Ok(Answer { status: 503 | 429, .. }) => Outcome::NotStored,
+                Ok(Answer { status: 504, .. }) | Err(_) => Outcome::Unknown,
+                Ok(answer) => {
+                    self.defect(format!("an upload: {} {}", answer.status, answer.text()));
+                    Outcome::Unknown
+                }
+            };
+            self.history.upload(call, issued, outcome);
+        }
+    }
+
+    /// Reads the same accounts, and asks for what is newest anywhere.
+    fn watch(&self, address: SocketAddr) {
+        for account in self.contended.iter().cycle() {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let path = format!("/jwt/v1/accounts/{}", account.id());
+            let Ok(mut connection) = Connection::plain(address) else {
+                continue;
+            };
+            let call = self.history.call(&account.id());
+            match connection.request("GET", &path, &[("jwtmesh-min-revision", "newest")], b"") {
+                Ok(answer) if answer.status == 200 => {
+                    self.history.read(call, claims(&answer.text())["iat"].as_i64());
+                }
+                Ok(answer) if answer.status == 404 => self.history.read(call, None),
+                // It cannot know, or it is down.
+                Ok(answer) if answer.status == 503 => {}
+                Ok(answer) => self.defect(format!("a strong read: {} {}", answer.status, answer.text())),
+                Err(_) => {}
             }
         }
     }
@@ -244,5 +316,25 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
     load.wait_for_uploads(&but(leader));
     again(&mut mesh, leader);
     load.wait_for_uploads(&everybody);
-    load.end(&mesh.nodes);
+    load.end(&mesh.nodes, 100);
+}
+
+#[test]
+fn g1_far_apart_and_with_losses_nothing_acknowledged_is_lost() {
+    for one_way in [25, 75].map(Duration::from_millis) {
+        let operator = Operator::new("O");
+        let mut mesh = Nodes::apart(NODES, &operator.token(), "wan", one_way).form();
+        let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
+        let load = Load::start(operator, &addresses);
+        let everybody: Vec<usize> = (0..NODES).collect();
+        mesh.lose(10);
+        load.wait_for_uploads(&everybody);
+        let leader = mesh.leader();
+        mesh.nodes[leader].kill();
+        load.wait_for_uploads(&but(leader));
+        load.shared.lives[leader].fetch_add(1, Ordering::SeqCst);
+        mesh.nodes[leader].start_again();
+        load.wait_for_uploads(&everybody);
+        load.end(&mesh.nodes, 20);
+    }
 }

@@ -7,6 +7,7 @@ use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
 use nkeys::KeyPair;
 
+use crate::support::http::Connection;
 use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
@@ -389,4 +390,52 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         let most = if by_snapshot { 200 * 1024 } else { 100 * 1024 };
         assert!(grown < most, "by snapshot {by_snapshot}: {grown} KiB more than before");
     }
+}
+
+/// With timers that are shorter than a message takes they would elect leaders without end.
+#[test]
+fn nodes_that_are_too_far_apart_for_their_timers_do_not_form_a_mesh() {
+    let operator = Operator::new("O");
+    for (timing, one_way, remedy) in [("lan", 40, "set timing = \"wan\""), ("wan", 200, "farther apart")] {
+        let mesh = Nodes::apart(3, &operator.token(), timing, Duration::from_millis(one_way));
+        let done = mesh.nodes[0].cli(&["member", "bootstrap"]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && said.contains(remedy), "{said}");
+    }
+}
+
+#[test]
+fn g1_a_lookup_that_asks_for_a_revision_sees_it_on_every_node_or_says_that_it_cannot() {
+    let operator = Operator::new("O");
+    let account = Account::new("A");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let path = format!("/jwt/v1/accounts/{}", account.id());
+    let ask = |node: &Node, revision: &str| {
+        let mut connection = Connection::plain(node.address()).expect("it listens");
+        let answer = connection.request("GET", &path, &[("jwtmesh-min-revision", revision)], b"");
+        answer.expect("an answer")
+    };
+    for round in 0..30 {
+        let token = operator.account_at(&account, now() - 1_000 + round);
+        let node = usize::try_from(round).expect("small") % 3;
+        let stored = mesh.nodes[node].put(&account, &token).revision().to_string();
+        for other in &mesh.nodes {
+            assert_eq!(ask(other, &stored).text(), token);
+            assert_eq!(ask(other, "newest").text(), token);
+        }
+    }
+    assert_eq!(ask(&mesh.nodes[0], "99999999").status, 503);
+    for wrong in ["", "-1", "new", "1.5", "99999999999999999999999"] {
+        let answer = ask(&mesh.nodes[0], wrong);
+        assert!(
+            answer.status == 400 && answer.text().contains("jwtmesh-min-revision"),
+            "{wrong}: {}",
+            answer.text()
+        );
+    }
+    // Without a majority nobody can know what is newest; what is here can still be asked for.
+    let (first, others) = mesh.nodes.split_at_mut(1);
+    others.iter_mut().for_each(Node::kill);
+    assert_eq!(ask(&first[0], "newest").status, 503);
+    assert_eq!(ask(&first[0], "1").status, 200);
 }

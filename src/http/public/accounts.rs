@@ -20,6 +20,9 @@ use crate::resolver::Submitter;
 /// `GET`. Parameters are evaluated in nats-account-server's order.
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
+    if let Err(refusal) = wait(&state, &parts).await {
+        return state.refusal(refusal);
+    }
     // Before the row: what is read is at least as new as the answer says.
     let revision = state.resolver.revision();
     let answer = match find(&state, &parts).await {
@@ -27,6 +30,14 @@ pub(super) async fn show(State(state): State<Shared>, request: Request) -> Respo
         Err(refusal) => state.refusal(refusal),
     };
     state.as_of(revision, answer)
+}
+
+/// Waits until this node has what the request wants to see at least.
+async fn wait(state: &Shared, request: &Parts) -> Result<(), Refusal> {
+    match request::at_least(&request.headers)? {
+        Some(wanted) => Ok(state.resolver.read_at_least(wanted).await?),
+        None => Ok(()),
+    }
 }
 
 async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {

@@ -9,11 +9,10 @@ use std::io;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http2::{self, SendRequest};
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use h2::client::SendRequest;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -41,7 +40,7 @@ pub(super) const WINDOW: u32 = 4 * 1024 * 1024;
 /// The connections by the names of their peers.
 type Slots = HashMap<(String, Lane), Arc<Mutex<Slot>>>;
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Bytes>;
 
 /// Connections to all peers. Clones share them.
 #[derive(Clone)]
@@ -94,8 +93,12 @@ impl Connections {
                 slot.open = None;
             }
         }
-        if let Some(sender) = slot.open.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok((sender.clone(), slot.number));
+        if let Some(sender) = slot.open.clone() {
+            // It knows that its connection has ended, and waits where too many calls are on their way.
+            if let Ok(sender) = sender.ready().await {
+                return Ok((sender, slot.number));
+            }
+            slot.open = None;
         }
         let (connections, to) = (self.clone(), to.clone());
         let opened = self
@@ -131,10 +134,12 @@ impl Connections {
         let name = ServerName::try_from(to.name.clone()).map_err(|error| error.to_string())?;
         let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         let stream = shaken.map_err(|error| format!("TLS with {address}, which should be {:?}: {error}", to.name))?;
-        let shaken = http2::Builder::new(InScope(self.0.scope.clone()))
-            .initial_stream_window_size(WINDOW)
+        // Not hyper's client: it would write the head and the body of each message apart, and wake twice as many threads.
+        let shaken = h2::client::Builder::new()
+            .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
-            .handshake(TokioIo::new(stream))
+            .enable_push(false)
+            .handshake(stream)
             .await;
         let (sender, connection) = shaken.map_err(|error| format!("HTTP/2 with {address}: {}", chain(&error)))?;
         let scope = self.0.scope.clone();
@@ -156,19 +161,18 @@ impl Transport for Connections {
             Ok(Err(reason)) => return Err(CallError::NotSent(reason)),
             Err(_) => return Err(CallError::NotSent(format!("no connection to {} in time", to.name))),
         };
-        let request = Request::post(format!("https://{}{}", to.name, lane.path())).body(Full::new(body));
+        let request = Request::post(format!("https://{}{}", to.name, lane.path())).body(());
         let request = request.map_err(|error| CallError::NotSent(error.to_string()))?;
         let answer = async {
-            let answer = sender.send_request(request).await.map_err(|error| chain(&error))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|error| error.to_string())?.to_bytes();
-            Ok::<_, String>((status, body))
+            let (answer, mut out) = sender.send_request(request, false)?;
+            out.send_data(body, true)?;
+            let answer = answer.await?;
+            Ok::<_, h2::Error>((answer.status(), read(answer.into_body()).await?))
         };
         let failed = match tokio::time::timeout_at(until, answer).await {
             Ok(Ok((StatusCode::OK, body))) => return Ok(body),
             Ok(Ok((_, body))) => return Err(CallError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
-            Ok(Err(reason)) => reason,
+            Ok(Err(error)) => chain(&error),
             Err(_) => "no answer in time".to_owned(),
         };
         // Whoever holds the slot opens a new connection, or finds this one in use and has its own failure.
@@ -181,16 +185,21 @@ impl Transport for Connections {
     }
 }
 
-/// Runs hyper's tasks in a scope.
-#[derive(Clone)]
-struct InScope(Scope);
-
-impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for InScope {
-    fn execute(&self, task: F) {
-        self.0.spawn("a stream to a peer", async move {
-            drop(task.await);
-        });
+/// The body of an answer. One that is too long ends its stream.
+async fn read(mut body: RecvStream) -> Result<Bytes, h2::Error> {
+    let mut whole = BytesMut::new();
+    while let Some(part) = body.data().await {
+        let part = part?;
+        body.flow_control().release_capacity(part.len())?;
+        if whole.len() + part.len() > MAX_ANSWER {
+            return Err(h2::Reason::ENHANCE_YOUR_CALM.into());
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(part);
+        }
+        whole.extend_from_slice(&part);
     }
+    Ok(whole.freeze())
 }
 
 impl std::fmt::Debug for Connections {

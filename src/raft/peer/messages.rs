@@ -67,6 +67,8 @@ pub(in crate::raft) enum Request {
     Propose(Bytes),
     /// Tell when this revision can be read, or soon anyway.
     Applied(u64),
+    /// Which revision has everything that was acknowledged before? Asked of the leader.
+    Newest,
     /// Somebody asked for this account to be sent to the NATS clusters again.
     Resend([u8; 32]),
 }
@@ -82,6 +84,19 @@ pub(in crate::raft) struct Append {
     pub(in crate::raft) quorum_age_ms: u64,
     /// The mesh's time minus the leader's clock, in seconds.
     pub(in crate::raft) time_offset: i64,
+    /// Which one it is of those that are sent without waiting for the answers before; none for a heartbeat.
+    pub(in crate::raft) place: Option<Place>,
+}
+
+/// The place of an append among those of its stream. They arrive in any order, and are taken in this one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::raft) struct Place {
+    /// Which link of its sender: one sends entries, another one heartbeats.
+    pub(in crate::raft) link: u64,
+    /// Which stream of that link, which has one at a time.
+    pub(in crate::raft) stream: u64,
+    /// Its number there, from 0.
+    pub(in crate::raft) number: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +204,8 @@ pub(in crate::raft) enum AnswerContent {
     Proposed(Result<Proposed, NotProposed>),
     /// Of [`Request::Applied`]: every answer tells how far the node has applied.
     Applied,
+    /// Of [`Request::Newest`].
+    Newest(u64),
     /// Of [`Request::Resend`].
     Noted,
 }
@@ -285,6 +302,7 @@ impl From<AppendEntriesRequest<Types>> for Append {
             entries: request.entries.into_iter().map(entry).collect(),
             quorum_age_ms: u64::MAX,
             time_offset: 0,
+            place: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! THE PEERS: what nodes say to each other, and the connections on which they say it.
 //!
-//! - `messages.rs` has every request and answer, in forms of our own; `handler.rs` checks what arrives and gives it to
-//!   openraft, and `network.rs` is openraft's way out. Both work on bytes, so that the simulated mesh of `tests/mesh`
+//! - `messages.rs` has every request and answer, in forms of our own; `handler/` checks what arrives and gives it to
+//!   openraft, and `network.rs` is openraft's way out (`pipeline.rs`: many appends at once). Both work on bytes, so that the simulated mesh of `tests/mesh`
 //!   runs them as they are, over a network of its own.
 //! - `contacts.rs` remembers who was heard when. The age of the mesh's view and the health of the peers come from it.
 //! - `connection.rs` and `port.rs` carry the bytes: HTTP/2 over TLS 1.3 with certificates on both sides.
@@ -15,8 +15,8 @@ mod handler;
 mod health;
 mod messages;
 mod network;
+mod pipeline;
 mod port;
-mod receive;
 mod refusal;
 mod speak;
 #[cfg(test)]
@@ -30,6 +30,6 @@ pub use network::{CallError, Lane, NoPeers, Peers, Transport};
 pub use port::PeerPort;
 pub use refusal::PeerRefusal;
 
-pub(in crate::raft) use handler::{Membered, hex};
+pub(in crate::raft) use handler::{Membered, hex, newest};
 pub(in crate::raft) use messages::{Introduction, NotProposed, Proposed, SETTLE_WITHIN};
 pub(in crate::raft) use speak::Speak;

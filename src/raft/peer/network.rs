@@ -1,22 +1,28 @@
 //! openraft's way to the peers: each of its calls becomes a message, and the answer is checked.
 
-use std::future::Future;
+use std::future::{Future, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 
 use super::handler::{Handler, Membered};
 use super::messages::{
-    Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Proposed, Request, Uuid,
+    Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
 };
+use super::pipeline::pipelined;
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
 use crate::raft::runtime::{Member, Snapshot, Types, Vote};
@@ -97,12 +103,18 @@ impl Transport for NoPeers {
 pub struct Peers<T> {
     handler: Handler,
     transport: T,
+    /// Counts the links. Their numbers repeat after a restart, which does no harm: each append says itself what it follows.
+    links: Arc<AtomicU64>,
 }
 
 impl<T: Transport> Peers<T> {
     /// The peers of the node that `handler` answers for.
     pub fn new(handler: Handler, transport: T) -> Self {
-        Self { handler, transport }
+        Self {
+            handler,
+            transport,
+            links: Arc::default(),
+        }
     }
 
     fn envelope(&self, to: u64, store: Uuid) -> Envelope {
@@ -181,6 +193,14 @@ impl<T: Transport> Peers<T> {
         }
     }
 
+    /// The revision that has everything that was acknowledged before, as the leader `to` says.
+    pub(super) async fn ask_newest(&self, to: u64, peer: &Member, patience: Duration) -> Result<u64, CallError> {
+        match self.ask(to, peer, Lane::Messages, Request::Newest, patience).await? {
+            AnswerContent::Newest(revision) => Ok(revision),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Tells `to` that somebody asked for `account` to be sent again.
     pub(super) async fn tell_resend(&self, to: u64, peer: &Member, account: [u8; 32]) -> Result<(), CallError> {
         let request = Request::Resend(account);
@@ -227,6 +247,10 @@ impl<T: Transport> RaftNetworkFactory<Types> for Peers<T> {
             peers: self.clone(),
             to,
             peer: peer.clone(),
+            stream: Place {
+                link: self.links.fetch_add(1, Ordering::Relaxed),
+                ..Place::default()
+            },
         }
     }
 }
@@ -236,11 +260,12 @@ pub struct Link<T> {
     peers: Peers<T>,
     to: u64,
     peer: Member,
+    /// The first place of its latest stream of appends; it has one at a time.
+    stream: Place,
 }
 
 impl<T: Transport> Link<T> {
-    async fn ask(&self, request: Request, option: &RPCOption) -> Result<AnswerContent, RPCError<Types>> {
-        let patience = option.hard_ttl();
+    async fn ask(&self, request: Request, patience: Duration) -> Result<AnswerContent, RPCError<Types>> {
         let asked = self.peers.ask(self.to, &self.peer, Lane::Messages, request, patience);
         asked.await.map_err(|error| match error {
             CallError::NoAnswer(_) => NetworkError::new(&error).into(),
@@ -305,6 +330,41 @@ impl<T: Transport> Link<T> {
         }
     }
 
+    async fn append(
+        &self,
+        request: AppendEntriesRequest<Types>,
+        place: Option<Place>,
+        patience: Duration,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let own = self.peers.handler.inner();
+        // openraft sends heartbeats while its core waits for the disk, and would lead for ever without writing anything.
+        if own.health.is_hanging() {
+            let hanging = CallError::NotSent("the disk of this node hangs".to_owned());
+            return Err(Unreachable::new(&hanging).into());
+        }
+        let (vote, sent) = (request.vote, Instant::now());
+        let mut append = Append::from(request);
+        let age = self.quorum_age(vote).map(|age| age.as_millis());
+        append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
+        append.time_offset = own.contacts.median_offset();
+        append.place = place;
+        own.contacts.set_time_offset(append.time_offset);
+        match self.ask(Request::Append(append), patience).await? {
+            AnswerContent::Append(appended) => {
+                let response = AppendEntriesResponse::from(appended);
+                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                    let contacts = &self.peers.handler.inner().contacts;
+                    contacts.acknowledged(vote, self.to, sent);
+                    if let Some(age) = self.quorum_age(vote) {
+                        contacts.set_age(age);
+                    }
+                }
+                Ok(response)
+            }
+            _ => Err(wrong()),
+        }
+    }
+
     fn member(&self) -> Option<&Membered> {
         self.peers.handler.inner().member.get()
     }
@@ -323,6 +383,10 @@ fn wrong() -> RPCError<Types> {
     Unreachable::new(&unexpected()).into()
 }
 
+/// What openraft's stream of appends gives.
+type StreamedFuture<'s> = BoxFuture<'s, Result<Streamed<'s>, RPCError<Types>>>;
+type Streamed<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
+
 impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
     type SnapshotData = SnapshotView;
 
@@ -331,32 +395,21 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let own = self.peers.handler.inner();
-        // openraft sends heartbeats while its core waits for the disk, and would lead for ever without writing anything.
-        if own.health.is_hanging() {
-            let hanging = CallError::NotSent("the disk of this node hangs".to_owned());
-            return Err(Unreachable::new(&hanging).into());
-        }
-        let (vote, sent) = (request.vote, Instant::now());
-        let mut append = Append::from(request);
-        let age = self.quorum_age(vote).map(|age| age.as_millis());
-        append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
-        append.time_offset = own.contacts.median_offset();
-        own.contacts.set_time_offset(append.time_offset);
-        match self.ask(Request::Append(append), &option).await? {
-            AnswerContent::Append(appended) => {
-                let response = AppendEntriesResponse::from(appended);
-                if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                    let contacts = &self.peers.handler.inner().contacts;
-                    contacts.acknowledged(vote, self.to, sent);
-                    if let Some(age) = self.quorum_age(vote) {
-                        contacts.set_age(age);
-                    }
-                }
-                Ok(response)
-            }
-            _ => Err(wrong()),
-        }
+        self.append(request, None, option.hard_ttl()).await
+    }
+
+    fn stream_append<'s, S>(&'s mut self, requests: S, option: RPCOption) -> StreamedFuture<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    {
+        self.stream.stream += 1;
+        let link: &'s Self = self;
+        let send = move |request, place, ahead: u32| {
+            // The peer takes those before it first.
+            let patience = option.hard_ttl() * (ahead + 1);
+            link.append(request, Some(place), patience)
+        };
+        Box::pin(ready(Ok(pipelined(requests, link.stream, send).boxed())))
     }
 
     async fn vote(
@@ -364,7 +417,7 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        voted(self.ask(Request::Vote(request.into()), &option).await?)
+        voted(self.ask(Request::Vote(request.into()), option.hard_ttl()).await?)
     }
 
     async fn pre_vote(
@@ -372,7 +425,7 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        voted(self.ask(Request::PreVote(request.into()), &option).await?)
+        voted(self.ask(Request::PreVote(request.into()), option.hard_ttl()).await?)
     }
 
     async fn transfer_leader(
@@ -380,7 +433,7 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
-        match self.ask(Request::Transfer(request.into()), &option).await? {
+        match self.ask(Request::Transfer(request.into()), option.hard_ttl()).await? {
             AnswerContent::Transfer(Handover::Begun) => Ok(Ok(())),
             AnswerContent::Transfer(Handover::VoteChanged { expected, actual }) => {
                 Ok(Err(TransferLeaderError::VoteChanged {

@@ -36,6 +36,9 @@ pub(in crate::raft) trait Speak: Send + Sync {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Revision, CallError>>;
 
+    /// The revision that has everything that was acknowledged before, as the leader `to` says.
+    fn newest(&self, to: u64, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Revision, CallError>>;
+
     /// Tells `to` that an account is to be sent again to the NATS clusters that it publishes to.
     fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>>;
 }
@@ -68,6 +71,10 @@ impl<T: Transport> Speak for Peers<T> {
     ) -> BoxFuture<'static, Result<Revision, CallError>> {
         let peers = self.clone();
         Box::pin(async move { peers.wait_applied(to, &peer, wanted, patience).await })
+    }
+
+    fn newest(&self, to: u64, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Revision, CallError>> {
+        Box::pin(async move { self.ask_newest(to, &peer, patience).await })
     }
 
     fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>> {

@@ -1,14 +1,19 @@
-//! Many submissions, one entry: each append is synced before the next one, so entries must be large.
+//! Many submissions, one entry: each append is synced before the next one, so entries must be large. A node that does not
+//! lead gathers them likewise, for one message to the leader.
 //!
 //! A batch never waits to fill: the first submission goes at once, and those that arrive while entries are in flight
 //! share the next entry. Each item has its own verdict; a refused item does not affect the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use super::Proposer;
+use super::Verdicts;
+use crate::config::Timing;
 use crate::raft::error::ProposeError;
 use crate::state::AccountOutcome;
 use crate::state::PutAccount;
@@ -26,6 +31,12 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// smaller, since they are synced one after the other.
 const IN_FLIGHT: usize = 2;
 
+/// Entries in flight at once where the nodes are far from each other: what arrives does not wait for a round trip.
+const IN_FLIGHT_FAR: usize = 16;
+
+/// How far apart they are begun, so that they are large.
+const PACE_FAR: Duration = Duration::from_millis(5);
+
 /// Submissions that may wait. At 10,000 a second that is less than half a second; beyond it the caller gets a 429, so
 /// that behind a slow disk clients are refused and memory does not grow.
 const QUEUE: usize = 4096;
@@ -39,7 +50,7 @@ struct Waiting {
     trust_epoch: u64,
     item: PutAccount,
     verdict: oneshot::Sender<Result<AccountOutcome, ProposeError>>,
-    /// Its share of [`QUEUE_KIB`], held until it becomes part of an entry; of those there are at most [`IN_FLIGHT`].
+    /// Its share of [`QUEUE_KIB`], held until it becomes part of an entry; of those there are few.
     _place: OwnedSemaphorePermit,
 }
 
@@ -51,17 +62,23 @@ pub(in crate::raft) struct Batcher {
 }
 
 impl Batcher {
-    /// Starts the loop that forms entries and hands them to `proposer`; it ends when the last handle is dropped.
+    /// Starts the loop that forms entries and has each of them agreed on by `agree`; it ends when the last handle is
+    /// dropped.
     pub(in crate::raft) fn start(
-        proposer: Proposer,
+        agree: Agree,
         state: State,
         flushed: watch::Receiver<u64>,
+        timing: Timing,
         scope: &Scope,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let batches = Batches {
             queue: Queue { waiting, next: None },
-            proposer,
+            in_flight: match timing {
+                Timing::Lan => IN_FLIGHT,
+                Timing::Wan => IN_FLIGHT_FAR,
+            },
+            agree,
             state,
             flushed,
         };
@@ -100,9 +117,14 @@ impl Batcher {
     }
 }
 
+/// Has the items of an entry agreed on.
+pub(in crate::raft) type Agree = Box<dyn Fn(PutAccounts) -> BoxFuture<'static, Verdicts> + Send + Sync>;
+
 struct Batches {
     queue: Queue,
-    proposer: Proposer,
+    /// The most entries in flight.
+    in_flight: usize,
+    agree: Agree,
     state: State,
     /// Updated by the flusher after each step.
     flushed: watch::Receiver<u64>,
@@ -113,14 +135,19 @@ impl Batches {
     async fn run(mut self) {
         // Driven here and not on tasks of their own: each hop between tasks would add to every upload's latency.
         let mut in_flight = FuturesUnordered::new();
+        let mut begun = Instant::now();
         let mut open = true;
         while open || !in_flight.is_empty() {
             // Marked before the state is read, so that a step of the flusher in between is not missed.
             self.flushed.mark_unchanged();
             let crowded = open && self.state.is_crowded();
+            let paced = (in_flight.len() >= IN_FLIGHT).then_some(begun + PACE_FAR);
             tokio::select! {
-                first = self.queue.first(), if open && !crowded && in_flight.len() < IN_FLIGHT => match first {
-                    Some(first) => in_flight.push(propose(self.proposer.clone(), self.queue.collect(first))),
+                first = self.queue.first(paced), if open && !crowded && in_flight.len() < self.in_flight => match first {
+                    Some(first) => {
+                        begun = Instant::now();
+                        in_flight.push(propose(&self.agree, self.queue.collect(first)));
+                    }
                     None => open = false,
                 },
                 Some(()) = in_flight.next() => {}
@@ -140,8 +167,11 @@ struct Queue {
 
 impl Queue {
     /// The first item of the next entry. Skips submissions whose caller has given up: that caller already has the
-    /// answer that the outcome is unknown, and behind a slow disk there could be any number of them.
-    async fn first(&mut self) -> Option<Waiting> {
+    /// answer that the outcome is unknown, and behind a slow disk there could be any number of them. Not before `paced`.
+    async fn first(&mut self, paced: Option<Instant>) -> Option<Waiting> {
+        if let Some(paced) = paced {
+            tokio::time::sleep_until(paced).await;
+        }
         loop {
             let first = match self.next.take() {
                 Some(first) => first,
@@ -173,7 +203,7 @@ impl Queue {
     }
 }
 
-async fn propose(proposer: Proposer, batch: Vec<Waiting>) {
+async fn propose(agree: &Agree, batch: Vec<Waiting>) {
     let trust_epoch = batch[0].trust_epoch;
     let mut items = Vec::with_capacity(batch.len());
     let mut verdicts = Vec::with_capacity(batch.len());
@@ -181,19 +211,10 @@ async fn propose(proposer: Proposer, batch: Vec<Waiting>) {
         items.push(waiting.item);
         verdicts.push(waiting.verdict);
     }
-    let proposed = proposer.propose(PutAccounts { trust_epoch, items }).await;
-    match proposed {
-        Ok(outcomes) => {
-            assert_eq!(outcomes.len(), verdicts.len(), "an item without a verdict");
-            for (verdict, outcome) in verdicts.into_iter().zip(outcomes) {
-                // Fails if the caller has given up waiting.
-                let _ = verdict.send(Ok(outcome));
-            }
-        }
-        Err(error) => {
-            for verdict in verdicts {
-                let _ = verdict.send(Err(error.clone()));
-            }
-        }
+    let decided = agree(PutAccounts { trust_epoch, items }).await;
+    assert_eq!(decided.len(), verdicts.len(), "an item without a verdict");
+    for (verdict, decided) in verdicts.into_iter().zip(decided) {
+        // Fails if the caller has given up waiting.
+        let _ = verdict.send(decided);
     }
 }

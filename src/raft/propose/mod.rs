@@ -12,16 +12,21 @@ use std::time::Duration;
 
 use openraft::errors::{ClientWriteError, RaftError};
 
-pub(super) use batch::Batcher;
-pub(super) use route::Route;
+pub(super) use batch::{Agree, Batcher};
+pub(super) use route::{Leader, Route, Tried};
 pub(super) use settle::Settle;
 
 use super::error::ProposeError;
 use super::machine::Core;
 use super::peer::Handler;
 use super::runtime::Payload;
+use crate::state::AccountOutcome;
 use crate::state::Outcomes;
 use crate::state::Proposal;
+use crate::state::PutAccounts;
+
+/// The verdict on each of several accounts, in their order.
+pub(super) type Verdicts = Vec<Result<AccountOutcome, ProposeError>>;
 
 /// How long a proposal may take before its outcome counts as unknown. A leader that has lost its quorum waits for it
 /// without limit, and so would the caller.
@@ -49,6 +54,15 @@ impl Proposer {
         let outcomes = self.propose_encoded(Payload(command.into().encode())).await?;
         let outcome = P::outcome(outcomes);
         Ok(outcome.expect("applying an entry answers the command that it carries"))
+    }
+
+    /// The same for many accounts, whose entry is agreed on or not as a whole.
+    pub(super) async fn propose_all(&self, accounts: PutAccounts) -> Verdicts {
+        let count = accounts.items.len();
+        match self.propose(accounts).await {
+            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
     }
 
     pub(super) async fn propose_encoded(&self, payload: Payload) -> Result<Outcomes, ProposeError> {

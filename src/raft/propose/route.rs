@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{PROPOSE_TIMEOUT, Proposer};
+use super::{PROPOSE_TIMEOUT, Proposer, Verdicts};
 use crate::raft::error::ProposeError;
-use crate::raft::peer::{CallError, NotProposed, Proposed, Speak};
+use crate::raft::peer::{CallError, NotProposed, Proposed, Speak, newest};
 use crate::raft::runtime::Member;
-use crate::state::{Command, Outcomes, Revision};
+use crate::state::{Command, Outcomes, Proposal, PutAccounts, Revision};
 
 /// How long a command waits for somebody to lead. Callers are told within two seconds that nobody does.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
@@ -23,14 +24,47 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Who leads, as this node knows it.
-enum Leader {
+pub(in crate::raft) enum Leader {
     /// This node, and a quorum has acknowledged it lately.
     Own,
     Other(u64, Member),
     Nobody,
 }
 
-/// Finds the leader for each command.
+/// What was done with a command before.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::raft) struct Tried {
+    /// When its caller began to wait.
+    pub(in crate::raft) begun: Instant,
+    /// Whether a leader may have it.
+    pub(in crate::raft) sent: bool,
+}
+
+impl Tried {
+    /// Nothing yet.
+    pub(in crate::raft) fn nothing() -> Self {
+        Self {
+            begun: Instant::now(),
+            sent: false,
+        }
+    }
+}
+
+impl From<NotProposed> for ProposeError {
+    fn from(said: NotProposed) -> Self {
+        match said {
+            NotProposed::NotLeader => Self::NoLeader,
+            NotProposed::Busy => Self::Busy,
+            NotProposed::OutcomeUnknown => Self::OutcomeUnknown,
+            NotProposed::Unavailable(reason) | NotProposed::Refused(reason) => Self::Unavailable {
+                reason: format!("the leader says: {reason}"),
+            },
+        }
+    }
+}
+
+/// Finds the leader for each command. Clones are the same.
+#[derive(Clone)]
 pub(in crate::raft) struct Route {
     pub(in crate::raft) proposer: Proposer,
     pub(in crate::raft) peers: Arc<dyn Speak>,
@@ -40,7 +74,7 @@ pub(in crate::raft) struct Route {
 }
 
 impl Route {
-    fn leader(&self) -> Result<Leader, ProposeError> {
+    pub(in crate::raft) fn leader(&self) -> Result<Leader, ProposeError> {
         let core = self.proposer.core()?;
         let metrics = core.metrics();
         let metrics = metrics.borrow_watched();
@@ -77,39 +111,35 @@ impl Route {
     }
 
     /// Has `command` agreed on by whoever leads: `here` proposes it on this node, and says [`ProposeError::NoLeader`] if
-    /// this node does not lead after all. Returns when it is applied here.
+    /// this node does not lead after all. Returns when it is applied here. `tried` says what was tried before. What
+    /// `is_doubtful` is not known to be the outcome where a leader that did not answer may have had the command agreed on.
     pub(in crate::raft) async fn propose<T, F: Future<Output = Result<T, ProposeError>>>(
         &self,
         here: impl Fn() -> F,
         command: impl Fn() -> Command,
         outcome: impl Fn(Outcomes) -> Option<T>,
+        is_doubtful: impl Fn(&T) -> bool,
+        tried: Tried,
     ) -> Result<T, ProposeError> {
-        let begun = Instant::now();
+        let Tried { begun, mut sent } = tried;
         let until = begun + PROPOSE_TIMEOUT;
-        let mut sent = false;
+        let known = |decided: Result<T, ProposeError>, sent: bool| match decided {
+            Ok(outcome) if sent && is_doubtful(&outcome) => Err(ProposeError::OutcomeUnknown),
+            decided => decided,
+        };
         loop {
             match self.leader()? {
                 Leader::Own => match here().await {
                     Err(ProposeError::NoLeader) => {}
-                    decided => return decided,
+                    decided => return known(decided, sent),
                 },
-                Leader::Other(id, peer) => {
-                    let patience = ANSWER_PATIENCE.min(until - Instant::now());
-                    let encoded = command().encode();
-                    match self.peers.propose(id, peer, encoded, patience).await {
-                        Ok(Ok(proposed)) => return self.seen(proposed, until, &outcome).await,
-                        Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {}
-                        Ok(Err(NotProposed::Busy)) => return Err(ProposeError::Busy),
-                        Ok(Err(NotProposed::OutcomeUnknown)) => return Err(ProposeError::OutcomeUnknown),
-                        Ok(Err(NotProposed::Unavailable(reason) | NotProposed::Refused(reason))) => {
-                            return Err(ProposeError::Unavailable {
-                                reason: format!("the leader says: {reason}"),
-                            });
-                        }
-                        // The same command again is safe: it is stored once, or found to be stored.
-                        Err(CallError::NoAnswer(_)) => sent = true,
-                    }
-                }
+                Leader::Other(id, peer) => match self.forward(id, peer, command().encode(), until).await {
+                    Ok(Ok(proposed)) => return known(self.seen(proposed, until, &outcome).await, sent),
+                    Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {}
+                    Ok(Err(refused)) => return Err(refused.into()),
+                    // The same command again is safe: it is stored once, or found to be stored.
+                    Err(CallError::NoAnswer(_)) => sent = true,
+                },
                 Leader::Nobody => {}
             }
             let now = Instant::now();
@@ -117,6 +147,82 @@ impl Route {
                 return Err(ProposeError::OutcomeUnknown);
             }
             if !sent && now >= begun + LEADER_PATIENCE {
+                return Err(ProposeError::NoLeader);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Has many accounts agreed on by another node that leads, in one message, tried once. What is answered
+    /// [`ProposeError::NoLeader`] or [`ProposeError::OutcomeUnknown`] is to be tried again, one by one.
+    pub(in crate::raft) async fn forward_all(&self, accounts: PutAccounts) -> Verdicts {
+        let count = accounts.items.len();
+        let all = |error: ProposeError| vec![Err(error); count];
+        let Ok(Leader::Other(id, peer)) = self.leader() else {
+            return all(ProposeError::NoLeader);
+        };
+        let until = Instant::now() + PROPOSE_TIMEOUT;
+        match self.forward(id, peer, Command::from(accounts).encode(), until).await {
+            Ok(Ok(proposed)) => {
+                let each = |outcomes| PutAccounts::outcome(outcomes).filter(|each| each.len() == count);
+                match self.seen(proposed, until, each).await {
+                    Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+                    Err(error) => all(error),
+                }
+            }
+            // Because of one of them, and the others are not to suffer for it.
+            Ok(Err(NotProposed::Refused(_))) if count > 1 => all(ProposeError::NoLeader),
+            Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {
+                all(ProposeError::NoLeader)
+            }
+            Ok(Err(refused)) => all(refused.into()),
+            Err(CallError::NoAnswer(_)) => all(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    /// Gives a command to `id`, which leads. Gives up as soon as another node does.
+    async fn forward(
+        &self,
+        id: u64,
+        peer: Member,
+        command: Bytes,
+        until: Instant,
+    ) -> Result<Result<Proposed, NotProposed>, CallError> {
+        let patience = ANSWER_PATIENCE.min(until - Instant::now());
+        let deposed = || CallError::NoAnswer("another node leads now".to_owned());
+        let mut metrics = match self.proposer.core() {
+            Ok(core) => core.server_metrics(),
+            Err(_) => return Err(deposed()),
+        };
+        let is_deposed = async {
+            while metrics
+                .borrow_watched()
+                .current_leader
+                .is_none_or(|leader| leader == id)
+            {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            answered = self.peers.propose(id, peer, command, patience) => answered,
+            () = is_deposed => Err(deposed()),
+        }
+    }
+
+    /// The revision that has everything that was acknowledged by any node before this was called.
+    pub(in crate::raft) async fn newest(&self, until: Instant) -> Result<Revision, ProposeError> {
+        loop {
+            let said = match self.leader()? {
+                Leader::Own => newest(self.proposer.core()?).await,
+                Leader::Other(id, peer) => self.peers.newest(id, peer, until - Instant::now()).await.ok(),
+                Leader::Nobody => None,
+            };
+            if let Some(revision) = said {
+                return Ok(revision);
+            }
+            if Instant::now() + LOOK_AGAIN >= until {
                 return Err(ProposeError::NoLeader);
             }
             tokio::time::sleep(LOOK_AGAIN).await;

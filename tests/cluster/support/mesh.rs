@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,9 +30,9 @@ pub(crate) struct Nodes {
 pub(crate) const NAMES: [&str; 7] = ["n1", "n2", "n3", "n4", "n5", "n6", "n7"];
 
 /// The text of a cluster.toml whose nodes have these public ports and reach each other at `peers`.
-fn configuration(authority: &Path, publics: &[u16], peers: &[SocketAddr], more: &str) -> String {
+fn configuration(authority: &Path, publics: &[u16], peers: &[SocketAddr], timing: &str, more: &str) -> String {
     let mut text = format!(
-        "[cluster]\nname = \"test\"\noperators = [\"operator.jwt\"]\n\n[peer]\ntls = {{ ca = {authority:?}, cert = \"{{node}}.pem\", \
+        "[cluster]\nname = \"test\"\ntiming = \"{timing}\"\noperators = [\"operator.jwt\"]\n\n[peer]\ntls = {{ ca = {authority:?}, cert = \"{{node}}.pem\", \
          key = \"{{node}}.key\" }}\n"
     );
     for ((name, public), peer) in NAMES.iter().zip(publics).zip(peers) {
@@ -47,15 +48,16 @@ fn configuration(authority: &Path, publics: &[u16], peers: &[SocketAddr], more: 
 impl Nodes {
     /// Starts `count` nodes that trust `operator_token`, and does not form a mesh of them.
     pub(crate) fn unformed(count: usize, operator_token: &str) -> Self {
-        Self::begin(count, operator_token, "", false)
+        Self::begin(count, operator_token, "lan", "", None)
     }
 
     /// The same with more in cluster.toml.
     pub(crate) fn unformed_with(count: usize, operator_token: &str, more: &str) -> Self {
-        Self::begin(count, operator_token, more, false)
+        Self::begin(count, operator_token, "lan", more, None)
     }
 
-    fn begin(count: usize, operator_token: &str, more: &str, through_proxies: bool) -> Self {
+    /// Starts nodes whose messages pass proxies, if `one_way` is given, and take that long.
+    fn begin(count: usize, operator_token: &str, timing: &str, more: &str, one_way: Option<Duration>) -> Self {
         let folder = tempfile::Builder::new().prefix("jwtmesh-").tempdir();
         let folder = Arc::new(folder.expect("a temporary folder"));
         let authority = Authority::new(folder.path(), "mesh");
@@ -72,21 +74,27 @@ impl Nodes {
             .for_each(|name| drop(authority.issue_for_node(name)));
         write(
             "cluster.toml",
-            &configuration(&authority.cert(), &publics, &peers, more),
+            &configuration(&authority.cert(), &publics, &peers, timing, more),
         );
         let mut links = BTreeMap::new();
         let mut nodes = Vec::new();
         for (from, (name, public)) in NAMES.iter().zip(&publics).enumerate() {
             let mut config = "cluster.toml".to_owned();
-            if through_proxies {
+            if let Some(one_way) = one_way {
                 let mut seen = peers.clone();
                 for to in (0..count).filter(|to| *to != from) {
                     let link = Proxy::to(peers[to]);
+                    for direction in Direction::BOTH {
+                        link.delay(direction, one_way);
+                    }
                     seen[to] = link.address();
                     links.insert((from, to), link);
                 }
                 config = format!("{name}.toml");
-                write(&config, &configuration(&authority.cert(), &publics, &seen, more));
+                write(
+                    &config,
+                    &configuration(&authority.cert(), &publics, &seen, timing, more),
+                );
             }
             nodes.push(Node::member(folder.clone(), &config, name, *public));
         }
@@ -108,7 +116,18 @@ impl Nodes {
     /// The same with links that can be cut.
     #[track_caller]
     pub(crate) fn linked(count: usize, operator_token: &str) -> Self {
-        Self::begin(count, operator_token, "", true).form()
+        Self::begin(count, operator_token, "lan", "", Some(Duration::ZERO)).form()
+    }
+
+    /// Nodes that are not formed, with this time for a message between any two of them.
+    #[track_caller]
+    pub(crate) fn apart(count: usize, operator_token: &str, timing: &str, one_way: Duration) -> Self {
+        Self::begin(count, operator_token, timing, "", Some(one_way))
+    }
+
+    /// From now on every link loses this many of a thousand chunks.
+    pub(crate) fn lose(&self, permille: u32) {
+        self.links.values().for_each(|link| link.loss(permille));
     }
 
     /// Forms the mesh, and waits until each node takes uploads.

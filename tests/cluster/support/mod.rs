@@ -1,6 +1,7 @@
 //! What the tests need: processes, keys, certificates, and clients that see the program from outside.
 
 pub(crate) mod gate;
+pub(crate) mod history;
 pub(crate) mod http;
 pub(crate) mod mesh;
 pub(crate) mod mint;

@@ -3,16 +3,24 @@
 //! A wrong or hostile peer gets a refusal. Whatever carries the messages, a port or a simulation, calls
 //! [`Handler::handle`] with the names in the sender's certificate.
 
+mod receive;
+mod turns;
+
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use openraft::RaftLogReader;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest};
-use tokio::sync::{Mutex, watch};
+use openraft::{RaftLogReader, ReadPolicy};
+use tokio::sync::{Mutex, RwLock, watch};
+
+use receive::{Received, Receiving};
+use turns::Turns;
 
 use super::contacts::Contacts;
 use super::health::Health;
@@ -20,7 +28,6 @@ use super::messages::{
     Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Proposed, Request, SETTLE_WITHIN,
     Uuid,
 };
-use super::receive::{Received, Receiving};
 use super::refusal::PeerRefusal;
 use crate::clock::Clock;
 use crate::raft::error::ProposeError;
@@ -104,7 +111,8 @@ pub(in crate::raft) struct Inner {
     applied: watch::Receiver<Revision>,
     pub(in crate::raft) health: Health,
     /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
-    order: Mutex<()>,
+    order: RwLock<()>,
+    turns: Turns,
     /// Held while this node becomes a member, which it does once.
     joining: Mutex<()>,
     hooks: StdMutex<Hooks>,
@@ -136,7 +144,8 @@ impl Handler {
             receiving: Receiving::new(state, fault),
             applied,
             health,
-            order: Mutex::new(()),
+            order: RwLock::new(()),
+            turns: Turns::default(),
             joining: Mutex::new(()),
             hooks: StdMutex::default(),
             clock,
@@ -341,6 +350,12 @@ impl Handler {
                 drop(tokio::time::timeout(SETTLE_WITHIN, reached).await);
                 Ok(AnswerContent::Applied)
             }
+            Request::Newest => {
+                let newest = newest(core).await;
+                newest
+                    .map(AnswerContent::Newest)
+                    .ok_or(PeerRefusal::NotNow("this node does not lead"))
+            }
             Request::Snapshot(piece) => {
                 if piece.vote().leader_id.node_id != envelope.from {
                     return Err(PeerRefusal::Wrong("a snapshot of another leader".to_owned()));
@@ -358,20 +373,35 @@ impl Handler {
     }
 
     async fn append(&self, core: &Core, envelope: &Envelope, append: Append) -> Result<AnswerContent, PeerRefusal> {
-        let (age, time_offset) = (append.quorum_age_ms, append.time_offset);
+        let (age, time_offset, place) = (append.quorum_age_ms, append.time_offset, append.place);
         let has_entries = append.has_entries();
         let request = append.checked().map_err(PeerRefusal::Wrong)?;
         if request.vote.leader_id.node_id != envelope.from {
             return Err(PeerRefusal::Wrong("entries of another leader".to_owned()));
         }
         let committed = request.leader_commit.map(|id| id.index);
+        let turn = match place {
+            Some(place) => Some(self.0.turns.wait(place).await?),
+            None => None,
+        };
         let _order = if has_entries {
-            Some(self.0.order.lock().await)
+            Some(self.0.order.read().await)
         } else {
             None
         };
         self.check_committed(&request).await?;
-        let response = core.append_entries(request).await;
+        let mut response = pin!(core.append_entries(request));
+        // openraft has it after the first poll, and takes what it is given in that order.
+        let mut taken = futures::poll!(response.as_mut());
+        if let Some(turn) = turn {
+            turn.pass();
+        }
+        if taken.is_pending() {
+            taken = Poll::Ready(response.await);
+        }
+        let Poll::Ready(response) = taken else {
+            unreachable!("it was awaited")
+        };
         let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
@@ -419,7 +449,7 @@ impl Handler {
         snapshot: Snapshot,
     ) -> Result<SnapshotResponse<Types>, PeerRefusal> {
         const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
-        let _order = self.0.order.lock().await;
+        let _order = self.0.order.write().await;
         if let Some(last) = snapshot.meta.last_log_id {
             // openraft would set back how far it has written, which its own assertions refuse.
             let mut log = self.0.log.clone();
@@ -462,6 +492,13 @@ impl From<NotLed> for NotProposed {
             NotLed::NotAgreed(ProposeError::OutcomeUnknown) => Self::OutcomeUnknown,
         }
     }
+}
+
+/// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that
+/// the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
+pub(in crate::raft) async fn newest(core: &Core) -> Option<Revision> {
+    let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await;
+    Some(asked.ok()?.read_log_id().index())
 }
 
 /// A uuid as memberships and identities write it.

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Mutex;
 
-use super::messages::{AnswerContent, Piece};
-use super::refusal::PeerRefusal;
 use crate::raft::machine::{Core, snapshot_of};
+use crate::raft::peer::messages::{AnswerContent, Piece};
+use crate::raft::peer::refusal::PeerRefusal;
 use crate::raft::runtime::{LogId, Snapshot, Vote};
 use crate::state::{Import, ImportError, State};
 use crate::tasks::{FaultHandle, chain, off_the_workers};

@@ -1,0 +1,174 @@
+//! Appends that do not wait for the answers before: on a way of 50 ms, one at a time would make each upload wait for two.
+//!
+//! The peer takes them in their order ([`Place`]). The first that it does not take whole ends the stream: what was sent
+//! behind it cannot be taken either, and openraft begins the next stream with what the peer has.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::{Stream, StreamExt, stream};
+use openraft::EntryPayload;
+use openraft::errors::RPCError;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult};
+use tokio::sync::Semaphore;
+
+use super::messages::Place;
+use crate::raft::runtime::{Entry, Payload, Types};
+
+/// Appends on their way at once. While that many are, new entries gather in the next one.
+const IN_FLIGHT: usize = 16;
+
+/// KiB of entries on their way at once, beyond a first append: the peer holds them until it is their turn.
+const IN_FLIGHT_KIB: u32 = 2 * 1024;
+
+/// Sends each of `requests` with `send`, the first of them at the place `first`. The last argument of `send` is how many are
+/// on their way before it.
+pub(super) fn pipelined<'s, F>(
+    requests: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    first: Place,
+    send: impl Fn(AppendEntriesRequest<Types>, Place, u32) -> F + Send + 's,
+) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 's
+where
+    F: Future<Output = Result<AppendEntriesResponse<Types>, RPCError<Types>>> + Send + 's,
+{
+    let room = Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize));
+    let before = Arc::new(AtomicU32::new(0));
+    let numbered = requests.zip(stream::iter(0..));
+    let answers = numbered.map(move |(request, number)| {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let kib = kib(&request.entries);
+        let (room, before) = (room.clone(), before.clone());
+        let place = Place { number, ..first };
+        let ahead = before.fetch_add(1, Ordering::Relaxed);
+        let sent = send(request, place, ahead);
+        async move {
+            let _place = room.acquire_many(kib).await;
+            let answered = sent.await;
+            before.fetch_sub(1, Ordering::Relaxed);
+            let response = match answered {
+                Ok(response) => response,
+                Err(error) => return (Err(error), false),
+            };
+            let is_whole = match &response {
+                AppendEntriesResponse::Success => true,
+                AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
+                _ => false,
+            };
+            (Ok(response.into_stream_result(previous, last)), is_whole)
+        }
+    });
+    let answers = Box::pin(answers.buffered(IN_FLIGHT));
+    stream::unfold(Some(answers), |answers| async move {
+        let mut answers = answers?;
+        let (answer, is_whole) = answers.next().await?;
+        Some((answer, is_whole.then_some(answers)))
+    })
+}
+
+/// What these entries take of [`IN_FLIGHT_KIB`].
+fn kib(entries: &[Entry]) -> u32 {
+    let bytes = entries.iter().map(|entry| match &entry.payload {
+        EntryPayload::Normal(Payload(bytes)) => bytes.len(),
+        _ => 0,
+    });
+    let kib = bytes.sum::<usize>() / 1024;
+    u32::try_from(kib).unwrap_or(u32::MAX).min(IN_FLIGHT_KIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use openraft::impls::leader_id_adv::LeaderId;
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::raft::runtime::{LogId, Vote};
+
+    fn id(index: u64) -> LogId {
+        LogId::new(LeaderId::new(1, 1), index)
+    }
+
+    /// An append of one entry with this many bytes.
+    fn append(index: u64, bytes: usize) -> AppendEntriesRequest<Types> {
+        AppendEntriesRequest {
+            vote: Vote {
+                leader_id: LeaderId::new(1, 1),
+                committed: true,
+            },
+            prev_log_id: Some(id(index - 1)),
+            entries: vec![Entry {
+                log_id: id(index),
+                payload: EntryPayload::Normal(Payload(Bytes::from(vec![0; bytes]))),
+            }],
+            leader_commit: None,
+        }
+    }
+
+    /// The answers to a hundred appends of this size, and the most that were on their way at once.
+    async fn answers(
+        bytes: usize,
+        answer: impl Fn(u64) -> AppendEntriesResponse<Types> + Sync,
+    ) -> (Vec<StreamAppendResult<Types>>, usize) {
+        let on_their_way = Mutex::new((0, 0));
+        let requests = stream::iter((1..=100).map(|index| append(index, bytes)).collect::<Vec<_>>());
+        let (on_their_way_ref, answer) = (&on_their_way, &answer);
+        let send = |request: AppendEntriesRequest<Types>, place: Place, _| async move {
+            let index = request.entries[0].log_id.index;
+            assert_eq!(place.number, index - 1, "places follow the entries");
+            {
+                let (now, most) = &mut *on_their_way_ref.lock().unwrap();
+                *now += 1;
+                *most = (*most).max(*now);
+            }
+            // The later ones are answered first.
+            tokio::time::sleep(Duration::from_millis(200 - index)).await;
+            on_their_way_ref.lock().unwrap().0 -= 1;
+            Ok(answer(index))
+        };
+        let sent: Vec<_> = pipelined(requests, Place::default(), send).collect().await;
+        let sent = sent.into_iter().map(|sent| sent.expect("it is answered")).collect();
+        let (_, most) = *on_their_way.lock().unwrap();
+        (sent, most)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn appends_do_not_wait_for_each_other_and_their_answers_come_in_their_order() {
+        let (answered, most) = answers(1_000, |_| AppendEntriesResponse::Success).await;
+        let matching: Vec<_> = answered
+            .into_iter()
+            .map(|answer| answer.expect("all is taken"))
+            .collect();
+        assert_eq!(matching, (1..=100).map(|index| Some(id(index))).collect::<Vec<_>>());
+        assert_eq!(most, IN_FLIGHT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_appends_are_few_at_once() {
+        let (answered, most) = answers(1 << 20, |_| AppendEntriesResponse::Success).await;
+        assert_eq!((answered.len(), most), (100, 2));
+        let (answered, most) = answers(64 << 20, |_| AppendEntriesResponse::Success).await;
+        assert_eq!((answered.len(), most), (100, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_that_is_not_taken_whole_ends_the_stream() {
+        let (answered, _) = answers(1_000, |index| match index {
+            5 => AppendEntriesResponse::Conflict,
+            _ => AppendEntriesResponse::Success,
+        })
+        .await;
+        assert_eq!(answered.len(), 5);
+        assert!(answered[4].is_err() && answered[..4].iter().all(Result::is_ok));
+        let (answered, _) = answers(1_000, |index| match index {
+            5 => AppendEntriesResponse::PartialSuccess(Some(id(4))),
+            _ => AppendEntriesResponse::Success,
+        })
+        .await;
+        assert_eq!(answered.len(), 5, "what follows a gap is not taken either");
+    }
+}
