@@ -59,7 +59,7 @@ async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
     let clock = Clock::system();
     let program = server::find(demo.nats_server.as_deref())?;
     // Installed before anything is started, so that everything that is started is also stopped.
-    let mut signals = StopSignals::new()?;
+    let mut signals = StopSignals::with_hangup()?;
     let mut steps = Steps(out);
     let folder = Folder::open(&demo.dir)?;
     let keys = prepare(&folder, &clock, &mut steps)?;
