@@ -73,6 +73,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "server",
             "guide",
             "show",
+            "stage",
             "story",
             "mod",
         ],

@@ -14,6 +14,7 @@ mod guide;
 mod keys;
 mod server;
 mod show;
+mod stage;
 mod story;
 
 pub(super) use story::Demo;

@@ -11,6 +11,7 @@ use super::certificates::{self, CA};
 use super::folder::{Folder, Secrecy};
 use super::keys::{Keys, token_file};
 use super::server::{self, NatsServer};
+use super::stage::Steps;
 use super::{guide, show};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::serve::{GRACE, LogFormat, StopSignals, node_runtime, start_log};
@@ -95,25 +96,6 @@ async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
     }
     let _ = steps.line("ended", "the node; run the same command again to continue");
     ended.map(|()| Exit::Done)
-}
-
-/// Prints one line for each step, and flushes it so that a pipe gets it at once.
-struct Steps<'o, W>(&'o mut W);
-
-impl<W: Write> Steps<'_, W> {
-    fn line(&mut self, what: &str, text: &str) -> std::io::Result<()> {
-        writeln!(self.0, "{what:<13} {text}")?;
-        self.0.flush()
-    }
-
-    fn block(&mut self, head: &str, text: &str) -> std::io::Result<()> {
-        writeln!(self.0, "\n{head}\n")?;
-        for line in text.lines() {
-            writeln!(self.0, "{}{line}", if line.is_empty() { "" } else { "  " })?;
-        }
-        writeln!(self.0)?;
-        self.0.flush()
-    }
 }
 
 fn prepare(folder: &Folder, clock: &Clock, steps: &mut Steps<impl Write>) -> Result<Keys, Failure> {
