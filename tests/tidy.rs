@@ -74,6 +74,8 @@ const ORDER: &[(&str, &[&str])] = &[
             "guide",
             "show",
             "stage",
+            "mesh",
+            "failover",
             "story",
             "mod",
         ],
@@ -251,9 +253,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("governor", &["resolver/resend.rs"]),
     ("x509_parser", &["tls/"]),
     ("toml", &["config/"]),
+    // The demo stops its nodes, which are processes, with SIGTERM.
     (
         "rustix",
-        &["main.rs", "raft/log/disk.rs", "raft/stores/flusher.rs", "listener/"],
+        &[
+            "main.rs",
+            "raft/log/disk.rs",
+            "raft/stores/flusher.rs",
+            "listener/",
+            "cli/demo/mesh.rs",
+        ],
     ),
 ];
 
