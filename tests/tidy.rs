@@ -73,6 +73,9 @@ const ORDER: &[(&str, &[&str])] = &[
             "server",
             "guide",
             "show",
+            "stage",
+            "mesh",
+            "failover",
             "story",
             "mod",
         ],
@@ -257,9 +260,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("governor", &["resolver/resend.rs"]),
     ("x509_parser", &["tls/"]),
     ("toml", &["config/"]),
+    // The demo stops its nodes, which are processes, with SIGTERM.
     (
         "rustix",
-        &["main.rs", "raft/log/disk.rs", "raft/stores/flusher.rs", "listener/"],
+        &[
+            "main.rs",
+            "raft/log/disk.rs",
+            "raft/stores/flusher.rs",
+            "listener/",
+            "cli/demo/mesh.rs",
+        ],
     ),
 ];
 

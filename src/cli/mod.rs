@@ -2,7 +2,7 @@
 //!
 //! There are three kinds of verbs:
 //!
-//! - `serve` and `demo` run a node in this process.
+//! - `serve` and `demo` run a node in this process; with several nodes, `demo` starts processes.
 //! - `inspect` works offline.
 //! - Every other verb asks a running node over its admin socket, which `target.rs` finds.
 //!
@@ -51,7 +51,7 @@ struct Cli {
 enum Command {
     /// Run a node until a signal stops it
     Serve(serve::Serve),
-    /// Try everything in one folder: keys, certificates, a node, a nats-server, a revocation
+    /// Try everything in one folder: keys, certificates, nodes, a nats-server, a revocation, a failover
     Demo(demo::Demo),
     /// Accounts: list, show, push, pull
     #[command(subcommand)]
@@ -158,6 +158,7 @@ mod tests {
             "serve --config cluster.toml",
             "serve --config cluster.toml --node fra-1 --log-format json --log debug",
             "demo --dir /tmp/d --nats-server /usr/bin/nats-server --exit",
+            "demo --nodes 3",
             "account list --json --socket data/admin.sock",
             "account show KEY --config cluster.toml",
             "account show payments",
@@ -182,6 +183,7 @@ mod tests {
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
         for line in [
+            "demo --nodes 2",
             "account pull",
             "account pull KEY -A",
             "account push",

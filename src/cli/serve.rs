@@ -183,10 +183,11 @@ fn in_format(format: LogFormat, failure: Failure) -> Failure {
     Failure::new(failure.exit, "")
 }
 
-/// The signals that stop the program: SIGTERM and SIGINT.
+/// The signals that stop the program: SIGTERM and SIGINT, and perhaps SIGHUP.
 pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl StopSignals {
@@ -195,14 +196,30 @@ impl StopSignals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: None,
+        })
+    }
+
+    /// The same with SIGHUP, which the program gets when its terminal is closed.
+    pub(super) fn with_hangup() -> Result<Self, Failure> {
+        Ok(Self {
+            hangup: Some(listen(SignalKind::hangup())?),
+            ..Self::new()?
         })
     }
 
     /// Waits for the next signal and returns its number.
     pub(super) async fn next(&mut self) -> u8 {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         let kind = tokio::select! {
             _ = self.terminate.recv() => SignalKind::terminate(),
             _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = hangup => SignalKind::hangup(),
         };
         // Signal numbers are below 65.
         u8::try_from(kind.as_raw_value()).unwrap_or(u8::MAX)

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::node::jwtmesh;
 use crate::support::process::{Program, eventually};
@@ -71,4 +71,135 @@ fn the_demo_runs_without_a_nats_server_and_says_what_it_leaves_out() {
         said.contains("--nats-server") && said.contains("resolver: \"URL("),
         "{said}"
     );
+}
+
+/// The processes whose command line names `folder`.
+fn processes_of(folder: &Path) -> Vec<i32> {
+    let folder = folder.display().to_string();
+    let entries = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| {
+        // A process may end meanwhile.
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&folder)
+    })
+    .collect()
+}
+
+/// Fails if a process of the demo in `folder` is left over, and kills it.
+#[track_caller]
+fn assert_nothing_runs(folder: &Path, when: &str) {
+    let left = processes_of(folder);
+    for id in left.iter().filter_map(|id| Pid::from_raw(*id)) {
+        let _ = kill_process(id, Signal::KILL);
+    }
+    assert!(left.is_empty(), "{when}: the processes {left:?} are left running");
+}
+
+/// What the line of the story says that begins with `what`.
+#[track_caller]
+fn line<'s>(said: &'s str, what: &str) -> &'s str {
+    let line = said
+        .lines()
+        .find(|line| line.split_whitespace().next() == Some(what) && !line.starts_with(' '));
+    line.unwrap_or_else(|| panic!("no line {what:?} in: {said}"))[what.len()..].trim_start()
+}
+
+/// The word after `before`, up to a blank or a comma.
+#[track_caller]
+fn word<'l>(line: &'l str, before: &str) -> &'l str {
+    let after = line
+        .split_once(before)
+        .unwrap_or_else(|| panic!("{before:?}: {line}"))
+        .1;
+    after.split([' ', ',', ';']).next().expect("split gives at least one")
+}
+
+#[test]
+fn the_demo_of_a_mesh_kills_the_leader_and_the_client_is_disconnected_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = tool("nats-server").display().to_string();
+    let args = ["--nodes", "3", "--exit", "--nats-server", &server];
+    let done = demo(folder.path(), &args).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    let said = said.as_ref();
+    let err = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(0), "{said}{err}");
+    assert_nothing_runs(folder.path(), "after its end");
+
+    assert!(line(said, "formed").contains("a mesh of 3 nodes"), "{said}");
+    let killed = word(line(said, "killed"), "");
+    assert!(line(said, "killed").contains("with SIGKILL: the leader"), "{said}");
+    for left in [
+        word(line(said, "nats-server"), "fetches accounts from "),
+        word(line(said, "leader"), ""),
+        word(line(said, "revoked"), "through "),
+        word(line(said, "publisher"), ""),
+    ] {
+        assert!(left.starts_with("demo-") && left != killed, "{left}: {said}");
+    }
+    let ms = |what, before| -> u64 { word(line(said, what), before).parse().unwrap() };
+    // Followers wait so long for a leader that did not hand over; before that nothing can be agreed on.
+    for (what, before) in [
+        ("leader", "after "),
+        ("revoked", "answered after "),
+        ("measured", "client cut off after "),
+    ] {
+        assert!(ms(what, before) >= 500, "{said}");
+    }
+    if line(said, "killed").contains("the publisher too") {
+        // The rest of a lease of four seconds that is renewed after one and a half.
+        assert!(ms("publisher", "took over after ") >= 2_000, "{said}");
+    }
+    assert!(line(said, "refused").contains("authorization violation"), "{said}");
+    assert_eq!(word(line(said, "returned"), ""), killed, "{said}");
+    let log = std::fs::read_to_string(folder.path().join(format!("demo/{killed}.log"))).unwrap();
+    assert_eq!(log.matches("shutting down").count(), 1, "only at the demo's end: {log}");
+    let secret = |word: &str| word.contains("eyJ") || word.starts_with('S') && word.len() == 58;
+    assert!(
+        !said.split_whitespace().any(secret) && !err.contains("eyJ"),
+        "{said}{err}"
+    );
+}
+
+#[test]
+fn the_nodes_of_a_demo_end_with_it_even_if_it_is_interrupted_or_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let without = demo(folder.path(), &["--nodes", "3", "--exit"])
+        .env("PATH", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&without.stdout);
+    assert_eq!(without.status.code(), Some(0), "{said}");
+    assert!(
+        said.contains("--nats-server") && said.contains("resolver: \"URL("),
+        "{said}"
+    );
+    assert!(!said.contains("SIGKILL"), "{said}");
+    assert_nothing_runs(folder.path(), "without a nats-server");
+
+    let server = tool("nats-server").display().to_string();
+    for (signal, after) in [(Signal::INT, "with SIGKILL"), (Signal::HUP, "kept          a mesh")] {
+        let name = format!("{signal:?}");
+        let mut program = Program::start(demo(folder.path(), &["--nats-server", &server]), folder.path(), &name);
+        eventually(after, || {
+            assert!(program.ended().is_none(), "{}{}", program.stdout(), program.stderr());
+            program.stdout().contains(after).then_some(())
+        });
+        assert!(processes_of(folder.path()).len() >= 3, "{}", program.stdout());
+        program.signal(signal);
+        assert_eq!(program.wait().code(), Some(0), "{}", program.stderr());
+        assert_nothing_runs(folder.path(), &name);
+    }
+
+    let failed = demo(folder.path(), &["--nats-server", "/bin/false"]).output().unwrap();
+    let err = String::from_utf8_lossy(&failed.stderr);
+    assert_eq!(failed.status.code(), Some(1), "{err}");
+    assert!(err.contains("nats-server ended"), "{err}");
+    assert_nothing_runs(folder.path(), "after a failure");
+
+    let other = demo(folder.path(), &["--nodes", "5"]).output().unwrap();
+    let err = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(2), "{err}");
+    assert!(err.contains("--nodes 3"), "{err}");
 }

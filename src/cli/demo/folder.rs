@@ -27,12 +27,32 @@ pub(super) struct Folder {
 }
 
 /// Ports on 127.0.0.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ports {
-    /// jwtmesh's public port.
+    /// jwtmesh's public port; in a mesh, the first node's.
     pub(super) public: u16,
     /// nats-server's port.
     pub(super) nats: u16,
+    /// What else a mesh needs; absent for a single node, also in a folder that was made before there were meshes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mesh: Option<MeshPorts>,
+}
+
+/// The other ports of a mesh's nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MeshPorts {
+    /// The public ports of all nodes but the first.
+    others: Vec<u16>,
+    /// Where each node listens for the others.
+    peers: Vec<u16>,
+}
+
+/// A node of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) public: u16,
+    pub(super) peer: u16,
 }
 
 /// Who may read a file.
@@ -45,11 +65,12 @@ pub(super) enum Secrecy {
 }
 
 impl Folder {
-    /// Creates the folder, or opens one that an earlier demo created.
-    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
+    /// Creates the folder for so many nodes, or opens one that an earlier demo created. `None` means as many as that one
+    /// has, and one in a new folder.
+    pub(super) fn open(root: &Path, nodes: Option<usize>) -> Result<Self, Failure> {
         let marker = root.join(MARKER);
         if let Ok(text) = fs::read_to_string(&marker) {
-            let ports = serde_json::from_str(&text).map_err(|error| {
+            let ports: Ports = serde_json::from_str(&text).map_err(|error| {
                 Failure::new(
                     Exit::Usage,
                     format!(
@@ -58,6 +79,16 @@ impl Folder {
                     ),
                 )
             })?;
+            let found = ports.members().len().max(1);
+            if nodes.is_some_and(|nodes| nodes != found) {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!(
+                        "{} was made with --nodes {found}: continue it with that number, or give another folder with --dir",
+                        root.display()
+                    ),
+                ));
+            }
             return Ok(Self {
                 root: root.to_owned(),
                 is_new: false,
@@ -76,7 +107,7 @@ impl Folder {
         let folder = Self {
             root: root.to_owned(),
             is_new: true,
-            ports: Ports::free()?,
+            ports: Ports::free(nodes.unwrap_or(1))?,
         };
         folder.make_dir("")?;
         let ports = serde_json::to_string(&folder.ports).context("cannot write the ports as JSON")?;
@@ -147,19 +178,41 @@ impl Folder {
 }
 
 impl Ports {
-    /// Two ports that no program listens on.
-    fn free() -> anyhow::Result<Self> {
+    /// Ports that no program listens on.
+    fn free(nodes: usize) -> anyhow::Result<Self> {
+        let wanted = if nodes > 1 { 2 * nodes + 1 } else { 2 };
         let mut found = Vec::new();
         for _ in 0..1000 {
             let port = PORTS.start + rand::random::<u16>() % (PORTS.end - PORTS.start);
             if !found.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
                 found.push(port);
             }
-            if let [public, nats] = found[..] {
-                return Ok(Self { public, nats });
+            if found.len() < wanted {
+                continue;
             }
+            let mut rest = found.split_off(2);
+            let peers = rest.split_off(nodes - 1);
+            return Ok(Self {
+                public: found[0],
+                nats: found[1],
+                mesh: (nodes > 1).then_some(MeshPorts { others: rest, peers }),
+            });
         }
         anyhow::bail!("no free port on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end)
+    }
+
+    /// The nodes of the mesh; none if there is a single node.
+    pub(super) fn members(&self) -> Vec<Member> {
+        let Some(MeshPorts { others, peers }) = &self.mesh else {
+            return Vec::new();
+        };
+        let publics = std::iter::once(&self.public).chain(others);
+        let member = |(number, (public, peer)): (usize, (&u16, &u16))| Member {
+            name: format!("demo-{number}"),
+            public: *public,
+            peer: *peer,
+        };
+        (1..).zip(publics.zip(peers)).map(member).collect()
     }
 }
 
@@ -170,7 +223,7 @@ mod tests {
     use super::*;
 
     fn open(root: &Path) -> Result<Folder, String> {
-        Folder::open(root).map_err(|failure| failure.message)
+        Folder::open(root, None).map_err(|failure| failure.message)
     }
 
     #[test]
@@ -194,6 +247,26 @@ mod tests {
         assert_eq!(second.ports, first.ports);
         let kept = second.keep("seed", Secrecy::Secret, || Ok("two".to_owned())).unwrap();
         assert_eq!(made, kept);
+    }
+
+    #[test]
+    fn a_folder_keeps_its_number_of_nodes() {
+        let parent = tempfile::tempdir().unwrap();
+        let (one, three) = (parent.path().join("one"), parent.path().join("three"));
+        assert_eq!(open(&one).unwrap().ports.members(), []);
+        let members = Folder::open(&three, Some(3)).unwrap_or_else(|failure| panic!("{failure:?}"));
+        let members = members.ports.members();
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        assert_eq!(names, ["demo-1", "demo-2", "demo-3"]);
+        assert_eq!(open(&three).unwrap().ports.members(), members);
+        for (root, nodes, made) in [(&one, 3, 1), (&three, 1, 3), (&three, 5, 3)] {
+            let refused = Folder::open(root, Some(nodes)).err().expect("another number");
+            assert_eq!(refused.exit, Exit::Usage);
+            assert!(refused.message.contains(&format!("--nodes {made}")), "{refused:?}");
+        }
+        // The marker of a demo from before there were meshes.
+        fs::write(one.join(MARKER), r#"{"public":20001,"nats":20002}"#).unwrap();
+        assert_eq!(open(&one).unwrap().ports.public, 20001);
     }
 
     #[test]

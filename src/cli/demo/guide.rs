@@ -2,17 +2,35 @@
 
 use std::path::Path;
 
-use super::certificates::CA;
-use super::folder::{Folder, Ports};
+use super::certificates::{CA, MESH_CA};
+use super::folder::{Folder, Member, Ports};
 use super::keys::{ALICE_CREDS, BOB_CREDS, KEYS, Keys, NODE_CREDS, OPERATOR, token_file};
 use super::server::CONFIG;
 use crate::cli::exit::Failure;
 use crate::cli::nats::{BaseUrl, Pointing, ResolverTls};
 use crate::cli::output::for_shell;
 
-/// The node's whole configuration.
-pub(super) fn cluster_toml(ports: Ports) -> String {
-    let Ports { public, nats } = ports;
+/// The folder of a mesh's data folders, each called as its node.
+pub(super) const MESH_DATA: &str = "data";
+
+/// The whole configuration, of a single node or of a mesh.
+pub(super) fn cluster_toml(ports: &Ports) -> String {
+    let Ports { public, nats, .. } = ports;
+    let members = ports.members();
+    let mut nodes = String::new();
+    if members.is_empty() {
+        nodes = format!("[[node]]\nname = \"demo-1\"\ndata = \"data\"\npublic = \"127.0.0.1:{public}\"\n\n");
+    } else {
+        nodes += &format!(
+            "[peer]\ntls = {{ ca = \"{MESH_CA}\", cert = \"tls/{{node}}.peer.pem\", key = \"tls/{{node}}.peer.key\" }}\n\n"
+        );
+    }
+    for Member { name, public, peer } in members {
+        nodes += &format!(
+            "[[node]]\nname = \"{name}\"\ndata = \"{MESH_DATA}/{{node}}\"\npublic = \"127.0.0.1:{public}\"\n\
+             peer = \"127.0.0.1:{peer}\"\n\n"
+        );
+    }
     format!(
         r#"# Made by `jwtmesh demo`. Every setting is explained in cluster.example.toml.
 
@@ -23,12 +41,7 @@ operators = ["{OPERATOR}"]
 [public]
 tls = {{ cert = "tls/node.pem", key = "tls/node.key" }}
 
-[[node]]
-name = "demo-1"
-data = "data"
-public = "127.0.0.1:{public}"
-
-[[nats]]
+{nodes}[[nats]]
 name = "demo"
 servers = ["nats://127.0.0.1:{nats}"]
 creds = "{NODE_CREDS}"
@@ -36,9 +49,10 @@ creds = "{NODE_CREDS}"
     )
 }
 
-/// nats-server's configuration: the lines of `jwtmesh nats config`, a name and an address to listen on.
-pub(super) fn nats_server(folder: &Folder, keys: &Keys) -> Result<String, Failure> {
-    let url = BaseUrl::parse(&format!("https://127.0.0.1:{}", folder.ports.public))?;
+/// nats-server's configuration: the lines of `jwtmesh nats config`, a name and an address to listen on. It fetches
+/// accounts from the node with the public port `public`.
+pub(super) fn nats_server(folder: &Folder, keys: &Keys, public: u16) -> Result<String, Failure> {
+    let url = BaseUrl::parse(&format!("https://127.0.0.1:{public}"))?;
     let tls = ResolverTls {
         ca: Some(folder.absolute(CA)?),
         client: None,
@@ -56,9 +70,17 @@ pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow
     let path = |name: &str| for_shell(&folder.path(name));
     let program = std::env::args_os().next().unwrap_or_else(|| "jwtmesh".into());
     let us = for_shell(Path::new(&program));
-    let config = format!("--config {}", path("cluster.toml"));
+    let mesh = !folder.ports.members().is_empty();
+    let (config, status) = if mesh {
+        let config = format!("--config {} --node demo-1", path("cluster.toml"));
+        // Shows the members and the leader.
+        let status = format!("{us} status {config}\n");
+        (config, status)
+    } else {
+        (format!("--config {}", path("cluster.toml")), String::new())
+    };
     let app = keys.app()?;
-    let Ports { public, nats } = folder.ports;
+    let Ports { public, nats, .. } = folder.ports;
     let nsc = format!("nsc -H {}", path("nsc"));
     let start_server = if has_server {
         "# The nats-server above was started like this"
@@ -76,8 +98,8 @@ pub(super) fn try_next(folder: &Folder, keys: &Keys, has_server: bool) -> anyhow
     };
     Ok(format!(
         "\
-# Ask the node
-{us} account list {config}
+# Ask {whom}
+{status}{us} account list {config}
 {us} account show {app} {config}
 {us} operator show {config}
 {us} verify {config}
@@ -101,6 +123,7 @@ export SSL_CERT_FILE={ca_absolute}
 {nsc} revocations add-user --account APP --user-public-key {user}
 {nsc} push --account APP
 ",
+        whom = if mesh { "a node" } else { "the node" },
         ca = path(CA),
         ca_absolute = for_shell(&folder.absolute(CA)?),
         operator = path(OPERATOR),
@@ -121,15 +144,34 @@ mod tests {
 
     #[test]
     fn the_demos_cluster_toml_means_what_it_should() {
-        let text = cluster_toml(Ports {
-            public: 9090,
-            nats: 4222,
-        });
-        let config = Config::parse(Path::new("demo/cluster.toml"), &text, None).unwrap();
-        assert_eq!(config.data, Path::new("demo/data"));
-        assert_eq!(config.public.to_string(), "127.0.0.1:9090");
-        assert_eq!(config.nats[0].servers, ["nats://127.0.0.1:4222"]);
-        assert!(config.tls.is_some());
+        let parent = tempfile::tempdir().unwrap();
+        for nodes in [1, 3, 5] {
+            let root = parent.path().join(nodes.to_string());
+            let folder = Folder::open(&root, Some(nodes)).unwrap_or_else(|failure| panic!("{failure:?}"));
+            let text = cluster_toml(&folder.ports);
+            let read = |node: Option<&str>| Config::parse(Path::new("demo/cluster.toml"), &text, node).unwrap();
+            let alone = read((nodes > 1).then_some("demo-1"));
+            assert_eq!(alone.public.port(), folder.ports.public);
+            assert_eq!(
+                alone.nats[0].servers,
+                [format!("nats://127.0.0.1:{}", folder.ports.nats)]
+            );
+            assert!(alone.tls.is_some());
+            let members = folder.ports.members();
+            assert_eq!(members.len(), if nodes > 1 { nodes } else { 0 });
+            if nodes == 1 {
+                assert_eq!(alone.data, Path::new("demo/data"));
+                assert!(alone.peering.is_none());
+            }
+            for member in members {
+                let config = read(Some(&member.name));
+                assert_eq!(config.data, Path::new("demo").join(MESH_DATA).join(&member.name));
+                assert_eq!(config.public.port(), member.public);
+                let peering = config.peering.expect("nodes of a mesh have peers");
+                assert_eq!(peering.nodes[&member.name], format!("127.0.0.1:{}", member.peer));
+                assert!(peering.tls.cert.ends_with(format!("tls/{}.peer.pem", member.name)));
+            }
+        }
     }
 
     #[test]

@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::certificates::{self, CA};
 use super::folder::{Folder, Secrecy};
 use super::keys::{Keys, token_file};
+use super::mesh::Mesh;
 use super::server::{self, NatsServer};
-use super::{guide, show};
+use super::stage::{Stage, Steps};
+use super::{failover, guide, show};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::serve::{GRACE, LogFormat, StopSignals, node_runtime, start_log};
 use crate::client::PublicClient;
@@ -23,16 +26,19 @@ use crate::node::Node;
 /// async-nats is off: it would report the disconnection and the refusal that the demo provokes.
 const DEFAULT_LOG: &str = "off,jwtmesh=error,openraft=error";
 
-/// Makes an operator, accounts, creds, certificates and a cluster.toml in a folder, and runs a node on it.
+/// Makes an operator, accounts, creds, certificates and a cluster.toml in a folder, and runs a node or a mesh on it.
 ///
 /// If it finds a nats-server, it starts that too, connects a client, revokes the client's user and measures the time
-/// until the client is disconnected. Then it prints commands to try next and serves until Ctrl-C. A second run
-/// continues with the same folder.
+/// until the client is disconnected. With several nodes it kills the leader before that, and starts it again at the end.
+/// Then it prints commands to try next and serves until Ctrl-C. A second run continues with the same folder.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Demo {
     /// The demo's folder; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "jwtmesh-demo")]
     dir: PathBuf,
+    /// How many nodes; several are processes of their own, with logs in the folder [default: as the folder has, or 1]
+    #[arg(long, value_name = "N", value_parser = nodes_parser())]
+    nodes: Option<usize>,
     /// The nats-server to start [default: the one in PATH, if any]
     #[arg(long, value_name = "FILE")]
     nats_server: Option<PathBuf>,
@@ -42,6 +48,10 @@ pub(in crate::cli) struct Demo {
     /// What to log on stderr
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = DEFAULT_LOG)]
     log: String,
+}
+
+fn nodes_parser() -> impl TypedValueParser<Value = usize> {
+    PossibleValuesParser::new(["1", "3", "5"]).try_map(|nodes| nodes.parse::<usize>())
 }
 
 impl Demo {
@@ -59,36 +69,49 @@ async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
     let clock = Clock::system();
     let program = server::find(demo.nats_server.as_deref())?;
     // Installed before anything is started, so that everything that is started is also stopped.
-    let mut signals = StopSignals::new()?;
+    let signals = StopSignals::with_hangup()?;
     let mut steps = Steps(out);
-    let folder = Folder::open(&demo.dir)?;
+    let folder = Folder::open(&demo.dir, demo.nodes)?;
     let keys = prepare(&folder, &clock, &mut steps)?;
-    let config = Config::load(&folder.path("cluster.toml"), None)?;
+    let stage = Stage {
+        folder,
+        keys,
+        clock,
+        program,
+    };
+    if stage.folder.ports.members().is_empty() {
+        run_node(demo, &stage, signals, &mut steps).await
+    } else {
+        run_mesh(demo, &stage, signals, &mut steps).await
+    }
+}
+
+/// Runs a single node in this process.
+async fn run_node(
+    demo: &Demo,
+    stage: &Stage,
+    mut signals: StopSignals,
+    steps: &mut Steps<'_, impl Write>,
+) -> Result<Exit, Failure> {
+    let config = Config::load(&stage.folder.path("cluster.toml"), None)?;
     let node = tokio::select! {
-        node = Node::start(config, clock.clone()) => node?,
+        node = Node::start(config, stage.clock.clone()) => node?,
         _ = signals.next() => return Ok(Exit::Done),
     };
-    steps.line(
-        "node",
-        &format!(
-            "{} serves {} from {}",
-            node.name(),
-            node.public_url(),
-            folder.path("cluster.toml").display()
-        ),
-    )?;
+    let text = format!(
+        "{} serves {} from {}",
+        node.name(),
+        node.public_url(),
+        stage.folder.path("cluster.toml").display()
+    );
+    steps.line("node", &text)?;
     let mut server = None;
     let ended = tokio::select! {
-        ended = serve(demo, &folder, &keys, &clock, program.as_deref(), &mut server, &mut steps) => ended,
+        ended = serve_node(demo, stage, &mut server, steps) => ended,
         reason = node.ended() => Err(Failure::new(Exit::Failed, reason)),
         _ = signals.next() => Ok(()),
     };
-    if let Some(server) = server {
-        let id = server.id();
-        server.stop().await;
-        // stdout may be closed by now; the node is shut down all the same.
-        let _ = steps.line("ended", &format!("nats-server, process {id}"));
-    }
+    stop_server(server, steps).await;
     tokio::select! {
         stopped = node.shutdown(GRACE) => stopped?,
         signal = signals.next() => return Ok(Exit::Signal(signal)),
@@ -97,23 +120,38 @@ async fn run(demo: &Demo, out: &mut impl Write) -> Result<Exit, Failure> {
     ended.map(|()| Exit::Done)
 }
 
-/// Prints one line for each step, and flushes it so that a pipe gets it at once.
-struct Steps<'o, W>(&'o mut W);
+/// Runs a mesh of processes.
+async fn run_mesh(
+    demo: &Demo,
+    stage: &Stage,
+    mut signals: StopSignals,
+    steps: &mut Steps<'_, impl Write>,
+) -> Result<Exit, Failure> {
+    // On every return, those that still run are killed.
+    let mut mesh = Mesh::of(&stage.folder)?;
+    let mut server = None;
+    let ended = tokio::select! {
+        ended = serve_mesh(demo, stage, &mut mesh, &mut server, steps) => ended,
+        _ = signals.next() => Ok(()),
+    };
+    stop_server(server, steps).await;
+    let stopped = tokio::select! {
+        stopped = mesh.stop() => stopped,
+        signal = signals.next() => return Ok(Exit::Signal(signal)),
+    };
+    // The first failure is the one to report: what stops badly after it is often its consequence.
+    ended?;
+    stopped?;
+    let _ = steps.line("ended", "the nodes; run the same command again to continue");
+    Ok(Exit::Done)
+}
 
-impl<W: Write> Steps<'_, W> {
-    fn line(&mut self, what: &str, text: &str) -> std::io::Result<()> {
-        writeln!(self.0, "{what:<13} {text}")?;
-        self.0.flush()
-    }
-
-    fn block(&mut self, head: &str, text: &str) -> std::io::Result<()> {
-        writeln!(self.0, "\n{head}\n")?;
-        for line in text.lines() {
-            writeln!(self.0, "{}{line}", if line.is_empty() { "" } else { "  " })?;
-        }
-        writeln!(self.0)?;
-        self.0.flush()
-    }
+async fn stop_server(server: Option<NatsServer>, steps: &mut Steps<'_, impl Write>) {
+    let Some(server) = server else { return };
+    let id = server.id();
+    server.stop().await;
+    // stdout may be closed by now; the nodes are shut down all the same.
+    let _ = steps.line("ended", &format!("nats-server, process {id}"));
 }
 
 fn prepare(folder: &Folder, clock: &Clock, steps: &mut Steps<impl Write>) -> Result<Keys, Failure> {
@@ -136,53 +174,99 @@ fn prepare(folder: &Folder, clock: &Clock, steps: &mut Steps<impl Write>) -> Res
     steps.line("account", &format!("APP {}, with users alice and bob", keys.app()?))?;
     certificates::make(folder, clock.now())?;
     steps.line("authority", &folder.path(CA).display().to_string())?;
-    folder.keep("cluster.toml", Secrecy::Open, || Ok(guide::cluster_toml(folder.ports)))?;
-    // Rewritten by each run: it has the folder's absolute path, and the folder may have been moved.
-    folder.write(server::CONFIG, Secrecy::Open, &guide::nats_server(folder, &keys)?)?;
+    folder.keep("cluster.toml", Secrecy::Open, || Ok(guide::cluster_toml(&folder.ports)))?;
     Ok(keys)
 }
 
-async fn serve(
+async fn serve_node(
     demo: &Demo,
-    folder: &Folder,
-    keys: &Keys,
-    clock: &Clock,
-    program: Option<&std::path::Path>,
+    stage: &Stage,
     server: &mut Option<NatsServer>,
     steps: &mut Steps<'_, impl Write>,
 ) -> Result<(), Failure> {
-    let node = PublicClient::new(
-        &format!("https://127.0.0.1:{}", folder.ports.public),
-        Some(&folder.path(CA)),
-    )?;
-    for (name, account) in [("SYS", keys.system()?), ("APP", keys.app()?)] {
-        submit_first(&node, folder, name, account, steps).await?;
+    let folder = &stage.folder;
+    let url = format!("https://127.0.0.1:{}", folder.ports.public);
+    let node = PublicClient::new(&url, Some(&folder.path(CA)))?;
+    submit_all(&node, stage, steps).await?;
+    if start_server(stage, folder.ports.public, "", server, steps).await? {
+        revoke_bob(stage, &node, steps).await?;
     }
-    if let Some(program) = program {
-        let started = server.insert(NatsServer::start(program, folder).await?);
-        steps.line(
-            "nats-server",
-            &format!(
-                "{}, process {}, port {}",
-                program.display(),
-                started.id(),
-                folder.ports.nats
-            ),
-        )?;
-        revoke_bob(folder, keys, &node, clock, steps).await?;
-    } else {
-        steps.line(
-            "nats-server",
-            "none in PATH, so no revocation is shown; give one with --nats-server FILE",
-        )?;
-    }
-    let config = folder.path(server::CONFIG);
-    let text = std::fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
-    steps.block(&format!("nats-server's configuration, {}:", config.display()), &text)?;
-    steps.block("Try next:", &guide::try_next(folder, keys, program.is_some())?)?;
+    guide(stage, steps)?;
     if !demo.exit {
         steps.line("serving", "until Ctrl-C")?;
         std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+async fn serve_mesh(
+    demo: &Demo,
+    stage: &Stage,
+    mesh: &mut Mesh,
+    server: &mut Option<NatsServer>,
+    steps: &mut Steps<'_, impl Write>,
+) -> Result<(), Failure> {
+    failover::form(mesh, steps).await?;
+    submit_all(mesh.public(0), stage, steps).await?;
+    // The leader is going to be killed.
+    let leader = mesh.leader().await?;
+    let resolver = (leader + 1) % mesh.len();
+    let public = stage.folder.ports.members()[resolver].public;
+    let more = format!(", fetches accounts from {}", mesh.name(resolver));
+    if start_server(stage, public, &more, server, steps).await? {
+        failover::revoke_bob(stage, mesh, resolver, steps).await?;
+    }
+    guide(stage, steps)?;
+    if !demo.exit {
+        steps.line("serving", "until Ctrl-C")?;
+        return Err(Failure::new(Exit::Failed, mesh.ended().await));
+    }
+    Ok(())
+}
+
+/// Writes nats-server's configuration, and starts it if there is one. It fetches accounts from the node with the public
+/// port `public`; `more` ends the line about it.
+async fn start_server(
+    stage: &Stage,
+    public: u16,
+    more: &str,
+    server: &mut Option<NatsServer>,
+    steps: &mut Steps<'_, impl Write>,
+) -> Result<bool, Failure> {
+    let Stage { folder, keys, .. } = stage;
+    // Rewritten by each run: it has the folder's absolute path, and the folder may have been moved.
+    let config = guide::nats_server(folder, keys, public)?;
+    folder.write(server::CONFIG, Secrecy::Open, &config)?;
+    let Some(program) = &stage.program else {
+        let text = "none in PATH, so no revocation is shown; give one with --nats-server FILE";
+        steps.line("nats-server", text)?;
+        return Ok(false);
+    };
+    let started = server.insert(NatsServer::start(program, folder).await?);
+    let text = format!(
+        "{}, process {}, port {}{more}",
+        program.display(),
+        started.id(),
+        folder.ports.nats
+    );
+    steps.line("nats-server", &text)?;
+    Ok(true)
+}
+
+/// Prints nats-server's configuration, and what to try next.
+fn guide(stage: &Stage, steps: &mut Steps<'_, impl Write>) -> Result<(), Failure> {
+    let Stage { folder, keys, .. } = stage;
+    let config = folder.path(server::CONFIG);
+    let text = std::fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+    steps.block(&format!("nats-server's configuration, {}:", config.display()), &text)?;
+    Ok(steps.block("Try next:", &guide::try_next(folder, keys, stage.program.is_some())?)?)
+}
+
+/// Submits the first tokens of all accounts.
+async fn submit_all(node: &PublicClient, stage: &Stage, steps: &mut Steps<'_, impl Write>) -> Result<(), Failure> {
+    let Stage { folder, keys, .. } = stage;
+    for (name, account) in [("SYS", keys.system()?), ("APP", keys.app()?)] {
+        submit_first(node, folder, name, account, steps).await?;
     }
     Ok(())
 }
@@ -212,22 +296,22 @@ async fn submit_first(
 }
 
 /// Shows a revocation: connects a client, revokes its user, and measures.
-async fn revoke_bob(
-    folder: &Folder,
-    keys: &Keys,
-    node: &PublicClient,
-    clock: &Clock,
-    steps: &mut Steps<'_, impl Write>,
-) -> Result<(), Failure> {
-    let url = format!("nats://127.0.0.1:{}", folder.ports.nats);
-    show::node_is_connected(&url, keys, clock).await?;
+async fn revoke_bob(stage: &Stage, node: &PublicClient, steps: &mut Steps<'_, impl Write>) -> Result<(), Failure> {
+    let Stage {
+        folder, keys, clock, ..
+    } = stage;
+    let url = stage.nats_url();
+    show::nodes_are_connected(&url, keys, clock, 1).await?;
     steps.line("connected", "the node to nats-server, with its system-account user")?;
     let mut client = show::Client::connect(&url, keys, folder, clock).await?;
     steps.line("connected", "a client as user bob")?;
     let measured = client.revoke(keys, node, clock).await?;
     steps.line(
         "revoked",
-        &format!("bob; on disk after {} ms", measured.stored_after.as_millis()),
+        &format!(
+            "bob; on disk, answered after {} ms",
+            measured.acknowledged_after.as_millis()
+        ),
     )?;
     steps.line(
         "measured",
