@@ -8,6 +8,7 @@ mod support;
 
 #[cfg(test)]
 mod cli;
+mod clients;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]

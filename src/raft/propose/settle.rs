@@ -75,7 +75,8 @@ impl Settle {
             self.ask(id, peer, &voter);
             Some(async move {
                 let mut applied = voter.applied.subscribe();
-                let reached = applied.wait_for(|applied| *applied >= revision);
+                let missed = || voter.has_missed.load(Ordering::Relaxed);
+                let reached = applied.wait_for(|applied| *applied >= revision || missed());
                 if tokio::time::timeout(SETTLE_WITHIN, reached).await.is_err() {
                     voter.has_missed.store(true, Ordering::Relaxed);
                 }
@@ -133,7 +134,12 @@ impl Settle {
             loop {
                 let wanted = voter.wanted.load(Ordering::Relaxed);
                 let asked = settle.0.peers.applied(id, peer.clone(), wanted, ASK_PATIENCE).await;
-                let Ok(applied) = asked else { break };
+                let Ok(applied) = asked else {
+                    // Whoever is gone is not waited for: an upload right after a leader's end would be late for nothing.
+                    voter.has_missed.store(true, Ordering::Relaxed);
+                    voter.applied.send_modify(|_| ());
+                    break;
+                };
                 voter.applied.send_if_modified(|known| {
                     let is_news = *known < applied;
                     *known = applied.max(*known);
