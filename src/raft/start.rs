@@ -163,6 +163,7 @@ async fn begin<T: Transport>(
         stores.checkpoint.clone(),
         scope.fault().clone(),
     );
+    let contacts = network.contacts();
     // openraft's tasks run where it is made.
     let log = stores.log.clone();
     let made = scope.within(async move { Core::new(node_id, config, network, log, machine).await });
@@ -175,7 +176,10 @@ async fn begin<T: Transport>(
         log: stores.log,
         checkpoint: stores.checkpoint,
     };
-    scope.spawn("the log trimmer", trimmer.run(stores.space, scope.clone()));
+    scope.spawn(
+        "the log trimmer",
+        trimmer.run(move || contacts.held(), stores.space, scope.clone()),
+    );
     Ok(core)
 }
 

@@ -16,6 +16,9 @@ use crate::raft::runtime::Vote;
 /// A peer that has not answered for this long is called unreachable in the log: less may be a lost packet.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a peer that needs the log may be silent before the log goes without it.
+const HELD_FOR: Duration = Duration::from_secs(60);
+
 /// What a node remembers of its peers. Clones are the same memory.
 #[derive(Debug, Clone)]
 pub(in crate::raft) struct Contacts(Arc<Shared>);
@@ -66,6 +69,8 @@ pub(in crate::raft) struct Peer {
     pub(in crate::raft) is_disk_bad: bool,
     /// When calls to it began to fail.
     failing: Option<Instant>,
+    /// The entry that a snapshot ends with which it was last sent, and when that began: it needs what follows.
+    sent: Option<(u64, Instant)>,
     is_down: bool,
 }
 
@@ -127,6 +132,30 @@ impl Contacts {
         }
         let known = inner.peers.entry(peer).or_default();
         known.acknowledged = known.acknowledged.max(Some(sent));
+    }
+
+    /// A snapshot is sent to `peer` that ends with the entry `last`.
+    pub(in crate::raft) fn sends_snapshot(&self, peer: u64, last: u64) {
+        self.inner().peers.entry(peer).or_default().sent = Some((last, Instant::now()));
+    }
+
+    /// The last entry that no peer needs which is being sent a snapshot, or was and catches up. `None` if there is no such
+    /// peer, or it is silent for too long.
+    pub(in crate::raft) fn held(&self) -> Option<u64> {
+        let mut inner = self.inner();
+        let needed = inner.peers.values_mut().filter_map(|peer| {
+            let (last, begun) = peer.sent?;
+            if peer
+                .answered
+                .max(Some(begun))
+                .is_some_and(|heard| heard.elapsed() > HELD_FOR)
+            {
+                peer.sent = None;
+                return None;
+            }
+            Some(last.max(peer.applied))
+        });
+        needed.min()
     }
 
     /// `peer` answered. Logs its return.
@@ -262,5 +291,23 @@ mod tests {
             Some(Duration::from_secs(1)),
             "an older leader is no news"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_sent_a_snapshot_holds_what_it_needs_until_it_is_silent() {
+        let contacts = Contacts::default();
+        contacts.answered(2, "n2", 10, 0, false);
+        assert_eq!(contacts.held(), None);
+        contacts.sends_snapshot(2, 100);
+        contacts.sends_snapshot(3, 200);
+        assert_eq!(contacts.held(), Some(100), "the one that needs the most");
+        contacts.answered(2, "n2", 300, 0, false);
+        assert_eq!(contacts.held(), Some(200));
+        tokio::time::advance(HELD_FOR / 2).await;
+        contacts.answered(2, "n2", 400, 0, false);
+        tokio::time::advance(HELD_FOR / 2 + Duration::from_secs(1)).await;
+        assert_eq!(contacts.held(), Some(400), "the third never answered");
+        tokio::time::advance(HELD_FOR).await;
+        assert_eq!(contacts.held(), None);
     }
 }

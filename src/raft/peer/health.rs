@@ -49,6 +49,11 @@ impl Health {
         }
     }
 
+    /// Whether the disk has room for a state of this size beside the one in use.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        self.0.space.fits(bytes)
+    }
+
     /// Whether this node must not lead: its disk hangs, or is nearly full, so that it refuses uploads.
     pub(in crate::raft) fn is_bad(&self) -> bool {
         self.0.space.is_low() || self.is_hanging()

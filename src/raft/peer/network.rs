@@ -18,6 +18,7 @@ use openraft::raft::{
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 
+use super::contacts::Contacts;
 use super::handler::{Handler, Membered};
 use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
@@ -115,6 +116,11 @@ impl<T: Transport> Peers<T> {
             transport,
             links: Arc::default(),
         }
+    }
+
+    /// What is known of them.
+    pub(in crate::raft) fn contacts(&self) -> Contacts {
+        self.handler.inner().contacts.clone()
     }
 
     fn envelope(&self, to: u64, store: Uuid) -> Envelope {
@@ -284,6 +290,7 @@ impl<T: Transport> Link<T> {
         let unreadable = |reason: String| broken(CallError::NotSent(reason));
         let last = snapshot.meta.last_log_id;
         let last = last.ok_or_else(|| unreadable("an empty snapshot".to_owned()))?;
+        self.peers.handler.inner().contacts.sends_snapshot(self.to, last.index);
         let mut export = Some(snapshot.snapshot.export());
         let (mut number, mut bytes) = (0, None);
         let mut stuck_since = Instant::now();

@@ -70,17 +70,29 @@ impl Space {
         self.found.load(Ordering::Relaxed) != ENOUGH
     }
 
+    /// Whether `bytes` more, which come at once, leave the room that uploads need.
+    pub(in crate::raft) fn fits(&self, bytes: u64) -> bool {
+        self.disk.room().map_or(true, |room| leaves_reserve(room, bytes))
+    }
+
     /// Whether flushes must wait too.
     pub fn is_used_up(&self) -> bool {
         self.found.load(Ordering::Relaxed) == USED_UP
     }
 }
 
+fn reserve(room: Room) -> u64 {
+    RESERVE_BYTES.min(room.total / RESERVE_SHARE)
+}
+
+fn leaves_reserve(room: Room, bytes: u64) -> bool {
+    room.free >= bytes.saturating_add(reserve(room))
+}
+
 fn judge(room: Room) -> u8 {
-    let reserve = RESERVE_BYTES.min(room.total / RESERVE_SHARE);
-    if room.free >= reserve {
+    if leaves_reserve(room, 0) {
         ENOUGH
-    } else if room.free >= reserve / LAST_SHARE {
+    } else if room.free >= reserve(room) / LAST_SHARE {
         LOW
     } else {
         USED_UP
@@ -106,5 +118,17 @@ mod tests {
         assert_eq!(judged(100, 800), ENOUGH, "a small disk is not refused for being small");
         assert_eq!(judged(99, 800), LOW);
         assert_eq!(judged(0, 800), USED_UP);
+    }
+
+    #[test]
+    fn g12_a_snapshot_must_leave_the_room_that_uploads_need() {
+        const GIB: u64 = 1024 * 1024 * 1024;
+        let room = Room {
+            free: 3 * GIB,
+            total: 100 * GIB,
+        };
+        assert!(leaves_reserve(room, 2 * GIB));
+        assert!(!leaves_reserve(room, 3 * GIB));
+        assert!(!leaves_reserve(room, u64::MAX));
     }
 }

@@ -19,6 +19,10 @@ const KEEP_SEGMENTS: usize = 4;
 /// The same in a mesh of one node, where no peer has to catch up: every segment that is kept is read at each start.
 const KEEP_SEGMENTS_ALONE: usize = 1;
 
+/// Segments that are kept at most for a peer that is sent a snapshot and needs what follows it: 2 GiB, which the highest rate
+/// fills in minutes. Without them a large snapshot would be too old when it has arrived, and so would the next one.
+const KEEP_SEGMENTS_FOR_SNAPSHOT: usize = 32;
+
 /// The time between two rounds. A segment takes seconds to fill even at the highest rate.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -36,8 +40,9 @@ pub struct Trimmer {
 }
 
 impl Trimmer {
-    /// Purges every few seconds, until `scope` is stopped.
-    pub(in crate::raft) async fn run(self, space: Space, scope: Scope) {
+    /// Purges every few seconds, until `scope` is stopped. `held` gives the last entry that no peer needs which is sent a
+    /// snapshot.
+    pub(in crate::raft) async fn run(self, held: impl Fn() -> Option<u64> + Send, space: Space, scope: Scope) {
         let mut hanging = None;
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,21 +56,28 @@ impl Trimmer {
                 );
             }
             hanging = waits;
-            self.purge(if is_alone(&self.core) {
+            let keep = if is_alone(&self.core) {
                 KEEP_SEGMENTS_ALONE
             } else {
                 KEEP_SEGMENTS
-            })
-            .await;
+            };
+            let spare = self.log.last_before_newest(keep);
+            // Where the disk is nearly full, a peer that needs another snapshot is the smaller evil.
+            let held = held().filter(|_| !space.is_low());
+            let far = self.log.last_before_newest(KEEP_SEGMENTS_FOR_SNAPSHOT);
+            self.purge_upto(held.map_or(spare, |held| spare.min(Some(held)).max(far)))
+                .await;
         }
     }
 
     /// Purges what the state holds durably and none of the newest `keep` segments holds.
     pub async fn purge(&self, keep: usize) {
-        let Some(upto) = self.log.last_before_newest(keep) else {
-            return;
-        };
-        let upto = upto.min(self.checkpoint.load(Ordering::Acquire));
+        self.purge_upto(self.log.last_before_newest(keep)).await;
+    }
+
+    async fn purge_upto(&self, spare: Option<u64>) {
+        let Some(spare) = spare else { return };
+        let upto = spare.min(self.checkpoint.load(Ordering::Acquire));
         let purged = self.core.metrics().borrow_watched().purged.map(|id| id.index);
         // 0 also means that nothing is durable yet.
         if upto == 0 || purged >= Some(upto) {

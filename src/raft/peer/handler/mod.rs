@@ -141,7 +141,7 @@ impl Handler {
             member: OnceLock::new(),
             contacts: Contacts::default(),
             log,
-            receiving: Receiving::new(state, fault),
+            receiving: Receiving::new(state, health.clone(), fault),
             applied,
             health,
             order: RwLock::new(()),

@@ -1,10 +1,13 @@
 //! A snapshot on its way in: its pieces become a state file beside the one in use.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Mutex;
 
 use crate::raft::machine::{Core, snapshot_of};
+use crate::raft::peer::health::Health;
 use crate::raft::peer::messages::{AnswerContent, Piece};
 use crate::raft::peer::refusal::PeerRefusal;
 use crate::raft::runtime::{LogId, Snapshot, Vote};
@@ -14,8 +17,11 @@ use crate::tasks::{FaultHandle, chain, off_the_workers};
 /// The snapshot that is being received: at most one, since only a leader sends one.
 pub(super) struct Receiving {
     state: State,
+    health: Health,
     fault: FaultHandle,
     current: Mutex<Option<Current>>,
+    /// Whether the log says already that there is no room for one.
+    is_refused: AtomicBool,
 }
 
 struct Current {
@@ -33,11 +39,13 @@ pub(super) enum Received {
 }
 
 impl Receiving {
-    pub(super) fn new(state: State, fault: FaultHandle) -> Self {
+    pub(super) fn new(state: State, health: Health, fault: FaultHandle) -> Self {
         Self {
             state,
+            health,
             fault,
             current: Mutex::new(None),
+            is_refused: AtomicBool::new(false),
         }
     }
 
@@ -75,8 +83,27 @@ impl Receiving {
             return Ok(Received::Whole(vote, snapshot));
         };
         let import = self.blocking(move || added(import, &bytes)).await?;
+        self.check_room(&import)?;
         *current = Some(Current { vote, last, import });
         Ok(Received::Answer(AnswerContent::Wanted(wanted + 1)))
+    }
+
+    /// Refuses a snapshot that would fill the disk, as soon as its first piece has said how large it is.
+    fn check_room(&self, import: &Import) -> Result<(), PeerRefusal> {
+        let Some(bytes) = import.stored_bytes().filter(|_| import.pieces() == 1) else {
+            return Ok(());
+        };
+        if self.health.has_room_for(bytes) {
+            self.is_refused.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        if !self.is_refused.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                mib = bytes / (1024 * 1024),
+                "the disk has no room for the snapshot that this node needs to catch up: free as much and more, it is tried again"
+            );
+        }
+        Err(PeerRefusal::NotNow("its disk has no room for the snapshot"))
     }
 
     /// Runs `work`, which waits for the disk, off the workers. A failing disk ends the node; a wrong piece its sender.
