@@ -12,8 +12,8 @@ use std::time::Duration;
 use support::arguments::argument;
 use support::mint::Operator;
 use support::node::{Node, Settings, binary};
-use support::process::{Program, clean_up_when_interrupted, settle, work_folder};
-use support::rounds::{Pairs, percentile};
+use support::process::{clean_up_when_interrupted, settle, work_folder};
+use support::rounds::{Measured, Pairs, measure, percentile};
 use support::table::{Aim, Table};
 use support::tls::Identity;
 use support::upload::{Requests, Uploaded, upload};
@@ -84,20 +84,6 @@ struct Bench {
     seconds: usize,
 }
 
-/// A figure of the load, and the server's processor time for each request in it.
-struct Measured<T> {
-    load: T,
-    cost_us: f64,
-}
-
-fn measure<T>(program: &Program, load: impl FnOnce() -> T, count: impl Fn(&T) -> f64) -> Measured<T> {
-    let before = program.processor_seconds();
-    let load = load();
-    settle(&[program]);
-    let cost_us = (program.processor_seconds() - before) * 1e6 / count(&load);
-    Measured { load, cost_us }
-}
-
 impl Bench {
     /// This build's node and the earlier one's, each on a folder of its own.
     fn pair(&self, folder: &Path, operator: &Operator, tls: Option<&Identity>) -> (Node, Node) {
@@ -141,7 +127,7 @@ impl Bench {
             // Nothing is in its cache yet.
             load(node.address);
         }
-        let run = |(): &(), node: &Node| measure(&node.program, || load(node.address), |load: &Load| load.count);
+        let run = |(): &(), node: &Node| measure(&[&node.program], || load(node.address), |load: &Load| load.count);
         let rounds = self.rounds(|| (), run, (now, before));
         let table = Table::begin(&format!("GET of 1.5 KB by random key, {scheme} kept alive"), "before");
         table.compare("GET/s", &Pairs::of(&rounds, |m| m.load.rate), AS_FAST);
@@ -154,9 +140,12 @@ impl Bench {
         for clients in CLIENTS {
             let time = Duration::from_secs(self.seconds as u64);
             let most = self.seconds * if clients == 1 { 6_000 } else { 30_000 };
-            let count = |uploaded: &Uploaded| uploaded.count as f64;
             let run = |posts: &Requests, node: &Node| {
-                measure(&node.program, || upload(&[node.address], clients, posts, time), count)
+                measure(
+                    &[&node.program],
+                    || upload(&[node.address], clients, posts, time),
+                    Uploaded::number,
+                )
             };
             // Every token is used once by each: a second upload would be no change.
             let rounds = self.rounds(|| Requests::posts(&operator.accounts(most)), run, (&now, &before));

@@ -13,7 +13,7 @@ use support::mint::Operator;
 use support::process::{clean_up_when_interrupted, settle, work_folder};
 use support::rounds::{Measured, Pairs, measure, median, percentile};
 use support::table::{Aim, Table};
-use support::upload::{Requests, upload};
+use support::upload::{Requests, Uploaded, upload};
 
 #[expect(dead_code, reason = "each bench uses its own part of what they share")]
 mod support;
@@ -93,23 +93,26 @@ impl Bench {
                 servers.rotate_left(round % NODES);
                 settle(&mesh.all());
                 settle(&theirs);
-                let ours = measure(&mesh.all(), || upload(&servers, clients, &posts, time));
-                (ours, measure(&theirs, || etcd.put(round, (clients, 1), &puts, time)))
+                let ours = measure(
+                    &mesh.all(),
+                    || upload(&servers, clients, &posts, time),
+                    Uploaded::number,
+                );
+                (
+                    ours,
+                    measure(&theirs, || etcd.put(round, (clients, 1), &puts, time), Uploaded::number),
+                )
             };
-            let rounds: Vec<(Measured, Measured)> = (0..self.rounds).map(round).collect();
+            let rounds: Vec<(Measured<Uploaded>, Measured<Uploaded>)> = (0..self.rounds).map(round).collect();
             let title = format!("Uploads of 1.5 KB, {clients} clients, three nodes, acknowledge = {acknowledge}");
             let table = Table::begin(&title, "etcd");
-            let latency = |share: f64| move |measured: &Measured| percentile(&measured.uploaded.latencies, share);
-            table.compare(
-                "acknowledged a second",
-                &Pairs::of(&rounds, |m| m.uploaded.rate()),
-                rate,
-            );
+            let latency = |share: f64| move |measured: &Measured<Uploaded>| percentile(&measured.load.latencies, share);
+            table.compare("acknowledged a second", &Pairs::of(&rounds, |m| m.load.rate()), rate);
             table.compare("p50, ms", &Pairs::of(&rounds, latency(0.5)), Aim::Shown);
             table.compare("p99, ms", &Pairs::of(&rounds, latency(0.99)), Aim::AtMost(1.0));
             table.compare(
                 "CPU of all nodes, us an upload",
-                &Pairs::of(&rounds, Measured::cost_us),
+                &Pairs::of(&rounds, |m| m.cost_us),
                 cost,
             );
         }

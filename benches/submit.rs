@@ -13,7 +13,7 @@ use support::node::{Node, Settings};
 use support::process::{clean_up_when_interrupted, settle, work_folder};
 use support::rounds::{Measured, Pairs, measure, percentile};
 use support::table::{Aim, Table};
-use support::upload::{Requests, upload};
+use support::upload::{Requests, Uploaded, upload};
 
 #[expect(dead_code, reason = "each bench uses its own part of what they share")]
 mod support;
@@ -33,7 +33,7 @@ fn main() {
     let operator = Operator::new();
     let node = Node::start(folder.path(), &operator, &Settings::default());
     for (clients, aim) in CLIENTS.into_iter().filter(|(clients, _)| only == 0 || only == *clients) {
-        let measured: Vec<(Measured, Measured)> = (0..rounds)
+        let measured: Vec<(Measured<Uploaded>, Measured<Uploaded>)> = (0..rounds)
             .map(|_| round(&operator, &node, &etcd, (clients, together), seconds))
             .collect();
         print(clients, aim, &measured);
@@ -46,7 +46,7 @@ fn round(
     etcd: &Etcd,
     (clients, together): (usize, usize),
     seconds: usize,
-) -> (Measured, Measured) {
+) -> (Measured<Uploaded>, Measured<Uploaded>) {
     // More than either server takes in a round: every token is used once, as a second upload would be no change.
     let most = seconds * if clients == 1 { 6_000 } else { 30_000 };
     let accounts = operator.accounts(most);
@@ -54,22 +54,30 @@ fn round(
     drop(accounts);
     let time = Duration::from_secs(seconds as u64);
     settle(&[&node.program, &etcd.programs[0]]);
-    let ours = measure(&[&node.program], || upload(&[node.address], clients, &posts, time));
+    let ours = measure(
+        &[&node.program],
+        || upload(&[node.address], clients, &posts, time),
+        Uploaded::number,
+    );
     settle(&[&node.program, &etcd.programs[0]]);
-    let theirs = measure(&[&etcd.programs[0]], || etcd.put(0, (clients, together), &puts, time));
+    let theirs = measure(
+        &[&etcd.programs[0]],
+        || etcd.put(0, (clients, together), &puts, time),
+        Uploaded::number,
+    );
     (ours, theirs)
 }
 
-fn print(clients: usize, aim: Aim, rounds: &[(Measured, Measured)]) {
+fn print(clients: usize, aim: Aim, rounds: &[(Measured<Uploaded>, Measured<Uploaded>)]) {
     let table = Table::begin(&format!("Uploads of 1.5 KB, {clients} clients, one node"), "etcd");
-    let latency = |share: f64| move |measured: &Measured| percentile(&measured.uploaded.latencies, share);
-    table.compare("acknowledged a second", &Pairs::of(rounds, |m| m.uploaded.rate()), aim);
+    let latency = |share: f64| move |measured: &Measured<Uploaded>| percentile(&measured.load.latencies, share);
+    table.compare("acknowledged a second", &Pairs::of(rounds, |m| m.load.rate()), aim);
     table.compare("p50, ms", &Pairs::of(rounds, latency(0.5)), Aim::Shown);
     table.compare("p99, ms", &Pairs::of(rounds, latency(0.99)), Aim::AtMost(1.0));
     table.compare("p99.9, ms", &Pairs::of(rounds, latency(0.999)), Aim::Shown);
     table.compare(
         "server CPU, us an upload",
-        &Pairs::of(rounds, Measured::cost_us),
+        &Pairs::of(rounds, |m| m.cost_us),
         Aim::Shown,
     );
 }

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-
+use super::authority::Authority;
 use super::mint::Operator;
 use super::node::binary;
 use super::process::{Program, eventually, free_port};
 use super::proxy::{Direction, Proxy};
 
-/// A mesh that has formed, unless it was only launched.
+/// A mesh that has formed.
 pub(crate) struct Mesh {
     /// The nodes' programs.
     pub(crate) programs: Vec<Program>,
@@ -51,13 +50,14 @@ impl Mesh {
         mesh
     }
 
-    /// Writes what the nodes need and starts none.
-    pub(crate) fn prepare(folder: &Path, operator: &Operator, shape: Shape) -> Self {
+    /// Writes what the nodes need.
+    fn prepare(folder: &Path, operator: &Operator, shape: Shape) -> Self {
         let write = |name: String, text: String| {
             fs::write(folder.join(name), text).expect("the bench's own folder is writable");
         };
         write("operator.jwt".to_owned(), operator.token());
-        certificates(shape.nodes, write);
+        let authority = Authority::new(folder, "mesh");
+        (0..shape.nodes).for_each(|node| drop(authority.issue_for_node(&name(node))));
         let ports = || -> Vec<SocketAddr> {
             let address = |_| SocketAddr::from(([127, 0, 0, 1], free_port()));
             (0..shape.nodes).map(address).collect()
@@ -84,17 +84,10 @@ impl Mesh {
         }
     }
 
-    /// Starts the node of this number, for the first time or again, and waits until it is ready for connections.
+    /// Starts the node of this number, for the first time or again, and waits until it serves.
     pub(crate) fn launch(&mut self, node: usize) {
-        let mut command = Command::new(binary());
-        command
-            .arg("serve")
-            .arg("--config")
-            .arg(self.config(node))
-            .args(["--node", &name(node)])
-            .current_dir(&self.folder);
-        let mut program = Program::start(command, &self.folder, &name(node));
-        program.wait_until(|program| program.output().contains("jwtmesh"));
+        let mut program = Program::start(self.run(node, &["serve"]), &self.folder, &name(node));
+        program.wait_until(|program| program.output().contains("jwtmesh ready:"));
         if node < self.programs.len() {
             self.programs[node] = program;
         } else {
@@ -102,9 +95,8 @@ impl Mesh {
         }
     }
 
-    /// Forms the mesh of the nodes that run, and waits until each takes uploads.
-    pub(crate) fn form(&self) {
-        // The first needs a moment to open its socket.
+    /// Forms the mesh, and waits until each node takes uploads.
+    fn form(&self) {
         eventually("the mesh forms", || self.command(0, &["member", "bootstrap"]));
         for node in 0..self.programs.len() {
             eventually("the node takes uploads", || self.command(node, &["ready", "--write"]));
@@ -113,13 +105,7 @@ impl Mesh {
 
     /// What a command says on the machine of this node, if it succeeds.
     pub(crate) fn command(&self, node: usize, arguments: &[&str]) -> Option<String> {
-        let mut command = Command::new(binary());
-        command
-            .args(arguments)
-            .arg("--config")
-            .arg(self.config(node))
-            .args(["--node", &name(node)]);
-        let done = command.output().expect("the program runs");
+        let done = self.run(node, arguments).output().expect("the program runs");
         done.status
             .success()
             .then(|| String::from_utf8_lossy(&done.stdout).into_owned())
@@ -139,8 +125,14 @@ impl Mesh {
         self.programs.iter().collect()
     }
 
-    fn config(&self, node: usize) -> PathBuf {
-        self.folder.join(format!("{node}.toml"))
+    fn run(&self, node: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.join(format!("{node}.toml")))
+            .args(["--node", &name(node)]);
+        command
     }
 }
 
@@ -151,7 +143,7 @@ fn name(node: usize) -> String {
 fn configuration(shape: Shape, publics: &[SocketAddr], peers: &[SocketAddr]) -> String {
     let mut text = format!(
         "[cluster]\nname = \"bench\"\noperators = [\"operator.jwt\"]\ntiming = \"{}\"\nacknowledge = \"{}\"\n\n[peer]\n\
-         tls = {{ ca = \"ca.pem\", cert = \"{{node}}.pem\", key = \"{{node}}.key\" }}\n",
+         tls = {{ ca = \"mesh-ca.pem\", cert = \"{{node}}.pem\", key = \"{{node}}.key\" }}\n",
         shape.timing(),
         shape.acknowledge
     );
@@ -164,26 +156,4 @@ fn configuration(shape: Shape, publics: &[SocketAddr], peers: &[SocketAddr]) -> 
         .expect("text grows");
     }
     text
-}
-
-/// The mesh's authority and a certificate for each node.
-fn certificates(nodes: usize, write: impl Fn(String, String)) {
-    let parameters = |names: Vec<String>| CertificateParams::new(names).expect("a node's name is a DNS label");
-    let key = || KeyPair::generate().expect("the system gives randomness");
-    let mut authority = parameters(Vec::new());
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = key();
-    let cert = authority
-        .self_signed(&authority_key)
-        .expect("our own parameters are sound");
-    write("ca.pem".to_owned(), cert.pem());
-    let issuer = Issuer::new(authority, authority_key);
-    for node in (0..nodes).map(name) {
-        let key = key();
-        let cert = parameters(vec![node.clone()])
-            .signed_by(&key, &issuer)
-            .expect("our own parameters are sound");
-        write(format!("{node}.pem"), cert.pem());
-        write(format!("{node}.key"), key.serialize_pem());
-    }
 }

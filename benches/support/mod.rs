@@ -4,6 +4,8 @@
 //! only their ratio says something about the program.
 
 pub(crate) mod arguments;
+#[path = "../../tests/cluster/support/tls.rs"]
+pub(crate) mod authority;
 pub(crate) mod etcd;
 pub(crate) mod mesh;
 pub(crate) mod mint;

@@ -1,33 +1,23 @@
 //! Interleaved rounds, medians and percentiles.
 
 use super::process::{Program, settle};
-use super::upload::Uploaded;
 
-/// What the uploads of one round did, and what they cost.
-pub(crate) struct Measured {
-    /// What was acknowledged.
-    pub(crate) uploaded: Uploaded,
-    /// Of the servers, including what they did after the last answer.
-    processor_seconds: f64,
+/// What the load of one round did, and what it cost.
+pub(crate) struct Measured<T> {
+    /// What was done.
+    pub(crate) load: T,
+    /// Processor time of the servers for each request, in microseconds, with what they did after the last answer.
+    pub(crate) cost_us: f64,
 }
 
-impl Measured {
-    /// Processor time of the servers for an upload, in microseconds.
-    pub(crate) fn cost_us(&self) -> f64 {
-        self.processor_seconds * 1e6 / self.uploaded.count as f64
-    }
-}
-
-/// Runs `load` on `servers`.
-pub(crate) fn measure(servers: &[&Program], load: impl FnOnce() -> Uploaded) -> Measured {
+/// Runs `load` on `servers`; `count` says how many requests it made.
+pub(crate) fn measure<T>(servers: &[&Program], load: impl FnOnce() -> T, count: impl FnOnce(&T) -> f64) -> Measured<T> {
     let spent = || -> f64 { servers.iter().map(|server| server.processor_seconds()).sum() };
     let before = spent();
-    let uploaded = load();
+    let load = load();
     settle(servers);
-    Measured {
-        uploaded,
-        processor_seconds: spent() - before,
-    }
+    let cost_us = (spent() - before) * 1e6 / count(&load);
+    Measured { load, cost_us }
 }
 
 /// One figure of ours and of the peer in each round.

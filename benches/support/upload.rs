@@ -68,6 +68,11 @@ pub(crate) struct Uploaded {
 }
 
 impl Uploaded {
+    /// How many, to divide by.
+    pub(crate) fn number(&self) -> f64 {
+        self.count as f64
+    }
+
     /// Acknowledged a second.
     pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.seconds

@@ -1,5 +1,5 @@
 //! What every request passes before its handler: the path is cleaned and a panic is caught. Also reads the path, the
-//! query and `If-None-Match` for the handlers, and discards the body of a refused request.
+//! query and some headers for the handlers, and discards the body of a refused request.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -21,7 +21,7 @@ use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::error::Refusal;
 use crate::jwt::AccountKey;
-use crate::resolver::{AtLeast, Revision};
+use crate::resolver::AtLeast;
 
 /// The service that a port calls for each request: it cleans the path, then `S` answers. A panic in `S` is answered
 /// with 500, as the port answers refusals, and does not end the connection's other requests.
@@ -143,10 +143,13 @@ pub(super) fn at_least(headers: &HeaderMap) -> Result<Option<AtLeast>, Refusal> 
     let Some(value) = headers.get(MIN_REVISION) else {
         return Ok(None);
     };
-    match value.to_str().map(str::trim) {
-        Ok("newest") => Ok(Some(AtLeast::Newest)),
-        Ok(text) if text.parse::<Revision>().is_ok() => Ok(text.parse().ok().map(AtLeast::Revision)),
-        _ => Err(Refusal::bad(
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "newest" {
+        return Ok(Some(AtLeast::Newest));
+    }
+    match text.parse() {
+        Ok(revision) => Ok(Some(AtLeast::Revision(revision))),
+        Err(_) => Err(Refusal::bad(
             "revision",
             "the header jwtmesh-min-revision wants a number, which the answer to an upload has as jwtmesh-revision, or the word newest",
         )),

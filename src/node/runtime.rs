@@ -6,8 +6,8 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// openraft's core does one thing at a time, and what surrounds it is short. With two threads a message wakes both, which
-/// cost a third of a follower's processor time; what takes longer is done by the blocking threads.
+/// openraft's core does one thing at a time, and what surrounds it is short; what takes longer is done by the blocking
+/// threads. With two threads each message would wake both.
 const WORKERS: usize = 1;
 
 /// Threads for what waits for a disk: one snapshot that comes in, one that goes out for each peer.

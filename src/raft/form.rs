@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
-
 use tokio::time::Instant;
 
 use super::Raft;

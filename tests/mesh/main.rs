@@ -11,6 +11,8 @@ mod network;
 #[cfg(test)]
 mod node;
 #[cfg(test)]
+mod panics;
+#[cfg(test)]
 mod planted;
 #[cfg(test)]
 #[path = "../storage/redb.rs"]

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::network::Network;
 use crate::node::{Disks, Node, member};
+use crate::panics;
 use crate::planted::{Defect, Doom};
 
 /// Accounts of a simulated mesh: few, so that submissions often concern the same one.
@@ -72,6 +73,7 @@ struct World {
 
 /// Runs a mesh of `voters` nodes; panics, naming the seed, when something does not hold.
 pub(crate) fn run(seed: u64, voters: u64, defect: Option<Defect>) -> Report {
+    panics::watch();
     Runtime::seed(seed);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true);
@@ -209,6 +211,7 @@ impl World {
             }
             self.cut_power(node);
         }
+        panics::check();
     }
 
     fn leader(&self) -> Option<u64> {

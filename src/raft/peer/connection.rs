@@ -134,7 +134,7 @@ impl Connections {
         let name = ServerName::try_from(to.name.clone()).map_err(|error| error.to_string())?;
         let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         let stream = shaken.map_err(|error| format!("TLS with {address}, which should be {:?}: {error}", to.name))?;
-        // Not hyper's client: it would write the head and the body of each message apart, and wake twice as many threads.
+        // Not hyper's client, which writes the head and the body of a message apart.
         let shaken = h2::client::Builder::new()
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)

@@ -70,7 +70,7 @@ pub(in crate::raft) struct Peer {
     /// When calls to it began to fail.
     failing: Option<Instant>,
     /// The entry that a snapshot ends with which it was last sent, and when that began: it needs what follows.
-    sent: Option<(u64, Instant)>,
+    snapshot: Option<(u64, Instant)>,
     is_down: bool,
 }
 
@@ -136,7 +136,7 @@ impl Contacts {
 
     /// A snapshot is sent to `peer` that ends with the entry `last`.
     pub(in crate::raft) fn sends_snapshot(&self, peer: u64, last: u64) {
-        self.inner().peers.entry(peer).or_default().sent = Some((last, Instant::now()));
+        self.inner().peers.entry(peer).or_default().snapshot = Some((last, Instant::now()));
     }
 
     /// The last entry that no peer needs which is being sent a snapshot, or was and catches up. `None` if there is no such
@@ -144,13 +144,13 @@ impl Contacts {
     pub(in crate::raft) fn held(&self) -> Option<u64> {
         let mut inner = self.inner();
         let needed = inner.peers.values_mut().filter_map(|peer| {
-            let (last, begun) = peer.sent?;
+            let (last, begun) = peer.snapshot?;
             if peer
                 .answered
                 .max(Some(begun))
                 .is_some_and(|heard| heard.elapsed() > HELD_FOR)
             {
-                peer.sent = None;
+                peer.snapshot = None;
                 return None;
             }
             Some(last.max(peer.applied))

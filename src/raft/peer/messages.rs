@@ -84,7 +84,7 @@ pub(in crate::raft) struct Append {
     pub(in crate::raft) quorum_age_ms: u64,
     /// The mesh's time minus the leader's clock, in seconds.
     pub(in crate::raft) time_offset: i64,
-    /// Which one it is of those that are sent without waiting for the answers before; none for a heartbeat.
+    /// Which one it is of those that are sent without waiting for the answers before; none if it was sent alone.
     pub(in crate::raft) place: Option<Place>,
 }
 

@@ -1,8 +1,8 @@
 //! THE PEERS: what nodes say to each other, and the connections on which they say it.
 //!
 //! - `messages.rs` has every request and answer, in forms of our own; `handler/` checks what arrives and gives it to
-//!   openraft, and `network.rs` is openraft's way out (`pipeline.rs`: many appends at once). Both work on bytes, so that the simulated mesh of `tests/mesh`
-//!   runs them as they are, over a network of its own.
+//!   openraft, and `network.rs` is openraft's way out (`pipeline.rs`: many appends at once). Both work on bytes, so that
+//!   the simulated mesh of `tests/mesh` runs them as they are, over a network of its own.
 //! - `contacts.rs` remembers who was heard when. The age of the mesh's view and the health of the peers come from it.
 //! - `connection.rs` and `port.rs` carry the bytes: HTTP/2 over TLS 1.3 with certificates on both sides.
 //!

@@ -33,20 +33,20 @@ where
     F: Future<Output = Result<AppendEntriesResponse<Types>, RPCError<Types>>> + Send + 's,
 {
     let room = Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize));
-    let before = Arc::new(AtomicU32::new(0));
+    let in_flight = Arc::new(AtomicU32::new(0));
     let numbered = requests.zip(stream::iter(0..));
     let answers = numbered.map(move |(request, number)| {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let kib = kib(&request.entries);
-        let (room, before) = (room.clone(), before.clone());
+        let (room, in_flight) = (room.clone(), in_flight.clone());
         let place = Place { number, ..first };
-        let ahead = before.fetch_add(1, Ordering::Relaxed);
+        let ahead = in_flight.fetch_add(1, Ordering::Relaxed);
         let sent = send(request, place, ahead);
         async move {
-            let _place = room.acquire_many(kib).await;
+            let _permit = room.acquire_many(kib).await;
             let answered = sent.await;
-            before.fetch_sub(1, Ordering::Relaxed);
+            in_flight.fetch_sub(1, Ordering::Relaxed);
             let response = match answered {
                 Ok(response) => response,
                 Err(error) => return (Err(error), false),

@@ -111,8 +111,9 @@ impl Route {
     }
 
     /// Has `command` agreed on by whoever leads: `here` proposes it on this node, and says [`ProposeError::NoLeader`] if
-    /// this node does not lead after all. Returns when it is applied here. `tried` says what was tried before. What
-    /// `is_doubtful` is not known to be the outcome where a leader that did not answer may have had the command agreed on.
+    /// this node does not lead after all. Returns when it is applied here. `tried` says what was tried before. Where a
+    /// leader that did not answer may have had the command agreed on, a failure or an outcome that `is_doubtful` is not
+    /// the whole truth, and [`ProposeError::OutcomeUnknown`] is given.
     pub(in crate::raft) async fn propose<T, F: Future<Output = Result<T, ProposeError>>>(
         &self,
         here: impl Fn() -> F,
@@ -124,8 +125,9 @@ impl Route {
         let Tried { begun, mut sent } = tried;
         let until = begun + PROPOSE_TIMEOUT;
         let known = |decided: Result<T, ProposeError>, sent: bool| match decided {
-            Ok(outcome) if sent && is_doubtful(&outcome) => Err(ProposeError::OutcomeUnknown),
-            decided => decided,
+            Ok(outcome) if !(sent && is_doubtful(&outcome)) => Ok(outcome),
+            Err(error) if !sent => Err(error),
+            _ => Err(ProposeError::OutcomeUnknown),
         };
         loop {
             match self.leader()? {
@@ -136,7 +138,7 @@ impl Route {
                 Leader::Other(id, peer) => match self.forward(id, peer, command().encode(), until).await {
                     Ok(Ok(proposed)) => return known(self.seen(proposed, until, &outcome).await, sent),
                     Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {}
-                    Ok(Err(refused)) => return Err(refused.into()),
+                    Ok(Err(refused)) => return known(Err(refused.into()), sent),
                     // The same command again is safe: it is stored once, or found to be stored.
                     Err(CallError::NoAnswer(_)) => sent = true,
                 },
@@ -229,7 +231,8 @@ impl Route {
         }
     }
 
-    /// Waits until this node has applied what the leader has: whoever is answered here can read it here.
+    /// Waits until this node has applied what the leader has: whoever is answered here can read it here. The leader has
+    /// it already, so that whatever fails here leaves the outcome unknown, and nothing else.
     async fn seen<T>(
         &self,
         proposed: Proposed,
@@ -239,11 +242,11 @@ impl Route {
         let mut revision = self.revision.clone();
         let applied = revision.wait_for(|revision| *revision >= proposed.revision);
         match tokio::time::timeout_at(until, applied).await {
-            Ok(Ok(_)) => outcome(proposed.outcomes).ok_or_else(|| ProposeError::Unavailable {
-                reason: "the leader answered another question; are all nodes of one version?".to_owned(),
+            Ok(Ok(_)) => outcome(proposed.outcomes).ok_or_else(|| {
+                tracing::warn!("the leader answered another question than it was asked; are all nodes of one version?");
+                ProposeError::OutcomeUnknown
             }),
-            Ok(Err(_)) => Err(ProposeError::ended()),
-            Err(_) => Err(ProposeError::OutcomeUnknown),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::OutcomeUnknown),
         }
     }
 }

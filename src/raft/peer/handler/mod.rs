@@ -392,15 +392,13 @@ impl Handler {
         self.check_committed(&request).await?;
         let mut response = pin!(core.append_entries(request));
         // openraft has it after the first poll, and takes what it is given in that order.
-        let mut taken = futures::poll!(response.as_mut());
+        let polled = futures::poll!(response.as_mut());
         if let Some(turn) = turn {
             turn.pass();
         }
-        if taken.is_pending() {
-            taken = Poll::Ready(response.await);
-        }
-        let Poll::Ready(response) = taken else {
-            unreachable!("it was awaited")
+        let response = match polled {
+            Poll::Ready(response) => response,
+            Poll::Pending => response.await,
         };
         let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
         let appended = Appended::from(response);

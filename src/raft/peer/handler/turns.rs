@@ -27,6 +27,8 @@ pub(super) struct Turns(watch::Sender<VecDeque<Place>>);
 pub(super) struct Turn<'t> {
     turns: &'t Turns,
     place: Place,
+    /// The number whose turn it is when this one ends.
+    next: u64,
 }
 
 impl Default for Turns {
@@ -46,50 +48,52 @@ impl Turns {
                 }
                 links.push_back(place);
             });
-            return Ok(Turn { turns: self, place });
+            return Ok(self.turn(place));
         }
         let mut links = self.0.subscribe();
-        let mut next = None;
-        let decided = links.wait_for(|links| {
-            let is_own = |next: &&Place| (next.link, next.stream) == (place.link, place.stream);
-            next = links.iter().find(is_own).copied();
-            next.is_some_and(|next| next.number >= place.number)
-        });
-        let is_decided = tokio::time::timeout(PATIENCE, decided)
-            .await
-            .is_ok_and(|seen| seen.is_ok());
-        if is_decided && next == Some(place) {
-            return Ok(Turn { turns: self, place });
+        let decided = links.wait_for(|links| next_in(links, place).is_some_and(|next| next >= place.number));
+        match tokio::time::timeout(PATIENCE, decided).await {
+            Ok(Ok(links)) if next_in(&links, place) == Some(place.number) => Ok(self.turn(place)),
+            _ => Err(PeerRefusal::NotNow(
+                "what was sent before this did not arrive, or was refused",
+            )),
         }
-        Err(PeerRefusal::NotNow(
-            "what was sent before this did not arrive, or was refused",
-        ))
     }
+
+    fn turn(&self, place: Place) -> Turn<'_> {
+        Turn {
+            turns: self,
+            place,
+            next: u64::MAX,
+        }
+    }
+}
+
+/// The number whose turn it is in the stream of `place`, if that stream is the latest of its link.
+fn next_in(links: &VecDeque<Place>, place: Place) -> Option<u64> {
+    let mut links = links.iter();
+    let own = links.find(|next| (next.link, next.stream) == (place.link, place.stream));
+    own.map(|next| next.number)
 }
 
 impl Turn<'_> {
     /// The append is taken: the next one may come.
-    pub(super) fn pass(self) {
-        self.leave(self.place.number + 1);
-        std::mem::forget(self);
-    }
-
-    fn leave(&self, next: u64) {
-        self.turns.0.send_modify(|links| {
-            if let Some(at) = links.iter().position(|own| *own == self.place) {
-                links.remove(at);
-                links.push_back(Place {
-                    number: next,
-                    ..self.place
-                });
-            }
-        });
+    pub(super) fn pass(mut self) {
+        self.next = self.place.number + 1;
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.leave(u64::MAX);
+        self.turns.0.send_modify(|links| {
+            if let Some(at) = links.iter().position(|own| *own == self.place) {
+                links.remove(at);
+                links.push_back(Place {
+                    number: self.next,
+                    ..self.place
+                });
+            }
+        });
     }
 }
 
