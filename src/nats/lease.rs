@@ -26,16 +26,17 @@ const RENEW_AFTER: Duration = Duration::from_millis(1_500);
 /// The pause after an attempt that failed, because nobody leads or another node was faster.
 const AGAIN: Duration = Duration::from_millis(250);
 
-type Asking = Pin<Box<dyn Future<Output = Asked> + Send>>;
+/// An attempt that goes on.
+pub type Asking = Pin<Box<dyn Future<Output = Asked> + Send>>;
 
 /// An attempt to take or renew the lease.
-pub(super) struct Asked {
+pub struct Asked {
     begun: Instant,
     granted: Option<Revision>,
 }
 
 /// One node's part in the lease of one NATS cluster.
-pub(super) struct Lease {
+pub struct Lease {
     resolver: Resolver,
     nats_cluster: String,
     /// The lease as it was last seen here, and since when.
@@ -45,11 +46,13 @@ pub(super) struct Lease {
     renew_at: Instant,
     /// No attempt before this.
     not_before: Instant,
-    pub(super) asking: Option<Asking>,
+    /// What is to be driven, and its end given to [`Self::asked`].
+    pub asking: Option<Asking>,
 }
 
 impl Lease {
-    pub(super) fn new(resolver: Resolver, nats_cluster: &str) -> Self {
+    /// The part of the node of `resolver`, which holds nothing yet.
+    pub fn new(resolver: Resolver, nats_cluster: &str) -> Self {
         let now = Instant::now();
         Self {
             resolver,
@@ -63,12 +66,12 @@ impl Lease {
     }
 
     /// Whether this node may send now. Alone it always may.
-    pub(super) fn is_held(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         self.resolver.is_alone() || self.held_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Looks at the agreed lease, and asks for it when that is due. Gives when to look again.
-    pub(super) fn pursue(&mut self) -> Option<Instant> {
+    pub fn pursue(&mut self) -> Option<Instant> {
         if self.resolver.is_alone() {
             return None;
         }
@@ -105,7 +108,7 @@ impl Lease {
     }
 
     /// Takes in what an attempt came to.
-    pub(super) fn asked(&mut self, asked: Asked) {
+    pub fn asked(&mut self, asked: Asked) {
         self.asking = None;
         let Some(granted) = asked.granted else {
             self.not_before = Instant::now() + AGAIN;
@@ -118,7 +121,7 @@ impl Lease {
 
     /// Gives the lease back, if this node has it, so that another one need not wait for its end. This node sends nothing
     /// from now on.
-    pub(super) async fn give_back(&mut self) {
+    pub async fn give_back(&mut self) {
         let held = self.held_until.take().is_some();
         self.asking = None;
         if held && let Some((granted, _)) = self.seen {

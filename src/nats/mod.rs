@@ -37,3 +37,4 @@ mod subjects;
 mod wait;
 
 pub use cluster::start;
+pub use lease::{Asked, Asking, Lease};

@@ -171,8 +171,13 @@ impl Raft {
                 decided => return decided,
             }
         }
-        // It may have been stored the first time, and then superseded.
-        let is_doubtful = |outcome: &AccountOutcome| matches!(outcome, AccountOutcome::Superseded { .. });
+        // It may have been stored the first time, and then superseded, or the trust may have changed since.
+        let is_doubtful = |outcome: &AccountOutcome| {
+            !matches!(
+                outcome,
+                AccountOutcome::Stored { .. } | AccountOutcome::Unchanged { .. }
+            )
+        };
         self.0.route.propose(here, command, only, is_doubtful, tried).await
     }
 

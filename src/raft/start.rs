@@ -159,7 +159,7 @@ async fn begin<T: Transport>(
     let machine = Machine::new(
         stores.state.clone(),
         stores.flushed.clone(),
-        Arc::new(stores.revision),
+        stores.revision,
         stores.checkpoint.clone(),
         scope.fault().clone(),
     );

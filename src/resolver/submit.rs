@@ -19,6 +19,7 @@ use crate::state::OverrideAccount;
 use crate::state::PutAccount;
 use crate::state::Revision;
 use crate::state::Version;
+use crate::tasks::off_the_workers;
 
 /// A submission that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,12 +161,12 @@ impl Resolver {
         let Ok(slot) = self.0.verifying.clone().acquire_owned().await else {
             return Err(ProposeError::Busy.into());
         };
-        let done = tokio::task::spawn_blocking(move || {
+        let done = off_the_workers(move || {
             // The work holds it, because the caller may hang up before the work ends.
             let _slot = slot;
             work()
         });
-        Ok(done.await.map_err(|_shutting_down| ProposeError::ended())?)
+        Ok(done.await)
     }
 
     /// Proposes a token whose `iat` does not count. Bars the versions before it that are kept: without that anyone who

@@ -3,6 +3,8 @@
 //! replays it.
 
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 #[path = "../storage/disk.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 mod disk;
@@ -14,6 +16,8 @@ mod node;
 mod panics;
 #[cfg(test)]
 mod planted;
+#[cfg(test)]
+mod publisher;
 #[cfg(test)]
 #[path = "../storage/redb.rs"]
 #[expect(dead_code, reason = "the tests of the stores use the rest")]

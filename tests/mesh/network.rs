@@ -119,6 +119,16 @@ impl Network {
             .is_some_and(|found| found.life == life)
     }
 
+    /// Carries one message to the NATS cluster. Most are quick; a lease covers what takes longer.
+    pub(crate) async fn publish(&self) {
+        let delay = {
+            let mut inner = self.inner();
+            let longest = if inner.random.gen_bool(0.02) { 450_000 } else { 10_000 };
+            Duration::from_micros(inner.random.gen_range(100..longest))
+        };
+        tokio::time::sleep(delay).await;
+    }
+
     /// Carries one message; `None` if it is lost, after the time that its sender waits for it.
     async fn carry(&self, from: u64, to: u64, what: impl Display, patience: Duration) -> Option<Endpoint> {
         self.note(format_args!("{from}>{to} {what}"));

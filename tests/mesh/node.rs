@@ -7,14 +7,16 @@ use std::time::Duration;
 use jwtmesh::clock::Clock;
 use jwtmesh::config::{Acknowledge, Timing};
 use jwtmesh::raft::log::{LogStore, Options as LogOptions, Prepare, StoreId};
-use jwtmesh::raft::peer::{Handler, Health, Own, Peers, Uuid};
-use jwtmesh::raft::stores::{Flusher, Space, Trimmer};
-use jwtmesh::raft::{Core, Machine, Member, Settings};
+use jwtmesh::raft::peer::{Own, Peers, Uuid};
+use jwtmesh::raft::stores::{Flusher, Space, Stores, Trimmer};
+use jwtmesh::raft::{Core, Machine, Member, Raft, Settings};
+use jwtmesh::resolver::Resolver;
 use jwtmesh::state::{Options, State};
 use jwtmesh::tasks::{FaultHandle, Scope, chain};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::disk::CrashDisk;
 use crate::network::{Endpoint, Network, Way, name};
@@ -55,6 +57,18 @@ impl Disks {
         !self.log.survives() || self.state.is_off()
     }
 
+    /// Loses the end of the log, as a start does that takes damage in its middle for a torn end.
+    fn cut_short(&self, random: &mut SmallRng) {
+        for name in self.log.names().into_iter().rev() {
+            let mut bytes = self.log.bytes(&name);
+            let end = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+            if end > 1_024 {
+                bytes[random.gen_range(end / 2..end)..].fill(0);
+                return self.log.set_bytes(&name, bytes);
+            }
+        }
+    }
+
     /// Lets the power fail at one of the next writes and syncs.
     pub(crate) fn light(&self, calls: u32, random: &mut SmallRng) {
         let calls = random.gen_range(1..=calls);
@@ -72,8 +86,10 @@ pub(crate) struct Node {
     pub(crate) core: Core,
     pub(crate) state: State,
     pub(crate) log: LogStore,
+    pub(crate) resolver: Resolver,
+    pub(crate) scope: Scope,
+    pub(crate) raft: Raft,
     checkpoint: Arc<AtomicU64>,
-    scope: Scope,
 }
 
 /// Limits so small that a simulation reaches them.
@@ -104,15 +120,7 @@ fn store(node: u64) -> Uuid {
 }
 
 /// The stores of a life, their writers running as tasks.
-struct Opened {
-    state: State,
-    log: LogStore,
-    checkpoint: Arc<AtomicU64>,
-    flushed: watch::Receiver<u64>,
-    revision: watch::Sender<u64>,
-}
-
-fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> Result<Opened, String> {
+fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> Result<Stores, String> {
     let state = State::open_backend(disks.state.clone(), small()).map_err(|e| chain(&e))?;
     let durable = match defect {
         Some(Defect::PurgeAheadOfCheckpoint) => u64::MAX,
@@ -146,6 +154,7 @@ fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> R
             }
         }
     });
+    let space = Space::of(Arc::new(disks.log.clone()));
     let revision = watch::Sender::new(state.applied().map_or(0, |mark| mark.index));
     let flushing = watch::Sender::new(state.flushed());
     let flushed = flushing.subscribe();
@@ -154,39 +163,48 @@ fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> R
         revision.subscribe(),
         flushing,
         checkpoint.clone(),
-        Space::of(Arc::new(disks.log.clone())),
+        space.clone(),
         scope.fault().clone(),
     );
     scope.spawn("the flusher", flusher.run());
-    Ok(Opened {
-        state,
+    Ok(Stores {
         log,
         checkpoint,
+        state,
         flushed,
-        revision,
+        revision: Arc::new(revision),
+        space,
     })
 }
 
-/// What answers the peers of a node with these stores.
-fn handler(node: u64, disks: &Disks, stores: &Opened, scope: &Scope) -> Handler {
-    let own = Own {
+fn own(node: u64) -> Own {
+    Own {
         name: name(node),
         cluster: "simulated".to_owned(),
         store: store(node),
         nodes: (1..=7).map(|node| (name(node), String::new())).collect(),
-    };
-    let clock = Clock::from_source(|| 1_700_000_000);
-    let space = Space::of(Arc::new(disks.log.clone()));
-    let health = Health::new(stores.log.clone(), space, Duration::from_millis(800));
-    Handler::new(
-        own,
-        stores.log.clone(),
-        stores.state.clone(),
-        stores.revision.subscribe(),
-        health,
-        clock,
-        scope.fault().clone(),
-    )
+    }
+}
+
+/// The second in which every simulation begins.
+pub(crate) const BEGINNING: i64 = 1_700_000_000;
+
+/// A clock that is `offset` seconds ahead.
+fn clock(offset: i64) -> Clock {
+    let start = Instant::now();
+    Clock::from_source(move || {
+        BEGINNING + offset + i64::try_from(start.elapsed().as_secs()).expect("a short simulation")
+    })
+}
+
+/// What is drawn for each life of a node.
+#[derive(Clone, Copy)]
+pub(crate) struct Nature {
+    /// How long its disk takes for a sync.
+    pub(crate) sync_us: u64,
+    /// How much its clock is ahead, in seconds.
+    pub(crate) ahead: i64,
+    pub(crate) acknowledge: Acknowledge,
 }
 
 impl Node {
@@ -196,45 +214,55 @@ impl Node {
         defect: Option<Defect>,
         doom: Doom,
         network: Network,
-        sync_us: u64,
+        nature: Nature,
     ) -> Result<Self, String> {
         let (node, life) = (doom.node, doom.life);
+        if defect == Some(Defect::DamageTakenForEnd) && doom.may_damage() {
+            disks.cut_short(&mut doom.random.lock().unwrap());
+        }
         let scope = Scope::new(FaultHandle::default());
-        let stores = open(disks, defect, &scope, sync_us)?;
-        let handler = handler(node, disks, &stores, &scope);
+        let stores = open(disks, defect, &scope, nature.sync_us)?;
+        let (state, log) = (stores.state.clone(), stores.log.clone());
+        let checkpoint = stores.checkpoint.clone();
         let machine = Machine::new(
-            stores.state.clone(),
-            stores.flushed,
-            Arc::new(stores.revision),
-            stores.checkpoint.clone(),
+            state.clone(),
+            stores.flushed.clone(),
+            stores.revision.clone(),
+            checkpoint.clone(),
             scope.fault().clone(),
         );
         let settings = Settings {
             cluster: "simulated".to_owned(),
             member: member(node),
             timing: Timing::Lan,
-            acknowledge: Acknowledge::Majority,
+            acknowledge: nature.acknowledge,
         };
         let mut config = settings.config().map_err(|e| e.to_string())?;
         if defect == Some(Defect::LeaderRestored) {
             config.enable_leader_restore = Some(true);
         }
-        let log = DoomedLog {
-            log: stores.log.clone(),
-            defect,
-            doom: doom.clone(),
-            scope: scope.clone(),
-        };
         let way = Way {
             node,
             life,
             network: network.clone(),
         };
-        let peers = Peers::new(handler.clone(), way);
-        let core = Core::new(node, Arc::new(config), peers, log, machine)
+        let clock = clock(nature.ahead);
+        let raft = Raft::open(settings, own(node), stores, way.clone(), clock.clone(), &scope);
+        let raft = raft.map_err(|e| e.to_string())?;
+        let doomed = DoomedLog {
+            log: log.clone(),
+            defect,
+            doom: doom.clone(),
+            scope: scope.clone(),
+        };
+        // Not begun by the handle, whose log has no doom.
+        let peers = Peers::new(raft.handler().clone(), way);
+        let core = Core::new(node, Arc::new(config), peers, doomed, machine)
             .await
             .map_err(|e| e.to_string())?;
-        handler.begin(MESH, node, core.clone());
+        raft.handler().begin(MESH, node, core.clone());
+        let resolver = Resolver::new(raft.clone(), state.clone(), clock, scope.fault().clone());
+        raft.handler().set_leading(Arc::new(resolver.clone()));
         let fault = scope.fault().clone();
         scope.spawn_for_client(async move {
             fault.reported().await;
@@ -242,17 +270,19 @@ impl Node {
         });
         let endpoint = Endpoint {
             life,
-            handler,
+            handler: raft.handler().clone(),
             disks: disks.clone(),
         };
         network.connect(node, endpoint);
         Ok(Self {
             life,
             core,
-            state: stores.state,
-            log: stores.log,
-            checkpoint: stores.checkpoint,
+            state,
+            log,
+            resolver,
             scope,
+            raft,
+            checkpoint,
         })
     }
 
@@ -279,6 +309,13 @@ impl Node {
     /// Ends everything that still runs of this life, whose disks are gone.
     pub(crate) fn bury(self) {
         self.scope.stop();
-        self.scope.spawn_for_client(async move { self.core.shutdown().await });
+        self.scope
+            .clone()
+            .spawn_for_client(async move { self.shutdown().await });
+    }
+
+    /// Ends it in peace.
+    pub(crate) async fn shutdown(&self) {
+        self.raft.shutdown().await;
     }
 }

@@ -6,13 +6,13 @@ use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use futures::FutureExt;
 use futures::stream::Stream;
+use futures::{FutureExt, TryStreamExt};
 use jwtmesh::raft::log::LogStore;
 use jwtmesh::raft::{Entry, LogId, Types, Vote};
 use jwtmesh::tasks::Scope;
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
@@ -33,6 +33,20 @@ pub(crate) enum Defect {
     PurgeAheadOfCheckpoint,
     /// An installed snapshot does not say that it is one.
     InstallWithoutMark,
+    /// Where an entry is applied, its command is sometimes left out: the applied index goes ahead of the rows.
+    AppliedApart,
+    /// A start takes damage in the middle of the log for its end.
+    DamageTakenForEnd,
+    /// The order of arrival decides which token of an account is the newer one.
+    OlderStored,
+    /// A client repeats what it does not know, and believes the second answer alone.
+    ForwardedTwice,
+    /// A follower answers from its own state that a token is current.
+    FollowerSaysUnchanged,
+    /// A strong read asks nobody.
+    ReadWithoutAsking,
+    /// Every node publishes, whoever holds the lease.
+    LeaseIgnored,
 }
 
 /// Asks for the deaths of one node in one of its lives.
@@ -51,6 +65,11 @@ impl Doom {
     pub(crate) fn strike(&self) {
         // Fails if the simulation is over.
         let _ = self.deaths.send((self.node, self.life));
+    }
+
+    /// Whether the log is damaged at this start.
+    pub(crate) fn may_damage(&self) -> bool {
+        self.armed.load(Ordering::Relaxed) && self.random.lock().unwrap().gen_bool(0.3)
     }
 
     /// The node's power may fail now.
@@ -86,7 +105,13 @@ impl RaftLogReader<Types> for DoomedLog {
         &mut self,
         range: RB,
     ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend {
-        self.log.entries_stream(range).await
+        let (defect, random) = (self.defect, self.doom.random.clone());
+        self.log.entries_stream(range).await.map_ok(move |mut entry| {
+            if defect == Some(Defect::AppliedApart) && random.lock().unwrap().gen_bool(0.002) {
+                entry.payload = EntryPayload::Blank;
+            }
+            entry
+        })
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use jwtmesh::jwt::{AccountKey, OperatorKey};
-use jwtmesh::raft::{LogId, Payload, Runtime};
-use jwtmesh::state::{AccountOutcome, Command, Outcomes, PutAccount, PutAccounts, PutOperator, PutOperators};
+use jwtmesh::config::Acknowledge;
+use jwtmesh::raft::{Entry, Payload, Runtime};
+use jwtmesh::state::{Command, OverrideAccount, PutAccounts};
 use jwtmesh::tasks::{FaultHandle, Scope};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{EntryPayload, RaftLogReader};
@@ -17,26 +16,17 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
+use crate::clients::{ACCOUNTS, At, History, Keys, etag, versions};
 use crate::network::Network;
-use crate::node::{Disks, Node, member};
+use crate::node::{BEGINNING, Disks, Nature, Node, member};
 use crate::panics;
 use crate::planted::{Defect, Doom};
+use crate::publisher::{NatsCluster, Publisher};
 
-/// Accounts of a simulated mesh: few, so that submissions often concern the same one.
-const ACCOUNTS: u8 = 12;
 /// Rounds of a simulation, each up to 400 ms long.
 const ROUNDS: usize = 150;
 /// How long a mesh may take to agree once everything works.
 const HEALING: Duration = Duration::from_secs(60);
-
-/// An upload that was acknowledged.
-#[derive(Clone)]
-struct Acknowledged {
-    id: LogId,
-    payload: Payload,
-    account: u8,
-    issued_at: i64,
-}
 
 /// What a run did, so that a test can say that it did something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +34,12 @@ pub(crate) struct Report {
     /// A hash over everything that happened, and everything on the disks at the end.
     pub(crate) trace: String,
     pub(crate) acknowledged: u64,
+    /// Uploads that a follower answered.
+    pub(crate) forwarded: u64,
+    /// Strong reads that were answered.
+    pub(crate) reads: u64,
+    /// Accounts that the NATS cluster was sent, each time it was.
+    pub(crate) published: u64,
     pub(crate) crashes: u64,
     pub(crate) pieces: u64,
     pub(crate) transfers: u64,
@@ -64,7 +60,12 @@ struct World {
     dooms: mpsc::UnboundedSender<(u64, u64)>,
     deaths: mpsc::UnboundedReceiver<(u64, u64)>,
     clients: Scope,
-    acknowledged: Arc<Mutex<Vec<Acknowledged>>>,
+    keys: Keys,
+    history: History,
+    nats: NatsCluster,
+    /// How much the clock of each node is ahead, in seconds.
+    ahead: BTreeMap<u64, i64>,
+    acknowledge: Acknowledge,
     /// The revision of each account as last seen at a node in its present life.
     seen: BTreeMap<(u64, u64, u8), u64>,
     clock: i64,
@@ -91,21 +92,25 @@ pub(crate) fn run(seed: u64, voters: u64, defect: Option<Defect>) -> Report {
     })
 }
 
-fn key(account: u8) -> AccountKey {
-    AccountKey::from_bytes([account; 32])
-}
-
-fn operator() -> OperatorKey {
-    OperatorKey::from_bytes([9; 32])
-}
-
 impl World {
     fn new(seed: u64, voters: u64, defect: Option<Defect>) -> Self {
         let (dooms, deaths) = mpsc::unbounded_channel();
+        let mut random = SmallRng::seed_from_u64(!seed);
+        let mut ahead: BTreeMap<u64, i64> = (1..=voters).map(|node| (node, random.gen_range(-3..4))).collect();
+        if random.gen_bool(0.3) {
+            // Hours off.
+            let wrong = random.gen_range(1..=voters);
+            ahead.insert(wrong, if random.r#gen() { 7_200 } else { -7_200 });
+        }
+        let acknowledge = if random.r#gen() {
+            Acknowledge::Majority
+        } else {
+            Acknowledge::Reachable
+        };
         Self {
             voters,
             defect,
-            random: SmallRng::seed_from_u64(!seed),
+            random,
             network: Network::new(SmallRng::seed_from_u64(seed)),
             disks: (1..=voters).map(|node| (node, Disks::new(seed ^ node))).collect(),
             nodes: BTreeMap::new(),
@@ -115,9 +120,13 @@ impl World {
             dooms,
             deaths,
             clients: Scope::new(FaultHandle::default()),
-            acknowledged: Arc::default(),
+            keys: Keys::new(),
+            history: History::default(),
+            nats: NatsCluster::default(),
+            ahead,
+            acknowledge,
             seen: BTreeMap::new(),
-            clock: 1_000,
+            clock: BEGINNING - 2_000,
             report: Report::default(),
         }
     }
@@ -129,14 +138,7 @@ impl World {
         }
         let members: BTreeMap<_, _> = (1..=self.voters).map(|node| (node, member(node))).collect();
         self.nodes[&1].core.initialize(members).await.expect("a mesh is formed");
-        let trust = PutOperators {
-            items: vec![PutOperator {
-                operator: operator(),
-                issued_at: 1,
-                token: Bytes::from_static(b"operator"),
-            }],
-        };
-        let trust = Payload(Command::from(trust).encode());
+        let trust = Payload(Command::from(self.keys.trust()).encode());
         let trusted = async {
             loop {
                 if let Some(leader) = self.leader()
@@ -165,11 +167,29 @@ impl World {
         if self.armed.load(Ordering::Relaxed) && self.random.gen_bool(0.4) {
             disks.light(400, &mut self.random);
         }
-        let sync_us = self.random.gen_range(50..2_000);
-        let booted = Node::boot(disks, self.defect, doom, self.network.clone(), sync_us).await;
+        let nature = Nature {
+            // Some disks are slow.
+            sync_us: if self.random.gen_bool(0.1) {
+                self.random.gen_range(2_000..130_000)
+            } else {
+                self.random.gen_range(50..2_000)
+            },
+            ahead: self.ahead[&node],
+            acknowledge: self.acknowledge,
+        };
+        let booted = Node::boot(disks, self.defect, doom, self.network.clone(), nature).await;
         match booted {
             Ok(booted) => {
                 self.network.note(format_args!("{node} starts"));
+                let publisher = Publisher {
+                    node,
+                    life: booted.life,
+                    resolver: booted.resolver.clone(),
+                    network: self.network.clone(),
+                    nats: self.nats.clone(),
+                    defect: self.defect,
+                };
+                booted.scope.spawn("the publisher", publisher.run(booted.scope.clone()));
                 self.nodes.insert(node, booted);
             }
             Err(reason) => {
@@ -262,7 +282,7 @@ impl World {
             }
         }
         self.look_back();
-        self.upload();
+        self.ask();
     }
 
     /// Cuts and heals links, and moves the leadership.
@@ -298,7 +318,7 @@ impl World {
         for (node, living) in &self.nodes {
             for account in 0..ACCOUNTS {
                 // Its power may have failed.
-                let Ok(Some(row)) = living.state.account(key(account)) else {
+                let Ok(Some(row)) = living.state.account(self.keys.account(account)) else {
                     continue;
                 };
                 let seen = self.seen.entry((*node, living.life, account)).or_default();
@@ -312,65 +332,56 @@ impl World {
         }
     }
 
-    /// Some clients upload one account each to the leader.
-    fn upload(&mut self) {
-        let Some(leader) = self.leader() else {
-            return;
-        };
+    /// Where a client is connected: half of them to the leader.
+    fn at(&mut self) -> Option<At> {
+        let leader = self.leader().filter(|_| self.random.r#gen());
+        let living: Vec<u64> = self.nodes.keys().copied().collect();
+        let node = leader.or_else(|| living.choose(&mut self.random).copied())?;
+        let found = &self.nodes[&node];
+        Some(At {
+            node,
+            life: found.life,
+            resolver: found.resolver.clone(),
+            raft: found.raft.clone(),
+            network: self.network.clone(),
+            defect: self.defect,
+        })
+    }
+
+    /// Some clients upload one account each, or read one.
+    fn ask(&mut self) {
         for _ in 0..self.random.gen_range(1..6) {
-            self.clock += self.random.gen_range(0..3);
             let account = self.random.gen_range(0..ACCOUNTS);
-            // Sometimes an older token, sometimes one of the same second.
-            let back = if self.random.gen_bool(0.2) {
-                self.random.gen_range(0..20)
-            } else {
-                0
-            };
-            let issued_at = self.clock - back;
-            let mut token = vec![0; self.random.gen_range(20..3_000)];
-            self.random.fill(&mut token[..]);
-            let item = PutAccount {
-                account: key(account),
-                operator: operator(),
-                issued_at,
-                expires_at: 0,
-                name: String::new(),
-                token: token.into(),
-            };
-            let command = PutAccounts {
-                trust_epoch: 1,
-                items: vec![item],
-            };
-            let payload = Payload(Command::from(command).encode());
-            self.submit(leader, account, issued_at, payload);
+            let Some(at) = self.at() else { return };
+            if self.random.gen_bool(0.3) {
+                let reading = self.history.clone().read(account, self.keys.account(account), at);
+                self.clients.spawn_for_client(reading);
+                continue;
+            }
+            let earlier = self.random.gen_bool(0.2).then(|| self.random.gen_range(0..4));
+            let token = earlier.and_then(|back| self.history.earlier(account, back));
+            let token = token.unwrap_or_else(|| self.token(account));
+            let again = self.random.gen_bool(0.5).then(|| self.at()).flatten();
+            let uploading = self.history.clone().upload(account, token, at, again);
+            self.clients.spawn_for_client(uploading);
         }
     }
 
-    fn submit(&self, node: u64, account: u8, issued_at: i64, payload: Payload) {
-        let (core, life) = (self.nodes[&node].core.clone(), self.nodes[&node].life);
-        let (network, acknowledged) = (self.network.clone(), self.acknowledged.clone());
-        self.clients.spawn_for_client(async move {
-            let proposed = tokio::time::timeout(Duration::from_secs(2), core.client_write(payload.clone())).await;
-            if !network.is_alive(node, life) {
-                return;
-            }
-            let Ok(Ok(applied)) = proposed else {
-                network.note("refused or unknown");
-                return;
-            };
-            network.note(format_args!("acknowledged {}", applied.log_id));
-            let Outcomes::Accounts(outcomes) = &applied.data.0 else {
-                panic!("{:?}", applied.data);
-            };
-            if matches!(outcomes[..], [AccountOutcome::Stored { .. }]) {
-                acknowledged.lock().unwrap().push(Acknowledged {
-                    id: applied.log_id,
-                    payload,
-                    account,
-                    issued_at,
-                });
-            }
-        });
+    /// A new token of `account`: sometimes older than others, sometimes of the same second.
+    fn token(&mut self, account: u8) -> bytes::Bytes {
+        self.clock += self.random.gen_range(0..3);
+        let back = if self.random.gen_bool(0.2) {
+            self.random.gen_range(0..20)
+        } else {
+            0
+        };
+        let issued_at = self.clock - back;
+        let mut words = vec![0; self.random.gen_range(10..1_000)];
+        self.random.fill(&mut words[..]);
+        let words = data_encoding::BASE64.encode(&words);
+        let token = self.keys.token(account, issued_at, &words);
+        self.history.uploading(account, issued_at, &token);
+        token
     }
 
     /// Repairs everything, waits until all nodes hold the same, and checks it.
@@ -385,8 +396,13 @@ impl World {
             for node in std::mem::take(&mut self.down).into_keys() {
                 self.boot(node).await;
             }
-            if self.nodes.len() as u64 == self.voters && self.is_agreed() {
-                break;
+            if self.nodes.len() as u64 == self.voters {
+                if self.is_published() {
+                    self.nats.close();
+                }
+                if self.nats.is_closed() && self.is_agreed() {
+                    break;
+                }
             }
             let states: Vec<_> = self.nodes.iter().map(|(node, found)| describe(*node, found)).collect();
             assert!(
@@ -395,8 +411,11 @@ impl World {
             );
         }
         self.check().await;
+        self.report.forwarded = self.history.forwarded();
+        self.report.reads = self.history.reads();
+        self.report.published = self.nats.count();
         for node in self.nodes.values() {
-            node.core.shutdown().await.expect("a node ends");
+            node.shutdown().await;
         }
         for disks in self.disks.values() {
             for name in disks.log.names() {
@@ -407,6 +426,11 @@ impl World {
         self.report.pieces = self.network.pieces();
         self.report.trace = self.network.trace();
         self.report
+    }
+
+    /// Whether the NATS cluster was sent everything that was acknowledged.
+    fn is_published(&self) -> bool {
+        (0..ACCOUNTS).all(|account| self.nats.newest(account) >= self.history.newest(account))
     }
 
     /// Whether every node has applied the same and has it in its file.
@@ -432,8 +456,6 @@ impl World {
             .map(|node| node.state.digest().expect("a digest"))
             .collect();
         assert_eq!(digests.len(), 1, "the states differ");
-        let acknowledged = self.acknowledged.lock().unwrap().clone();
-        self.report.acknowledged = acknowledged.len() as u64;
         let mut agreed = BTreeMap::new();
         for (node, found) in &self.nodes {
             let entries = found.log.clone().try_get_log_entries(..).await.expect("a readable log");
@@ -441,32 +463,53 @@ impl World {
                 let earlier = agreed.entry(entry.log_id.index).or_insert_with(|| entry.clone());
                 assert!(*earlier == entry, "node {node} has another entry {}", entry.log_id);
             }
-            for upload in &acknowledged {
-                let row = found.state.account(key(upload.account)).expect("a readable row");
-                let row = row.unwrap_or_else(|| panic!("acknowledged {} is not at node {node}", upload.id));
+        }
+        let agreed: BTreeMap<u64, Vec<bytes::Bytes>> = agreed
+            .into_iter()
+            .map(|(index, entry)| (index, tokens(&entry)))
+            .collect();
+        let one = self.nodes.values().next().expect("a node");
+        for (token, upload) in self.history.uploads() {
+            let key = self.keys.account(upload.account);
+            if upload.acknowledged.is_empty() {
+                let refused = upload.refused.is_some() && upload.unknown == 0;
                 assert!(
-                    row.revision >= upload.id.index && row.issued_at >= upload.issued_at,
-                    "node {node} lost {}: account {} is at revision {}, issued at {} and not {}",
-                    upload.id,
-                    upload.account,
+                    !refused || !versions(&one.state, key).contains(&etag(&token)),
+                    "it was stored, although each client was told that it was not: {upload:?}"
+                );
+                continue;
+            }
+            self.report.acknowledged += 1;
+            for (node, found) in &self.nodes {
+                let row = found.state.account(key).expect("a readable row");
+                let row = row.unwrap_or_else(|| panic!("acknowledged {upload:?} is not at node {node}"));
+                assert!(
+                    row.revision >= self.history.newest(upload.account) && row.issued_at >= upload.issued_at,
+                    "node {node} lost {upload:?}: its row has revision {}, issued at {}",
                     row.revision,
-                    row.issued_at,
-                    upload.issued_at
+                    row.issued_at
+                );
+            }
+            for revision in &upload.acknowledged {
+                let carries = agreed.get(revision).is_none_or(|tokens| tokens.contains(&token));
+                assert!(
+                    carries,
+                    "acknowledged {upload:?}, but the logs hold another entry there"
                 );
             }
         }
-        for upload in &acknowledged {
-            let Some(entry) = agreed.get(&upload.id.index) else {
-                continue;
-            };
-            let same = matches!(&entry.payload, EntryPayload::Normal(payload) if *payload == upload.payload);
-            assert!(
-                same && entry.log_id == upload.id,
-                "acknowledged {}, but the logs hold {} there",
-                upload.id,
-                entry.log_id
-            );
-        }
+    }
+}
+
+/// The tokens that an entry carries.
+fn tokens(entry: &Entry) -> Vec<bytes::Bytes> {
+    let EntryPayload::Normal(payload) = &entry.payload else {
+        return Vec::new();
+    };
+    match Command::decode(&payload.0).expect("a command") {
+        Command::PutAccounts(PutAccounts { items, .. }) => items.into_iter().map(|item| item.token).collect(),
+        Command::OverrideAccount(OverrideAccount { item, .. }) => vec![item.token],
+        _ => Vec::new(),
     }
 }
 

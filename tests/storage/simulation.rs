@@ -146,7 +146,7 @@ impl World {
             checkpoint,
             state: state.clone(),
             flushed,
-            revision,
+            revision: Arc::new(revision),
             space,
         };
         let started = alone(stores, &scope).await;

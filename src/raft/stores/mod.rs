@@ -45,7 +45,7 @@ pub struct Stores {
     /// The index that redb has reached; updated by the flusher after each step.
     pub flushed: watch::Receiver<u64>,
     /// Publishes the newest readable revision to the rooms above.
-    pub revision: watch::Sender<Revision>,
+    pub revision: Arc<watch::Sender<Revision>>,
     /// How full the disk is.
     pub space: Space,
 }
@@ -142,7 +142,7 @@ impl Stores {
             checkpoint,
             state,
             flushed,
-            revision,
+            revision: Arc::new(revision),
             space,
         };
         Ok((stores, StoreThreads(vec![writing, flushing])))

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest};
+use openraft::storage::RaftLogStorage;
 use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
 
@@ -459,6 +460,7 @@ impl Handler {
             if promised >= vote && found.first().is_some_and(|entry| entry.log_id == last) {
                 return Ok(SnapshotResponse::new(promised));
             }
+            self.drop_tail(core, vote, last).await?;
         }
         let revision = snapshot.meta.last_log_id.map(|id| id.index);
         tracing::info!(
@@ -466,6 +468,40 @@ impl Handler {
             "this node missed more than the log holds, and has received the whole state"
         );
         core.install_full_snapshot(vote, snapshot).await.map_err(|_| ENDING)
+    }
+
+    /// Has openraft drop what follows the entries of a snapshot that ends with `last`, if that is of a later term and so no
+    /// part of it: another leader left it here, and nobody has agreed on it. openraft's own assertion takes the last entry
+    /// of a snapshot with a greater index for greater than every entry here.
+    async fn drop_tail(&self, core: &Core, vote: Vote, last: LogId) -> Result<(), PeerRefusal> {
+        const UNREADABLE: PeerRefusal = PeerRefusal::NotNow("the log of this node cannot be read");
+        let mut log = self.0.log.clone();
+        let state = log.get_log_state().await.map_err(|_| UNREADABLE)?;
+        let Some(newest) = state.last_log_id else { return Ok(()) };
+        if newest <= last || newest.index >= last.index {
+            return Ok(());
+        }
+        // Terms only grow along a log: the first entry of a later one is found by halving.
+        let (mut first, mut end) = (*self.0.applied.borrow() + 1, newest.index);
+        while first < end {
+            let middle = first.midpoint(end);
+            let found = log.try_get_log_entries(middle..=middle).await.map_err(|_| UNREADABLE)?;
+            match found.first() {
+                Some(entry) if entry.log_id > last => end = middle,
+                _ => first = middle + 1,
+            }
+        }
+        let dropping = AppendEntriesRequest {
+            vote,
+            // No log has this and the entry that lies here; openraft drops what contradicts it.
+            prev_log_id: Some(LogId::new(last.leader_id, first)),
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let dropped = core.append_entries(dropping).await;
+        dropped
+            .map(drop)
+            .map_err(|_| PeerRefusal::NotNow("this node is ending"))
     }
 
     async fn propose(&self, bytes: &[u8]) -> Result<AnswerContent, PeerRefusal> {
