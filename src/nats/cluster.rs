@@ -155,7 +155,7 @@ impl Publisher {
             self.propagation.disconnected(self.now());
             self.reading = None;
             // Another node may be connected.
-            self.lease.give_back().await;
+            self.lease.give_back(!self.unanswered.is_empty()).await;
             let ended = match end {
                 End::WithoutPermission => Ended::WithoutPermission,
                 _ if learned || self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,

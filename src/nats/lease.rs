@@ -3,7 +3,7 @@
 //! A server that uses a URL resolver takes an account of any age, so an old token that a lagging node sends late would
 //! undo a revocation. The holder measures the term from before it asked for the lease, and stops sending a while before
 //! the end; another node measures it from when it saw the lease, and waits a while longer. So in between nobody sends,
-//! whatever the clocks say, as long as they run about equally fast. The entry that gives the lease is a barrier:
+//! whatever the clocks say, as long as they run about equally fast, and what was sent last arrives meanwhile. The entry that gives the lease is a barrier:
 //! once it is applied here, everything that was agreed on before it is applied too.
 
 use std::pin::Pin;
@@ -19,6 +19,9 @@ const TERM: Duration = Duration::from_secs(4);
 /// How much earlier the holder stops, and how much longer others wait: clocks that differ by a hundredth, and a message
 /// that was on its way.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// How long a message may be on its way: nobody else sends for so long after the holder has stopped.
+const ON_ITS_WAY: Duration = MARGIN.saturating_mul(2);
 
 /// A holder renews its lease when this much of it has passed.
 const RENEW_AFTER: Duration = Duration::from_millis(1_500);
@@ -41,6 +44,7 @@ pub struct Lease {
     nats_cluster: String,
     /// The lease as it was last seen here, and since when.
     seen: Option<(Revision, Instant)>,
+    begun: Instant,
     /// Until when this node may send.
     held_until: Option<Instant>,
     renew_at: Instant,
@@ -58,6 +62,7 @@ impl Lease {
             resolver,
             nats_cluster: nats_cluster.to_owned(),
             seen: None,
+            begun: now,
             held_until: None,
             renew_at: now,
             not_before: now,
@@ -87,9 +92,11 @@ impl Lease {
         }
         let due = match lease {
             _ if self.is_held() => self.renew_at,
-            // Nobody has it, or this node had it in an earlier life, which sends nothing any more.
+            // Nobody has it.
             None => now,
-            Some(lease) if lease.holder == 0 || Some(lease.holder) == self.resolver.member_id() => now,
+            Some(lease) if lease.holder == 0 => now,
+            // This node had it, maybe in an earlier life, which sends nothing any more.
+            Some(lease) if Some(lease.holder) == self.resolver.member_id() => self.begun + ON_ITS_WAY,
             Some(_) => since + TERM + MARGIN,
         };
         let due = due.max(self.not_before);
@@ -120,11 +127,14 @@ impl Lease {
     }
 
     /// Gives the lease back, if this node has it, so that another one need not wait for its end. This node sends nothing
-    /// from now on.
-    pub async fn give_back(&mut self) {
+    /// from now on; what it sent without an answer, if `is_unanswered`, is waited for.
+    pub async fn give_back(&mut self, is_unanswered: bool) {
         let held = self.held_until.take().is_some();
         self.asking = None;
         if held && let Some((granted, _)) = self.seen {
+            if is_unanswered {
+                tokio::time::sleep(ON_ITS_WAY).await;
+            }
             // If it fails, others wait for the end.
             let _ = self.resolver.take_lease(&self.nats_cluster, granted, false).await;
         }

@@ -78,6 +78,11 @@ impl Unanswered {
         }
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The size of the largest.
     pub(super) fn largest(&self) -> Option<usize> {
         self.0.values().map(|(_, bytes)| *bytes).max()

@@ -1,22 +1,27 @@
 //! A peer that is wrong or hostile: what it sends is refused, and the node goes on.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use openraft::EntryPayload;
+use openraft::async_runtime::WatchReceiver;
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
-use super::handler::Own;
-use super::messages::{Answer, Candidacy, Envelope, Piece, Request, Transfer, Uuid};
+use super::handler::{Own, hex};
+use super::messages::{Answer, AnswerContent, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid};
 use super::network::NoPeers;
 use super::refusal::PeerRefusal;
 use crate::clock::Clock;
 use crate::config::{Acknowledge, Timing};
 use crate::folder::Folder;
 use crate::raft::forms::{decode, encode};
+use crate::raft::machine::{Core, snapshot_of};
 use crate::raft::runtime::{Entry, LogId, Member, Vote};
 use crate::raft::stores::{Stores, real_disk};
 use crate::raft::{Raft, Settings};
+use crate::state::{MarkPropagated, State};
 use crate::tasks::{FaultHandle, Scope};
 
 const PEER: &str = "n2";
@@ -25,6 +30,7 @@ const PEER_STORE: Uuid = [9; 16];
 /// A node that is alone in its mesh, and what a peer would send it.
 struct Target {
     raft: Raft,
+    state: State,
     scope: Scope,
     own: Own,
     _folder: tempfile::TempDir,
@@ -32,10 +38,32 @@ struct Target {
 
 impl Target {
     async fn start() -> Self {
+        let target = Self::begin().await;
+        target.raft.form().await.expect("forms");
+        target.raft.resume().await.expect("leads");
+        target
+    }
+
+    /// The same with the peer as a second voter, so that nobody leads.
+    async fn start_of_two() -> Self {
+        let target = Self::begin().await;
+        let member = |name: &str, store: &Uuid| Member {
+            name: name.to_owned(),
+            store: hex(store),
+            ..Member::default()
+        };
+        let members = [(1, member("n1", &target.own.store)), (2, member(PEER, &PEER_STORE))];
+        let formed = target.core().initialize(BTreeMap::from(members)).await;
+        formed.expect("forms");
+        target
+    }
+
+    async fn begin() -> Self {
         let temp = tempfile::tempdir().expect("a folder");
         let folder = Folder::take(temp.path(), "m", "n1").expect("a data folder");
         let scope = Scope::new(FaultHandle::default());
         let (stores, _threads) = Stores::open(&folder, scope.fault(), real_disk).expect("stores");
+        let state = stores.state.clone();
         let own = Own {
             name: "n1".to_owned(),
             cluster: "m".to_owned(),
@@ -54,14 +82,17 @@ impl Target {
         };
         let raft = Raft::open(settings, own.clone(), stores, NoPeers, Clock::system(), &scope).expect("opens");
         raft.begin(own.store, 1).await.expect("begins");
-        raft.form().await.expect("forms");
-        raft.resume().await.expect("leads");
         Self {
             raft,
+            state,
             scope,
             own,
             _folder: temp,
         }
+    }
+
+    fn core(&self) -> &Core {
+        &self.raft.handler().inner().member.get().expect("a member").core
     }
 
     fn envelope(&self) -> Envelope {
@@ -216,4 +247,48 @@ async fn what_openraft_relies_on_is_checked_before_it_sees_it() {
     }
     assert!(!target.scope.fault().is_reported());
     assert!(target.raft.is_leading(), "nothing of it reached openraft");
+}
+
+/// The tail was left by a leader that nobody followed; meanwhile others have agreed on more, in an older term.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_ends_in_an_older_term_takes_the_place_of_a_tail_that_nobody_agreed_on() {
+    let source = Target::start().await;
+    for position in 0..9 {
+        let mark = MarkPropagated {
+            nats_cluster: "a".to_owned(),
+            position,
+        };
+        source.raft.propose(mark).await.expect("agreed on");
+    }
+    let newest = *source.raft.revision().borrow();
+    while source.state.flushed() < newest {
+        tokio::task::yield_now().await;
+    }
+    let snapshot = snapshot_of(source.state.snapshot().expect("a view")).expect("a snapshot");
+    let last = snapshot.meta.last_log_id.expect("an entry");
+    let mut export = snapshot.snapshot.export();
+
+    let target = Target::start_of_two().await;
+    let good = target.envelope();
+    let previous = id(0, 1, 0);
+    let tail = [id(8, 2, 1), id(9, 2, 2)];
+    let answer = target
+        .says(&[PEER], good, append(vote(9, 2, true), Some(previous), &tail))
+        .await
+        .expect("taken");
+    assert_eq!(answer.content, AnswerContent::Append(Appended::All));
+
+    let leader = vote(10, 2, true);
+    for number in 0.. {
+        let bytes = export.next_piece().expect("readable");
+        let is_last = bytes.is_none();
+        let piece = Request::Snapshot(Piece::new(leader, last, number, bytes));
+        let answer = target.says(&[PEER], good, piece).await.expect("taken");
+        if is_last {
+            assert_eq!(answer.content, AnswerContent::Installed(leader.into()));
+            break;
+        }
+    }
+    assert!(*target.raft.revision().borrow() >= last.index);
+    assert!(!target.scope.fault().is_reported());
 }
