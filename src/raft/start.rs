@@ -15,7 +15,7 @@ use super::settings::{RaftStartError, START_TIMEOUT, Settings, core_error};
 use super::stores::{Stores, Trimmer, write_committed};
 use super::{Begin, Inner, Raft};
 use crate::clock::Clock;
-use crate::tasks::Scope;
+use crate::tasks::{Scope, off_the_workers};
 
 /// After this long a write of the log hangs. Disks of busy machines stall for a tenth of a second.
 const HANGING_AFTER: Duration = Duration::from_millis(800);
@@ -229,10 +229,12 @@ async fn watch_core(core: Core, scope: Scope) {
 /// How often a leader looks at its disk.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Hands the lead to a node whose disk works, whenever this one's does not.
+/// Measures how full the disk is, and hands the lead to a node whose disk works, whenever this one's does not.
 async fn give_way(raft: Weak<Inner>, scope: Scope) {
     while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let Some(inner) = raft.upgrade() else { return };
+        let space = inner.space.clone();
+        off_the_workers(move || space.look()).await;
         if inner.handler.inner().health.is_bad() {
             Raft(inner).hand_over().await;
         }

@@ -2,250 +2,19 @@
 //! no lookup on a living node is refused or goes backwards. What clients of all nodes saw of the same accounts is
 //! linearizable.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::history::{History, Outcome};
-use crate::support::http::{Answer, Connection};
+use crate::support::disks::Hang;
+use crate::support::load::Load;
 use crate::support::mesh::Nodes;
-use crate::support::mint::{Account, Operator, claims, now};
+use crate::support::mint::{Account, Operator, Revoked, now};
 use crate::support::node::Node;
 use crate::support::process::eventually;
 
 const NODES: usize = 3;
-
-/// Accounts that everybody uploads.
-const CONTENDED: usize = 4;
-
-/// Clients that upload to every node and read from every node.
-struct Load {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    stop: AtomicBool,
-    operator: Operator,
-    /// One account for each node that it is uploaded through.
-    accounts: Vec<Account>,
-    /// Accounts that clients of all nodes upload and read, the issue time of the next upload of any, and what they saw.
-    contended: Vec<Account>,
-    next: AtomicI64,
-    history: History,
-    /// The newest issue time that was acknowledged of each of them.
-    acknowledged: Mutex<BTreeMap<String, i64>>,
-    /// Accounts that were uploaded once and acknowledged, with their tokens: no later upload hides that one was lost.
-    once: Mutex<Vec<(String, String)>>,
-    /// How often each node was started: a new life may begin a little before where the last one ended.
-    lives: Vec<AtomicU32>,
-    defects: Mutex<Vec<String>>,
-}
-
-impl Load {
-    fn start(operator: Operator, addresses: &[SocketAddr]) -> Self {
-        let shared = Arc::new(Shared {
-            stop: AtomicBool::new(false),
-            operator,
-            accounts: (0..addresses.len()).map(|n| Account::new(&format!("A{n}"))).collect(),
-            contended: (0..CONTENDED).map(|n| Account::new(&format!("C{n}"))).collect(),
-            next: AtomicI64::new(now() - 100_000),
-            history: History::new(),
-            acknowledged: Mutex::default(),
-            once: Mutex::default(),
-            lives: addresses.iter().map(|_| AtomicU32::new(0)).collect(),
-            defects: Mutex::default(),
-        });
-        let mut threads = Vec::new();
-        for (node, address) in addresses.iter().copied().enumerate() {
-            let (writing, reading) = (shared.clone(), shared.clone());
-            threads.push(std::thread::spawn(move || writing.upload(node, address)));
-            threads.push(std::thread::spawn(move || reading.look(node, address)));
-            let (contending, watching) = (shared.clone(), shared.clone());
-            threads.push(std::thread::spawn(move || contending.contend(address)));
-            threads.push(std::thread::spawn(move || watching.watch(address)));
-        }
-        Self { shared, threads }
-    }
-
-    /// Waits until uploads through these nodes are acknowledged again.
-    #[track_caller]
-    fn wait_for_uploads(&self, nodes: &[usize]) {
-        let acknowledged = |node: usize| {
-            let account = self.shared.accounts[node].id();
-            self.shared.acknowledged.lock().unwrap().get(&account).copied()
-        };
-        for node in nodes {
-            let before = acknowledged(*node);
-            eventually(&format!("uploads through node {node} are acknowledged"), || {
-                (acknowledged(*node) > before.map(|issued| issued + 5)).then_some(())
-            });
-        }
-    }
-
-    /// Ends the clients, and checks that every node has everything, and that there were at least this many new accounts.
-    #[track_caller]
-    fn end(self, nodes: &[Node], at_least: usize) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().expect("a client does not panic");
-        }
-        let acknowledged = self.shared.acknowledged.lock().unwrap();
-        assert_eq!(acknowledged.len(), NODES);
-        println!("{acknowledged:?}");
-        for (account, issued) in acknowledged.iter() {
-            let stored = nodes.iter().map(|node| {
-                eventually("every node has what was acknowledged", || {
-                    let token = node.get_account(account).text();
-                    let stored = claims(&token)["iat"].as_i64()?;
-                    (stored >= *issued).then_some(token)
-                })
-            });
-            let stored: Vec<String> = stored.collect();
-            eventually("every node has the same", || {
-                let now: Vec<String> = nodes.iter().map(|node| node.get_account(account).text()).collect();
-                now.iter().all(|token| *token == now[0]).then_some(())
-            });
-            assert!(!stored.is_empty());
-        }
-        let once = self.shared.once.lock().unwrap();
-        println!("{} accounts uploaded once", once.len());
-        assert!(once.len() > at_least);
-        for (account, token) in once.iter() {
-            for node in nodes {
-                assert_eq!(node.get_account(account).text(), *token, "{account} was acknowledged");
-            }
-        }
-        let checked = self
-            .shared
-            .history
-            .check()
-            .unwrap_or_else(|violation| panic!("{violation}"));
-        println!("{checked:?}");
-        assert!(checked.operations > at_least * CONTENDED, "{checked:?}");
-        assert!(
-            self.shared.defects.lock().unwrap().is_empty(),
-            "{:?}",
-            self.shared.defects
-        );
-    }
-}
-
-impl Shared {
-    /// Uploads newer tokens of one account and, between them, new accounts.
-    fn upload(&self, node: usize, address: SocketAddr) {
-        let mut issued = now() - 100_000;
-        while !self.stop.load(Ordering::Relaxed) {
-            issued += 1;
-            let new = (issued % 2 == 0).then(|| Account::new("once"));
-            let account = new.as_ref().unwrap_or(&self.accounts[node]);
-            let token = self.operator.account_at(account, issued);
-            let path = format!("/jwt/v1/accounts/{}", account.id());
-            let answer = Connection::plain(address)
-                .and_then(|mut connection| connection.request("POST", &path, &[], token.as_bytes()));
-            match answer {
-                Ok(answer) if answer.status == 200 && new.is_some() => {
-                    self.once.lock().unwrap().push((account.id(), token));
-                }
-                Ok(answer) if answer.status == 200 => {
-                    self.acknowledged.lock().unwrap().insert(account.id(), issued);
-                }
-                // Nothing was stored, or it is not known.
-                Ok(answer) if [503, 504, 429].contains(&answer.status) => {}
-                Ok(answer) => self.defect(format!("node {node}: {} {}", answer.status, answer.text())),
-                // It is down.
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-    }
-
-    /// Uploads accounts that other clients upload at the same time, through other nodes.
-    fn contend(&self, address: SocketAddr) {
-        while !self.stop.load(Ordering::Relaxed) {
-            let issued = self.next.fetch_add(1, Ordering::SeqCst);
-            let account = &self.contended[usize::try_from(issued).expect("after 1970") % CONTENDED];
-            let token = self.operator.account_at(account, issued);
-            let path = format!("/jwt/v1/accounts/{}", account.id());
-            let Ok(mut connection) = Connection::plain(address) else {
-                continue;
-            };
-            let call = self.history.call(&account.id());
-            let outcome = match connection.request("POST", &path, &[], token.as_bytes()) {
-                Ok(Answer { status: 200, .. }) => Outcome::Stored,
-                Ok(Answer { status: 409, .. }) => Outcome::Superseded,
-                Ok(Answer { status: 503 | 429, .. }) => Outcome::NotStored,
-                Ok(Answer { status: 504, .. }) | Err(_) => Outcome::Unknown,
-                Ok(answer) => {
-                    self.defect(format!("an upload: {} {}", answer.status, answer.text()));
-                    Outcome::Unknown
-                }
-            };
-            self.history.upload(call, issued, outcome);
-        }
-    }
-
-    /// Reads the same accounts, and asks for what is newest anywhere.
-    fn watch(&self, address: SocketAddr) {
-        for account in self.contended.iter().cycle() {
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let path = format!("/jwt/v1/accounts/{}", account.id());
-            let Ok(mut connection) = Connection::plain(address) else {
-                continue;
-            };
-            let call = self.history.call(&account.id());
-            match connection.request("GET", &path, &[("jwtmesh-min-revision", "newest")], b"") {
-                Ok(answer) if answer.status == 200 => {
-                    self.history.read(call, claims(&answer.text())["iat"].as_i64());
-                }
-                Ok(answer) if answer.status == 404 => self.history.read(call, None),
-                // It cannot know, or it is down.
-                Ok(answer) if answer.status == 503 => {}
-                Ok(answer) => self.defect(format!("a strong read: {} {}", answer.status, answer.text())),
-                Err(_) => {}
-            }
-        }
-    }
-
-    fn look(&self, node: usize, address: SocketAddr) {
-        let mut seen: BTreeMap<(u32, String), i64> = BTreeMap::new();
-        while !self.stop.load(Ordering::Relaxed) {
-            for account in &self.accounts {
-                let life = self.lives[node].load(Ordering::SeqCst);
-                let path = format!("/jwt/v1/accounts/{}", account.id());
-                let answer =
-                    Connection::plain(address).and_then(|mut connection| connection.request("GET", &path, &[], b""));
-                // It is down, or was started again meanwhile.
-                let Ok(answer) = answer else { continue };
-                if life != self.lives[node].load(Ordering::SeqCst) {
-                    continue;
-                }
-                let newest = seen.entry((life, account.id())).or_default();
-                match answer.status {
-                    200 => {
-                        let issued = claims(&answer.text())["iat"].as_i64().unwrap_or_default();
-                        if issued < *newest {
-                            self.defect(format!("node {node} went back from {newest} to {issued}"));
-                        }
-                        *newest = issued;
-                    }
-                    404 if *newest == 0 => {}
-                    status => self.defect(format!("node {node}: {status} {}", answer.text())),
-                }
-            }
-        }
-    }
-
-    fn defect(&self, what: String) {
-        self.defects.lock().unwrap().push(what);
-    }
-}
 
 /// The nodes but this one.
 fn but(node: usize) -> Vec<usize> {
@@ -260,10 +29,7 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
     let load = Load::start(operator, &addresses);
     let everybody: Vec<usize> = (0..NODES).collect();
     load.wait_for_uploads(&everybody);
-    let again = |mesh: &mut Nodes, node: usize| {
-        load.shared.lives[node].fetch_add(1, Ordering::SeqCst);
-        mesh.nodes[node].start_again();
-    };
+    let again = |mesh: &mut Nodes, node: usize| load.start_again(&mut mesh.nodes, node);
 
     // Killed: the leader, a follower, all at once.
     let leader = mesh.leader();
@@ -332,9 +98,92 @@ fn g1_far_apart_and_with_losses_nothing_acknowledged_is_lost() {
         let leader = mesh.leader();
         mesh.nodes[leader].kill();
         load.wait_for_uploads(&but(leader));
-        load.shared.lives[leader].fetch_add(1, Ordering::SeqCst);
-        mesh.nodes[leader].start_again();
+        load.start_again(&mut mesh.nodes, leader);
         load.wait_for_uploads(&everybody);
         load.end(&mesh.nodes, 20);
     }
+}
+
+/// The thread that writes the log.
+const LOG_WRITER: &str = "log-writer";
+
+#[test]
+fn g1_g12_a_disk_that_hangs_costs_the_lead_and_nothing_that_was_acknowledged() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(NODES, &operator.token());
+    let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
+    let load = Load::start(operator, &addresses);
+    let everybody: Vec<usize> = (0..NODES).collect();
+    load.wait_for_uploads(&everybody);
+    for is_leader in [true, false] {
+        let leader = mesh.leader();
+        let hanging = if is_leader { leader } else { (leader + 1) % NODES };
+        let others = but(hanging);
+        let hang = Hang::of(mesh.nodes[hanging].program().pid(), LOG_WRITER);
+        eventually("a node whose disk works leads", || {
+            (mesh.leader_of(&others) != hanging).then_some(())
+        });
+        load.wait_for_uploads(&others);
+        drop(hang);
+        load.wait_for_uploads(&everybody);
+        let log = mesh.nodes[hanging].log();
+        assert!(!log.contains("ERROR"), "{log}");
+    }
+    load.end(&mesh.nodes, 20);
+}
+
+/// How large the disk of a node is, in MiB: a part of it is kept free.
+const SMALL_MIB: u32 = 400;
+
+#[test]
+fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::with_small_disk(NODES, &operator.token(), SMALL_MIB);
+    let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    let grown = Account::new("B");
+    let revoked = Revoked::new();
+    let large: Vec<String> = (1..250).map(|n| revoked.token(&operator, &grown, now() - 1_000 + n)).collect();
+    while mesh.leader() != 0 {
+        let leader = mesh.leader();
+        mesh.nodes[leader].terminate();
+        mesh.nodes[leader].start_again();
+    }
+    let load = Load::start(operator, &addresses);
+    let everybody: Vec<usize> = (0..NODES).collect();
+    load.wait_for_uploads(&everybody);
+
+    // The leader's disk is nearly full: another node leads. It takes no uploads, and follows.
+    let disk = mesh.small_disk();
+    disk.fill(30);
+    eventually("a node whose disk has room leads", || {
+        (mesh.leader_of(&but(0)) != 0).then_some(())
+    });
+    load.wait_for_uploads(&but(0));
+    eventually("its clients are told why", || {
+        let refused = mesh.nodes[0].post_account(&account.id(), &token);
+        (refused.status == 503 && refused.text().contains("nearly full")).then_some(())
+    });
+    disk.free();
+    load.wait_for_uploads(&everybody);
+
+    // A follower's disk is full: it goes on while its log has room that was set apart before, and waits then. The others do
+    // not wait for it.
+    disk.fill(0);
+    load.wait_for_uploads(&but(0));
+    let waits = |node: &Node| node.log().contains("no room for the log's next segment");
+    for token in &large {
+        eventually("the others take uploads", || {
+            let answer = mesh.nodes[1].post_account(&grown.id(), token);
+            assert!([200, 503, 504].contains(&answer.status), "{}", answer.text());
+            (answer.status == 200).then_some(())
+        });
+    }
+    assert!(waits(&mesh.nodes[0]), "{}", mesh.nodes[0].log());
+    load.wait_for_uploads(&but(0));
+    disk.free();
+    load.wait_for_uploads(&everybody);
+    assert!(mesh.nodes[0].program().ended().is_none());
+    load.end(&mesh.nodes, 20);
 }

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
-use nkeys::KeyPair;
 
 use crate::support::http::Connection;
 use crate::support::mesh::{NAMES, Nodes, status};
-use crate::support::mint::{Account, Operator, now};
+use crate::support::mint::{Account, Operator, Revoked, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::Node;
@@ -343,16 +342,12 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
     let small = operator.account(&first);
     mesh.nodes[leader].put(&first, &small);
     let accounts: Vec<Account> = (0..8).map(|n| Account::new(&format!("A{n}"))).collect();
-    let revoked: Vec<String> = (0..9_000).map(|_| KeyPair::new_user().public_key()).collect();
+    let revoked = Revoked::new();
     let mut uploads = 0;
     let mut upload = |mesh: &Nodes| {
         let account = &accounts[uploads % accounts.len()];
-        let token = operator.account_with(account, |claims| {
-            claims["iat"] = serde_json::json!(now() - 1_000 + i64::try_from(uploads).expect("few"));
-            for key in &revoked {
-                claims["nats"]["revocations"][key] = serde_json::json!(1_000_000);
-            }
-        });
+        let issued_at = now() - 1_000 + i64::try_from(uploads).expect("few");
+        let token = revoked.token(&operator, account, issued_at);
         uploads += 1;
         mesh.nodes[leader].put(account, &token);
         (account.id(), token)

@@ -1,5 +1,5 @@
-//! Every few seconds: purges the log entries that the state holds durably and no peer is likely to ask for, measures
-//! how full the disk is, and warns when a sync hangs.
+//! Every few seconds: purges the log entries that the state holds durably and no peer is likely to ask for, and warns
+//! when a sync hangs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +47,6 @@ impl Trimmer {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while scope.until_stop(ticks.tick()).await.is_some() {
-            space.look();
             let waits = self.log.waits_for_sync();
             if waits.is_some() && waits == hanging {
                 tracing::warn!(

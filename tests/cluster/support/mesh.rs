@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disks::SmallDisk;
 use super::node::Node;
 use super::process::{eventually, free_port};
 use super::proxy::{Direction, Proxy};
@@ -24,6 +25,20 @@ pub(crate) struct Nodes {
     pub(crate) authority: Authority,
     /// What each node sends to each other one passes a proxy of its own, if the test asked for that.
     links: BTreeMap<(usize, usize), Proxy>,
+    /// What the first node's data is on, if not what the others' is.
+    small_disk: Option<Arc<SmallDisk>>,
+}
+
+/// What is special about a mesh.
+#[derive(Default)]
+struct Special<'s> {
+    timing: Option<&'s str>,
+    /// More in cluster.toml.
+    more: &'s str,
+    /// Messages pass proxies, and take that long.
+    one_way: Option<Duration>,
+    /// The first node's data is on a disk of so many MiB.
+    first_disk_mib: Option<u32>,
 }
 
 /// The names of the nodes.
@@ -48,16 +63,20 @@ fn configuration(authority: &Path, publics: &[u16], peers: &[SocketAddr], timing
 impl Nodes {
     /// Starts `count` nodes that trust `operator_token`, and does not form a mesh of them.
     pub(crate) fn unformed(count: usize, operator_token: &str) -> Self {
-        Self::begin(count, operator_token, "lan", "", None)
+        Self::begin(count, operator_token, &Special::default())
     }
 
     /// The same with more in cluster.toml.
     pub(crate) fn unformed_with(count: usize, operator_token: &str, more: &str) -> Self {
-        Self::begin(count, operator_token, "lan", more, None)
+        let special = Special {
+            more,
+            ..Special::default()
+        };
+        Self::begin(count, operator_token, &special)
     }
 
-    /// Starts nodes whose messages pass proxies, if `one_way` is given, and take that long.
-    fn begin(count: usize, operator_token: &str, timing: &str, more: &str, one_way: Option<Duration>) -> Self {
+    fn begin(count: usize, operator_token: &str, special: &Special<'_>) -> Self {
+        let (timing, more) = (special.timing.unwrap_or("lan"), special.more);
         let folder = tempfile::Builder::new().prefix("jwtmesh-").tempdir();
         let folder = Arc::new(folder.expect("a temporary folder"));
         let authority = Authority::new(folder.path(), "mesh");
@@ -76,11 +95,13 @@ impl Nodes {
             "cluster.toml",
             &configuration(&authority.cert(), &publics, &peers, timing, more),
         );
+        let small_disk = special.first_disk_mib;
+        let small_disk = small_disk.map(|mib| Arc::new(SmallDisk::at(&folder.path().join(NAMES[0]), mib)));
         let mut links = BTreeMap::new();
         let mut nodes = Vec::new();
         for (from, (name, public)) in NAMES.iter().zip(&publics).enumerate() {
             let mut config = "cluster.toml".to_owned();
-            if let Some(one_way) = one_way {
+            if let Some(one_way) = special.one_way {
                 let mut seen = peers.clone();
                 for to in (0..count).filter(|to| *to != from) {
                     let link = Proxy::to(peers[to]);
@@ -96,7 +117,8 @@ impl Nodes {
                     &configuration(&authority.cert(), &publics, &seen, timing, more),
                 );
             }
-            nodes.push(Node::member(folder.clone(), &config, name, *public));
+            let disk = small_disk.clone().filter(|_| from == 0);
+            nodes.push(Node::member(folder.clone(), &config, name, *public, disk));
         }
         nodes.iter_mut().for_each(Node::wait_until_ready);
         Self {
@@ -104,6 +126,7 @@ impl Nodes {
             folder,
             authority,
             links,
+            small_disk,
         }
     }
 
@@ -116,13 +139,37 @@ impl Nodes {
     /// The same with links that can be cut.
     #[track_caller]
     pub(crate) fn linked(count: usize, operator_token: &str) -> Self {
-        Self::begin(count, operator_token, "lan", "", Some(Duration::ZERO)).form()
+        let special = Special {
+            one_way: Some(Duration::ZERO),
+            ..Special::default()
+        };
+        Self::begin(count, operator_token, &special).form()
+    }
+
+    /// A mesh whose first node's data is on a disk of so many MiB.
+    #[track_caller]
+    pub(crate) fn with_small_disk(count: usize, operator_token: &str, mib: u32) -> Self {
+        let special = Special {
+            first_disk_mib: Some(mib),
+            ..Special::default()
+        };
+        Self::begin(count, operator_token, &special).form()
+    }
+
+    /// That disk.
+    pub(crate) fn small_disk(&self) -> Arc<SmallDisk> {
+        self.small_disk.clone().expect("a mesh with a small disk")
     }
 
     /// Nodes that are not formed, with this time for a message between any two of them.
     #[track_caller]
     pub(crate) fn apart(count: usize, operator_token: &str, timing: &str, one_way: Duration) -> Self {
-        Self::begin(count, operator_token, timing, "", Some(one_way))
+        let special = Special {
+            timing: Some(timing),
+            one_way: Some(one_way),
+            ..Special::default()
+        };
+        Self::begin(count, operator_token, &special)
     }
 
     /// From now on every link loses this many of a thousand chunks.

@@ -177,3 +177,22 @@ impl User {
         sign::creds(&self.token, &self.key).expect("the key has its private half")
     }
 }
+
+/// So many revoked users that a token with them has about 800 KB, near the most that is taken.
+pub(crate) struct Revoked(Vec<String>);
+
+impl Revoked {
+    pub(crate) fn new() -> Self {
+        Self((0..9_000).map(|_| KeyPair::new_user().public_key()).collect())
+    }
+
+    /// A token of `account` with all of them.
+    pub(crate) fn token(&self, operator: &Operator, account: &Account, issued_at: i64) -> String {
+        operator.account_with(account, |claims| {
+            claims["iat"] = json!(issued_at);
+            for key in &self.0 {
+                claims["nats"]["revocations"][key] = json!(1_000_000);
+            }
+        })
+    }
+}

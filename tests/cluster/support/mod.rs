@@ -1,8 +1,10 @@
 //! What the tests need: processes, keys, certificates, and clients that see the program from outside.
 
+pub(crate) mod disks;
 pub(crate) mod gate;
 pub(crate) mod history;
 pub(crate) mod http;
+pub(crate) mod load;
 pub(crate) mod mesh;
 pub(crate) mod mint;
 pub(crate) mod nats_server;

@@ -12,6 +12,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disks::SmallDisk;
 use super::http::{Answer, Connection};
 use super::mint::{Account, Operator};
 use super::process::{PATIENCE, Program, free_port, within};
@@ -93,6 +94,8 @@ pub(crate) struct Node {
     /// Its name, where several nodes share the folder.
     name: Option<String>,
     log: Option<&'static str>,
+    /// What its data folder is on, if not the disk of the others.
+    disk: Option<Arc<SmallDisk>>,
     starts: u32,
 }
 
@@ -184,7 +187,7 @@ impl Node {
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
         let config = "cluster.toml".to_owned();
-        let program = launch(folder.path(), &config, None, options.log, 1);
+        let program = launch(jwtmesh(), folder.path(), &config, None, options.log, 1);
         let mut node = Self {
             folder: Arc::new(folder),
             config,
@@ -192,6 +195,7 @@ impl Node {
             port,
             tls: options.tls,
             log: options.log,
+            disk: None,
             program,
             starts: 1,
         };
@@ -199,10 +203,19 @@ impl Node {
         node
     }
 
-    /// Starts the node called `name` of the file `config` in `folder`, whose public port is `port`.
-    pub(crate) fn member(folder: Arc<TempDir>, config: &str, name: &str, port: u16) -> Self {
+    /// Starts the node called `name` of the file `config` in `folder`, whose public port is `port`, on `disk` if that is
+    /// given.
+    pub(crate) fn member(
+        folder: Arc<TempDir>,
+        config: &str,
+        name: &str,
+        port: u16,
+        disk: Option<Arc<SmallDisk>>,
+    ) -> Self {
+        let command = program_on(disk.as_deref());
         Self {
-            program: launch(folder.path(), config, Some(name), None, 1),
+            program: launch(command, folder.path(), config, Some(name), None, 1),
+            disk,
             folder,
             config: config.to_owned(),
             name: Some(name.to_owned()),
@@ -258,6 +271,7 @@ impl Node {
         self.program.kill();
         self.starts += 1;
         self.program = launch(
+            program_on(self.disk.as_deref()),
             self.folder.path(),
             &self.config,
             self.name.as_deref(),
@@ -340,7 +354,7 @@ impl Node {
     /// `jwtmesh ARGS... --config <this node's>`, run to its end.
     pub(crate) fn cli(&self, args: &[&str]) -> Output {
         let config = self.folder.path().join(&self.config);
-        let mut command = jwtmesh();
+        let mut command = program_on(self.disk.as_deref());
         command.args(args).arg("--config").arg(config);
         if let Some(name) = &self.name {
             command.args(["--node", name]);
@@ -363,8 +377,19 @@ impl Node {
     }
 }
 
-fn launch(folder: &Path, config: &str, name: Option<&str>, log: Option<&str>, start: u32) -> Program {
-    let mut command = jwtmesh();
+/// The program under test, where it sees `disk`.
+fn program_on(disk: Option<&SmallDisk>) -> Command {
+    disk.map_or_else(jwtmesh, |disk| disk.command(env!("CARGO_BIN_EXE_jwtmesh")))
+}
+
+fn launch(
+    mut command: Command,
+    folder: &Path,
+    config: &str,
+    name: Option<&str>,
+    log: Option<&str>,
+    start: u32,
+) -> Program {
     command.arg("serve").arg("--config").arg(folder.join(config));
     if let Some(name) = name {
         command.args(["--node", name]);
