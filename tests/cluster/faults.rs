@@ -9,10 +9,12 @@ use rustix::process::Signal;
 
 use crate::support::disks::Hang;
 use crate::support::load::Load;
-use crate::support::mesh::Nodes;
+use crate::support::mesh::{Nodes, nats_link};
 use crate::support::mint::{Account, Operator, Revoked, now};
+use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::node::Node;
-use crate::support::process::eventually;
+use crate::support::process::{eventually, free_port};
+use crate::support::tools::NEWEST;
 
 const NODES: usize = 3;
 
@@ -24,9 +26,15 @@ fn but(node: usize) -> Vec<usize> {
 #[test]
 fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happens() {
     let operator = Operator::new("O");
-    let mut mesh = Nodes::linked(NODES, &operator.token());
+    let nats_port = free_port();
+    let (_creds, link) = nats_link(&operator, nats_port);
+    let mut mesh = Nodes::linked_with(NODES, &operator.token(), &link);
+    mesh.nodes[0].put(&operator.system, &operator.system_token());
+    let config = resolver_config(&operator.token(), &mesh.nodes[0].accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, nats_port, &config);
     let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
-    let load = Load::start(operator, &addresses);
+    let mut load = Load::start(operator, &addresses);
+    load.revoke(server.address());
     let everybody: Vec<usize> = (0..NODES).collect();
     load.wait_for_uploads(&everybody);
     let again = |mesh: &mut Nodes, node: usize| load.start_again(&mut mesh.nodes, node);
@@ -82,6 +90,8 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
     load.wait_for_uploads(&but(leader));
     again(&mut mesh, leader);
     load.wait_for_uploads(&everybody);
+    println!("{} users were revoked and cut off", load.revoked());
+    assert!(load.revoked() > 10);
     load.end(&mesh.nodes, 100);
 }
 
@@ -144,7 +154,9 @@ fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
     let token = operator.account(&account);
     let grown = Account::new("B");
     let revoked = Revoked::new();
-    let large: Vec<String> = (1..250).map(|n| revoked.token(&operator, &grown, now() - 1_000 + n)).collect();
+    let large: Vec<String> = (1..250)
+        .map(|n| revoked.token(&operator, &grown, now() - 1_000 + n))
+        .collect();
     while mesh.leader() != 0 {
         let leader = mesh.leader();
         mesh.nodes[leader].terminate();

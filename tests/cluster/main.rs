@@ -48,4 +48,6 @@ mod proxy;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod trust;

@@ -7,7 +7,7 @@ use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
 
 use crate::support::http::Connection;
-use crate::support::mesh::{NAMES, Nodes, status};
+use crate::support::mesh::{NAMES, Nodes, nats_link, status};
 use crate::support::mint::{Account, Operator, Revoked, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
@@ -222,12 +222,7 @@ fn a_mesh_is_not_formed_of_nodes_that_do_not_answer_or_belong_to_another_one() {
 fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
     let operator = Operator::new("O");
     let (account, nats_port) = (Account::new("A"), free_port());
-    let creds = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(creds.path(), operator.system.propagating_user().creds()).unwrap();
-    let link = format!(
-        "\n[[nats]]\nname = \"test\"\nservers = [\"nats://127.0.0.1:{nats_port}\"]\ncreds = {:?}\n",
-        creds.path()
-    );
+    let (_creds, link) = nats_link(&operator, nats_port);
     let mut mesh = Nodes::unformed_with(3, &operator.token(), &link).form();
     mesh.nodes[0].put(&operator.system, &operator.system_token());
     mesh.nodes[1].put(&account, &operator.account_at(&account, now() - 60));
@@ -353,7 +348,11 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         (account.id(), token)
     };
     let idle = mesh.nodes[away].program().resident_kb();
-    for (missed, by_snapshot) in [(BY_LOG, false), (BEYOND_THE_LOG, true)] {
+    for (missed, by_snapshot, is_killed) in [
+        (BY_LOG, false, false),
+        (BEYOND_THE_LOG, true, true),
+        (BEYOND_THE_LOG, true, false),
+    ] {
         mesh.nodes[away].kill();
         let log = mesh.folder.path().join(NAMES[leader]).join("log");
         let segments = || -> BTreeSet<_> {
@@ -371,14 +370,21 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
                 before.is_disjoint(&segments()).then_some(())
             });
         }
+        let mut logs = String::new();
+        if is_killed {
+            let (kills, log) = kill_while_it_installs(&mut mesh, away);
+            println!("killed {kills} times before a snapshot was there");
+            assert!(kills > 0);
+            logs = log;
+        }
         mesh.nodes[away].start_again();
         let (account, last) = upload(&mesh);
         eventually("it has caught up", || {
             (mesh.nodes[away].get_account(&account).text() == last).then_some(())
         });
         assert_eq!(mesh.nodes[away].get_account(&first.id()).text(), small);
-        let log = mesh.nodes[away].log();
-        assert_eq!(log.contains("has received the whole state"), by_snapshot, "{log}");
+        logs += &mesh.nodes[away].log();
+        assert_eq!(logs.contains(WHOLE), by_snapshot, "{logs}");
         let grown = mesh.nodes[away].program().resident_kb().saturating_sub(idle);
         println!("by snapshot {by_snapshot}: {grown} KiB more than before");
         // Beside the state in use, a snapshot has redb's cache of the one that is being built.
@@ -386,6 +392,29 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         assert!(grown < most, "by snapshot {by_snapshot}: {grown} KiB more than before");
     }
 }
+
+/// Kills a node again and again while the snapshot that it needs arrives, a little later each time, and when it is there;
+/// gives how often, and the log of the life in which it was there.
+fn kill_while_it_installs(mesh: &mut Nodes, node: usize) -> (u64, String) {
+    const STEP: u64 = 1024 * 1024;
+    let received = mesh.folder.path().join(NAMES[node]).join("state.redb.received");
+    let size = || std::fs::metadata(&received).map_or(0, |found| found.len());
+    for kills in 0.. {
+        mesh.nodes[node].start_again();
+        eventually("more of it arrives, or it is there", || {
+            (size() > kills * STEP || mesh.nodes[node].log().contains(WHOLE)).then_some(())
+        });
+        mesh.nodes[node].kill();
+        let log = mesh.nodes[node].log();
+        if log.contains(WHOLE) {
+            return (kills, log);
+        }
+    }
+    unreachable!("it is there at some time");
+}
+
+/// What a node says that was sent a snapshot.
+const WHOLE: &str = "has received the whole state";
 
 /// With timers that are shorter than a message takes they would elect leaders without end.
 #[test]

@@ -45,14 +45,23 @@ impl SmallDisk {
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         let holder = self.holder.id().to_string();
-        command.args(["--target", &holder, "--user", "--mount", "--preserve-credentials", program]);
+        command.args([
+            "--target",
+            &holder,
+            "--user",
+            "--mount",
+            "--preserve-credentials",
+            program,
+        ]);
         command
     }
 
     /// Where this test sees the file `name` of the disk.
     fn path(&self, name: &str) -> PathBuf {
         let folder = self.folder.strip_prefix("/").expect("an absolute path");
-        Path::new(&format!("/proc/{}/root", self.holder.id())).join(folder).join(name)
+        Path::new(&format!("/proc/{}/root", self.holder.id()))
+            .join(folder)
+            .join(name)
     }
 
     /// Fills it until `left` MiB are left.

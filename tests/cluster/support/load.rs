@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use super::history::{History, Outcome};
 use super::http::{Answer, Connection};
 use super::mint::{Account, Operator, claims, now};
+use super::nats_user::NatsUser;
 use super::node::Node;
-use super::process::eventually;
+use super::process::{PATIENCE, eventually};
 
 /// Accounts that everybody uploads.
 const CONTENDED: usize = 4;
@@ -36,6 +37,9 @@ struct Shared {
     once: Mutex<Vec<(String, String)>>,
     /// How often each node was started: a new life may begin a little before where the last one ended.
     lives: Vec<AtomicU32>,
+    /// Where the nodes are, and how many revoked users were cut off.
+    addresses: Vec<SocketAddr>,
+    revoked: AtomicU32,
     defects: Mutex<Vec<String>>,
 }
 
@@ -51,6 +55,8 @@ impl Load {
             acknowledged: Mutex::default(),
             once: Mutex::default(),
             lives: addresses.iter().map(|_| AtomicU32::new(0)).collect(),
+            addresses: addresses.to_vec(),
+            revoked: AtomicU32::new(0),
             defects: Mutex::default(),
         });
         let mut threads = Vec::new();
@@ -63,6 +69,17 @@ impl Load {
             threads.push(std::thread::spawn(move || watching.watch(address)));
         }
         Self { shared, threads }
+    }
+
+    /// Has users of one more account log in to `server` and revokes each of them, through one node after the other.
+    pub(crate) fn revoke(&mut self, server: SocketAddr) {
+        let revoking = self.shared.clone();
+        self.threads.push(std::thread::spawn(move || revoking.revoke(server)));
+    }
+
+    /// How many users were cut off.
+    pub(crate) fn revoked(&self) -> u32 {
+        self.shared.revoked.load(Ordering::SeqCst)
     }
 
     /// Starts a node again.
@@ -237,6 +254,38 @@ impl Shared {
                     404 if *newest == 0 => {}
                     status => self.defect(format!("node {node}: {status} {}", answer.text())),
                 }
+            }
+        }
+    }
+
+    fn revoke(&self, server: SocketAddr) {
+        let account = Account::new("revoked");
+        let mut issued = now() - 100_000;
+        while !self.stop.load(Ordering::Relaxed) {
+            let user = account.user();
+            issued += 1;
+            self.store_somewhere(&account, &self.operator.account_at(&account, issued));
+            // Until the NATS cluster has heard of the account.
+            let Ok(mut connection) = NatsUser::connect(server, &user) else {
+                continue;
+            };
+            issued += 1;
+            self.store_somewhere(&account, &self.operator.revoking(&account, &[&user], issued));
+            match connection.disconnected(PATIENCE).as_deref() {
+                Some("User Authentication Revoked") => drop(self.revoked.fetch_add(1, Ordering::SeqCst)),
+                other => self.defect(format!("a user was revoked and goes on: {other:?}")),
+            }
+        }
+    }
+
+    /// Uploads `token` until some node has stored it.
+    fn store_somewhere(&self, account: &Account, token: &str) {
+        let path = format!("/jwt/v1/accounts/{}", account.id());
+        for address in self.addresses.iter().cycle() {
+            let answer = Connection::plain(*address)
+                .and_then(|mut connection| connection.request("POST", &path, &[], token.as_bytes()));
+            if answer.is_ok_and(|answer| answer.status == 200) || self.stop.load(Ordering::Relaxed) {
+                return;
             }
         }
     }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::disks::SmallDisk;
+use super::mint::Operator;
 use super::node::Node;
 use super::process::{eventually, free_port};
 use super::proxy::{Direction, Proxy};
@@ -139,7 +140,14 @@ impl Nodes {
     /// The same with links that can be cut.
     #[track_caller]
     pub(crate) fn linked(count: usize, operator_token: &str) -> Self {
+        Self::linked_with(count, operator_token, "")
+    }
+
+    /// The same with more in cluster.toml.
+    #[track_caller]
+    pub(crate) fn linked_with(count: usize, operator_token: &str, more: &str) -> Self {
         let special = Special {
+            more,
             one_way: Some(Duration::ZERO),
             ..Special::default()
         };
@@ -252,4 +260,15 @@ pub(crate) fn status(node: &Node) -> Option<Value> {
     serde_json::from_slice(&done.stdout)
         .ok()
         .filter(|_| done.status.success())
+}
+
+/// The `[[nats]]` of a cluster.toml for the server at `port`, and the file with its creds.
+pub(crate) fn nats_link(operator: &Operator, port: u16) -> (NamedTempFile, String) {
+    let creds = NamedTempFile::new().expect("a temporary file");
+    fs::write(creds.path(), operator.system.propagating_user().creds()).expect("the test's own file is writable");
+    let link = format!(
+        "\n[[nats]]\nname = \"test\"\nservers = [\"nats://127.0.0.1:{port}\"]\ncreds = {:?}\n",
+        creds.path()
+    );
+    (creds, link)
 }
