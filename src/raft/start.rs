@@ -178,7 +178,7 @@ async fn begin<T: Transport>(
     };
     scope.spawn(
         "the log trimmer",
-        trimmer.run(move || contacts.held(), stores.space, scope.clone()),
+        trimmer.run(move |spare| contacts.held(spare), stores.space, scope.clone()),
     );
     Ok(core)
 }

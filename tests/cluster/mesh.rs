@@ -323,38 +323,59 @@ fn g2_a_leader_whose_clock_is_two_hours_wrong_decides_nobodys_times() {
     }
 }
 
-/// A node that was away gets what it missed from the log, and the whole state if that no longer has it, while uploads go
-/// on; what it has to apply does not fill its memory.
-#[test]
-fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
-    const BY_LOG: usize = 170;
-    const BEYOND_THE_LOG: usize = 400;
-    let operator = Operator::new("O");
-    let mut mesh = Nodes::formed(3, &operator.token());
-    let leader = mesh.leader();
-    let away = (leader + 1) % 3;
-    let first = Account::new("first");
-    let small = operator.account(&first);
-    mesh.nodes[leader].put(&first, &small);
-    let accounts: Vec<Account> = (0..8).map(|n| Account::new(&format!("A{n}"))).collect();
-    let revoked = Revoked::new();
-    let mut uploads = 0;
-    let mut upload = |mesh: &Nodes| {
-        let account = &accounts[uploads % accounts.len()];
-        let issued_at = now() - 1_000 + i64::try_from(uploads).expect("few");
-        let token = revoked.token(&operator, account, issued_at);
-        uploads += 1;
-        mesh.nodes[leader].put(account, &token);
+/// Uploads that a node misses: the log keeps the first number, and not the second.
+const BY_LOG: usize = 170;
+const BEYOND_THE_LOG: usize = 400;
+
+/// What a node says that was sent a snapshot.
+const WHOLE: &str = "has received the whole state";
+
+/// A mesh, one of whose nodes is away.
+struct Away {
+    mesh: Nodes,
+    operator: Operator,
+    leader: usize,
+    away: usize,
+    /// Uploaded before it went.
+    first: (Account, String),
+    accounts: Vec<Account>,
+    revoked: Revoked,
+    uploads: usize,
+}
+
+impl Away {
+    fn new() -> Self {
+        let operator = Operator::new("O");
+        let mesh = Nodes::formed(3, &operator.token());
+        let leader = mesh.leader();
+        let first = Account::new("first");
+        let small = operator.account(&first);
+        mesh.nodes[leader].put(&first, &small);
+        Self {
+            leader,
+            away: (leader + 1) % 3,
+            first: (first, small),
+            accounts: (0..8).map(|n| Account::new(&format!("A{n}"))).collect(),
+            revoked: Revoked::new(),
+            uploads: 0,
+            operator,
+            mesh,
+        }
+    }
+
+    fn upload(&mut self) -> (String, String) {
+        let account = &self.accounts[self.uploads % self.accounts.len()];
+        let issued_at = now() - 1_000 + i64::try_from(self.uploads).expect("few");
+        let token = self.revoked.token(&self.operator, account, issued_at);
+        self.uploads += 1;
+        self.mesh.nodes[self.leader].put(account, &token);
         (account.id(), token)
-    };
-    let idle = mesh.nodes[away].program().resident_kb();
-    for (missed, by_snapshot, is_killed) in [
-        (BY_LOG, false, false),
-        (BEYOND_THE_LOG, true, true),
-        (BEYOND_THE_LOG, true, false),
-    ] {
-        mesh.nodes[away].kill();
-        let log = mesh.folder.path().join(NAMES[leader]).join("log");
+    }
+
+    /// Ends the node, and uploads so many.
+    fn miss(&mut self, count: usize) {
+        self.mesh.nodes[self.away].kill();
+        let log = self.mesh.folder.path().join(NAMES[self.leader]).join("log");
         let segments = || -> BTreeSet<_> {
             let entries = std::fs::read_dir(&log).expect("the leader's log").flatten();
             entries.map(|entry| entry.file_name()).collect()
@@ -362,30 +383,46 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         let mut before = segments();
         // The last one is prepared, and holds nothing yet.
         before.pop_last();
-        for _ in 0..missed {
-            upload(&mesh);
+        for _ in 0..count {
+            self.upload();
         }
-        if by_snapshot {
+        if count == BEYOND_THE_LOG {
             eventually("the log no longer has what the node missed", || {
                 before.is_disjoint(&segments()).then_some(())
             });
         }
-        let mut logs = String::new();
-        if is_killed {
-            let (kills, log) = kill_while_it_installs(&mut mesh, away);
-            println!("killed {kills} times before a snapshot was there");
-            assert!(kills > 0);
-            logs = log;
-        }
-        mesh.nodes[away].start_again();
-        let (account, last) = upload(&mesh);
+    }
+
+    /// Waits until the node, which runs again, has what was uploaded before, meanwhile and since.
+    fn wait_until_it_has_everything(&mut self) {
+        let (account, last) = self.upload();
+        // Asked for again and again, and so a small one.
+        let marker = Account::new("marker");
+        self.mesh.nodes[self.leader].put(&marker, &self.operator.account(&marker));
+        let node = &self.mesh.nodes[self.away];
         eventually("it has caught up", || {
-            (mesh.nodes[away].get_account(&account).text() == last).then_some(())
+            (node.get_account(&marker.id()).status == 200).then_some(())
         });
-        assert_eq!(mesh.nodes[away].get_account(&first.id()).text(), small);
-        logs += &mesh.nodes[away].log();
-        assert_eq!(logs.contains(WHOLE), by_snapshot, "{logs}");
-        let grown = mesh.nodes[away].program().resident_kb().saturating_sub(idle);
+        assert_eq!(node.get_account(&account).text(), last);
+        let (first, small) = &self.first;
+        assert_eq!(node.get_account(&first.id()).text(), *small);
+    }
+}
+
+/// A node that was away gets what it missed from the log, and the whole state if that no longer has it, while uploads go
+/// on; what it has to apply does not fill its memory.
+#[test]
+fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
+    let mut world = Away::new();
+    let away = world.away;
+    let idle = world.mesh.nodes[away].program().resident_kb();
+    for (missed, by_snapshot) in [(BY_LOG, false), (BEYOND_THE_LOG, true)] {
+        world.miss(missed);
+        world.mesh.nodes[away].start_again();
+        world.wait_until_it_has_everything();
+        let log = world.mesh.nodes[away].log();
+        assert_eq!(log.contains(WHOLE), by_snapshot, "{log}");
+        let grown = world.mesh.nodes[away].program().resident_kb().saturating_sub(idle);
         println!("by snapshot {by_snapshot}: {grown} KiB more than before");
         // Beside the state in use, a snapshot has redb's cache of the one that is being built.
         let most = if by_snapshot { 200 * 1024 } else { 100 * 1024 };
@@ -393,28 +430,29 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
     }
 }
 
-/// Kills a node again and again while the snapshot that it needs arrives, a little later each time, and when it is there;
-/// gives how often, and the log of the life in which it was there.
-fn kill_while_it_installs(mesh: &mut Nodes, node: usize) -> (u64, String) {
+/// Killed again and again while the snapshot arrives, a little later each time, and right when it is there.
+#[test]
+fn g1_a_node_that_is_killed_while_it_installs_a_snapshot_starts_again_and_has_everything() {
     const STEP: u64 = 1024 * 1024;
-    let received = mesh.folder.path().join(NAMES[node]).join("state.redb.received");
+    let mut world = Away::new();
+    let away = world.away;
+    world.miss(BEYOND_THE_LOG);
+    let received = world.mesh.folder.path().join(NAMES[away]).join("state.redb.received");
     let size = || std::fs::metadata(&received).map_or(0, |found| found.len());
-    for kills in 0.. {
-        mesh.nodes[node].start_again();
+    let mut kills = 0;
+    while !world.mesh.nodes[away].log().contains(WHOLE) {
+        world.mesh.nodes[away].start_again();
         eventually("more of it arrives, or it is there", || {
-            (size() > kills * STEP || mesh.nodes[node].log().contains(WHOLE)).then_some(())
+            (size() > kills * STEP || world.mesh.nodes[away].log().contains(WHOLE)).then_some(())
         });
-        mesh.nodes[node].kill();
-        let log = mesh.nodes[node].log();
-        if log.contains(WHOLE) {
-            return (kills, log);
-        }
+        world.mesh.nodes[away].kill();
+        kills += 1;
     }
-    unreachable!("it is there at some time");
+    println!("killed {kills} times");
+    assert!(kills > 2);
+    world.mesh.nodes[away].start_again();
+    world.wait_until_it_has_everything();
 }
-
-/// What a node says that was sent a snapshot.
-const WHOLE: &str = "has received the whole state";
 
 /// With timers that are shorter than a message takes they would elect leaders without end.
 #[test]

@@ -29,7 +29,7 @@ impl Options {
         Self {
             store,
             segment_bytes: 64 << 20,
-            tail_bytes: 16 << 20,
+            tail_bytes: 8 << 20,
             group_bytes: 8 << 20,
             prepare: Prepare::Thread,
             must_exist: false,

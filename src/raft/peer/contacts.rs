@@ -140,16 +140,14 @@ impl Contacts {
     }
 
     /// The last entry that no peer needs which is being sent a snapshot, or was and catches up. `None` if there is no such
-    /// peer, or it is silent for too long.
-    pub(in crate::raft) fn held(&self) -> Option<u64> {
+    /// peer, it is silent for too long, or it has caught up with `spare`, up to where the log is not needed by others.
+    pub(in crate::raft) fn held(&self, spare: u64) -> Option<u64> {
         let mut inner = self.inner();
         let needed = inner.peers.values_mut().filter_map(|peer| {
             let (last, begun) = peer.snapshot?;
-            if peer
-                .answered
-                .max(Some(begun))
-                .is_some_and(|heard| heard.elapsed() > HELD_FOR)
-            {
+            let heard = peer.answered.max(Some(begun));
+            let is_silent = heard.is_some_and(|heard| heard.elapsed() > HELD_FOR);
+            if is_silent || peer.applied >= last.max(spare) {
                 peer.snapshot = None;
                 return None;
             }
@@ -297,17 +295,21 @@ mod tests {
     async fn a_peer_that_is_sent_a_snapshot_holds_what_it_needs_until_it_is_silent() {
         let contacts = Contacts::default();
         contacts.answered(2, "n2", 10, 0, false);
-        assert_eq!(contacts.held(), None);
+        assert_eq!(contacts.held(1_000), None);
         contacts.sends_snapshot(2, 100);
         contacts.sends_snapshot(3, 200);
-        assert_eq!(contacts.held(), Some(100), "the one that needs the most");
+        assert_eq!(contacts.held(1_000), Some(100), "the one that needs the most");
         contacts.answered(2, "n2", 300, 0, false);
-        assert_eq!(contacts.held(), Some(200));
+        assert_eq!(contacts.held(1_000), Some(200));
         tokio::time::advance(HELD_FOR / 2).await;
         contacts.answered(2, "n2", 400, 0, false);
         tokio::time::advance(HELD_FOR / 2 + Duration::from_secs(1)).await;
-        assert_eq!(contacts.held(), Some(400), "the third never answered");
+        assert_eq!(contacts.held(1_000), Some(400), "the third never answered");
         tokio::time::advance(HELD_FOR).await;
-        assert_eq!(contacts.held(), None);
+        assert_eq!(contacts.held(1_000), None);
+        contacts.sends_snapshot(2, 500);
+        contacts.answered(2, "n2", 600, 0, false);
+        assert_eq!(contacts.held(600), None, "it needs no more than others");
+        assert_eq!(contacts.held(1_000), None, "and is not held for again");
     }
 }

@@ -41,8 +41,8 @@ pub struct Trimmer {
 
 impl Trimmer {
     /// Purges every few seconds, until `scope` is stopped. `held` gives the last entry that no peer needs which is sent a
-    /// snapshot.
-    pub(in crate::raft) async fn run(self, held: impl Fn() -> Option<u64> + Send, space: Space, scope: Scope) {
+    /// snapshot, as long as that is before its argument.
+    pub(in crate::raft) async fn run(self, held: impl Fn(u64) -> Option<u64> + Send, space: Space, scope: Scope) {
         let mut hanging = None;
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,7 +62,7 @@ impl Trimmer {
             };
             let spare = self.log.last_before_newest(keep);
             // Where the disk is nearly full, a peer that needs another snapshot is the smaller evil.
-            let held = held().filter(|_| !space.is_low());
+            let held = spare.and_then(&held).filter(|_| !space.is_low());
             let far = self.log.last_before_newest(KEEP_SEGMENTS_FOR_SNAPSHOT);
             self.purge_upto(held.map_or(spare, |held| spare.min(Some(held)).max(far)))
                 .await;
