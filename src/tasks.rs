@@ -125,13 +125,14 @@ pub fn spawn_thread(
     })
 }
 
-/// Runs `work`, which waits for a disk, on a thread where nothing else waits for it. On a runtime with one thread, such as
-/// that of a simulation, it runs at once.
+/// Runs `work`, which waits for a disk, on a thread where nothing else waits for it. Without a runtime, or on one with one
+/// thread, such as that of a simulation, it runs at once.
 pub async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
-        return work();
+    let runtime = Handle::try_current();
+    if runtime.is_ok_and(|runtime| runtime.runtime_flavor() != RuntimeFlavor::CurrentThread) {
+        return joined(tokio::task::spawn_blocking(work)).await;
     }
-    joined(tokio::task::spawn_blocking(work)).await
+    work()
 }
 
 /// What a task gives that nobody aborts. Its panic goes on here.

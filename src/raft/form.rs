@@ -126,14 +126,17 @@ impl Raft {
 
     /// Refuses timers that cannot work: the nodes would elect leaders without end, or never.
     async fn check_distance(&self, node: &Member) -> Result<(), Unformed> {
-        let mut shortest = PATIENCE;
+        let mut shortest = None;
         // The first time they connected, and any one message may have been held up.
         for _ in 0..3 {
             let begun = Instant::now();
             if self.0.peers.hello(node.clone(), PATIENCE).await.is_ok() {
-                shortest = shortest.min(begun.elapsed());
+                let taken = begun.elapsed();
+                shortest = Some(shortest.map_or(taken, |shortest: Duration| shortest.min(taken)));
             }
         }
+        let shortest =
+            shortest.ok_or_else(|| Unformed(format!("node {:?} answers no longer: nothing was changed", node.name)))?;
         let settings = &self.0.settings;
         let longest = settings.longest_round_trip();
         if shortest <= longest {

@@ -22,7 +22,7 @@ use crate::state::Mark;
 use crate::state::SnapshotView;
 use crate::state::State;
 use crate::tasks::FaultHandle;
-use crate::tasks::chain;
+use crate::tasks::{chain, off_the_workers};
 
 /// openraft over our state.
 pub type Core = openraft::Raft<Types, Machine>;
@@ -78,6 +78,10 @@ impl Current {
         }
     }
 }
+
+/// An entry larger than this is of many accounts. Each row of theirs may have to be read from the file, for which the
+/// threads that send heartbeats must not wait.
+const INLINE_BYTES: usize = 16 * 1024;
 
 /// A view as a snapshot, for one that was received.
 pub(super) fn snapshot_of(view: SnapshotView) -> Result<Snapshot, String> {
@@ -141,23 +145,22 @@ impl Machine {
         }
         Ok(())
     }
+}
 
-    fn apply_one(&self, entry: &Entry) -> Result<Reply, Fault> {
-        let mark = Mark {
-            index: entry.log_id.index,
-            log_id: encode(&forms::LogId::from(entry.log_id)),
-        };
-        let outcomes = match &entry.payload {
-            EntryPayload::Blank => self.state.apply(mark, Effect::Blank)?,
-            EntryPayload::Normal(payload) => self.state.apply(mark, Effect::Command(&payload.0))?,
-            EntryPayload::Membership(membership) => {
-                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
-                self.state
-                    .apply(mark, Effect::Membership(encode(&AgreedMembership::from(&stored))))?
-            }
-        };
-        Ok(Reply(outcomes))
-    }
+fn apply_one(state: &State, entry: &Entry) -> Result<Reply, Fault> {
+    let mark = Mark {
+        index: entry.log_id.index,
+        log_id: encode(&forms::LogId::from(entry.log_id)),
+    };
+    let outcomes = match &entry.payload {
+        EntryPayload::Blank => state.apply(mark, Effect::Blank)?,
+        EntryPayload::Normal(payload) => state.apply(mark, Effect::Command(&payload.0))?,
+        EntryPayload::Membership(membership) => {
+            let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+            state.apply(mark, Effect::Membership(encode(&AgreedMembership::from(&stored))))?
+        }
+    };
+    Ok(Reply(outcomes))
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -178,12 +181,20 @@ impl RaftStateMachine<Types> for Machine {
     {
         while let Some((entry, proposer)) = entries.try_next().await? {
             self.wait_for_room().await?;
+            let index = entry.log_id.index;
+            let is_large = matches!(&entry.payload, EntryPayload::Normal(payload) if payload.0.len() > INLINE_BYTES);
             // openraft would notice a panic of its apply task only with the next entry.
-            let applied = catch_unwind(AssertUnwindSafe(|| self.apply_one(&entry)));
+            let state = self.state.clone();
+            let applying = move || catch_unwind(AssertUnwindSafe(|| apply_one(&state, &entry)));
+            let applied = if is_large {
+                off_the_workers(applying).await
+            } else {
+                applying()
+            };
             let applied = applied
                 .map_err(|_panic| self.report("applying an entry has panicked; this is a defect of the program"))?;
             let reply = applied.map_err(|fault| self.report(chain(&fault)))?;
-            self.revision.send_replace(entry.log_id.index);
+            self.revision.send_replace(index);
             if let Some(proposer) = proposer {
                 proposer.send(reply);
             }

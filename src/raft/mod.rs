@@ -51,7 +51,7 @@
 //!   the same bytes.
 //! - It gives no type of openraft to the rooms above. Tests get them, since they drive the stores through openraft's
 //!   traits.
-//! - It never trusts a peer: what arrives is checked before openraft sees it (`peer/handler.rs`), and what a follower sends
+//! - It never trusts a peer: what arrives is checked before openraft sees it (`peer/handler/`), and what a follower sends
 //!   to be stored is verified again by the resolver of the leader.
 //!
 //! `tests/mesh` runs several voters under simulated time with the real stores, handler and network code, over a network
@@ -76,7 +76,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use peer::{Handler, Speak};
-use propose::{Batcher, Leader, PROPOSE_TIMEOUT, Proposer, Route, Settle, Tried};
+use propose::{Batcher, PROPOSE_TIMEOUT, Proposer, Route, Settle};
 use stores::Space;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -138,16 +138,11 @@ impl Raft {
     /// Proposes `command` in an entry of its own and waits until it is applied here; returns its outcome.
     pub async fn propose<P: Proposal + Clone>(&self, command: P) -> Result<P::Outcome, ProposeError> {
         self.check_space()?;
-        let here = || async {
-            let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.0.proposer.propose(command.clone())).await;
-            self.settled(proposed.unwrap_or(Err(ProposeError::OutcomeUnknown)))
-                .await
-        };
-        let command = || command.clone().into();
         let route = &self.0.route;
-        route
-            .propose(here, command, P::outcome, |_| false, Tried::nothing())
-            .await
+        let here = || async { self.settled(self.0.proposer.propose(command.clone()).await).await };
+        let there = || route.forward_one(command.clone().into(), P::outcome);
+        let is_doubtful = |outcome: &P::Outcome| !P::has_happened(outcome);
+        route.propose(here, there, is_doubtful, P::IS_REPEATABLE).await
     }
 
     /// Proposes one account, in one entry with the other submissions that wait, and returns its outcome once the entry
@@ -158,27 +153,10 @@ impl Raft {
             self.settled(self.0.batcher.submit(trust_epoch, item.clone()).await)
                 .await
         };
-        let command = || {
-            let items = vec![item.clone()];
-            PutAccounts { trust_epoch, items }.into()
-        };
-        let only = |outcomes| PutAccounts::outcome(outcomes).and_then(|mut each| each.pop());
-        let mut tried = Tried::nothing();
-        if let Leader::Other(..) = self.0.route.leader()? {
-            match self.0.forwards.submit(trust_epoch, item.clone()).await {
-                Err(ProposeError::NoLeader) => {}
-                Err(ProposeError::OutcomeUnknown) => tried.sent = true,
-                decided => return decided,
-            }
-        }
+        let there = || self.0.forwards.submit(trust_epoch, item.clone());
         // It may have been stored the first time, and then superseded, or the trust may have changed since.
-        let is_doubtful = |outcome: &AccountOutcome| {
-            !matches!(
-                outcome,
-                AccountOutcome::Stored { .. } | AccountOutcome::Unchanged { .. }
-            )
-        };
-        self.0.route.propose(here, command, only, is_doubtful, tried).await
+        let is_doubtful = |outcome: &AccountOutcome| !outcome.has_happened();
+        self.0.route.propose(here, there, is_doubtful, true).await
     }
 
     /// Has a follower's `command`, which was verified, agreed on by this node and no other: [`ProposeError::NoLeader`]

@@ -55,6 +55,7 @@ impl Raft {
             peers: peers.clone(),
             revision: revision.clone(),
             stale_after: Duration::from_millis(config.election_timeout_max),
+            rounds: Arc::default(),
         };
         let batcher = |agree: Agree| {
             let (state, flushed) = (stores.state.clone(), stores.flushed.clone());

@@ -91,6 +91,8 @@ pub(super) struct Inner {
     // Permits, and the requests that it passes on to publishers.
     pub(super) reading: Reading,
     pub(super) verifying: Arc<Semaphore>,
+    /// The same for what other nodes forward: clients' large tokens must not hold it up.
+    pub(super) checking: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
     pub(super) resends: Resends,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
@@ -119,6 +121,7 @@ impl Resolver {
             ready: AtomicBool::new(true),
             reading: Reading::on_this_runtime(),
             verifying: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
+            checking: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             resends: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),

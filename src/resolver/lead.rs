@@ -85,7 +85,7 @@ impl Resolver {
             items.iter().try_for_each(|item| check_account(item, &keys.keys, now))?;
             Ok(items)
         };
-        self.weighed(bytes, checked).await?
+        self.weighed(&self.0.checking, bytes, checked).await?
     }
 }
 

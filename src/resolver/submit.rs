@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 use super::handle::{Resolver, VerifiedTrust};
@@ -143,14 +144,15 @@ impl Resolver {
         let verify = move |body: &Bytes| -> Result<_, Rejection> {
             Verified::<AccountClaims>::verify(Token::parse(body)?, &trust.keys, now)
         };
-        self.weighed(body.len(), move || verify(&body))
+        self.weighed(&self.0.verifying, body.len(), move || verify(&body))
             .await?
             .map_err(SubmitError::Rejected)
     }
 
-    /// Does `work` on this many bytes of tokens: here, or where it holds up nobody.
+    /// Does `work` on this many bytes of tokens: here, or where it holds up nobody, with one of `slots`.
     pub(super) async fn weighed<T: Send + 'static>(
         &self,
+        slots: &Arc<Semaphore>,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SubmitError> {
@@ -158,7 +160,7 @@ impl Resolver {
             return Ok(work());
         }
         // The semaphore is never closed.
-        let Ok(slot) = self.0.verifying.clone().acquire_owned().await else {
+        let Ok(slot) = slots.clone().acquire_owned().await else {
             return Err(ProposeError::Busy.into());
         };
         let done = off_the_workers(move || {

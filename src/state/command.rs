@@ -86,6 +86,13 @@ pub trait Proposal: Into<Command> {
     /// What applying it gives.
     type Outcome;
 
+    /// Whether it may be proposed again where it is not known whether it was agreed on.
+    const IS_REPEATABLE: bool;
+
+    /// Whether `outcome` says that the command has had its effect. Of a command that was proposed again nothing else tells
+    /// what became of the first time.
+    fn has_happened(outcome: &Self::Outcome) -> bool;
+
     /// The outcome of this command in `outcomes`; `None` if they are another command's.
     fn outcome(outcomes: Outcomes) -> Option<Self::Outcome>;
 }
@@ -238,6 +245,13 @@ pub enum AccountOutcome {
     NotTrusted,
 }
 
+impl AccountOutcome {
+    /// Whether the token is the current one.
+    pub fn has_happened(&self) -> bool {
+        matches!(self, Self::Stored { .. } | Self::Unchanged { .. })
+    }
+}
+
 /// The outcome of one [`PutOperator`] or a [`ReplaceOperator`]. Deterministic: the same on every node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperatorOutcome {
@@ -260,6 +274,13 @@ pub enum OperatorOutcome {
     },
     /// It, or the operator to replace, is not among the trusted operators, and none can be added this way.
     NotTrusted,
+}
+
+impl OperatorOutcome {
+    /// Whether the token is the current one.
+    pub fn has_happened(&self) -> bool {
+        matches!(self, Self::Stored { .. } | Self::Unchanged { .. })
+    }
 }
 
 /// The outcomes of an entry: one for each item of the command that it carried, in order.
@@ -291,7 +312,7 @@ pub struct TakeLease {
 }
 
 macro_rules! proposal {
-    ($name:ident, $outcome:ty, $pattern:pat => $value:expr) => {
+    ($name:ident, $repeatable:expr, $outcome:ty, $pattern:pat => $value:expr, $happened:expr) => {
         impl From<$name> for Command {
             fn from(command: $name) -> Self {
                 Self::$name(command)
@@ -300,6 +321,13 @@ macro_rules! proposal {
 
         impl Proposal for $name {
             type Outcome = $outcome;
+
+            const IS_REPEATABLE: bool = $repeatable;
+
+            fn has_happened(outcome: &$outcome) -> bool {
+                let has_happened: fn(&$outcome) -> bool = $happened;
+                has_happened(outcome)
+            }
 
             fn outcome(outcomes: Outcomes) -> Option<$outcome> {
                 match outcomes {
@@ -311,9 +339,14 @@ macro_rules! proposal {
     };
 }
 
-proposal!(PutAccounts, Vec<AccountOutcome>, Outcomes::Accounts(each) => each);
-proposal!(PutOperators, Vec<OperatorOutcome>, Outcomes::Operators(each) => each);
-proposal!(MarkPropagated, (), Outcomes::Marked => ());
-proposal!(OverrideAccount, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop());
-proposal!(TakeLease, Option<Revision>, Outcomes::Lease(granted) => granted);
-proposal!(ReplaceOperator, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop());
+proposal!(PutAccounts, true, Vec<AccountOutcome>, Outcomes::Accounts(each) => each,
+    |each| each.iter().all(AccountOutcome::has_happened));
+proposal!(PutOperators, true, Vec<OperatorOutcome>, Outcomes::Operators(each) => each,
+    |each| each.iter().all(OperatorOutcome::has_happened));
+proposal!(MarkPropagated, true, (), Outcomes::Marked => (), |()| true);
+// Repeated behind another one it would take that one's place.
+proposal!(OverrideAccount, false, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop(),
+    |one| one.as_ref().is_some_and(AccountOutcome::has_happened));
+proposal!(TakeLease, true, Option<Revision>, Outcomes::Lease(granted) => granted, Option::is_some);
+proposal!(ReplaceOperator, true, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop(),
+    |one| one.as_ref().is_some_and(OperatorOutcome::has_happened));

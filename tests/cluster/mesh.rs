@@ -437,8 +437,14 @@ fn g1_a_node_that_is_killed_while_it_installs_a_snapshot_starts_again_and_has_ev
     let mut world = Away::new();
     let away = world.away;
     world.miss(BEYOND_THE_LOG);
-    let received = world.mesh.folder.path().join(NAMES[away]).join("state.redb.received");
-    let size = || std::fs::metadata(&received).map_or(0, |found| found.len());
+    let data = world.mesh.folder.path().join(NAMES[away]);
+    let size = || {
+        let files = std::fs::read_dir(&data).expect("its folder").flatten();
+        let received = files.filter(|file| file.file_name().to_string_lossy().contains(".received"));
+        received
+            .filter_map(|file| Some(file.metadata().ok()?.len()))
+            .sum::<u64>()
+    };
     let mut kills = 0;
     while !world.mesh.nodes[away].log().contains(WHOLE) {
         world.mesh.nodes[away].start_again();

@@ -38,7 +38,7 @@ fn hold(voters: u64, default: u64) {
         sum.acknowledged, sum.forwarded, sum.reads, sum.published, sum.crashes, sum.pieces, sum.transfers
     );
     let (many, some) = (50 * count, count);
-    let enough = sum.acknowledged > many && sum.forwarded > some && sum.reads > many && sum.published > many;
+    let enough = sum.acknowledged > many && sum.forwarded > some && sum.reads > many && sum.published > some;
     assert!(
         count < 10 || (enough && sum.crashes > some && sum.pieces > some),
         "the simulation does too little"

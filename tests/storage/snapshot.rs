@@ -117,7 +117,13 @@ fn what_is_damaged_cut_off_doubled_or_out_of_order_is_refused() {
 fn a_received_file_takes_the_place_of_the_state_file_and_an_unfinished_one_is_removed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("state.redb");
-    let received = folder.path().join("state.redb.received");
+    let received = || {
+        let entries = std::fs::read_dir(folder.path())
+            .expect("the test's own folder")
+            .flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains(".received")).count()
+    };
     let sent = filled(300);
     let (first, last) = (pieces(&sent), sent.digest().expect("a digest"));
     let state = State::open_file(&path, options()).expect("a new state");
@@ -125,21 +131,30 @@ fn a_received_file_takes_the_place_of_the_state_file_and_an_unfinished_one_is_re
     let mut import = state.begin_import().expect("begins");
     import.add(&first[0]).expect("the header");
     import.add(&first[1]).expect("a block");
-    assert!(received.exists());
+    assert_eq!(received(), 1);
     drop(import);
-    assert!(!received.exists(), "what is not finished is removed");
+    assert_eq!(received(), 0, "what is not finished is removed");
     let mut import = state.begin_import().expect("begins");
     import.add(&first[0]).expect("the header");
     // The power fails.
     std::mem::forget(import);
     drop(state);
     let state = State::open_file(&path, options()).expect("opens");
-    assert!(!received.exists(), "a start removes it too");
+    assert_eq!(received(), 0, "a start removes it too");
     assert_eq!(state.digest().expect("a digest"), before);
     let mut import = state.begin_import().expect("begins");
     first.iter().for_each(|piece| import.add(piece).expect("a good piece"));
-    state.install(import.finish().expect("whole")).expect("takes its place");
-    assert!(!received.exists(), "it is the state file now");
+    let whole = import.finish().expect("whole");
+    // Its sender has not heard that it is whole, and begins again.
+    let mut repeated = state.begin_import().expect("begins");
+    repeated.add(&first[0]).expect("the header");
+    state.install(whole).expect("takes its place");
+    assert_eq!(received(), 1, "one is the state file now");
+    drop(repeated);
+    let mut unused = state.begin_import().expect("begins");
+    first.iter().for_each(|piece| unused.add(piece).expect("a good piece"));
+    drop(unused.finish().expect("whole"));
+    assert_eq!(received(), 0, "nobody wanted the others");
     assert_eq!(state.digest().expect("a digest"), last);
     drop(state);
     let state = State::open_file(&path, options()).expect("opens again");

@@ -20,6 +20,7 @@ use crate::raft::log::options::Options;
 use crate::raft::log::prepare::segment_name;
 use crate::raft::log::writer::{self, LogWriter, WriteCommand};
 use crate::raft::runtime::{Entry, LogId, StorageError, Types, Vote};
+use crate::tasks::off_the_workers;
 
 /// Bytes of entries in one message to a peer, and of those that are read at once to be applied.
 const PAYLOAD_BYTES: usize = 1 << 20;
@@ -97,6 +98,18 @@ impl LogStore {
         self.queue.send(command).await.map_err(|_| ended())
     }
 
+    /// Reads on the thread that asks what is in memory, and the rest where it may wait for the disk.
+    async fn read_off(&self, range: Range<u64>, limit: Option<usize>) -> io::Result<Vec<Entry>> {
+        let is_in_memory = lock(&self.memory).find(range.clone(), limit).0.is_empty();
+        let entries = if is_in_memory {
+            self.read(range, limit)
+        } else {
+            let log = self.clone();
+            off_the_workers(move || log.read(range, limit)).await
+        };
+        entries.map_err(io::Error::other)
+    }
+
     fn read(&self, range: Range<u64>, limit: Option<usize>) -> Result<Vec<Entry>, LogFault> {
         let (places, tailed, files) = {
             let memory = lock(&self.memory);
@@ -162,11 +175,11 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read(bounds(&range), None).map_err(io::Error::other)
+        self.read_off(bounds(&range), None).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.read(start..end, Some(PAYLOAD_BYTES)).map_err(io::Error::other)
+        self.read_off(start..end, Some(PAYLOAD_BYTES)).await
     }
 
     /// The entries of `range`, about a MiB at a time: openraft's own form of this holds all of them in
@@ -182,7 +195,7 @@ impl RaftLogReader<Types> for LogStore {
             if range.is_empty() {
                 return Ok(None);
             }
-            let entries = log.read(range.clone(), Some(PAYLOAD_BYTES)).map_err(io::Error::other)?;
+            let entries = log.read_off(range.clone(), Some(PAYLOAD_BYTES)).await?;
             if entries.first().map(|entry| entry.log_id.index) != Some(range.start) {
                 return Err(io::Error::other(format!("the log does not hold entry {}", range.start)));
             }

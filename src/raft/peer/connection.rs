@@ -1,12 +1,12 @@
 //! Connections to peers: HTTP/2 over TLS, two to each, opened when something is to be sent.
 //!
 //! A name is resolved at every attempt, so that one that does not resolve yet keeps nobody from starting. A connection on
-//! which a call had no answer in time is closed: after a cut TCP would take long to notice that the peer is back. One
+//! which nothing is answered for a while is closed: after a cut TCP would take long to notice that the peer is back. One
 //! whose certificate files have changed is opened again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 
 use super::network::{CallError, Lane, Transport};
 use crate::config::PeerTls;
@@ -40,7 +41,32 @@ pub(super) const WINDOW: u32 = 4 * 1024 * 1024;
 /// The connections by the names of their peers.
 type Slots = HashMap<(String, Lane), Arc<Mutex<Slot>>>;
 
-type Sender = SendRequest<Bytes>;
+/// A connection on which nothing was answered for so long is closed, with the calls on it. A line that is slow, or full of
+/// entries, is not silent.
+const SILENT_FOR: Duration = Duration::from_secs(1);
+
+/// An open connection. Clones are the same.
+#[derive(Clone)]
+struct Open {
+    sender: SendRequest<Bytes>,
+    /// When the last answer arrived.
+    heard: Arc<StdMutex<Instant>>,
+    /// Ends the calls on it.
+    closed: CancellationToken,
+}
+
+impl Open {
+    fn heard(&self) -> MutexGuard<'_, Instant> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes it, unless it has answered something lately.
+    fn close_if_silent(&self) {
+        if self.heard().elapsed() >= SILENT_FOR {
+            self.closed.cancel();
+        }
+    }
+}
 
 /// Connections to all peers. Clones share them.
 #[derive(Clone)]
@@ -56,12 +82,10 @@ struct Inner {
 
 #[derive(Default)]
 struct Slot {
-    open: Option<Sender>,
+    open: Option<Open>,
     /// The certificate files when it was opened.
     stamp: Stamp,
     looked: Option<Instant>,
-    /// Counts connections, so that a late failure does not close the next one.
-    number: u64,
 }
 
 impl Connections {
@@ -80,9 +104,9 @@ impl Connections {
         slots.entry((name.to_owned(), lane)).or_default().clone()
     }
 
-    /// The open connection to `to`, or a new one, and its number. Whoever waits for a new one may give up: it is opened all
+    /// The open connection to `to`, or a new one. Whoever waits for a new one may give up: it is opened all
     /// the same, by one task at a time, and found by the next call.
-    async fn sender(&self, slot: Arc<Mutex<Slot>>, to: &Member) -> Result<(Sender, u64), String> {
+    async fn open_to(&self, slot: Arc<Mutex<Slot>>, to: &Member) -> Result<Open, String> {
         let mut slot = slot.lock_owned().await;
         if slot.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
             slot.looked = Some(Instant::now());
@@ -93,12 +117,11 @@ impl Connections {
                 slot.open = None;
             }
         }
-        if let Some(sender) = slot.open.clone() {
-            // It knows that its connection has ended, and waits where too many calls are on their way.
-            if let Ok(sender) = sender.ready().await {
-                return Ok((sender, slot.number));
+        if let Some(open) = slot.open.clone().filter(|open| !open.closed.is_cancelled()) {
+            // It knows that its connection has ended.
+            if let Ok(sender) = open.sender.ready().await {
+                return Ok(Open { sender, ..open });
             }
-            slot.open = None;
         }
         let (connections, to) = (self.clone(), to.clone());
         let opened = self
@@ -108,20 +131,19 @@ impl Connections {
         opened.await
     }
 
-    async fn open(&self, slot: &mut Slot, to: &Member) -> Result<(Sender, u64), String> {
+    async fn open(&self, slot: &mut Slot, to: &Member) -> Result<Open, String> {
         slot.open = None;
         let connected = tokio::time::timeout(CONNECT_WITHIN, self.connect(to));
-        let sender = match self.0.scope.until_stop(connected).await {
+        let open = match self.0.scope.until_stop(connected).await {
             Some(Ok(connected)) => connected?,
             Some(Err(_)) => return Err(format!("no connection within {} s", CONNECT_WITHIN.as_secs())),
             None => return Err("this node is ending".to_owned()),
         };
-        slot.number += 1;
-        slot.open = Some(sender.clone());
-        Ok((sender, slot.number))
+        slot.open = Some(open.clone());
+        Ok(open)
     }
 
-    async fn connect(&self, to: &Member) -> Result<Sender, String> {
+    async fn connect(&self, to: &Member) -> Result<Open, String> {
         let address = self.0.nodes.get(&to.name).unwrap_or(&to.peer);
         let stream = TcpStream::connect(address.as_str())
             .await
@@ -142,12 +164,17 @@ impl Connections {
             .handshake(stream)
             .await;
         let (sender, connection) = shaken.map_err(|error| format!("HTTP/2 with {address}: {}", chain(&error)))?;
-        let scope = self.0.scope.clone();
+        let (scope, closed) = (self.0.scope.clone(), CancellationToken::new());
+        let open = Open {
+            sender,
+            heard: Arc::new(StdMutex::new(Instant::now())),
+            closed: closed.clone(),
+        };
         self.0.scope.spawn("a connection to a peer", async move {
             // How it ended is told to whoever has a call on it.
-            let _ = scope.until_stop(connection).await;
+            let _ = scope.until_stop(closed.run_until_cancelled(connection)).await;
         });
-        Ok(sender)
+        Ok(open)
     }
 }
 
@@ -155,8 +182,8 @@ impl Transport for Connections {
     async fn call(&self, to: &Member, lane: Lane, body: Bytes, patience: Duration) -> Result<Bytes, CallError> {
         let slot = self.slot(&to.name, lane);
         let until = Instant::now() + patience;
-        let connected = tokio::time::timeout_at(until, self.sender(slot.clone(), to)).await;
-        let (mut sender, number) = match connected {
+        let connected = tokio::time::timeout_at(until, self.open_to(slot, to)).await;
+        let mut open = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(reason)) => return Err(CallError::NotSent(reason)),
             Err(_) => return Err(CallError::NotSent(format!("no connection to {} in time", to.name))),
@@ -164,23 +191,31 @@ impl Transport for Connections {
         let request = Request::post(format!("https://{}{}", to.name, lane.path())).body(());
         let request = request.map_err(|error| CallError::NotSent(error.to_string()))?;
         let answer = async {
-            let (answer, mut out) = sender.send_request(request, false)?;
+            let (answer, mut out) = open.sender.send_request(request, false)?;
             out.send_data(body, true)?;
             let answer = answer.await?;
             Ok::<_, h2::Error>((answer.status(), read(answer.into_body()).await?))
         };
-        let failed = match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok((StatusCode::OK, body))) => return Ok(body),
-            Ok(Ok((_, body))) => return Err(CallError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
-            Ok(Err(error)) => chain(&error),
-            Err(_) => "no answer in time".to_owned(),
+        let closed = open.closed.clone();
+        let answered = tokio::time::timeout_at(until, closed.run_until_cancelled(answer)).await;
+        let failed = match answered {
+            Ok(Some(Ok((status, body)))) => {
+                *open.heard() = Instant::now();
+                return match status {
+                    StatusCode::OK => Ok(body),
+                    _ => Err(CallError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
+                };
+            }
+            Ok(Some(Err(error))) => {
+                closed.cancel();
+                chain(&error)
+            }
+            Ok(None) => "the connection was silent for too long".to_owned(),
+            Err(_) => {
+                open.close_if_silent();
+                "no answer in time".to_owned()
+            }
         };
-        // Whoever holds the slot opens a new connection, or finds this one in use and has its own failure.
-        if let Ok(mut slot) = slot.try_lock()
-            && slot.number == number
-        {
-            slot.open = None;
-        }
         Err(CallError::NoAnswer(failed))
     }
 }

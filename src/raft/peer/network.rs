@@ -23,7 +23,7 @@ use super::handler::{Handler, Membered};
 use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
 };
-use super::pipeline::pipelined;
+use super::pipeline::{fits, pipelined};
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
 use crate::raft::runtime::{Member, Snapshot, Types, Vote};
@@ -40,6 +40,12 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// After this long without progress a snapshot is given up; a newer one is tried.
 const SNAPSHOT_STUCK: Duration = Duration::from_secs(60);
+
+/// The pause after a snapshot that was refused.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a peer may take for entries, however many are on their way before them: 2 MiB at 10 Mbit/s.
+const ENTRIES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a peer may take to note that an account is to be sent again.
 const RESEND_PATIENCE: Duration = Duration::from_secs(1);
@@ -146,12 +152,7 @@ impl<T: Transport> Peers<T> {
         patience: Duration,
     ) -> Result<AnswerContent, CallError> {
         let contacts = &self.handler.inner().contacts;
-        let body = encode(&(self.envelope(to, uuid(&peer.store)), request));
-        let answered = self.transport.call(peer, lane, body, patience).await;
-        let answer = answered.and_then(|bytes| {
-            decode::<Answer>(&bytes).map_err(|error| CallError::Refused(format!("its answer is unreadable: {error}")))
-        });
-        match answer {
+        match self.call(to, peer, lane, request, patience).await {
             Ok(answer) => {
                 let offset = answer.now.saturating_sub(self.handler.inner().clock.now());
                 contacts.answered(to, &peer.name, answer.applied, offset, answer.is_disk_bad);
@@ -164,9 +165,24 @@ impl<T: Transport> Peers<T> {
         }
     }
 
+    async fn call(
+        &self,
+        to: u64,
+        peer: &Member,
+        lane: Lane,
+        request: Request,
+        patience: Duration,
+    ) -> Result<Answer, CallError> {
+        let body = encode(&(self.envelope(to, uuid(&peer.store)), request));
+        let answered = self.transport.call(peer, lane, body, patience).await?;
+        // It did what it was asked, whatever that was.
+        decode(&answered).map_err(|error| CallError::NoAnswer(format!("its answer is unreadable: {error}")))
+    }
+
     /// Asks the node at `peer`, which may not be a member, who it is.
     pub(super) async fn say_hello(&self, peer: &Member, patience: Duration) -> Result<Introduction, CallError> {
-        match self.ask(0, peer, Lane::Bulk, Request::Hello, patience).await? {
+        // It has no number yet under which the contact could be remembered.
+        match self.call(0, peer, Lane::Bulk, Request::Hello, patience).await?.content {
             AnswerContent::Hello(introduction) => Ok(introduction),
             _ => Err(unexpected()),
         }
@@ -241,7 +257,7 @@ fn uuid(hex: &str) -> Uuid {
 }
 
 fn unexpected() -> CallError {
-    CallError::Refused("it answered something else than it was asked".to_owned())
+    CallError::NoAnswer("it answered something else than it was asked".to_owned())
 }
 
 impl<T: Transport> RaftNetworkFactory<Types> for Peers<T> {
@@ -325,12 +341,20 @@ impl<T: Transport> Link<T> {
                 Ok(AnswerContent::Wanted(next)) if next >= wanted => {
                     if next > wanted {
                         stuck_since = Instant::now();
+                    } else if stuck_since.elapsed() > SNAPSHOT_STUCK {
+                        return Err(broken(unexpected()));
+                    } else {
+                        tokio::time::sleep(BACKOFF).await;
                     }
                     wanted = next;
                 }
                 // The peer has lost what it had: from the beginning, with a newer snapshot.
                 Ok(_) => return Err(broken(unexpected())),
-                Err(error @ CallError::Refused(_)) => return Err(broken(error)),
+                Err(error @ CallError::Refused(_)) => {
+                    // Such as for want of room, and the next attempt counts everything again.
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    return Err(broken(error));
+                }
                 Err(error) if stuck_since.elapsed() > SNAPSHOT_STUCK => return Err(broken(error)),
                 Err(_) => tokio::time::sleep(BACKOFF).await,
             }
@@ -350,6 +374,8 @@ impl<T: Transport> Link<T> {
             return Err(Unreachable::new(&hanging).into());
         }
         let (vote, sent) = (request.vote, Instant::now());
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let mut append = Append::from(request);
         let age = self.quorum_age(vote).map(|age| age.as_millis());
         append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
@@ -359,6 +385,9 @@ impl<T: Transport> Link<T> {
         match self.ask(Request::Append(append), patience).await? {
             AnswerContent::Append(appended) => {
                 let response = AppendEntriesResponse::from(appended);
+                if !fits(&response, previous, last) {
+                    return Err(wrong());
+                }
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     let contacts = &self.peers.handler.inner().contacts;
                     contacts.acknowledged(vote, self.to, sent);
@@ -386,6 +415,7 @@ impl<T: Transport> Link<T> {
     }
 }
 
+/// For an answer that nobody gives to what was asked.
 fn wrong() -> RPCError<Types> {
     Unreachable::new(&unexpected()).into()
 }
@@ -411,9 +441,13 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
     {
         self.stream.stream += 1;
         let link: &'s Self = self;
-        let send = move |request, place, ahead: u32| {
+        let send = move |request: AppendEntriesRequest<Types>, place, ahead: u32| {
             // The peer takes those before it first.
-            let patience = option.hard_ttl() * (ahead + 1);
+            let patience = if request.entries.is_empty() {
+                option.hard_ttl() * (ahead + 1)
+            } else {
+                ENTRIES_PATIENCE.max(option.hard_ttl() * (ahead + 1))
+            };
             link.append(request, Some(place), patience)
         };
         Box::pin(ready(Ok(pipelined(requests, link.stream, send).boxed())))

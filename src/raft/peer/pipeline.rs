@@ -14,7 +14,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 use tokio::sync::Semaphore;
 
 use super::messages::Place;
-use crate::raft::runtime::{Entry, Payload, Types};
+use crate::raft::runtime::{Entry, LogId, Payload, Types};
 
 /// Appends on their way at once. While that many are, new entries gather in the next one.
 const IN_FLIGHT: usize = 16;
@@ -67,6 +67,16 @@ where
     })
 }
 
+/// Whether a peer may answer this to entries after `previous` up to `last`: openraft takes it as it is.
+pub(super) fn fits(response: &AppendEntriesResponse<Types>, previous: Option<LogId>, last: Option<LogId>) -> bool {
+    match response {
+        AppendEntriesResponse::PartialSuccess(upto) => previous <= *upto && *upto <= last,
+        // Nothing contradicts what follows nothing.
+        AppendEntriesResponse::Conflict => previous.is_some(),
+        AppendEntriesResponse::Success | AppendEntriesResponse::HigherVote(_) => true,
+    }
+}
+
 /// What these entries take of [`IN_FLIGHT_KIB`].
 fn kib(entries: &[Entry]) -> u32 {
     let bytes = entries.iter().map(|entry| match &entry.payload {
@@ -87,7 +97,7 @@ mod tests {
     use openraft::vote::RaftLeaderId;
 
     use super::*;
-    use crate::raft::runtime::{LogId, Vote};
+    use crate::raft::runtime::Vote;
 
     fn id(index: u64) -> LogId {
         LogId::new(LeaderId::new(1, 1), index)
@@ -170,5 +180,16 @@ mod tests {
         })
         .await;
         assert_eq!(answered.len(), 5, "what follows a gap is not taken either");
+    }
+
+    #[test]
+    fn an_answer_that_no_peer_of_ours_gives_is_none() {
+        use AppendEntriesResponse::{Conflict, PartialSuccess};
+        let (previous, last) = (Some(id(3)), Some(id(7)));
+        assert!(!fits(&Conflict, None, last));
+        for (upto, is_one) in [(2, false), (3, true), (7, true), (8, false)] {
+            assert_eq!(fits(&PartialSuccess(Some(id(upto))), previous, last), is_one, "{upto}");
+        }
+        assert!(!fits(&PartialSuccess(None), previous, last));
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use openraft::errors::{ClientWriteError, RaftError};
 
 pub(super) use batch::{Agree, Batcher};
-pub(super) use route::{Leader, Route, Tried};
+pub(super) use route::Route;
 pub(super) use settle::Settle;
 
 use super::error::ProposeError;

@@ -1,11 +1,13 @@
 //! Where a command is proposed: here, if this node leads, else by the leader, over the connection for bulk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::{PROPOSE_TIMEOUT, Proposer, Verdicts};
@@ -31,25 +33,6 @@ pub(in crate::raft) enum Leader {
     Nobody,
 }
 
-/// What was done with a command before.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::raft) struct Tried {
-    /// When its caller began to wait.
-    pub(in crate::raft) begun: Instant,
-    /// Whether a leader may have it.
-    pub(in crate::raft) sent: bool,
-}
-
-impl Tried {
-    /// Nothing yet.
-    pub(in crate::raft) fn nothing() -> Self {
-        Self {
-            begun: Instant::now(),
-            sent: false,
-        }
-    }
-}
-
 impl From<NotProposed> for ProposeError {
     fn from(said: NotProposed) -> Self {
         match said {
@@ -71,6 +54,15 @@ pub(in crate::raft) struct Route {
     pub(in crate::raft) revision: watch::Receiver<Revision>,
     /// A leader whose quorum is older than this proposes nothing: its log would grow without end.
     pub(in crate::raft) stale_after: Duration,
+    pub(in crate::raft) rounds: Arc<Rounds>,
+}
+
+/// The questions for what is newest anywhere.
+#[derive(Debug, Default)]
+pub(in crate::raft) struct Rounds {
+    begun: AtomicU64,
+    /// The number of the last that was answered, and the answer.
+    last: Mutex<Option<(u64, Revision)>>,
 }
 
 impl Route {
@@ -110,39 +102,41 @@ impl Route {
         }
     }
 
-    /// Has `command` agreed on by whoever leads: `here` proposes it on this node, and says [`ProposeError::NoLeader`] if
-    /// this node does not lead after all. Returns when it is applied here. `tried` says what was tried before. Where a
-    /// leader that did not answer may have had the command agreed on, a failure or an outcome that `is_doubtful` is not
-    /// the whole truth, and [`ProposeError::OutcomeUnknown`] is given.
-    pub(in crate::raft) async fn propose<T, F: Future<Output = Result<T, ProposeError>>>(
+    /// Has a command agreed on by whoever leads: `here` proposes it on this node, `there` has another node do it, both say
+    /// [`ProposeError::NoLeader`] if nobody did. Returns when it is applied here. Where a leader that did not answer may have
+    /// had the command agreed on, it is tried again if it `is_repeatable`; a failure then, and an outcome that `is_doubtful`,
+    /// are not the whole truth, and [`ProposeError::OutcomeUnknown`] is given.
+    pub(in crate::raft) async fn propose<T, H, G>(
         &self,
-        here: impl Fn() -> F,
-        command: impl Fn() -> Command,
-        outcome: impl Fn(Outcomes) -> Option<T>,
+        here: impl Fn() -> H,
+        there: impl Fn() -> G,
         is_doubtful: impl Fn(&T) -> bool,
-        tried: Tried,
-    ) -> Result<T, ProposeError> {
-        let Tried { begun, mut sent } = tried;
+        is_repeatable: bool,
+    ) -> Result<T, ProposeError>
+    where
+        H: Future<Output = Result<T, ProposeError>>,
+        G: Future<Output = Result<T, ProposeError>>,
+    {
+        let begun = Instant::now();
         let until = begun + PROPOSE_TIMEOUT;
-        let known = |decided: Result<T, ProposeError>, sent: bool| match decided {
-            Ok(outcome) if !(sent && is_doubtful(&outcome)) => Ok(outcome),
-            Err(error) if !sent => Err(error),
-            _ => Err(ProposeError::OutcomeUnknown),
-        };
+        let mut sent = false;
         loop {
-            match self.leader()? {
-                Leader::Own => match here().await {
-                    Err(ProposeError::NoLeader) => {}
-                    decided => return known(decided, sent),
-                },
-                Leader::Other(id, peer) => match self.forward(id, peer, command().encode(), until).await {
-                    Ok(Ok(proposed)) => return known(self.seen(proposed, until, &outcome).await, sent),
-                    Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {}
-                    Ok(Err(refused)) => return known(Err(refused.into()), sent),
-                    // The same command again is safe: it is stored once, or found to be stored.
-                    Err(CallError::NoAnswer(_)) => sent = true,
-                },
-                Leader::Nobody => {}
+            let leader = self.leader()?;
+            let is_elsewhere = matches!(leader, Leader::Other(..));
+            let attempt = async {
+                match leader {
+                    Leader::Own => here().await,
+                    Leader::Other(..) => there().await,
+                    Leader::Nobody => Err(ProposeError::NoLeader),
+                }
+            };
+            let attempt = tokio::time::timeout_at(until, attempt).await;
+            match attempt.unwrap_or(Err(ProposeError::OutcomeUnknown)) {
+                Err(ProposeError::NoLeader) => {}
+                Err(ProposeError::OutcomeUnknown) if is_elsewhere && is_repeatable => sent = true,
+                Ok(outcome) if !(sent && is_doubtful(&outcome)) => return Ok(outcome),
+                Err(error) if !sent => return Err(error),
+                _ => return Err(ProposeError::OutcomeUnknown),
             }
             let now = Instant::now();
             if now >= until {
@@ -155,47 +149,43 @@ impl Route {
         }
     }
 
-    /// Has many accounts agreed on by another node that leads, in one message, tried once. What is answered
-    /// [`ProposeError::NoLeader`] or [`ProposeError::OutcomeUnknown`] is to be tried again, one by one.
-    pub(in crate::raft) async fn forward_all(&self, accounts: PutAccounts) -> Verdicts {
-        let count = accounts.items.len();
-        let all = |error: ProposeError| vec![Err(error); count];
-        let Ok(Leader::Other(id, peer)) = self.leader() else {
-            return all(ProposeError::NoLeader);
+    /// Has another node that leads have a command agreed on, tried once.
+    pub(in crate::raft) async fn forward_one<T>(
+        &self,
+        command: Command,
+        outcome: impl Fn(Outcomes) -> Option<T>,
+    ) -> Result<T, ProposeError> {
+        let Leader::Other(id, peer) = self.leader()? else {
+            return Err(ProposeError::NoLeader);
         };
         let until = Instant::now() + PROPOSE_TIMEOUT;
-        match self.forward(id, peer, Command::from(accounts).encode(), until).await {
-            Ok(Ok(proposed)) => {
-                let each = |outcomes| PutAccounts::outcome(outcomes).filter(|each| each.len() == count);
-                match self.seen(proposed, until, each).await {
-                    Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-                    Err(error) => all(error),
-                }
-            }
-            // Because of one of them, and the others are not to suffer for it.
-            Ok(Err(NotProposed::Refused(_))) if count > 1 => all(ProposeError::NoLeader),
-            Ok(Err(NotProposed::NotLeader)) | Err(CallError::NotSent(_) | CallError::Refused(_)) => {
-                all(ProposeError::NoLeader)
-            }
-            Ok(Err(refused)) => all(refused.into()),
-            Err(CallError::NoAnswer(_)) => all(ProposeError::OutcomeUnknown),
-        }
+        let proposed = self.forward(id, peer, command.encode(), until).await?;
+        self.seen(proposed, until, outcome).await
     }
 
-    /// Gives a command to `id`, which leads. Gives up as soon as another node does.
-    async fn forward(
-        &self,
-        id: u64,
-        peer: Member,
-        command: Bytes,
-        until: Instant,
-    ) -> Result<Result<Proposed, NotProposed>, CallError> {
+    /// The same for many accounts, in one message. Where the leader refuses one of them, the others do not suffer for it.
+    pub(in crate::raft) fn forward_all(&self, accounts: PutAccounts) -> BoxFuture<'_, Verdicts> {
+        Box::pin(async move {
+            let (count, trust_epoch) = (accounts.items.len(), accounts.trust_epoch);
+            let each = |outcomes| PutAccounts::outcome(outcomes).filter(|each| each.len() == count);
+            match self.forward_one(accounts.clone().into(), each).await {
+                Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+                Err(ProposeError::Unavailable { .. }) if count > 1 => {
+                    let alone = accounts.items.into_iter().map(|item| {
+                        let items = vec![item];
+                        self.forward_all(PutAccounts { trust_epoch, items })
+                    });
+                    join_all(alone).await.into_iter().flatten().collect()
+                }
+                Err(error) => vec![Err(error); count],
+            }
+        })
+    }
+
+    /// Gives a command to `id`, which leads. Gives up as soon as another node does: [`ProposeError::OutcomeUnknown`].
+    async fn forward(&self, id: u64, peer: Member, command: Bytes, until: Instant) -> Result<Proposed, ProposeError> {
         let patience = ANSWER_PATIENCE.min(until - Instant::now());
-        let deposed = || CallError::NoAnswer("another node leads now".to_owned());
-        let mut metrics = match self.proposer.core() {
-            Ok(core) => core.server_metrics(),
-            Err(_) => return Err(deposed()),
-        };
+        let mut metrics = self.proposer.core()?.server_metrics();
         let is_deposed = async {
             while metrics
                 .borrow_watched()
@@ -207,21 +197,38 @@ impl Route {
                 }
             }
         };
-        tokio::select! {
+        let answered = tokio::select! {
             answered = self.peers.propose(id, peer, command, patience) => answered,
-            () = is_deposed => Err(deposed()),
+            () = is_deposed => return Err(ProposeError::OutcomeUnknown),
+        };
+        match answered {
+            Ok(Ok(proposed)) => Ok(proposed),
+            Ok(Err(refused)) => Err(refused.into()),
+            Err(CallError::NotSent(_) | CallError::Refused(_)) => Err(ProposeError::NoLeader),
+            Err(CallError::NoAnswer(_)) => Err(ProposeError::OutcomeUnknown),
         }
     }
 
-    /// The revision that has everything that was acknowledged by any node before this was called.
+    /// The revision that has everything that was acknowledged by any node before this was called. Those who ask at the same
+    /// time share one question: anybody may ask, and each question makes the leader hear from a quorum.
     pub(in crate::raft) async fn newest(&self, until: Instant) -> Result<Revision, ProposeError> {
+        let before = self.rounds.begun.load(Ordering::SeqCst);
+        let mut last = self.rounds.last.lock().await;
+        // Only a question that was asked since this call began knows everything from before it.
+        if let Some((round, revision)) = *last
+            && round > before
+        {
+            return Ok(revision);
+        }
         loop {
+            let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let said = match self.leader()? {
                 Leader::Own => newest(self.proposer.core()?).await,
                 Leader::Other(id, peer) => self.peers.newest(id, peer, until - Instant::now()).await.ok(),
                 Leader::Nobody => None,
             };
             if let Some(revision) = said {
+                *last = Some((round, revision));
                 return Ok(revision);
             }
             if Instant::now() + LOOK_AGAIN >= until {

@@ -65,20 +65,20 @@ impl Settle {
         let waits = self.reachable().into_iter().filter_map(|(id, peer)| {
             let voter = self.voter(id);
             let known = self.0.handler.inner().contacts.of(id).applied;
-            let before = voter.wanted.fetch_max(revision, Ordering::Relaxed);
+            let before = voter.wanted.fetch_max(revision, Ordering::SeqCst);
             if known >= before {
-                voter.has_missed.store(false, Ordering::Relaxed);
+                voter.has_missed.store(false, Ordering::SeqCst);
             }
-            if known >= revision || voter.has_missed.load(Ordering::Relaxed) {
+            if known >= revision || voter.has_missed.load(Ordering::SeqCst) {
                 return None;
             }
             self.ask(id, peer, &voter);
             Some(async move {
                 let mut applied = voter.applied.subscribe();
-                let missed = || voter.has_missed.load(Ordering::Relaxed);
+                let missed = || voter.has_missed.load(Ordering::SeqCst);
                 let reached = applied.wait_for(|applied| *applied >= revision || missed());
                 if tokio::time::timeout(SETTLE_WITHIN, reached).await.is_err() {
-                    voter.has_missed.store(true, Ordering::Relaxed);
+                    voter.has_missed.store(true, Ordering::SeqCst);
                 }
             })
         });
@@ -126,30 +126,46 @@ impl Settle {
 
     /// Asks the voter until it has applied what is wanted; one question at a time, whoever waits.
     fn ask(&self, id: u64, peer: Member, voter: &Arc<Voter>) {
-        if voter.is_asked.swap(true, Ordering::AcqRel) {
+        if voter.is_asked.swap(true, Ordering::SeqCst) {
             return;
         }
         let (settle, voter) = (self.clone(), voter.clone());
         self.0.scope.spawn("asking a voter how far it is", async move {
             loop {
-                let wanted = voter.wanted.load(Ordering::Relaxed);
-                let asked = settle.0.peers.applied(id, peer.clone(), wanted, ASK_PATIENCE).await;
-                let Ok(applied) = asked else {
-                    // Whoever is gone is not waited for: an upload right after a leader's end would be late for nothing.
-                    voter.has_missed.store(true, Ordering::Relaxed);
-                    voter.applied.send_modify(|_| ());
-                    break;
-                };
+                while !voter.is_done() {
+                    settle.ask_once(id, &peer, &voter).await;
+                }
+                voter.is_asked.store(false, Ordering::SeqCst);
+                // Somebody may have begun to wait since the last look, and found it asked.
+                if voter.is_done() || voter.is_asked.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn ask_once(&self, id: u64, peer: &Member, voter: &Voter) {
+        let wanted = voter.wanted.load(Ordering::SeqCst);
+        match self.0.peers.applied(id, peer.clone(), wanted, ASK_PATIENCE).await {
+            Ok(applied) => {
                 voter.applied.send_if_modified(|known| {
                     let is_news = *known < applied;
                     *known = applied.max(*known);
                     is_news
                 });
-                if applied >= voter.wanted.load(Ordering::Relaxed) || voter.has_missed.load(Ordering::Relaxed) {
-                    break;
-                }
             }
-            voter.is_asked.store(false, Ordering::Release);
-        });
+            Err(_) => {
+                // Whoever is gone is not waited for: an upload right after a leader's end would be late for nothing.
+                voter.has_missed.store(true, Ordering::SeqCst);
+                voter.applied.send_modify(|_| ());
+            }
+        }
+    }
+}
+
+impl Voter {
+    /// Whether nobody waits for it.
+    fn is_done(&self) -> bool {
+        self.has_missed.load(Ordering::SeqCst) || *self.applied.borrow() >= self.wanted.load(Ordering::SeqCst)
     }
 }

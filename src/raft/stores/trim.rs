@@ -23,6 +23,9 @@ const KEEP_SEGMENTS_ALONE: usize = 1;
 /// fills in minutes. Without them a large snapshot would be too old when it has arrived, and so would the next one.
 const KEEP_SEGMENTS_FOR_SNAPSHOT: usize = 32;
 
+/// The room that the disk must have, beside what uploads need, for as long as segments are kept for a peer.
+const HELD_NEEDS: u64 = 1024 * 1024 * 1024;
+
 /// The time between two rounds. A segment takes seconds to fill even at the highest rate.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -61,8 +64,8 @@ impl Trimmer {
                 KEEP_SEGMENTS
             };
             let spare = self.log.last_before_newest(keep);
-            // Where the disk is nearly full, a peer that needs another snapshot is the smaller evil.
-            let held = spare.and_then(&held).filter(|_| !space.is_low());
+            // Long before uploads are refused for want of room, a peer that needs another snapshot is the smaller evil.
+            let held = spare.and_then(&held).filter(|_| space.fits(HELD_NEEDS));
             let far = self.log.last_before_newest(KEEP_SEGMENTS_FOR_SNAPSHOT);
             self.purge_upto(held.map_or(spare, |held| spare.min(Some(held)).max(far)))
                 .await;

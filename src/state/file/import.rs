@@ -3,13 +3,13 @@
 //! Every byte may be wrong: a piece is checked before anything of it is used, and the whole before it is called one. Until
 //! then nobody sees the new file; an import that is not finished removes it, and so does the next start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
 use super::export::{BLOCK, FORMAT, HEADER, Header, MAGIC, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer};
-use super::install::received;
+use super::install::received_next;
 use super::store::Store;
 use super::view::SnapshotView;
 use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS};
@@ -42,7 +42,6 @@ pub enum ImportError {
 pub struct Import {
     /// Taken when it is whole.
     store: Option<Arc<Store>>,
-    path: Option<PathBuf>,
     pieces: u64,
     header: Option<Header>,
     counts: [u64; TABLES as usize],
@@ -54,22 +53,20 @@ pub struct Import {
 impl Import {
     /// Begins beside the state file at `path`.
     pub(in crate::state) fn beside(path: &Path, options: &Options) -> Result<Self, Fault> {
-        let path = received(path);
-        super::install::remove(&path)?;
-        let store = Store::open_file(&path, options)?;
-        Ok(Self::into(store, Some(path)))
+        let mut store = Store::open_file(&received_next(path), options)?;
+        store.is_scratch = true;
+        Ok(Self::into(store))
     }
 
     /// Begins in memory.
     pub(in crate::state) fn in_memory(options: &Options) -> Result<Self, Fault> {
         let store = Store::open_backend(redb::backends::InMemoryBackend::new(), options)?;
-        Ok(Self::into(store, None))
+        Ok(Self::into(store))
     }
 
-    fn into(store: Store, path: Option<PathBuf>) -> Self {
+    fn into(store: Store) -> Self {
         Self {
             store: Some(Arc::new(store)),
-            path,
             pieces: 0,
             header: None,
             counts: [0; TABLES as usize],
@@ -208,21 +205,8 @@ impl Import {
     pub fn finish(mut self) -> Result<SnapshotView, ImportError> {
         let store = self.store.take().filter(|_| self.is_whole);
         match store {
-            Some(store) => {
-                self.path = None;
-                Ok(SnapshotView::of(store)?)
-            }
+            Some(store) => Ok(SnapshotView::of(store)?),
             None => self.wrong("is missing: the snapshot is not whole"),
-        }
-    }
-}
-
-impl Drop for Import {
-    fn drop(&mut self) {
-        self.store = None;
-        if let Some(path) = &self.path {
-            // What is left is removed at the next attempt, or at the next start.
-            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Makes a state file, and replaces its content with a snapshot: whole, or not at all.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
@@ -33,13 +34,13 @@ pub(in crate::state) fn open_or_make(path: &Path, options: &Options) -> Result<S
 
 /// Whether `view` shows a file that was received for the state file at `path`, see [`super::Import`].
 pub(in crate::state) fn is_received(path: &Path, view: &SnapshotView) -> bool {
-    **view.store().file() == *received(path).display().to_string()
+    view.store().file().starts_with(&*received(path).display().to_string())
 }
 
 /// Puts the file that was received, which `store` has open, in the place of the one at `path`.
 pub(in crate::state) fn put_received(path: &Path, store: &Store) -> Result<(), Fault> {
     let file: std::sync::Arc<str> = path.display().to_string().into();
-    std::fs::rename(received(path), path).map_err(|error| Fault::io("replace", &file, error))?;
+    std::fs::rename(&**store.file(), path).map_err(|error| Fault::io("replace", &file, error))?;
     store.renamed(file);
     sync_folder(path)
 }
@@ -55,7 +56,27 @@ fn put_in_place(path: &Path, store: Store) -> Result<Store, Fault> {
 /// Removes what an interrupted creation or installation left behind.
 fn remove_unfinished(path: &Path) -> Result<(), Fault> {
     remove(&beside(path))?;
-    remove(&received(path))
+    let received = received(path);
+    let (Some(folder), Some(name)) = (received.parent(), received.file_name()) else {
+        return Ok(());
+    };
+    let unreadable = |error| Fault::io("read the folder of", &path.display().to_string().into(), error);
+    let folder = if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    };
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(name.as_encoded_bytes())
+        {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file, if it is there.
@@ -82,9 +103,15 @@ fn beside(path: &Path) -> PathBuf {
     with_suffix(path, ".new")
 }
 
-/// Where a snapshot is received for the state file at `path`.
-pub(super) fn received(path: &Path) -> PathBuf {
+/// What the names begin with of the files in which snapshots are received for the state file at `path`.
+fn received(path: &Path) -> PathBuf {
     with_suffix(path, ".received")
+}
+
+/// Where the next snapshot is received. No two have one name: one may begin while the one before is being installed.
+pub(super) fn received_next(path: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    with_suffix(&received(path), &format!("-{}", NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

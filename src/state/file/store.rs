@@ -23,6 +23,17 @@ pub(in crate::state) struct Store {
     backend: Backend,
     file: Arc<str>,
     renamed: OnceLock<Arc<str>>,
+    /// Whether the file is of no use unless it is renamed.
+    pub(super) is_scratch: bool,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if self.is_scratch && self.renamed.get().is_none() {
+            // What is left is removed at the next start.
+            let _ = std::fs::remove_file(&*self.file);
+        }
+    }
 }
 
 /// redb, open. Closing it writes, and panics where the file is damaged.
@@ -75,6 +86,7 @@ impl Store {
                 backend: backend.clone(),
                 file: file.clone(),
                 renamed: OnceLock::new(),
+                is_scratch: false,
             };
             store.checked(options)
         };
@@ -117,7 +129,9 @@ impl Store {
             return Ok(store);
         }
         if !names.iter().any(|name| name == redb::TableHandle::name(&META)) {
-            return Err(Fault::Foreign { file: store.file });
+            return Err(Fault::Foreign {
+                file: store.file.clone(),
+            });
         }
         let meta = reading.open_table(META).map_err(|error| store.unread(error))?;
         let value = |key: &str| match meta.get(key) {
@@ -130,7 +144,7 @@ impl Store {
         let format = u32::from_le_bytes(format);
         if format != FORMAT {
             return Err(Fault::Format {
-                file: store.file,
+                file: store.file.clone(),
                 found: format,
                 known: FORMAT,
             });
@@ -138,7 +152,7 @@ impl Store {
         let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid is unreadable"))?;
         if found != options.store {
             return Err(Fault::Store {
-                file: store.file,
+                file: store.file.clone(),
                 found,
                 expected: options.store.clone(),
             });

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::history::{History, Outcome};
 use super::http::{Answer, Connection};
@@ -175,7 +176,7 @@ impl Shared {
                 Ok(answer) if [503, 504, 429].contains(&answer.status) => {}
                 Ok(answer) => self.defect(format!("node {node}: {} {}", answer.status, answer.text())),
                 // It is down.
-                Err(_) => std::thread::yield_now(),
+                Err(_) => pause(),
             }
         }
     }
@@ -183,13 +184,14 @@ impl Shared {
     /// Uploads accounts that other clients upload at the same time, through other nodes.
     fn contend(&self, address: SocketAddr) {
         while !self.stop.load(Ordering::Relaxed) {
+            let Ok(mut connection) = Connection::plain(address) else {
+                pause();
+                continue;
+            };
             let issued = self.next.fetch_add(1, Ordering::SeqCst);
             let account = &self.contended[usize::try_from(issued).expect("after 1970") % CONTENDED];
             let token = self.operator.account_at(account, issued);
             let path = format!("/jwt/v1/accounts/{}", account.id());
-            let Ok(mut connection) = Connection::plain(address) else {
-                continue;
-            };
             let call = self.history.call(&account.id());
             let outcome = match connection.request("POST", &path, &[], token.as_bytes()) {
                 Ok(Answer { status: 200, .. }) => Outcome::Stored,
@@ -213,6 +215,7 @@ impl Shared {
             }
             let path = format!("/jwt/v1/accounts/{}", account.id());
             let Ok(mut connection) = Connection::plain(address) else {
+                pause();
                 continue;
             };
             let call = self.history.call(&account.id());
@@ -238,7 +241,10 @@ impl Shared {
                 let answer =
                     Connection::plain(address).and_then(|mut connection| connection.request("GET", &path, &[], b""));
                 // It is down, or was started again meanwhile.
-                let Ok(answer) = answer else { continue };
+                let Ok(answer) = answer else {
+                    pause();
+                    continue;
+                };
                 if life != self.lives[node].load(Ordering::SeqCst) {
                     continue;
                 }
@@ -293,4 +299,9 @@ impl Shared {
     fn defect(&self, what: String) {
         self.defects.lock().unwrap().push(what);
     }
+}
+
+/// A node that is down leaves the processor to the others.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(3));
 }

@@ -460,6 +460,10 @@ impl Handler {
             if promised >= vote && found.first().is_some_and(|entry| entry.log_id == last) {
                 return Ok(SnapshotResponse::new(promised));
             }
+            let applied = core.metrics().borrow_watched().last_applied;
+            if applied.is_some_and(|applied| applied.index >= last.index && applied < last) {
+                return Err(PeerRefusal::Wrong(format!("{last} is not what is committed there")));
+            }
             self.drop_tail(core, vote, last).await?;
         }
         let revision = snapshot.meta.last_log_id.map(|id| id.index);

@@ -57,6 +57,11 @@ impl Receiving {
                 "a snapshot of a leader that was replaced".to_owned(),
             ));
         }
+        if last.leader_id > vote.leader_id {
+            return Err(PeerRefusal::Wrong(
+                "a snapshot with entries of a later leader than the one that sends it".to_owned(),
+            ));
+        }
         let mut current = self.current.lock().await;
         let import = match current.take() {
             Some(current) if (current.vote, current.last) == (vote, last) => current.import,
