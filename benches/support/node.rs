@@ -97,7 +97,8 @@ pub(crate) fn binary() -> PathBuf {
     std::env::var_os("JWTMESH").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_jwtmesh")), PathBuf::from)
 }
 
-fn stored_bytes(folder: &Path) -> u64 {
+/// Bytes that a folder takes on the disk.
+pub(crate) fn stored_bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = fs::read_dir(folder).expect("the node's data folder is there");
     let size = |entry: std::io::Result<fs::DirEntry>| {

@@ -54,8 +54,8 @@
 //! - It never trusts a peer: what arrives is checked before openraft sees it (`peer/handler/`), and what a follower sends
 //!   to be stored is verified again by the resolver of the leader.
 //!
-//! `tests/mesh` runs several voters under simulated time with the real stores, handler and network code, over a network
-//! that loses, delays and cuts, on disks whose power fails.
+//! `tests/mesh` runs several voters under simulated time with the real stores, handler, network code, forwarding and
+//! resolver, over a network that loses, delays and cuts, on disks whose power fails.
 
 mod error;
 mod form;

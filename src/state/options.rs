@@ -25,9 +25,9 @@ impl Options {
             cache_bytes: 12 * MIB,
             // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
             row_cache_bytes: 134 * MIB,
-            // About 18,000 uploads; beyond them, uploads wait for the disk. With what is on its way from a leader, and what is
+            // About 22,000 uploads; beyond them, uploads wait for the disk. With what is on its way from a leader, and what is
             // being written, a node that catches up stays below 100 MB more than it has when idle.
-            memtable_bytes: 32 * MIB,
+            memtable_bytes: 40 * MIB,
         }
     }
 }
