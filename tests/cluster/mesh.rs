@@ -1,6 +1,7 @@
 //! Several nodes: they form a mesh, agree, and serve, whatever happens to one of them.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use jwtmesh::clock::Clock;
@@ -428,6 +429,50 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         let most = if by_snapshot { 200 * 1024 } else { 100 * 1024 };
         assert!(grown < most, "by snapshot {by_snapshot}: {grown} KiB more than before");
     }
+}
+
+/// As many as a busy mesh has in some minutes.
+#[test]
+fn g1_a_node_that_missed_ten_thousand_revisions_gets_them_from_the_log() {
+    const MISSED: u64 = 10_000;
+    const CLIENTS: usize = 3;
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let leader = mesh.leader();
+    let away = (leader + 1) % 3;
+    mesh.nodes[away].kill();
+    let uploaded = Mutex::new(Vec::new());
+    // Few clients, since what arrives together shares a revision.
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut connection = mesh.nodes[leader].connect();
+                loop {
+                    let account = Account::new("A");
+                    let token = operator.account(&account);
+                    let path = format!("/jwt/v1/accounts/{}", account.id());
+                    let answer = connection.request("POST", &path, &[], token.as_bytes());
+                    let answer = answer.expect("the leader runs");
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    uploaded.lock().unwrap().push((path, token));
+                    let revision = answer.header("jwtmesh-revision").expect("every answer has it");
+                    if revision.parse::<u64>().expect("a number") > MISSED {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    mesh.nodes[away].start_again();
+    let uploaded = uploaded.into_inner().unwrap();
+    let mut connection = mesh.nodes[away].connect();
+    for (path, token) in &uploaded {
+        eventually("it has caught up", || {
+            let found = connection.request("GET", path, &[], b"").expect("it runs");
+            (found.text() == *token).then_some(())
+        });
+    }
+    assert!(!mesh.nodes[away].log().contains(WHOLE));
 }
 
 /// Killed again and again while the snapshot arrives, a little later each time, and right when it is there.

@@ -1,7 +1,8 @@
 //! Several nodes under simulated time: real logs, states and agreement, and the real resolver, forwarding and lease, over a
 //! network that delays, loses and cuts, on disks that stall and lose what was not synced, with clocks that differ. Clients
-//! of every node are held to what they were told, and so is a NATS cluster. Everything random follows from a seed: a failure prints its seed, which
-//! replays it.
+//! of every node are held to what they were told, and so is a NATS cluster.
+//!
+//! Everything random follows from a seed: a failure prints its seed, which replays it.
 
 #[cfg(test)]
 mod clients;
