@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, watch};
@@ -155,12 +154,7 @@ impl Route {
         command: Command,
         outcome: impl Fn(Outcomes) -> Option<T>,
     ) -> Result<T, ProposeError> {
-        let Leader::Other(id, peer) = self.leader()? else {
-            return Err(ProposeError::NoLeader);
-        };
-        let until = Instant::now() + PROPOSE_TIMEOUT;
-        let proposed = self.forward(id, peer, command.encode(), until).await?;
-        self.seen(proposed, until, outcome).await
+        self.forward(command, outcome).await?.map_err(ProposeError::from)
     }
 
     /// The same for many accounts, in one message. Where the leader refuses one of them, the others do not suffer for it.
@@ -168,23 +162,32 @@ impl Route {
         Box::pin(async move {
             let (count, trust_epoch) = (accounts.items.len(), accounts.trust_epoch);
             let each = |outcomes| PutAccounts::outcome(outcomes).filter(|each| each.len() == count);
-            match self.forward_one(accounts.clone().into(), each).await {
-                Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-                Err(ProposeError::Unavailable { .. }) if count > 1 => {
+            match self.forward(accounts.clone().into(), each).await {
+                Ok(Ok(outcomes)) => outcomes.into_iter().map(Ok).collect(),
+                Ok(Err(NotProposed::Refused(_))) if count > 1 => {
                     let alone = accounts.items.into_iter().map(|item| {
                         let items = vec![item];
                         self.forward_all(PutAccounts { trust_epoch, items })
                     });
                     join_all(alone).await.into_iter().flatten().collect()
                 }
+                Ok(Err(refused)) => vec![Err(refused.into()); count],
                 Err(error) => vec![Err(error); count],
             }
         })
     }
 
-    /// Gives a command to `id`, which leads. Gives up as soon as another node does: [`ProposeError::OutcomeUnknown`].
-    async fn forward(&self, id: u64, peer: Member, command: Bytes, until: Instant) -> Result<Proposed, ProposeError> {
-        let patience = ANSWER_PATIENCE.min(until - Instant::now());
+    /// The outcome of a command that the node which leads was given, or what it said. Gives up as soon as another node
+    /// leads: [`ProposeError::OutcomeUnknown`].
+    async fn forward<T>(
+        &self,
+        command: Command,
+        outcome: impl Fn(Outcomes) -> Option<T>,
+    ) -> Result<Result<T, NotProposed>, ProposeError> {
+        let Leader::Other(id, peer) = self.leader()? else {
+            return Err(ProposeError::NoLeader);
+        };
+        let until = Instant::now() + PROPOSE_TIMEOUT;
         let mut metrics = self.proposer.core()?.server_metrics();
         let is_deposed = async {
             while metrics
@@ -198,12 +201,12 @@ impl Route {
             }
         };
         let answered = tokio::select! {
-            answered = self.peers.propose(id, peer, command, patience) => answered,
+            answered = self.peers.propose(id, peer, command.encode(), ANSWER_PATIENCE) => answered,
             () = is_deposed => return Err(ProposeError::OutcomeUnknown),
         };
         match answered {
-            Ok(Ok(proposed)) => Ok(proposed),
-            Ok(Err(refused)) => Err(refused.into()),
+            Ok(Ok(proposed)) => self.seen(proposed, until, outcome).await.map(Ok),
+            Ok(Err(refused)) => Ok(Err(refused)),
             Err(CallError::NotSent(_) | CallError::Refused(_)) => Err(ProposeError::NoLeader),
             Err(CallError::NoAnswer(_)) => Err(ProposeError::OutcomeUnknown),
         }
