@@ -32,11 +32,11 @@ pub(super) fn members(core: &Core) -> Arc<StoredMembership> {
     core.metrics().borrow_watched().membership_config.clone()
 }
 
-/// Whether this node is the only member of its mesh.
+/// Whether this node is the only member of its mesh. One that does not know its mesh yet is not.
 pub(super) fn is_alone(core: &Core) -> bool {
     let metrics = core.server_metrics();
     let members = &metrics.borrow_watched().membership_config;
-    members.membership().nodes().nth(1).is_none()
+    members.membership().nodes().count() == 1
 }
 
 /// The state as openraft sees it.
