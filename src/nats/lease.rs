@@ -3,8 +3,8 @@
 //! A server that uses a URL resolver takes an account of any age, so an old token that a lagging node sends late would
 //! undo a revocation. The holder measures the term from before it asked for the lease, and stops sending a while before
 //! the end; another node measures it from when it saw the lease, and waits a while longer. So in between nobody sends,
-//! whatever the clocks say, as long as they run about equally fast, and what was sent last arrives meanwhile. The entry that gives the lease is a barrier:
-//! once it is applied here, everything that was agreed on before it is applied too.
+//! whatever the clocks say, as long as they run about equally fast, and what was sent last arrives meanwhile. The entry
+//! that gives the lease is a barrier: once it is applied here, everything that was agreed on before it is applied too.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -44,6 +44,7 @@ pub struct Lease {
     nats_cluster: String,
     /// The lease as it was last seen here, and since when.
     seen: Option<(Revision, Instant)>,
+    /// When this life of the node began to take part.
     begun: Instant,
     /// Until when this node may send.
     held_until: Option<Instant>,

@@ -227,7 +227,7 @@ async fn watch_core(core: Core, scope: Scope) {
     }
 }
 
-/// How often a leader looks at its disk.
+/// How often a node looks at its disk.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Measures how full the disk is, and hands the lead to a node whose disk works, whenever this one's does not.

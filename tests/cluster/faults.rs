@@ -184,7 +184,6 @@ fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
     // not wait for it.
     disk.fill(0);
     load.wait_for_uploads(&but(0));
-    let waits = |node: &Node| node.log().contains("no room for the log's next segment");
     for token in &large {
         eventually("the others take uploads", || {
             let answer = mesh.nodes[1].post_account(&grown.id(), token);
@@ -192,7 +191,8 @@ fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
             (answer.status == 200).then_some(())
         });
     }
-    assert!(waits(&mesh.nodes[0]), "{}", mesh.nodes[0].log());
+    let log = mesh.nodes[0].log();
+    assert!(log.contains("no room for the log's next segment"), "{log}");
     load.wait_for_uploads(&but(0));
     disk.free();
     load.wait_for_uploads(&everybody);

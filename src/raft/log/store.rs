@@ -98,19 +98,9 @@ impl LogStore {
         self.queue.send(command).await.map_err(|_| ended())
     }
 
-    /// Reads on the thread that asks what is in memory, and the rest where it may wait for the disk.
-    async fn read_off(&self, range: Range<u64>, limit: Option<usize>) -> io::Result<Vec<Entry>> {
-        let is_in_memory = lock(&self.memory).find(range.clone(), limit).0.is_empty();
-        let entries = if is_in_memory {
-            self.read(range, limit)
-        } else {
-            let log = self.clone();
-            off_the_workers(move || log.read(range, limit)).await
-        };
-        entries.map_err(io::Error::other)
-    }
-
-    fn read(&self, range: Range<u64>, limit: Option<usize>) -> Result<Vec<Entry>, LogFault> {
+    /// The entries of `range`, whole ones until they have `limit` bytes. What is not in memory is read where it may wait for
+    /// the disk.
+    async fn read(&self, range: Range<u64>, limit: Option<usize>) -> io::Result<Vec<Entry>> {
         let (places, tailed, files) = {
             let memory = lock(&self.memory);
             let (places, tailed) = memory.find(range, limit);
@@ -121,17 +111,24 @@ impl LogStore {
                 .collect();
             (places, tailed, files)
         };
-        let mut entries = Vec::with_capacity(places.len() + tailed.len());
-        for (run, file) in runs(&places).into_iter().zip(files) {
-            let path = self.disk.path(&segment_name(run[0].segment));
-            let file = file.expect("a segment is open as long as an entry lies in it");
-            // Reported before openraft sees it: openraft's core ends on the error, and the process should end with the
-            // reason, not with that consequence.
-            let read = read_entries(file.as_ref(), &path, run).inspect_err(|fault| (self.on_fault)(fault.clone()));
-            entries.extend(read?);
+        if places.is_empty() {
+            return Ok(tailed);
         }
-        entries.extend(tailed);
-        Ok(entries)
+        let log = self.clone();
+        let reading = move || -> Result<Vec<Entry>, LogFault> {
+            let mut entries = Vec::with_capacity(places.len() + tailed.len());
+            for (run, file) in runs(&places).into_iter().zip(files) {
+                let path = log.disk.path(&segment_name(run[0].segment));
+                let file = file.expect("a segment is open as long as an entry lies in it");
+                // Reported before openraft sees it: openraft's core ends on the error, and the process should end with the
+                // reason, not with that consequence.
+                let read = read_entries(file.as_ref(), &path, run).inspect_err(|fault| (log.on_fault)(fault.clone()));
+                entries.extend(read?);
+            }
+            entries.extend(tailed);
+            Ok(entries)
+        };
+        off_the_workers(reading).await.map_err(io::Error::other)
     }
 }
 
@@ -175,11 +172,11 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.read_off(bounds(&range), None).await
+        self.read(bounds(&range), None).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.read_off(start..end, Some(PAYLOAD_BYTES)).await
+        self.read(start..end, Some(PAYLOAD_BYTES)).await
     }
 
     /// The entries of `range`, about a MiB at a time: openraft's own form of this holds all of them in
@@ -195,7 +192,7 @@ impl RaftLogReader<Types> for LogStore {
             if range.is_empty() {
                 return Ok(None);
             }
-            let entries = log.read_off(range.clone(), Some(PAYLOAD_BYTES)).await?;
+            let entries = log.read(range.clone(), Some(PAYLOAD_BYTES)).await?;
             if entries.first().map(|entry| entry.log_id.index) != Some(range.start) {
                 return Err(io::Error::other(format!("the log does not hold entry {}", range.start)));
             }

@@ -443,11 +443,10 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         let link: &'s Self = self;
         let send = move |request: AppendEntriesRequest<Types>, place, ahead: u32| {
             // The peer takes those before it first.
-            let patience = if request.entries.is_empty() {
-                option.hard_ttl() * (ahead + 1)
-            } else {
-                ENTRIES_PATIENCE.max(option.hard_ttl() * (ahead + 1))
-            };
+            let mut patience = option.hard_ttl() * (ahead + 1);
+            if !request.entries.is_empty() {
+                patience = patience.max(ENTRIES_PATIENCE);
+            }
             link.append(request, Some(place), patience)
         };
         Box::pin(ready(Ok(pipelined(requests, link.stream, send).boxed())))

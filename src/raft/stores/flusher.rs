@@ -25,7 +25,8 @@ const ROWS_A_STEP_BEHIND: usize = 256;
 /// The pause between two steps while there is room.
 const PACE: Duration = Duration::from_millis(2);
 
-/// With this much unflushed or more there is no pause: a fifth of the memtable's bound, so that a checkpoint does not fill it.
+/// With this much unflushed or more there is no pause: a fifth of the memtable's bound, so that it does not fill up during a
+/// checkpoint.
 const BEHIND_BYTES: usize = 8 * 1024 * 1024;
 
 /// A checkpoint is due when this much was flushed since the last: a restart replays about as much from the log.

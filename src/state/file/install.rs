@@ -57,22 +57,11 @@ fn put_in_place(path: &Path, store: Store) -> Result<Store, Fault> {
 fn remove_unfinished(path: &Path) -> Result<(), Fault> {
     remove(&beside(path))?;
     let received = received(path);
-    let (Some(folder), Some(name)) = (received.parent(), received.file_name()) else {
-        return Ok(());
-    };
+    let name = received.file_name().unwrap_or_default().as_encoded_bytes();
     let unreadable = |error| Fault::io("read the folder of", &path.display().to_string().into(), error);
-    let folder = if folder == Path::new("") {
-        Path::new(".")
-    } else {
-        folder
-    };
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+    for entry in std::fs::read_dir(folder_of(path)).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(name.as_encoded_bytes())
-        {
+        if entry.file_name().as_encoded_bytes().starts_with(name) {
             remove(&entry.path())?;
         }
     }
@@ -91,12 +80,15 @@ pub(super) fn remove(path: &Path) -> Result<(), Fault> {
 
 /// Makes a new or renamed file's name durable.
 fn sync_folder(path: &Path) -> Result<(), Fault> {
-    let folder = match path.parent() {
+    let synced = std::fs::File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| Fault::io("sync the folder of", &path.display().to_string().into(), error))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
-    };
-    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(|error| Fault::io("sync the folder of", &path.display().to_string().into(), error))
+    }
 }
 
 fn beside(path: &Path) -> PathBuf {

@@ -72,7 +72,7 @@ impl SmallDisk {
             .open(self.path("filler"))
             .expect("the disk takes files");
         let free = || {
-            let found = rustix::fs::statvfs(self.folder_seen()).expect("the disk says how full it is");
+            let found = rustix::fs::statvfs(self.path("")).expect("the disk says how full it is");
             found.f_bavail * found.f_frsize / (1024 * 1024)
         };
         while free() > left {
@@ -80,10 +80,6 @@ impl SmallDisk {
                 break;
             }
         }
-    }
-
-    fn folder_seen(&self) -> PathBuf {
-        self.path("")
     }
 
     /// Frees what [`Self::fill`] took.
