@@ -187,6 +187,9 @@ impl Publisher {
         self.notices.lease(held);
         self.reading = None;
         self.propagation = Propagation::new(self.resolver.position(&self.cluster.name));
+        if held {
+            self.propagation.taken_over(self.now());
+        }
         self.look();
         self.propagation.connected(self.now());
         if held {

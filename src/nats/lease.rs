@@ -93,8 +93,8 @@ impl Lease {
         }
         let due = match lease {
             _ if self.is_held() => self.renew_at,
-            // Nobody has it.
-            None => now,
+            // Nobody ever had it. A node that was alone needed none, and what it sent last may be on its way.
+            None => since + ON_ITS_WAY,
             Some(lease) if lease.holder == 0 => now,
             // This node had it, maybe in an earlier life, which sends nothing any more.
             Some(lease) if Some(lease.holder) == self.resolver.member_id() => self.begun + ON_ITS_WAY,

@@ -9,6 +9,7 @@ use super::error::SubmitError;
 use super::handle::Resolver;
 use super::resend::Resend;
 use crate::jwt::AccountKey;
+use crate::raft::ProposeError;
 use crate::state::Lease;
 use crate::state::MarkPropagated;
 use crate::state::Revision;
@@ -73,7 +74,11 @@ impl Resolver {
         before: Revision,
         held: bool,
     ) -> Result<Option<Revision>, SubmitError> {
-        let holder = if held { self.member_id().unwrap_or(0) } else { 0 };
+        let holder = match self.member_id() {
+            Some(own) if held => own,
+            None if held => return Err(ProposeError::NoLeader.into()),
+            _ => 0,
+        };
         let take = TakeLease {
             nats_cluster: nats_cluster.to_owned(),
             holder,

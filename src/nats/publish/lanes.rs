@@ -32,8 +32,8 @@ pub(super) struct Lanes {
     read_again_at: u64,
     /// Where to start again at the next connection.
     rewind: Option<u64>,
-    /// When to go back once more, and to which revision. Messages of a lost connection may still lie in the system's
-    /// buffers. If they arrive after the next connection has sent something newer, they undo it.
+    /// When to go back once more, and to which revision. Messages of a lost connection, or of the node that published
+    /// before, may still lie in the system's buffers. If they arrive after the next connection has sent something newer, they undo it.
     rewind_again: Option<(u64, u64)>,
 }
 
@@ -87,6 +87,11 @@ impl Lanes {
             rewind: None,
             rewind_again: None,
         }
+    }
+
+    /// Another node published before: what it sent may still lie in the buffers of its system.
+    pub(super) fn taken_over(&mut self, now: u64) {
+        self.rewind_again = Some((now + REWIND_MS, self.fresh.read));
     }
 
     /// The newest revision is at least `newest`.

@@ -141,6 +141,12 @@ impl Propagation {
         self.received = bytes;
     }
 
+    /// Another node published before: everything since the agreed position is sent once more when what that node sent has
+    /// either arrived or never will.
+    pub(in crate::nats) fn taken_over(&mut self, now: u64) {
+        self.lanes.taken_over(now);
+    }
+
     /// A connection is up. Nothing that an earlier one sent is relied upon: what is not finished is sent again.
     pub(in crate::nats) fn connected(&mut self, now: u64) {
         self.connected = true;

@@ -426,23 +426,25 @@ fn an_account_that_was_asked_for_is_sent_though_nothing_changed() {
 fn g5_changes_sent_around_a_lost_connection_are_sent_again_when_its_messages_can_no_longer_arrive() {
     let mut world = World::quiet();
     world.change(&[1]);
-    let idle = |world: &mut World, seconds: u32| {
-        for _ in 0..seconds {
-            world.answer_all();
-            world.mark(true);
-            world.pass(1_000);
-        }
-        world.sends
-    };
-    idle(&mut world, 5);
+    world.idle(5);
     world.disconnect();
     world.connect();
-    let settled = idle(&mut world, 60);
-    assert_eq!(idle(&mut world, 30), settled, "quiet meanwhile");
-    assert!(
-        idle(&mut world, 60) > settled,
-        "the current token replaces what came late"
-    );
+    let settled = world.idle(60);
+    assert_eq!(world.idle(30), settled, "quiet meanwhile");
+    assert!(world.idle(60) > settled, "the current token replaces what came late");
+    world.settle();
+}
+
+#[test]
+fn g5_what_the_node_that_published_before_has_left_in_its_buffers_is_sent_over() {
+    let mut world = World::new();
+    world.propagation.taken_over(world.now);
+    world.connect();
+    world.change(&[1]);
+    let settled = world.idle(60);
+    // A message of the other node arrives now.
+    world.held.insert(account(1), 0);
+    assert!(world.idle(90) > settled, "the current token replaces what came late");
     world.settle();
 }
 

@@ -222,6 +222,16 @@ impl World {
         self.pump();
     }
 
+    /// So many seconds in which everything is answered; gives how often anything was sent until then.
+    pub(super) fn idle(&mut self, seconds: u32) -> usize {
+        for _ in 0..seconds {
+            self.answer_all();
+            self.mark(true);
+            self.pass(1_000);
+        }
+        self.sends
+    }
+
     /// Changes after `after`, about `limit` of them, and how far they reach.
     fn changes(&self, after: u64, limit: usize) -> (Vec<Changed>, u64) {
         let mut rows: Vec<Changed> = Vec::new();
