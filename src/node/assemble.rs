@@ -74,7 +74,7 @@ impl Found {
         let peer_tls = config
             .peering
             .as_ref()
-            .map(|peering| ReloadableTls::for_peers(&peering.tls));
+            .map(|peering| ReloadableTls::for_peers(&peering.tls, &config.node));
         let peer_tls = peer_tls.transpose().map_err(wrong)?;
         let operators = read_operators(&config.operators)?;
         let folder = Folder::take(&config.data, &config.cluster, &config.node)?;

@@ -48,6 +48,19 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// The certificate for the other nodes is another node's.
+    #[error(
+        "the certificate {cert} is for {names:?}, and the other nodes look for {name:?}, the name of this node: \
+         give the node a certificate whose dNSName is its name"
+    )]
+    OtherName {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The dNSNames in it.
+        names: Vec<String>,
+        /// The node's name.
+        name: String,
+    },
     /// Certificate and key are not a pair.
     #[error(
         "the private key {key} does not belong to the first certificate in {cert}; \

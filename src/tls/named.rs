@@ -121,6 +121,23 @@ fn read(role: Role, what: &'static str, path: &Path) -> Result<(Named, Arc<RootC
     Ok((Named { role, certificates }, Arc::new(roots)))
 }
 
+/// Whether nodes that trust the authorities in `ca` will take `own`, the certificate of the node `name`, as a server and as a
+/// client. At a time at which it is valid: only this machine's clock may be wrong.
+pub(super) fn check_own(ca: &Path, own: &[CertificateDer<'_>], name: &str) -> Result<Result<(), Error>, TlsError> {
+    let (by_clients, by_servers) = (ServerVerifier::read(ca)?, ClientVerifier::read(ca, true)?);
+    let check = || {
+        let (certificate, intermediates) = own.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let (from, until) = x509::validity(certificate).ok_or(CertificateError::BadEncoding)?;
+        let now = UnixTime::now().max(from).min(until);
+        by_servers.verify_client_cert(certificate, intermediates, now)?;
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| CertificateError::NotValidForName)?;
+        by_clients
+            .verify_server_cert(certificate, intermediates, &name, &[], now)
+            .map(drop)
+    };
+    Ok(check())
+}
+
 /// Verifies the clients of a port.
 #[derive(Debug)]
 pub(super) struct ClientVerifier {
@@ -337,6 +354,35 @@ mod tests {
             }
         }
         .map_err(|error| super::super::reason::words(&error))
+    }
+
+    #[test]
+    fn a_node_knows_whether_the_others_will_take_its_certificate() {
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        let of_node = |purposes: Vec<ExtendedKeyUsagePurpose>, until| {
+            signed(move |params| {
+                params.subject_alt_names = vec![rcgen::SanType::DnsName("n3".try_into().expect("a name"))];
+                params.extended_key_usages = purposes;
+                params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            })
+        };
+        let good = of_node(vec![ServerAuth, ClientAuth], 2090);
+        let taken = |authority: &str, shown: &str, name: &str| {
+            let folder = tempfile::tempdir().expect("a folder");
+            let ca = folder.path().join("ca.pem");
+            fs::write(&ca, authority).expect("written");
+            let own = CertificateDer::from_pem_slice(shown.as_bytes()).expect("a certificate");
+            check_own(&ca, &[own], name).expect("reads").is_ok()
+        };
+        assert!(taken(&good.0, &good.1, "n3"));
+        let expired = of_node(vec![ServerAuth, ClientAuth], 2020);
+        assert!(taken(&expired.0, &expired.1, "n3"), "maybe the clock is wrong");
+        let for_servers = of_node(vec![ServerAuth], 2090);
+        let for_clients = of_node(vec![ClientAuth], 2090);
+        assert!(!taken(&for_servers.0, &for_servers.1, "n3"), "not for clients");
+        assert!(!taken(&for_clients.0, &for_clients.1, "n3"), "not for servers");
+        assert!(!taken(&for_clients.0, &good.1, "n3"), "of another authority");
+        assert!(!taken(&good.0, &good.1, "n2"), "another name");
     }
 
     #[test]

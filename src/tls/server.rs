@@ -16,9 +16,10 @@ use rustls::{NamedGroup, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::files::{Stamp, TlsError, certificates, damaged, private_key, stamp, warn_if_exposed};
-use super::named::ClientVerifier;
+use super::named::{ClientVerifier, check_own};
 use super::pair::unusable;
 use super::provider::{provider, x25519_provider};
+use super::reason;
 use super::x509;
 use crate::clock::Clock;
 use crate::config::{PeerTls, PublicTls};
@@ -95,8 +96,23 @@ impl ReloadableTls {
         Self::of(files.clone(), PUBLIC)
     }
 
-    /// The same for the peer port: TLS 1.3 only, and every client shows a certificate of the mesh's own authority.
-    pub fn for_peers(files: &PeerTls) -> Result<Self, TlsError> {
+    /// The same for the peer port of the node `name`: TLS 1.3 only, and every client shows a certificate of the mesh's own
+    /// authority. The other nodes look for `name` in the certificate.
+    pub fn for_peers(files: &PeerTls, name: &str) -> Result<Self, TlsError> {
+        let own = certificates("certificate", &files.cert)?;
+        let names = own.first().map(|own| x509::dns_names(own)).unwrap_or_default();
+        if !names.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+            return Err(TlsError::OtherName {
+                cert: files.cert.clone(),
+                names,
+                name: name.to_owned(),
+            });
+        }
+        check_own(&files.ca, &own, name)?.map_err(|error| {
+            let (ca, reason) = (files.ca.display(), reason::words(&error));
+            let said = format!("the other nodes will refuse it, if their `ca` is this one's, {ca}: {reason}");
+            damaged("certificate", &files.cert, &said)
+        })?;
         let files = PublicTls {
             cert: files.cert.clone(),
             key: files.key.clone(),
