@@ -348,5 +348,5 @@ proposal!(MarkPropagated, true, (), Outcomes::Marked => (), |()| true);
 proposal!(OverrideAccount, false, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(AccountOutcome::has_happened));
 proposal!(TakeLease, true, Option<Revision>, Outcomes::Lease(granted) => granted, Option::is_some);
-proposal!(ReplaceOperator, true, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop(),
+proposal!(ReplaceOperator, false, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(OperatorOutcome::has_happened));

@@ -164,6 +164,20 @@ impl Fault {
         matches!(self, Self::Unreadable { .. } | Self::Row { .. } | Self::Damaged { .. })
     }
 
+    /// Whether the disk, or the quota, is full.
+    pub fn is_lack_of_room(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let Self::Storage { cause, .. } = self else {
+            return false;
+        };
+        let said = match cause.downcast_ref::<redb::Error>() {
+            Some(redb::Error::Io(error)) => Some(error),
+            Some(_) => None,
+            None => cause.downcast_ref::<std::io::Error>(),
+        };
+        said.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// The same of a read without which this node cannot go on: what to do is then something else.
     pub fn fatal(self) -> Self {
         match self {

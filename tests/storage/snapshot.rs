@@ -160,3 +160,53 @@ fn a_received_file_takes_the_place_of_the_state_file_and_an_unfinished_one_is_re
     let state = State::open_file(&path, options()).expect("opens again");
     assert_eq!(state.digest().expect("a digest"), last);
 }
+
+/// redb does not look at its checksums when it reads, so the sender may not know that a row of its own is damaged.
+#[test]
+fn g3_a_snapshot_of_a_damaged_state_is_refused_before_it_takes_the_place_of_a_sound_one() {
+    let sent = pieces(&filled(3));
+    let sound = received(&sent).expect("a whole snapshot");
+    let digest = sound.digest().expect("a digest");
+    // Somewhere in a token.
+    let pieces = with_other_content(&sent, 3_000);
+    let mut import = sound.begin_import().expect("begins");
+    let taken = pieces.iter().try_for_each(|piece| import.add(piece));
+    let refused = taken
+        .and_then(|()| import.finish().map(drop))
+        .expect_err("it is damaged");
+    assert!(matches!(refused, ImportError::Stream { .. }), "{refused}");
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+    assert_eq!(sound.digest().expect("a digest"), digest);
+}
+
+/// The stream as a sender makes it whose file has another byte at `place` of the first block that is so long: every
+/// checksum is right.
+fn with_other_content(sent: &[Bytes], place: usize) -> Vec<Bytes> {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&sent[0][5..]);
+    let (mut pieces, mut is_changed) = (sent.to_vec(), false);
+    for (number, piece) in sent.iter().enumerate().take(sent.len() - 1).skip(1) {
+        let mut block = zstd::bulk::decompress(&piece[5..], 4 * MAX_PIECE_BYTES).expect("a block");
+        if block.len() > place && !is_changed {
+            is_changed = true;
+            block[place] ^= 1;
+            pieces[number] = piece_of(piece[0], &zstd::bulk::compress(&block, 1).expect("compressed"));
+        }
+        hash.update(&block);
+    }
+    assert!(is_changed);
+    // The hash ends the trailer.
+    let (trailer, last) = (sent.last().expect("a trailer"), sent.len() - 1);
+    let mut content = trailer[5..].to_vec();
+    let from = content.len() - 32;
+    content[from..].copy_from_slice(hash.finalize().as_bytes());
+    pieces[last] = piece_of(trailer[0], &content);
+    pieces
+}
+
+fn piece_of(kind: u8, content: &[u8]) -> Bytes {
+    let mut piece = vec![kind];
+    piece.extend(crc32c::crc32c(content).to_le_bytes());
+    piece.extend(content);
+    piece.into()
+}

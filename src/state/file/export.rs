@@ -12,9 +12,11 @@ use bytes::Bytes;
 use redb::{Key, ReadOnlyTable, ReadableTableMetadata as _, Value};
 use serde::{Deserialize, Serialize};
 
+use super::store::Store;
 use super::view::SnapshotView;
 use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::state::fault::Fault;
+use crate::state::rows::RowId;
 
 /// The number of this format.
 pub(super) const FORMAT: u32 = 1;
@@ -134,8 +136,11 @@ impl Export {
     fn header(&self) -> Result<Header, Fault> {
         let view = &self.view;
         let length = |length: Result<u64, redb::StorageError>| length.map_err(|error| view.fault(error));
-        let rows = view.table(ROWS)?;
-        let stats = rows.stats().map_err(|error| view.fault(error))?;
+        let (rows, accounts) = (view.table(ROWS)?, view.table(ACCOUNTS)?);
+        let stored = |stats: Result<redb::TableStats, redb::StorageError>| {
+            let stats = stats.map_err(|error| view.fault(error))?;
+            Ok::<_, Fault>(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
+        };
         Ok(Header {
             magic: MAGIC,
             format: FORMAT,
@@ -144,9 +149,10 @@ impl Export {
                 length(view.table(OPERATORS)?.len())?,
                 length(view.table(POSITIONS)?.len())?,
                 length(rows.len())?,
-                length(view.table(ACCOUNTS)?.len())?,
+                length(accounts.len())?,
             ],
-            stored_bytes: stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes(),
+            // The other tables have a few rows.
+            stored_bytes: stored(rows.stats())? + stored(accounts.stats())?,
         })
     }
 
@@ -174,6 +180,7 @@ impl Export {
         after: Option<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>, Fault> {
         use std::ops::Bound::{Excluded, Unbounded};
+        let store = self.view.store_handle();
         let from = after.as_deref().map_or(Unbounded, |key| Excluded(K::from_bytes(key)));
         let range = table.range::<K::SelfType<'_>>((from, Unbounded));
         for entry in range.map_err(|error| self.view.fault(error))? {
@@ -185,6 +192,7 @@ impl Export {
                 key: key.as_ref(),
                 value: value.as_ref(),
             };
+            check(&store, &record)?;
             append(block, &record);
             self.records += 1;
             if block.len() >= BLOCK_BYTES {
@@ -192,6 +200,23 @@ impl Export {
             }
         }
         Ok(None)
+    }
+}
+
+/// Whether what `record` holds can be used: redb verifies its checksums when it repairs a file, not when it reads one.
+pub(super) fn check(store: &Store, record: &Record<'_>) -> Result<(), Fault> {
+    let shape = || store.damaged(format!("a record of table {} has another shape", record.table));
+    match record.table {
+        0 => {
+            let key = record.key.try_into().map_err(|_| shape())?;
+            store.operator(key, record.value).map(drop)
+        }
+        2 if <(u64, u32)>::fixed_width() == Some(record.key.len()) => {
+            let id = RowId::from_key(<(u64, u32)>::from_bytes(record.key));
+            store.row(None, id, record.value).map(drop)
+        }
+        2 => Err(shape()),
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
-use super::export::{BLOCK, FORMAT, HEADER, Header, MAGIC, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer};
+use super::export::{BLOCK, FORMAT, HEADER, Header, MAGIC, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer, check};
 use super::install::received_next;
 use super::store::Store;
 use super::view::SnapshotView;
@@ -205,7 +205,13 @@ impl Import {
     pub fn finish(mut self) -> Result<SnapshotView, ImportError> {
         let store = self.store.take().filter(|_| self.is_whole);
         match store {
-            Some(store) => Ok(SnapshotView::of(store)?),
+            Some(store) => {
+                let view = SnapshotView::of(store)?;
+                match view.trust().and(view.positions()) {
+                    Ok(_) => Ok(view),
+                    Err(fault) => self.wrong(format!("ends a snapshot that cannot be used: {fault}")),
+                }
+            }
             None => self.wrong("is missing: the snapshot is not whole"),
         }
     }
@@ -230,7 +236,10 @@ fn write_all(store: &Store, writing: &WriteTransaction, block: &[u8]) -> Result<
             3 => write(store, writing, ACCOUNTS, &record)?,
             other => Err(format!("has a record of table {other}, which there is not")),
         };
-        if let Err(defect) = written {
+        // The sender's redb does not look at what it reads, and what is here now may be the last sound copy.
+        let sound =
+            written.and_then(|()| check(store, &record).map_err(|fault| format!("is of a damaged state: {fault}")));
+        if let Err(defect) = sound {
             return Ok(Err(defect));
         }
         counts[usize::from(record.table)] += 1;

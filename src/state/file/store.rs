@@ -2,6 +2,7 @@
 //! has.
 
 use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -64,6 +65,7 @@ impl Store {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(path);
         let opened = opened.map_err(|error| Fault::storage("open", &file, redb::Error::Io(error)))?;
         let opened = FileBackend::new(opened).map_err(|error| Fault::storage("open", &file, error))?;
