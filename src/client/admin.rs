@@ -1,13 +1,14 @@
 //! A client of `/v1` over a node's admin socket.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::call::{Call, ClientError};
+use super::call::{Call, ClientError, FORMING_LIMIT, REQUEST_LIMIT};
 use crate::api::{Account, Accounts, Bootstrapped, Members, Operators, Status, Submitted};
 use crate::jwt::{AccountKey, OperatorKey};
 
@@ -38,7 +39,8 @@ impl AdminClient {
 
     /// Forms the mesh of all nodes in the node's configuration.
     pub async fn bootstrap(&self) -> Result<Bootstrapped, ClientError> {
-        self.ask(Method::POST, "/v1/mesh", Bytes::new()).await
+        self.ask_for(FORMING_LIMIT, Method::POST, "/v1/mesh", Bytes::new())
+            .await
     }
 
     /// The accounts after `after` in the order of their keys, at most `limit` of them; with `name`, those of that name.
@@ -90,6 +92,16 @@ impl AdminClient {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        self.ask_for(REQUEST_LIMIT, method, path, body).await
+    }
+
+    async fn ask_for<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let at = self.socket.display().to_string();
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -103,6 +115,7 @@ impl AdminClient {
             method,
             path: path.to_owned(),
             body,
+            limit,
         };
         let (status, answer) = call.over(stream).await?;
         if status.is_success() {

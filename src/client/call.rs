@@ -12,7 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::api::Problem;
 
 /// Longer than a node takes to answer that an outcome is unknown; a node that is silent for longer is not working.
-const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a mesh may take to form: each node that is admitted receives the whole state first.
+pub(super) const FORMING_LIMIT: Duration = Duration::from_secs(3600);
 
 /// A page ends after 8 MiB of tokens, and the last token may be 1 MiB; the rest is for the JSON around them.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
@@ -50,6 +53,8 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Bytes,
+    /// How long the answer may take.
+    pub(super) limit: Duration,
 }
 
 impl Call {
@@ -65,11 +70,11 @@ impl Call {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        match tokio::time::timeout(REQUEST_LIMIT, self.exchange(stream)).await {
+        match tokio::time::timeout(self.limit, self.exchange(stream)).await {
             Ok(answer) => answer.map_err(|reason| self.broken(reason)),
             Err(_) => Err(self.broken(format!(
                 "it was silent for {} seconds; whether a submission was stored is unknown, and repeating it is safe",
-                REQUEST_LIMIT.as_secs()
+                self.limit.as_secs()
             ))),
         }
     }

@@ -8,7 +8,7 @@ use hyper::{Method, Uri};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::call::{Call, ClientError};
+use super::call::{Call, ClientError, REQUEST_LIMIT};
 use crate::jwt::AccountKey;
 use crate::tls;
 
@@ -73,6 +73,7 @@ impl PublicClient {
             method,
             path: format!("/jwt/v1/accounts/{account}"),
             body,
+            limit: REQUEST_LIMIT,
         };
         let host = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let stream = TcpStream::connect((host.as_str(), self.port))
