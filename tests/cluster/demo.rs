@@ -1,12 +1,13 @@
 //! The demo: one command that shows everything and leaves nothing running.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::node::jwtmesh;
-use crate::support::process::{Program, eventually};
+use crate::support::process::{PATIENCE, Program, eventually, within};
 use crate::support::tools::tool;
 
 fn demo(folder: &Path, args: &[&str]) -> Command {
@@ -202,4 +203,55 @@ fn the_nodes_of_a_demo_end_with_it_even_if_it_is_interrupted_or_fails() {
     let err = String::from_utf8_lossy(&other.stderr);
     assert_eq!(other.status.code(), Some(2), "{err}");
     assert!(err.contains("--nodes 3"), "{err}");
+}
+
+/// `deploy/local/run` in `folder`, which ends when everything runs; `base` is the port that its own are counted from.
+fn local(folder: &Path, base: u16) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_BIN_EXE_jwtmesh"));
+    let mut path = vec![program.parent().unwrap().to_owned(), root.join("target/tools")];
+    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+    let mut command = Command::new(root.join("deploy/local/run"));
+    command
+        .arg(folder.join("mesh"))
+        .env("PATH", std::env::join_paths(path).unwrap())
+        .env("BASE_PORT", base.to_string())
+        .env("EXIT_WHEN_UP", "1");
+    command
+}
+
+/// The first of as many free ports as the script takes.
+fn free_ports() -> u16 {
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let bases = (31_000..32_500).step_by(50);
+    let mut bases = bases.skip(std::process::id() as usize % 15);
+    bases
+        .find(|base| (1..=33).all(|port| is_free(base + port)))
+        .expect("free ports")
+}
+
+#[test]
+fn deploy_local_brings_up_a_mesh_and_its_nats_servers_and_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = free_ports();
+    for (run, formed) in [("first", "formed\n"), ("second", "already formed\n")] {
+        let mut program = Program::start(local(folder.path(), base), folder.path(), run);
+        // Keys, certificates, six servers.
+        let ended = within(4 * PATIENCE, || program.ended()).expect("it ends");
+        assert!(ended.success(), "{}", program.stderr());
+        assert!(program.stdout().starts_with(formed), "{}", program.stdout());
+    }
+    let server = std::fs::read_to_string(folder.path().join("mesh/nats-1.log")).unwrap();
+    assert!(server.contains("Server is ready"), "{server}");
+}
+
+#[test]
+fn deploy_local_says_why_a_node_cannot_start_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = free_ports() + 1;
+    let _taken = TcpListener::bind(("127.0.0.1", base + 2)).unwrap();
+    let mut program = Program::start(local(folder.path(), base), folder.path(), "local");
+    let ended = within(4 * PATIENCE, || program.ended()).expect("it ends");
+    assert!(!ended.success());
+    assert!(program.stderr().contains("cannot listen on"), "{}", program.stderr());
 }
