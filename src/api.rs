@@ -57,11 +57,13 @@ pub struct Member {
     pub leader: bool,
     /// Whether it answers that node now.
     pub reachable: bool,
-    /// The newest revision that can be read there, as last heard.
-    pub applied: u64,
-    /// How many revisions that is behind the newest that is known.
-    pub lag: u64,
-    /// Milliseconds since it last answered that node; null if never.
+    /// Whether a node of its name answers there that has another store: it has lost its data.
+    pub lost_store: bool,
+    /// The newest revision that can be read there; null if it does not answer.
+    pub applied: Option<u64>,
+    /// How many revisions that is behind the newest that is known; null if it does not answer.
+    pub lag: Option<u64>,
+    /// Milliseconds since that node last heard from it; null if never.
     pub last_contact_ms: Option<u64>,
     /// The version of its program; empty if it does not answer.
     pub version: String,

@@ -34,7 +34,11 @@ impl Ready {
         }
         let name = &status.node;
         if !status.ready {
-            let sentence = format!("node {name} does not serve lookups: it is starting or shutting down");
+            let why = match &status.problems[..] {
+                [] => "it is starting or shutting down".to_owned(),
+                problems => problems.join("; "),
+            };
+            let sentence = format!("node {name} does not serve lookups: {why}");
             return Err(Failure::new(Exit::Unreachable, sentence));
         }
         if self.write && !status.writable {

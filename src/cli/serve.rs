@@ -16,7 +16,7 @@ use super::exit::{Exit, Failure};
 use super::output::{log_line, to_stderr};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::node::Node;
+use crate::node::{NOISY_TARGET, Node};
 use crate::panics;
 
 /// How long a node may take to finish the requests in progress. After that it closes the stores; the systemd unit
@@ -110,7 +110,10 @@ pub(super) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> 
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // At level trace, libraries print what passes through them: tokens, signatures, the system user's JWT.
-    let no_contents = filter_fn(|of| *of.level() < Level::TRACE || of.target().starts_with("jwtmesh"));
+    let no_contents = filter_fn(|of| {
+        let is_own = of.target().starts_with("jwtmesh");
+        is_own || (*of.level() < Level::TRACE && !of.target().starts_with(NOISY_TARGET))
+    });
     match format {
         LogFormat::Text => log
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
-use crate::resolver::{ProposeError, ReadError, SubmitError};
+use crate::resolver::{ProposeError, ReadError, Resolver, SubmitError};
 
 /// Why a request is refused: a status, a code for programs and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +25,13 @@ pub(super) struct Refusal {
 /// The value of `Retry-After`, in seconds: by then a queue is empty and an election is over.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
-/// The sentence of a node that has not caught up yet or is shutting down.
-pub(super) const NOT_READY: &str = "this node is starting or shutting down; try again, or ask another node";
+/// Why the node of `resolver` answers no lookup.
+pub(super) fn not_ready(resolver: &Resolver) -> &'static str {
+    if resolver.mesh().is_none() {
+        return "this node is not a member of a mesh yet; ask another node, or form the mesh with `jwtmesh member bootstrap`";
+    }
+    "this node is starting or shutting down; try again, or ask another node"
+}
 
 const NOSNIFF: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 const NO_STORE: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -189,6 +194,7 @@ impl From<SubmitError> for Refusal {
             SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
             }
+            SubmitError::NotAgreed(ProposeError::Refused { .. }) => (StatusCode::BAD_REQUEST, "refused-by-leader"),
             SubmitError::NotAgreed(ProposeError::OutcomeUnknown) => (StatusCode::GATEWAY_TIMEOUT, "outcome-unknown"),
             SubmitError::Read(error) => return error.into(),
         };

@@ -18,4 +18,5 @@ mod runtime;
 mod tests;
 mod trust;
 
+pub use crate::raft::NOISY_TARGET;
 pub use life::{Node, StartError};

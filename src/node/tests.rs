@@ -147,10 +147,10 @@ async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
             "an operator that another one signed",
         ),
     ] {
-        let led = node.resolver.lead(command).await;
+        let led = node.resolver.lead(2, command).await;
         assert!(matches!(led, Err(NotLed::Refused(_))), "{what}: {led:?}");
     }
-    let led = node.resolver.lead(put(good)).await.expect("it is the operator's");
+    let led = node.resolver.lead(2, put(good)).await.expect("it is the operator's");
     assert!(matches!(&led.outcomes, Outcomes::Accounts(each) if each.len() == 1));
     node.shutdown(PATIENCE).await.unwrap();
 }

@@ -44,6 +44,7 @@ pub(super) async fn agree_on_operators(
     scope: Scope,
 ) {
     let compared = async {
+        let mut said = String::new();
         loop {
             // Before there is a trust only the leader may propose one. Afterwards newer JWTs are taken from every node.
             let has_trust = resolver.trust().epoch > 0;
@@ -51,7 +52,13 @@ pub(super) async fn agree_on_operators(
                 match submit_operators(&resolver, &operators).await {
                     Ok(()) => return,
                     Err(error) => {
-                        tracing::warn!("the operators in the configuration were not submitted: {error:#}; trying again")
+                        let reason = format!("{error:#}");
+                        if reason != said {
+                            tracing::warn!(
+                                "the operators in the configuration were not submitted: {reason}; trying again"
+                            );
+                            said = reason;
+                        }
                     }
                 }
             }

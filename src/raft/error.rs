@@ -17,6 +17,14 @@ pub enum ProposeError {
         /// What is missing.
         reason: String,
     },
+    /// The leader, which verifies everything again, refuses it; the node that was asked did not.
+    #[error(
+        "the leader refuses it: {reason}; nothing was stored. Compare the clocks and the versions of the nodes (`jwtmesh status`)"
+    )]
+    Refused {
+        /// The leader's sentence.
+        reason: String,
+    },
     /// It may or may not be agreed on later. Submitting the same again is safe.
     #[error("the outcome is not known yet; submitting the same token again is safe")]
     OutcomeUnknown,

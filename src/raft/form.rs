@@ -27,6 +27,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the members may take to agree that there are more of them.
 const AGREEING: Duration = Duration::from_secs(30);
 
+/// The id of the node that forms a mesh.
+const FIRST: u64 = 1;
+
 /// What forming a mesh came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Formed {
@@ -44,14 +47,25 @@ pub struct Unformed(pub String);
 impl Raft {
     /// Forms the mesh of all nodes in this node's configuration, or admits those that are missing.
     pub async fn bootstrap(&self) -> Result<Formed, Unformed> {
+        let Ok(_forming) = self.0.forming.try_lock() else {
+            return Err(Unformed(
+                "the mesh is being formed already: ask `jwtmesh member list`".to_owned(),
+            ));
+        };
         let own = &self.0.handler.inner().own;
         if let Some(member) = self.0.handler.inner().member.get()
+            && is_settled(&member.core)
             && own.nodes.keys().all(|name| voter(&member.core, name).is_some())
         {
+            self.check_stores(&member.core).await?;
             return Ok(Formed::Already);
         }
         let others = self.introductions(own).await?;
         let member = match self.0.handler.inner().member.get() {
+            // Interrupted after its identity was written and before there was a mesh.
+            Some(member) if (member.mesh, member.node_id) == (own.store, FIRST) && !is_begun(&member.core).await? => {
+                self.become_first(own).await?
+            }
             Some(member) => member,
             None => self.become_first(own).await?,
         };
@@ -79,6 +93,25 @@ impl Raft {
         }
     }
 
+    /// Says which member answers with another store than the one it became a member with.
+    async fn check_stores(&self, core: &Core) -> Result<(), Unformed> {
+        let agreed = members(core);
+        let own = &self.0.handler.inner().own.name;
+        let others = agreed
+            .membership()
+            .nodes()
+            .map(|(_, node)| node)
+            .filter(|node| node.name != *own);
+        let asked = others.map(|node| async move {
+            let said = self.0.peers.hello(node.clone(), PATIENCE).await.ok()?;
+            (hex(&said.store) != node.store).then(|| node.name.clone())
+        });
+        match join_all(asked).await.into_iter().flatten().next() {
+            Some(name) => Err(lost(&name)),
+            None => Ok(()),
+        }
+    }
+
     /// Every other node of the configuration with what it says of itself, if each can become a member of this mesh.
     async fn introductions(&self, own: &Own) -> Result<Vec<(Member, Introduction)>, Unformed> {
         let others = own.nodes.iter().filter(|(name, _)| **name != own.name);
@@ -89,8 +122,11 @@ impl Raft {
                 store: String::new(),
             };
             let said = self.0.peers.hello(node.clone(), PATIENCE).await;
-            let said =
-                said.map_err(|error| Unformed(format!("node {name:?} at {peer} does not say who it is: {error}")))?;
+            let said = said.map_err(|error| {
+                Unformed(format!(
+                    "node {name:?} at {peer} does not answer: {error}; nothing was changed"
+                ))
+            })?;
             if said.name != *name || said.cluster != own.cluster {
                 return Err(Unformed(format!(
                     "at {peer}, where node {name:?} should be, is node {:?} of mesh {:?}",
@@ -159,7 +195,6 @@ impl Raft {
 
     /// Makes this node the first member of a new mesh, which has the uuid of its store.
     async fn become_first(&self, own: &Own) -> Result<&Membered, Unformed> {
-        const FIRST: u64 = 1;
         let mesh: Uuid = own.store;
         self.0.handler.join(mesh, FIRST).await.map_err(Unformed)?;
         let failed = |error: super::RaftStartError| Unformed(error.to_string());
@@ -175,16 +210,16 @@ impl Raft {
         let known = agreed.membership().nodes().find(|(_, known)| known.name == node.name);
         let node_id = match (known, said.member_of) {
             (Some((_, known)), _) if known.store != node.store => {
-                return Err(Unformed(format!(
-                    "node {:?} has lost its store, and cannot come back as the same member",
-                    node.name
-                )));
+                return Err(lost(&node.name));
             }
             (Some((id, _)), _) => *id,
             // Invited before something interrupted this.
             (None, Some((_, id))) => id,
             // The entry that admits it comes after all that are in the log, so that no id is given twice.
-            (None, None) => member.core.metrics().borrow_watched().last_log_index.unwrap_or(0) + 1,
+            (None, None) => {
+                let last = member.core.metrics().borrow_watched().last_log_index;
+                last.ok_or_else(|| Unformed("this node has no mesh to admit others to".to_owned()))? + 1
+            }
         };
         let name = node.name.clone();
         let invited = self.0.peers.invite(node.clone(), node_id, PATIENCE).await;
@@ -205,6 +240,24 @@ impl Raft {
         let admitted = tokio::time::timeout(CATCHING_UP, admitted).await;
         admitted.unwrap_or_else(|_| Err(Unformed(format!("node {name:?} did not catch up in time"))))
     }
+}
+
+fn lost(name: &str) -> Unformed {
+    Unformed(format!(
+        "node {name:?} was a member and has lost its data: it cannot be taken back as the same member. Put its data folder back; the \
+         others serve and agree without it as long as a majority of them runs"
+    ))
+}
+
+/// Whether no change of the members is half done: until it is whole, every agreement needs the members of before too.
+fn is_settled(core: &Core) -> bool {
+    members(core).membership().get_joint_config().len() == 1
+}
+
+/// Whether `core` has a mesh.
+async fn is_begun(core: &Core) -> Result<bool, Unformed> {
+    let begun = core.is_initialized().await;
+    begun.map_err(|error| Unformed(error.to_string()))
 }
 
 /// The id of the voter with this name.

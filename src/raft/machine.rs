@@ -32,11 +32,17 @@ pub(super) fn members(core: &Core) -> Arc<StoredMembership> {
     core.metrics().borrow_watched().membership_config.clone()
 }
 
-/// Whether this node is the only member of its mesh. One that does not know its mesh yet is not.
+/// Whether this node is the only member of its mesh. One that does not know its mesh yet is not, nor is one that has only
+/// read how its mesh began.
 pub(super) fn is_alone(core: &Core) -> bool {
     let metrics = core.server_metrics();
-    let members = &metrics.borrow_watched().membership_config;
-    members.membership().nodes().count() == 1
+    let metrics = metrics.borrow_watched();
+    metrics
+        .membership_config
+        .membership()
+        .nodes()
+        .map(|(id, _)| *id)
+        .eq([metrics.id])
 }
 
 /// The state as openraft sees it.
@@ -50,6 +56,8 @@ pub struct Machine {
     checkpoint: Arc<AtomicU64>,
     fault: FaultHandle,
     snapshot_ready: SnapshotReady,
+    /// The last entry that the log knew at the start to be committed.
+    resumed: u64,
 }
 
 /// Whether a snapshot has been built, or was found at the start.
@@ -109,7 +117,7 @@ fn unreadable(what: &str, error: &str) -> String {
 }
 
 impl Machine {
-    /// The machine over `state`. The flusher of `state` updates `flushed`; the machine publishes each applied index in
+    /// The machine over `state`, in front of a log that knows entries up to `resumed` to be committed. The flusher of `state` updates `flushed`; the machine publishes each applied index in
     /// `revision`, and an installed snapshot, which is durable at once, in `checkpoint` as well.
     pub fn new(
         state: State,
@@ -117,6 +125,7 @@ impl Machine {
         revision: Arc<watch::Sender<u64>>,
         checkpoint: Arc<AtomicU64>,
         fault: FaultHandle,
+        resumed: u64,
     ) -> Self {
         // What a start finds in redb is a snapshot that covers every purged entry. If we reported none, openraft would
         // have one built before the node serves, and building waits for the flusher.
@@ -128,6 +137,7 @@ impl Machine {
             checkpoint,
             fault,
             snapshot_ready,
+            resumed,
         }
     }
 
@@ -135,8 +145,10 @@ impl Machine {
         report(&self.fault, reason)
     }
 
-    async fn wait_for_room(&mut self) -> Result<(), StorageError> {
-        while self.state.is_full() {
+    /// Waits while the memtable is full, unless `index` is what a start applies again: lookups wait for that, and where the
+    /// disk is full nothing makes room. A node that lags is sent little, so there is not much of it.
+    async fn wait_for_room(&mut self, index: u64) -> Result<(), StorageError> {
+        while index > self.resumed && self.state.is_full() {
             if self.flushed.changed().await.is_err() {
                 return Err(StorageError::other(
                     "the flusher has ended; nothing more can be applied",
@@ -180,8 +192,8 @@ impl RaftStateMachine<Types> for Machine {
         S: Stream<Item = Result<EntryResponder<Types>, StorageError>> + Unpin + Send,
     {
         while let Some((entry, proposer)) = entries.try_next().await? {
-            self.wait_for_room().await?;
             let index = entry.log_id.index;
+            self.wait_for_room(index).await?;
             let is_large = matches!(&entry.payload, EntryPayload::Normal(payload) if payload.0.len() > INLINE_BYTES);
             // openraft would notice a panic of its apply task only with the next entry.
             let state = self.state.clone();
@@ -213,9 +225,10 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotView) -> Result<(), StorageError> {
         let current = Current::of(snapshot).map_err(|reason| self.report(reason))?;
-        self.state
-            .install(current.view.clone())
-            .map_err(|fault| self.report(chain(&fault)))?;
+        let (state, view) = (self.state.clone(), current.view.clone());
+        // It waits for a checkpoint, and closing the file before it may free gigabytes.
+        let installed = off_the_workers(move || state.install(view)).await;
+        installed.map_err(|fault| self.report(chain(&fault)))?;
         let index = current.meta.last_log_id.map_or(0, |id| id.index);
         self.checkpoint.fetch_max(index, Ordering::AcqRel);
         self.revision.send_replace(index);

@@ -1,11 +1,13 @@
 //! The members of the mesh, as this node knows them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 
 use super::Raft;
+use super::machine::members;
 use super::peer::hex;
 use super::runtime::Member;
 
@@ -29,9 +31,11 @@ pub struct MemberView {
     pub leader: bool,
     /// Whether it answers this node now.
     pub reachable: bool,
-    /// The newest revision that can be read there; 0 if it does not answer and never did.
-    pub applied: u64,
-    /// When it last answered this node; `None` if never. Of this node, zero.
+    /// Whether a node of this name answers, with another store than the member's.
+    pub has_lost_store: bool,
+    /// The newest revision that can be read there; `None` if it does not answer.
+    pub applied: Option<u64>,
+    /// How long ago this node last heard from it; `None` if never. Of this node, zero.
     pub last_contact: Option<Duration>,
     /// The version of its program; empty if it does not answer.
     pub version: String,
@@ -60,6 +64,35 @@ impl Raft {
         let leader = metrics.current_leader?;
         let members = metrics.membership_config.membership();
         members.get_node(&leader).map(|node| node.name.clone())
+    }
+
+    /// What `cluster.toml` and the members that were agreed on say differently, and what is half done, one sentence each.
+    pub fn member_troubles(&self) -> Vec<String> {
+        let own = self.0.handler.inner();
+        let Some(member) = own.member.get() else {
+            return Vec::new();
+        };
+        let agreed = members(&member.core);
+        let membership = agreed.membership();
+        let mut said = Vec::new();
+        if membership.get_joint_config().len() > 1 {
+            said.push(
+                "a change of the members is half done: run `jwtmesh member bootstrap` again, on the node that leads"
+                    .to_owned(),
+            );
+        }
+        let names: BTreeSet<&String> = membership.nodes().map(|(_, node)| &node.name).collect();
+        let configured: BTreeSet<&String> = own.own.nodes.keys().collect();
+        let no_member = configured.difference(&names).map(|name| {
+            format!("node {name:?} of cluster.toml is no member: run `jwtmesh member bootstrap` on the node that leads")
+        });
+        let unknown = names.difference(&configured).filter(|name| **name != &own.own.name);
+        let unknown = unknown.map(|name| {
+            format!("member {name:?} is not in this node's cluster.toml: put its [[node]] there, with its peer address, and restart")
+        });
+        said.extend(no_member);
+        said.extend(unknown);
+        said
     }
 
     /// Every member; each is asked whether it answers.
@@ -101,7 +134,8 @@ impl Raft {
             store: node.store.clone(),
             leader,
             reachable: true,
-            applied: *self.0.revision.borrow(),
+            has_lost_store: false,
+            applied: Some(*self.0.revision.borrow()),
             last_contact: Some(Duration::ZERO),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -110,12 +144,13 @@ impl Raft {
         }
         let said = self.0.peers.hello(node, PATIENCE).await.ok();
         let known = self.0.handler.inner().contacts.of(id);
-        view.reachable = said.as_ref().is_some_and(|said| hex(&said.store) == view.store);
-        view.applied = said.as_ref().map_or(known.applied, |said| said.applied);
+        view.has_lost_store = said.as_ref().is_some_and(|said| hex(&said.store) != view.store);
+        view.reachable = said.is_some() && !view.has_lost_store;
+        view.applied = said.as_ref().filter(|_| view.reachable).map(|said| said.applied);
         view.last_contact = if view.reachable {
             Some(Duration::ZERO)
         } else {
-            known.answered.map(|at| at.elapsed())
+            known.answered.max(known.heard).map(|at| at.elapsed())
         };
         view.version = said.map(|said| said.version).unwrap_or_default();
         view

@@ -71,6 +71,7 @@ mod start;
 pub mod stores;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -101,6 +102,10 @@ use crate::state::PutAccounts;
 use crate::state::Revision;
 use crate::tasks::Scope;
 
+/// Where openraft logs as errors that messages arrive at a core which is being stopped, and nothing that this program does
+/// not say itself.
+pub const NOISY_TARGET: &str = "openraft::raft::raft_inner";
+
 /// How long a handover may take: two round trips and two syncs, and a stalling disk.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -120,10 +125,14 @@ struct Inner {
     route: Route,
     settle: Settle,
     revision: watch::Receiver<Revision>,
+    /// The index up to which the state is durable, and the log may be purged.
+    checkpoint: Arc<AtomicU64>,
     space: Space,
     peers: Arc<dyn Speak>,
     /// Starts openraft; used once.
     begin: Mutex<Option<Begin>>,
+    /// Held while this node forms a mesh.
+    forming: Mutex<()>,
     settings: Settings,
     scope: Scope,
 }
@@ -212,6 +221,12 @@ impl Raft {
         self.0.revision.clone()
     }
 
+    /// The newest entry of this node's log, committed or not; 0 if there is none.
+    pub fn last_entry(&self) -> Revision {
+        let core = self.0.proposer.core();
+        core.map_or(0, |core| core.metrics().borrow_watched().last_log_index.unwrap_or(0))
+    }
+
     /// Waits until this node can read revision `wanted`, or without one everything that was acknowledged by any node
     /// before. [`ProposeError::NoLeader`] if that is not within `patience`.
     pub async fn read_at_least(&self, wanted: Option<Revision>, patience: Duration) -> Result<(), ProposeError> {
@@ -279,7 +294,7 @@ impl Raft {
             "another node leads",
         );
         match handed.await {
-            Ok(_) => tracing::info!(leader = self.leader(), "another node leads now"),
+            Ok(_) => {}
             Err(error) => tracing::warn!("no other node has taken the lead: {error}; they elect one"),
         }
     }

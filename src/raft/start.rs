@@ -76,7 +76,7 @@ impl Raft {
             })
         });
         let settle = Settle::new(handler.clone(), peers.clone(), scope.clone());
-        let space = stores.space.clone();
+        let (space, checkpoint) = (stores.space.clone(), stores.checkpoint.clone());
         let (own_scope, scope) = (scope.clone(), scope.clone());
         let begin: Begin = Box::new(move |node_id| Box::pin(begin(node_id, config, network, stores, scope)));
         Ok(Self(Arc::new(Inner {
@@ -87,9 +87,11 @@ impl Raft {
             route,
             settle,
             revision,
+            checkpoint,
             space,
             peers,
             begin: Mutex::new(Some(begin)),
+            forming: Mutex::default(),
             settings,
             scope: own_scope,
         })))
@@ -100,12 +102,37 @@ impl Raft {
         let begin = self.0.begin.lock().await.take();
         let begin = begin.ok_or_else(|| core_error("it was started before"))?;
         let core = begin(node_id).await?;
-        self.0.handler.begin(mesh, node_id, core);
-        let raft = Arc::downgrade(&self.0);
-        self.0
-            .scope
-            .spawn("the watch over the leader's disk", give_way(raft, self.0.scope.clone()));
+        self.attend(mesh, node_id, core);
         Ok(())
+    }
+
+    /// Takes `core`, which is member `node_id` of `mesh` and was made on this handle's stores, and starts what watches over
+    /// it. [`Self::begin`] does so; a simulation makes a core of its own, on a disk that it lets fail.
+    pub fn attend(&self, mesh: Uuid, node_id: u64, core: Core) {
+        let Inner {
+            handler,
+            revision,
+            checkpoint,
+            space,
+            scope,
+            ..
+        } = &*self.0;
+        let (log, contacts) = (&handler.inner().log, handler.inner().contacts.clone());
+        scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
+        let quiet = write_committed(core.clone(), log.clone(), revision.clone(), scope.clone());
+        scope.spawn("the writer of what is committed", quiet);
+        let trimmer = Trimmer {
+            core: core.clone(),
+            log: log.clone(),
+            checkpoint: checkpoint.clone(),
+        };
+        scope.spawn(
+            "the log trimmer",
+            trimmer.run(move |spare| contacts.held(spare), space.clone(), scope.clone()),
+        );
+        handler.begin(mesh, node_id, core);
+        let raft = Arc::downgrade(&self.0);
+        scope.spawn("the watch over the leader's disk", give_way(raft, scope.clone()));
     }
 
     /// Forms a mesh of this node alone, unless it is a member of one already, as it must be after its first start.
@@ -156,32 +183,17 @@ async fn begin<T: Transport>(
     stores: Stores,
     scope: Scope,
 ) -> Result<Core, RaftStartError> {
-    let applied = stores.revision.subscribe();
     let machine = Machine::new(
         stores.state.clone(),
         stores.flushed.clone(),
         stores.revision,
-        stores.checkpoint.clone(),
+        stores.checkpoint,
         scope.fault().clone(),
+        stores.log.committed(),
     );
-    let contacts = network.contacts();
     // openraft's tasks run where it is made.
-    let log = stores.log.clone();
-    let made = scope.within(async move { Core::new(node_id, config, network, log, machine).await });
-    let core = made.await.map_err(core_error)?;
-    scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
-    let quiet = write_committed(core.clone(), stores.log.clone(), applied, scope.clone());
-    scope.spawn("the writer of what is committed", quiet);
-    let trimmer = Trimmer {
-        core: core.clone(),
-        log: stores.log,
-        checkpoint: stores.checkpoint,
-    };
-    scope.spawn(
-        "the log trimmer",
-        trimmer.run(move |spare| contacts.held(spare), stores.space, scope.clone()),
-    );
-    Ok(core)
+    let made = scope.within(async move { Core::new(node_id, config, network, stores.log, machine).await });
+    made.await.map_err(core_error)
 }
 
 /// Elects this node and waits until it has applied its log. A single voter need not wait for an election time-out: no
@@ -207,8 +219,24 @@ async fn lead(core: &Core) -> Result<(), RaftStartError> {
 /// Reports a fault if openraft's core ends by itself: a node without its core must not look alive.
 async fn watch_core(core: Core, scope: Scope) {
     let mut metrics = core.metrics();
+    let mut known = None;
     loop {
-        let ended = metrics.borrow_and_update().running_state.clone().err();
+        let ended = {
+            let metrics = metrics.borrow_and_update();
+            let leader = metrics.current_leader.filter(|_| !super::machine::is_alone(&core));
+            if let Some(leader) = leader
+                && known != Some((leader, metrics.current_term))
+            {
+                known = Some((leader, metrics.current_term));
+                let term = metrics.current_term;
+                match metrics.membership_config.membership().get_node(&leader) {
+                    _ if leader == metrics.id => tracing::info!(term, "this node leads now"),
+                    Some(node) => tracing::info!(term, leader = node.name, "another node leads now"),
+                    None => tracing::info!(term, leader, "another node leads now"),
+                }
+            }
+            metrics.running_state.clone().err()
+        };
         if let Some(ended) = ended {
             if !scope.is_stopping() {
                 scope.fault().report(format!("Raft has ended: {ended}"));
@@ -227,17 +255,34 @@ async fn watch_core(core: Core, scope: Scope) {
     }
 }
 
+/// After this long without a leader the log says so: an election is over by then.
+const NO_LEADER_AFTER: Duration = Duration::from_secs(3);
+
 /// How often a node looks at its disk.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Measures how full the disk is, and hands the lead to a node whose disk works, whenever this one's does not.
+/// Measures how full the disk is, drops what is left of a snapshot, and hands the lead to a node whose disk works, whenever
+/// this one's does not.
 async fn give_way(raft: Weak<Inner>, scope: Scope) {
+    let mut is_current = true;
     while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
         let Some(inner) = raft.upgrade() else { return };
         let space = inner.space.clone();
         off_the_workers(move || space.look()).await;
-        if inner.handler.inner().health.is_bad() {
-            Raft(inner).hand_over().await;
+        inner.handler.tidy().await;
+        let raft = Raft(inner);
+        let age = raft.leader_age();
+        let was_current = std::mem::replace(&mut is_current, age.is_some_and(|age| age < NO_LEADER_AFTER));
+        match age {
+            Some(age) if was_current && !is_current => tracing::warn!(
+                seconds = age.as_secs(),
+                "no leader that a majority acknowledges: uploads wait or are refused, lookups go on"
+            ),
+            _ if is_current && !was_current => tracing::info!("a leader that a majority acknowledges is there again"),
+            _ => {}
+        }
+        if raft.handler().inner().health.is_bad() {
+            raft.hand_over().await;
         }
     }
 }

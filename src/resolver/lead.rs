@@ -1,5 +1,8 @@
-//! What a leader does with the commands of other nodes: it verifies again what they carry, since one node that was broken
-//! into must not be able to write.
+//! What a leader does with the commands of other nodes: it verifies again what they carry, so that one node that was broken
+//! into cannot store what no operator has signed.
+//!
+//! What an administrator may do at any node, such a node can do too: put an older JWT that was signed back, or name
+//! another operator in the place of one.
 
 use futures::future::BoxFuture;
 
@@ -14,9 +17,9 @@ use crate::state::{
 };
 
 impl Leading for Resolver {
-    fn lead(&self, command: Command) -> BoxFuture<'static, Result<Led, NotLed>> {
+    fn lead(&self, from: u64, command: Command) -> BoxFuture<'static, Result<Led, NotLed>> {
         let resolver = self.clone();
-        Box::pin(async move { resolver.led(command).await })
+        Box::pin(async move { resolver.led(from, command).await })
     }
 
     fn resend(&self, account: [u8; 32]) {
@@ -30,7 +33,7 @@ fn refused(error: impl std::fmt::Display) -> NotLed {
 }
 
 impl Resolver {
-    async fn led(&self, command: Command) -> Result<Led, NotLed> {
+    async fn led(&self, from: u64, command: Command) -> Result<Led, NotLed> {
         let command = match command {
             Command::PutAccounts(PutAccounts { trust_epoch, items }) => {
                 let epoch = self.trust().epoch;
@@ -62,8 +65,24 @@ impl Resolver {
                 self.check_successor(old, &verified).map_err(refused)?;
                 Command::ReplaceOperator(ReplaceOperator { old, new })
             }
-            Command::MarkPropagated(mark) => Command::MarkPropagated(mark),
-            Command::TakeLease(take) => Command::TakeLease(take),
+            Command::MarkPropagated(mark) => {
+                check_name(&mark.nats_cluster)?;
+                // A position never goes back. No node has applied what the leader has not in its log.
+                if mark.position > self.0.raft.last_entry() {
+                    return Err(refused(format!(
+                        "no change {} that could have been propagated",
+                        mark.position
+                    )));
+                }
+                Command::MarkPropagated(mark)
+            }
+            Command::TakeLease(take) => {
+                check_name(&take.nats_cluster)?;
+                if take.holder != from && take.holder != 0 {
+                    return Err(refused("a lease for another node"));
+                }
+                Command::TakeLease(take)
+            }
         };
         let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
         Ok(self.led_to(outcomes))
@@ -87,6 +106,16 @@ impl Resolver {
         };
         self.weighed(&self.0.checking, bytes, checked).await?
     }
+}
+
+/// The most bytes of the name of a NATS cluster, as in `cluster.toml`.
+const MAX_NAME: usize = 63;
+
+fn check_name(nats_cluster: &str) -> Result<(), NotLed> {
+    if nats_cluster.len() > MAX_NAME || nats_cluster.contains('/') {
+        return Err(refused("no name of a NATS cluster"));
+    }
+    Ok(())
 }
 
 fn check_account(item: &PutAccount, keys: &TrustedKeys, now: UnixSeconds) -> Result<(), NotLed> {
@@ -125,6 +154,9 @@ fn check_operator(item: &PutOperator) -> Result<Verified<OperatorClaims>, NotLed
 /// The same sentence as for a client.
 impl From<SubmitError> for NotLed {
     fn from(error: SubmitError) -> Self {
-        refused(error)
+        match error {
+            SubmitError::NotAgreed(error) => Self::NotAgreed(error),
+            error => refused(error),
+        }
     }
 }

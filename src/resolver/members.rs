@@ -14,6 +14,11 @@ impl Resolver {
         self.0.raft.mesh()
     }
 
+    /// What is not as it should be with the members, one sentence each.
+    pub fn member_troubles(&self) -> Vec<String> {
+        self.0.raft.member_troubles()
+    }
+
     /// The name of the member that leads, as far as this node knows.
     pub fn leader(&self) -> Option<String> {
         self.0.raft.leader()

@@ -213,6 +213,8 @@ impl Resolver {
     /// Before a new mesh has agreed on its operators nobody's token is right or wrong.
     fn check_trust(&self) -> Result<(), ProposeError> {
         if self.trust().keys.operators().is_empty() {
+            // Why it has none: it may be no member of a mesh yet.
+            self.0.raft.check_writable()?;
             return Err(ProposeError::Unavailable {
                 reason: "this node does not know yet which operators its mesh trusts".to_owned(),
             });

@@ -1,5 +1,5 @@
 //! Several nodes under simulated time: real logs, states and agreement, and the real resolver, forwarding and lease, over a
-//! network that delays, loses and cuts, on disks that stall and lose what was not synced, with clocks that differ. Clients
+//! network that delays, loses and cuts, on disks that stall, fill up and lose what was not synced, with clocks that differ. Clients
 //! of every node are held to what they were told, and so is a NATS cluster.
 //!
 //! Everything random follows from a seed: a failure prints its seed, which replays it.
@@ -26,5 +26,7 @@ mod publisher;
 mod redb;
 #[cfg(test)]
 mod seeds;
+#[cfg(test)]
+mod torn;
 #[cfg(test)]
 mod world;

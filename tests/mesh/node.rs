@@ -22,6 +22,13 @@ use crate::disk::CrashDisk;
 use crate::network::{Endpoint, Network, Way, name};
 use crate::planted::{Defect, Doom, DoomedLog};
 use crate::redb::CrashingDisk;
+use crate::torn;
+
+/// The room on a disk that is far from full, in MB.
+pub(crate) const ROOMY: u64 = 900;
+
+/// What is applied and not yet in the state's file takes this much memory at the most, in bytes.
+pub(crate) const MEMTABLE: usize = 64 * 1024;
 
 /// The two disks of a node. Their power fails together. Clones are the same disks.
 #[derive(Clone)]
@@ -32,10 +39,17 @@ pub(crate) struct Disks {
 
 impl Disks {
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
+        let new = Self {
             log: CrashDisk::new(seed),
             state: CrashingDisk::default(),
-        }
+        };
+        new.leave(ROOMY);
+        new
+    }
+
+    /// Leaves so much room: uploads stop below 125 MB, flushes below 31.
+    pub(crate) fn leave(&self, free_mb: u64) {
+        self.log.say_room(free_mb * 1_000_000, 1_000_000_000);
     }
 
     /// What the next life finds.
@@ -55,6 +69,15 @@ impl Disks {
     /// Whether one of them has failed.
     pub(crate) fn have_failed(&self) -> bool {
         !self.log.survives() || self.state.is_off()
+    }
+
+    /// What a start with `defect` would take these disks for.
+    fn spoil(&self, defect: Option<Defect>, doom: &Doom) {
+        match defect {
+            Some(Defect::DamageTakenForEnd) if doom.may_damage() => self.cut_short(&mut doom.random.lock().unwrap()),
+            Some(Defect::TornTakenForWhole) => torn::make_whole(&self.log, STORE),
+            _ => {}
+        }
     }
 
     /// Loses the end of the log, as a start does that takes damage in its middle for a torn end.
@@ -90,12 +113,17 @@ pub(crate) struct Node {
     pub(crate) scope: Scope,
     pub(crate) raft: Raft,
     checkpoint: Arc<AtomicU64>,
+    /// What the start applied again: it does not wait for the disk.
+    pub(crate) resumed_bytes: usize,
 }
 
 /// Limits so small that a simulation reaches them.
-fn small() -> Options {
+fn small(defect: Option<Defect>) -> Options {
     Options {
-        memtable_bytes: 64 * 1024,
+        memtable_bytes: match defect {
+            Some(Defect::MemoryUnbounded) => usize::MAX,
+            _ => MEMTABLE,
+        },
         row_cache_bytes: 64 * 1024,
         cache_bytes: 1024 * 1024,
         ..Options::new("simulated")
@@ -113,6 +141,9 @@ pub(crate) fn member(node: u64) -> Member {
 /// The mesh that all simulated nodes are of.
 const MESH: Uuid = [7; 16];
 
+/// The store that every log says it is of.
+const STORE: StoreId = StoreId([3; 16]);
+
 fn store(node: u64) -> Uuid {
     let mut store = [1; 16];
     store[0] = u8::try_from(node).expect("few nodes");
@@ -121,7 +152,7 @@ fn store(node: u64) -> Uuid {
 
 /// The stores of a life, their writers running as tasks.
 fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> Result<Stores, String> {
-    let state = State::open_backend(disks.state.clone(), small()).map_err(|e| chain(&e))?;
+    let state = State::open_backend(disks.state.clone(), small(defect)).map_err(|e| chain(&e))?;
     let durable = match defect {
         Some(Defect::PurgeAheadOfCheckpoint) => u64::MAX,
         _ => state.checkpointed(),
@@ -136,7 +167,7 @@ fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> R
             Some(Defect::LeaderRestored) => Some(durable),
             _ => state.installed().map_err(|e| chain(&e))?,
         },
-        ..LogOptions::new(StoreId([3; 16]))
+        ..LogOptions::new(STORE)
     };
     let reported = scope.fault().clone();
     let (log, mut writer) = LogStore::open(
@@ -217,9 +248,7 @@ impl Node {
         nature: Nature,
     ) -> Result<Self, String> {
         let (node, life) = (doom.node, doom.life);
-        if defect == Some(Defect::DamageTakenForEnd) && doom.may_damage() {
-            disks.cut_short(&mut doom.random.lock().unwrap());
-        }
+        disks.spoil(defect, &doom);
         let scope = Scope::new(FaultHandle::default());
         let stores = open(disks, defect, &scope, nature.sync_us)?;
         let (state, log) = (stores.state.clone(), stores.log.clone());
@@ -230,6 +259,7 @@ impl Node {
             stores.revision.clone(),
             checkpoint.clone(),
             scope.fault().clone(),
+            log.committed(),
         );
         let settings = Settings {
             cluster: "simulated".to_owned(),
@@ -260,7 +290,7 @@ impl Node {
         let core = Core::new(node, Arc::new(config), peers, doomed, machine)
             .await
             .map_err(|e| e.to_string())?;
-        raft.handler().begin(MESH, node, core.clone());
+        raft.attend(MESH, node, core.clone());
         let resolver = Resolver::new(raft.clone(), state.clone(), clock, scope.fault().clone());
         raft.handler().set_leading(Arc::new(resolver.clone()));
         let fault = scope.fault().clone();
@@ -275,6 +305,7 @@ impl Node {
         };
         network.connect(node, endpoint);
         Ok(Self {
+            resumed_bytes: state.unflushed_bytes(),
             life,
             core,
             state,

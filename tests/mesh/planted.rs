@@ -37,6 +37,10 @@ pub(crate) enum Defect {
     AppliedApart,
     /// A start takes damage in the middle of the log for its end.
     DamageTakenForEnd,
+    /// A start takes a group that was not written to its end for a whole one.
+    TornTakenForWhole,
+    /// Applying never waits for the disk.
+    MemoryUnbounded,
     /// The order of arrival decides which token of an account is the newer one.
     OlderStored,
     /// A client repeats what it does not know, and believes the second answer alone.

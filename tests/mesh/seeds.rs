@@ -28,14 +28,15 @@ fn hold(voters: u64, default: u64) {
         sum.crashes += report.crashes;
         sum.pieces += report.pieces;
         sum.transfers += report.transfers;
+        sum.full += report.full;
         sum.forwarded += report.forwarded;
         sum.reads += report.reads;
         sum.published += report.published;
     }
     println!(
         "{voters} voters: {} acknowledged, {} of them forwarded, {} strong reads, {} accounts published, {} crashes, {} pieces of \
-         snapshots, {} handovers",
-        sum.acknowledged, sum.forwarded, sum.reads, sum.published, sum.crashes, sum.pieces, sum.transfers
+         snapshots, {} handovers, {} full disks",
+        sum.acknowledged, sum.forwarded, sum.reads, sum.published, sum.crashes, sum.pieces, sum.transfers, sum.full
     );
     let (many, some) = (50 * count, count);
     let enough = sum.acknowledged > many && sum.forwarded > some && sum.reads > many && sum.published > some;
@@ -76,7 +77,7 @@ fn found(defect: Defect, from: u64) -> Option<u64> {
 fn what_is_planted_is_found() {
     // Each begins near a seed that is known to find it.
     for (defect, from) in [
-        (Defect::VoteNotSynced, 850),
+        (Defect::VoteNotSynced, 1130),
         (Defect::AppendAcknowledgedEarly, 0),
         (Defect::SentEarly, 0),
         (Defect::LeaderRestored, 0),
@@ -84,6 +85,8 @@ fn what_is_planted_is_found() {
         (Defect::InstallWithoutMark, 25),
         (Defect::AppliedApart, 0),
         (Defect::DamageTakenForEnd, 0),
+        (Defect::TornTakenForWhole, 0),
+        (Defect::MemoryUnbounded, 0),
         (Defect::OlderStored, 0),
         (Defect::ForwardedTwice, 0),
         (Defect::FollowerSaysUnchanged, 0),

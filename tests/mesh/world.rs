@@ -18,13 +18,15 @@ use tokio::sync::mpsc;
 
 use crate::clients::{ACCOUNTS, At, History, Keys, etag, versions};
 use crate::network::Network;
-use crate::node::{BEGINNING, Disks, Nature, Node, member};
+use crate::node::{BEGINNING, Disks, MEMTABLE, Nature, Node, ROOMY, member};
 use crate::panics;
 use crate::planted::{Defect, Doom};
 use crate::publisher::{NatsCluster, Publisher};
 
 /// Rounds of a simulation, each up to 400 ms long.
 const ROUNDS: usize = 150;
+/// How long a start may take, whatever state the disk is in: nothing is looked up before it.
+const STARTING: Duration = Duration::from_secs(20);
 /// How long a mesh may take to agree once everything works.
 const HEALING: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,8 @@ pub(crate) struct Report {
     pub(crate) crashes: u64,
     pub(crate) pieces: u64,
     pub(crate) transfers: u64,
+    /// Disks that were nearly full for a while.
+    pub(crate) full: u64,
 }
 
 struct World {
@@ -66,6 +70,8 @@ struct World {
     /// How much the clock of each node is ahead, in seconds.
     ahead: BTreeMap<u64, i64>,
     acknowledge: Acknowledge,
+    /// Whether logs are purged far earlier than a node does by itself, also of what a peer needs.
+    is_purged_early: bool,
     /// The revision of each account as last seen at a node in its present life.
     seen: BTreeMap<(u64, u64, u8), u64>,
     clock: i64,
@@ -107,6 +113,7 @@ impl World {
         } else {
             Acknowledge::Reachable
         };
+        let is_purged_early = random.gen_bool(0.7);
         Self {
             voters,
             defect,
@@ -125,6 +132,7 @@ impl World {
             nats: NatsCluster::default(),
             ahead,
             acknowledge,
+            is_purged_early,
             seen: BTreeMap::new(),
             clock: BEGINNING - 2_000,
             report: Report::default(),
@@ -177,8 +185,9 @@ impl World {
             ahead: self.ahead[&node],
             acknowledge: self.acknowledge,
         };
-        let booted = Node::boot(disks, self.defect, doom, self.network.clone(), nature).await;
-        match booted {
+        let booting = Node::boot(disks, self.defect, doom, self.network.clone(), nature);
+        let booted = tokio::time::timeout(STARTING, booting).await;
+        match booted.unwrap_or_else(|_| panic!("node {node} does not start: it waits")) {
             Ok(booted) => {
                 self.network.note(format_args!("{node} starts"));
                 let publisher = Publisher {
@@ -275,17 +284,18 @@ impl World {
             self.down.remove(&node);
             self.boot(node).await;
         }
-        if self.random.gen_bool(0.2) {
+        if self.is_purged_early && self.random.gen_bool(0.2) {
             let living: Vec<u64> = self.nodes.keys().copied().collect();
             if let Some(node) = living.choose(&mut self.random) {
                 self.nodes[node].purge();
             }
         }
         self.look_back();
+        self.look_at_memory();
         self.ask();
     }
 
-    /// Cuts and heals links, and moves the leadership.
+    /// Cuts and heals links, moves the leadership, and fills disks.
     async fn disturb(&mut self) {
         let voters = self.voters;
         match self.random.gen_range(0..20) {
@@ -301,6 +311,12 @@ impl World {
                 self.network.cut(deaf % voters + 1, deaf);
             }
             2..=5 => self.network.heal(),
+            7 => {
+                let full = self.random.gen_range(1..=voters);
+                self.disks[&full].leave(self.random.gen_range(1..125));
+                self.report.full += 1;
+            }
+            8 => self.disks.values().for_each(|disks| disks.leave(ROOMY)),
             6 => {
                 if let Some(leader) = self.leader() {
                     self.report.transfers += 1;
@@ -329,6 +345,15 @@ impl World {
                 );
                 *seen = row.revision;
             }
+        }
+    }
+
+    /// However little a disk takes, memory is bounded. One step may go over it, by what it applies, and a start goes as far as
+    /// its log.
+    fn look_at_memory(&self) {
+        for (node, living) in &self.nodes {
+            let (bytes, most) = (living.state.unflushed_bytes(), living.resumed_bytes.max(2 * MEMTABLE));
+            assert!(bytes <= most, "{bytes} bytes at node {node} wait for its disk");
         }
     }
 
@@ -388,7 +413,10 @@ impl World {
     async fn end(mut self) -> Report {
         self.armed.store(false, Ordering::Relaxed);
         self.network.calm_down();
-        self.disks.values().for_each(Disks::put_out);
+        for disks in self.disks.values() {
+            disks.put_out();
+            disks.leave(ROOMY);
+        }
         self.pass(Duration::from_millis(1)).await;
         let agreed = tokio::time::Instant::now() + HEALING;
         loop {

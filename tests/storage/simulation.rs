@@ -233,6 +233,7 @@ impl World {
                         lost = true;
                     }
                     Err(ProposeError::Busy) => {}
+                    Err(error @ ProposeError::Refused { .. }) => panic!("{error}"),
                 }
             }
             if lost || self.state.is_off() {

@@ -50,7 +50,7 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
         Ok((
             folder,
             log,
-            Machine::new(state, seen, Arc::new(revision), checkpoint, fault),
+            Machine::new(state, seen, Arc::new(revision), checkpoint, fault, 0),
         ))
     }
 }

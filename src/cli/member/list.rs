@@ -39,7 +39,9 @@ pub(in crate::cli) fn table(out: &mut impl Write, members: &[Member]) -> std::io
         "NAME"
     )?;
     for member in members {
+        let known = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let state = match (member.reachable, member.leader) {
+            (false, _) if member.lost_store => "lost data",
             (false, _) => "unreachable",
             (true, true) => "leader",
             (true, false) => "follower",
@@ -50,8 +52,8 @@ pub(in crate::cli) fn table(out: &mut impl Write, members: &[Member]) -> std::io
             plain(&member.name),
             member.id,
             member.role,
-            member.applied,
-            member.lag,
+            known(member.applied),
+            known(member.lag),
             plain(&member.peer)
         )?;
     }

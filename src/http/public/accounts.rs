@@ -7,7 +7,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 
 use super::answer::Shared;
-use crate::http::error::{NOT_READY, Refusal};
+use crate::http::error::{Refusal, not_ready};
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::Token;
@@ -54,7 +54,7 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
                 format!("no matching account JWT: {account} is not stored here"),
             )
         } else {
-            Refusal::unavailable(NOT_READY)
+            Refusal::unavailable(not_ready(&state.resolver))
         });
     };
     if uri.query().is_some() {

@@ -6,14 +6,14 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::answer::Shared;
-use crate::http::error::{NOT_READY, Refusal};
+use crate::http::error::{Refusal, not_ready};
 
 /// `GET /jwt/v1/accounts`: the probe that nats-server sends when it starts. At anything but 200 that nats-server ends.
 ///
 /// 503 only before this node is usable, when that nats-server would find no account here, and once it shuts down.
 pub(super) async fn probe(State(state): State<Shared>) -> Response {
     if !state.resolver.view().ready {
-        return Refusal::unavailable(NOT_READY).plain();
+        return Refusal::unavailable(not_ready(&state.resolver)).plain();
     }
     let mut answer = state.answer(StatusCode::OK, Bytes::new());
     let headers = answer.headers_mut();

@@ -34,13 +34,13 @@ pub(super) async fn form(State(state): State<Shared>) -> Response {
 /// The members in the shape of the API.
 pub(super) async fn shown(state: &AdminState) -> Vec<api::Member> {
     let members = state.resolver.members().await;
-    let newest = members.iter().map(|member| member.applied).max().unwrap_or(0);
+    let newest = members.iter().filter_map(|member| member.applied).max().unwrap_or(0);
     let shown = members.into_iter().map(|member| api::Member {
         role: match member.role {
             Role::Voter => "voter".to_owned(),
             Role::Learner => "learner".to_owned(),
         },
-        lag: newest - member.applied,
+        lag: member.applied.map(|applied| newest - applied),
         last_contact_ms: member
             .last_contact
             .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
@@ -50,6 +50,7 @@ pub(super) async fn shown(state: &AdminState) -> Vec<api::Member> {
         store: member.store,
         leader: member.leader,
         reachable: member.reachable,
+        lost_store: member.has_lost_store,
         applied: member.applied,
         version: member.version,
     });

@@ -13,7 +13,12 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
     let members = members::shown(&state).await;
     let view = state.resolver.view();
     let refused = state.resolver.check_writable().err();
-    let mut problems: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    // Before there is a mesh, that is all there is to say.
+    let is_refused = refused.as_ref().filter(|_| state.resolver.mesh().is_some());
+    let mut problems: Vec<String> = is_refused
+        .map(|error| format!("uploads are refused: {error}"))
+        .into_iter()
+        .collect();
     problems.extend(troubles(&state, &members, view));
     answer(Ok(api::Status {
         cluster: state.about.cluster.clone(),
@@ -42,6 +47,7 @@ fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<Stri
     } else if !view.ready {
         said.push("this node has not caught up with the mesh yet".to_owned());
     }
+    said.extend(state.resolver.member_troubles());
     let offset = state.resolver.time_offset();
     if offset.abs() > CLOCK_TOLERANCE_SECONDS {
         said.push(format!(
@@ -51,7 +57,14 @@ fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<Stri
         ));
     }
     for member in members.iter().filter(|member| !member.reachable) {
-        said.push(format!("member {:?} at {} does not answer", member.name, member.peer));
+        said.push(if member.lost_store {
+            format!(
+                "member {:?} at {} has lost its data: it cannot be taken back as the same member; put its data folder back",
+                member.name, member.peer
+            )
+        } else {
+            format!("member {:?} at {} does not answer", member.name, member.peer)
+        });
     }
     said
 }

@@ -82,6 +82,11 @@ impl LogStore {
         self.send(WriteCommand::Committed).await
     }
 
+    /// The last entry that is known to be committed; 0 if none is.
+    pub fn committed(&self) -> u64 {
+        lock(&self.memory).committed.map_or(0, |id| id.index)
+    }
+
     /// The number of the oldest append that is not durable yet, if there is one.
     pub fn waits_for_sync(&self) -> Option<u64> {
         lock(&self.memory).waits_for_sync()

@@ -6,10 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, TryFutureExt};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use hyper::{Request, StatusCode};
@@ -45,12 +48,16 @@ type Slots = HashMap<(String, Lane), Arc<Mutex<Slot>>>;
 /// entries, is not silent.
 const SILENT_FOR: Duration = Duration::from_secs(1);
 
+/// The pause between two connections, the first of which ended without an answer.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
 /// An open connection. Clones are the same.
 #[derive(Clone)]
 struct Open {
     sender: SendRequest<Bytes>,
     /// When the last answer arrived.
     heard: Arc<StdMutex<Instant>>,
+    opened: Instant,
     /// Ends the calls on it.
     closed: CancellationToken,
 }
@@ -58,6 +65,11 @@ struct Open {
 impl Open {
     fn heard(&self) -> MutexGuard<'_, Instant> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it was opened just now, and has ended although nothing was answered on it.
+    fn is_useless(&self) -> bool {
+        *self.heard() == self.opened && self.opened.elapsed() < AGAIN_AFTER
     }
 
     /// Closes it, unless it has answered something lately.
@@ -77,8 +89,12 @@ struct Inner {
     /// Addresses by name, as this node's configuration has them: they move without the mesh agreeing on it.
     nodes: BTreeMap<String, String>,
     slots: StdMutex<Slots>,
+    /// What is being asked for, by HOST:PORT.
+    resolving: StdMutex<HashMap<String, Resolution>>,
     scope: Scope,
 }
+
+type Resolution = Shared<BoxFuture<'static, Result<Vec<SocketAddr>, String>>>;
 
 #[derive(Default)]
 struct Slot {
@@ -86,6 +102,7 @@ struct Slot {
     /// The certificate files when it was opened.
     stamp: Stamp,
     looked: Option<Instant>,
+    is_looking: bool,
 }
 
 impl Connections {
@@ -95,6 +112,7 @@ impl Connections {
             tls,
             nodes,
             slots: StdMutex::default(),
+            resolving: StdMutex::default(),
             scope,
         }))
     }
@@ -107,21 +125,28 @@ impl Connections {
     /// The open connection to `to`, or a new one. Whoever waits for a new one may give up: it is opened all
     /// the same, by one task at a time, and found by the next call.
     async fn open_to(&self, slot: Arc<Mutex<Slot>>, to: &Member) -> Result<Open, String> {
+        let shared = slot.clone();
         let mut slot = slot.lock_owned().await;
-        if slot.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
-            slot.looked = Some(Instant::now());
-            let PeerTls { ca, cert, key } = self.0.tls.clone();
-            let found = off_the_workers(move || stamp([&ca, &cert, &key])).await;
-            if slot.stamp != found {
-                slot.stamp = found;
-                slot.open = None;
-            }
-        }
         if let Some(open) = slot.open.clone().filter(|open| !open.closed.is_cancelled()) {
             // It knows that its connection has ended.
             if let Ok(sender) = open.sender.ready().await {
+                if slot.looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) && !slot.is_looking {
+                    slot.looked = Some(Instant::now());
+                    slot.is_looking = true;
+                    // Beside the message, which does not wait for a disk.
+                    let look = self.clone().look(shared);
+                    self.0.scope.spawn("a look at the peers' certificates", look);
+                }
                 return Ok(Open { sender, ..open });
             }
+        }
+        if let Some(ended) = &slot.open
+            && ended.is_useless()
+        {
+            // Such as when its certificate is refused, which TLS 1.3 tells only afterwards.
+            return Err(
+                "the connection before was closed without an answer: is this node's certificate refused?".to_owned(),
+            );
         }
         let (connections, to) = (self.clone(), to.clone());
         let opened = self
@@ -131,9 +156,28 @@ impl Connections {
         opened.await
     }
 
+    /// Closes the connection of `slot` if the certificate files are others than when it was opened.
+    async fn look(self, slot: Arc<Mutex<Slot>>) {
+        let found = self.stamp().await;
+        let mut slot = slot.lock().await;
+        slot.is_looking = false;
+        if slot.stamp != found {
+            slot.open = None;
+        }
+    }
+
+    async fn stamp(&self) -> Stamp {
+        let PeerTls { ca, cert, key } = self.0.tls.clone();
+        off_the_workers(move || stamp([&ca, &cert, &key])).await
+    }
+
     async fn open(&self, slot: &mut Slot, to: &Member) -> Result<Open, String> {
         slot.open = None;
-        let connected = tokio::time::timeout(CONNECT_WITHIN, self.connect(to));
+        let connected = tokio::time::timeout(CONNECT_WITHIN, async {
+            // Before they are read: what changes meanwhile is noticed at the next look.
+            slot.stamp = self.stamp().await;
+            self.connect(to).await
+        });
         let open = match self.0.scope.until_stop(connected).await {
             Some(Ok(connected)) => connected?,
             Some(Err(_)) => return Err(format!("no connection within {} s", CONNECT_WITHIN.as_secs())),
@@ -143,9 +187,29 @@ impl Connections {
         Ok(open)
     }
 
+    /// The addresses that `address` stands for now. A resolver that does not answer keeps a thread for as long as the system
+    /// likes, so a name is asked for once at a time.
+    async fn resolved(&self, address: &str) -> Result<Vec<SocketAddr>, String> {
+        if let Ok(literal) = address.parse() {
+            return Ok(vec![literal]);
+        }
+        let resolving = || self.0.resolving.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = resolving().get(address).cloned();
+        let resolution = found.unwrap_or_else(|| {
+            let asked = tokio::net::lookup_host(address.to_owned());
+            let asked = asked.map_ok(Iterator::collect).map_err(|error| error.to_string());
+            let resolution = asked.boxed().shared();
+            resolving().insert(address.to_owned(), resolution.clone());
+            resolution
+        });
+        let resolved = resolution.await;
+        resolving().remove(address);
+        resolved.map_err(|error| format!("{address} does not resolve: {error}"))
+    }
+
     async fn connect(&self, to: &Member) -> Result<Open, String> {
         let address = self.0.nodes.get(&to.name).unwrap_or(&to.peer);
-        let stream = TcpStream::connect(address.as_str())
+        let stream = TcpStream::connect(&self.resolved(address).await?[..])
             .await
             .map_err(|error| format!("cannot connect to {address}: {error}"))?;
         // Fails only on a connection that is closed already.
@@ -165,9 +229,11 @@ impl Connections {
             .await;
         let (sender, connection) = shaken.map_err(|error| format!("HTTP/2 with {address}: {}", chain(&error)))?;
         let (scope, closed) = (self.0.scope.clone(), CancellationToken::new());
+        let opened = Instant::now();
         let open = Open {
             sender,
-            heard: Arc::new(StdMutex::new(Instant::now())),
+            heard: Arc::new(StdMutex::new(opened)),
+            opened,
             closed: closed.clone(),
         };
         self.0.scope.spawn("a connection to a peer", async move {
@@ -246,14 +312,19 @@ impl std::fmt::Debug for Connections {
 }
 
 /// The address to listen on for what other nodes reach as `peer`, HOST:PORT: the host's own if it is a literal. A name
-/// may stand for another address on the way here, so for one this listens on all.
-pub(in crate::raft) fn listen_address(peer: &str) -> io::Result<std::net::SocketAddr> {
+/// may stand for another address on the way here, so for one this listens on all, of both families where there are two.
+pub(in crate::raft) fn listen_address(peer: &str) -> io::Result<SocketAddr> {
     if let Ok(literal) = peer.parse() {
         return Ok(literal);
     }
     let port = peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let port: u16 = port.ok_or_else(|| io::Error::other(format!("{peer:?} has no port")))?;
-    Ok((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+    // A system without IPv6 refuses to bind this.
+    let all = (Ipv6Addr::UNSPECIFIED, 0);
+    Ok(match std::net::TcpListener::bind(all) {
+        Ok(_) => (all.0, port).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+    })
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ struct Shared {
     /// Milliseconds after the start when the view of the mesh was current, and one more; 0 if it never was. Every lookup
     /// reads this, so it takes no lock.
     current_at: AtomicU64,
+    /// The same of when the leader was last heard, whether or not it hears its quorum.
+    heard_at: AtomicU64,
     has_caught_up: AtomicBool,
     /// The mesh's time minus this node's clock, in seconds.
     time_offset: AtomicI64,
@@ -41,6 +43,7 @@ impl Default for Contacts {
             inner: Mutex::default(),
             start: Instant::now(),
             current_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
             has_caught_up: AtomicBool::new(false),
             time_offset: AtomicI64::new(0),
         }))
@@ -71,7 +74,10 @@ pub(in crate::raft) struct Peer {
     failing: Option<Instant>,
     /// The entry that a snapshot ends with which it was last sent, and when that began: it needs what follows.
     snapshot: Option<(u64, Instant)>,
-    is_down: bool,
+    /// Whether calls to it have failed for a while.
+    pub(in crate::raft) is_down: bool,
+    /// When it last sent a message.
+    pub(in crate::raft) heard: Option<Instant>,
 }
 
 impl Contacts {
@@ -81,15 +87,33 @@ impl Contacts {
 
     /// The view of the mesh is `age` old: what a leader knows of its own quorum, and a follower hears from its leader.
     pub(in crate::raft) fn set_age(&self, age: Duration) {
+        self.note(&self.0.current_at, age);
+    }
+
+    /// The leader was heard.
+    pub(in crate::raft) fn set_heard(&self) {
+        self.note(&self.0.heard_at, Duration::ZERO);
+    }
+
+    /// How long ago a leader was last heard; `None` if none ever was.
+    pub(in crate::raft) fn silence(&self) -> Option<Duration> {
+        self.since(&self.0.heard_at)
+    }
+
+    fn note(&self, cell: &AtomicU64, age: Duration) {
         let now = self.0.start.elapsed();
         let at = u64::try_from(now.saturating_sub(age).as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        self.0.current_at.fetch_max(at, Ordering::Relaxed);
+        cell.fetch_max(at, Ordering::Relaxed);
+    }
+
+    fn since(&self, cell: &AtomicU64) -> Option<Duration> {
+        let at = cell.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.0.start.elapsed().saturating_sub(Duration::from_millis(at)))
     }
 
     /// How old the view of the mesh is now; `None` if no leader was ever heard.
     pub(in crate::raft) fn age(&self) -> Option<Duration> {
-        let at = self.0.current_at.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.0.start.elapsed().saturating_sub(Duration::from_millis(at)))
+        self.since(&self.0.current_at)
     }
 
     /// The mesh's time minus this node's clock, in seconds.
@@ -154,6 +178,11 @@ impl Contacts {
             Some(last.max(peer.applied))
         });
         needed.min()
+    }
+
+    /// `peer` sent a message.
+    pub(in crate::raft) fn heard(&self, peer: u64) {
+        self.inner().peers.entry(peer).or_default().heard = Some(Instant::now());
     }
 
     /// `peer` answered. Logs its return.

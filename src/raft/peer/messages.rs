@@ -307,11 +307,17 @@ impl From<AppendEntriesRequest<Types>> for Append {
     }
 }
 
+/// The most entries of one message. openraft sends 64 at the most.
+const MAX_ENTRIES: usize = 1024;
+
 impl Append {
     /// What openraft is given, or what is wrong with it: openraft relies on these without checking them.
     pub(in crate::raft) fn checked(self) -> Result<AppendEntriesRequest<Types>, String> {
         if !self.vote.is_committed() {
             return Err("entries from a node that was not elected".to_owned());
+        }
+        if self.entries.len() > MAX_ENTRIES {
+            return Err(format!("{} entries at once", self.entries.len()));
         }
         let mut last = self.previous.map(runtime::LogId::from);
         let mut entries = Vec::with_capacity(self.entries.len());
@@ -339,6 +345,12 @@ impl Append {
         let committed = self.committed.map(runtime::LogId::from);
         if committed.is_some_and(|id| id.leader_id > vote.leader_id) {
             return Err("a committed entry of a later leader than the one that sends it".to_owned());
+        }
+        // Terms only grow along a log. openraft would take it for one that the follower has.
+        let is_beyond =
+            |id: runtime::LogId| last.is_some_and(|last| id.index > last.index && id.leader_id < last.leader_id);
+        if committed.is_some_and(is_beyond) {
+            return Err("a committed entry of an earlier leader behind entries of a later one".to_owned());
         }
         Ok(AppendEntriesRequest {
             vote,

@@ -18,7 +18,6 @@ use openraft::raft::{
 use openraft::{RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 
-use super::contacts::Contacts;
 use super::handler::{Handler, Membered};
 use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
@@ -122,11 +121,6 @@ impl<T: Transport> Peers<T> {
             transport,
             links: Arc::default(),
         }
-    }
-
-    /// What is known of them.
-    pub(in crate::raft) fn contacts(&self) -> Contacts {
-        self.handler.inner().contacts.clone()
     }
 
     fn envelope(&self, to: u64, store: Uuid) -> Envelope {
@@ -323,7 +317,18 @@ impl<T: Transport> Link<T> {
                     (reading, piece)
                 });
                 let (reading, piece) = read.await;
-                bytes = piece.map_err(|fault| unreadable(chain(&fault)))?;
+                bytes = match piece {
+                    Ok(bytes) => bytes,
+                    Err(fault) => {
+                        tracing::error!(
+                            peer = self.peer.name,
+                            "this node cannot send its state to a node that needs it: {}. Stop this node, so that one with a sound copy leads",
+                            chain(&fault)
+                        );
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                        return Err(unreadable(chain(&fault)));
+                    }
+                };
                 // After the last piece comes one without content, which says so.
                 export = bytes.is_some().then_some(reading);
                 number += 1;

@@ -125,6 +125,10 @@ fn id(term: u64, node: u64, index: u64) -> LogId {
 }
 
 fn append(vote: Vote, previous: Option<LogId>, entries: &[LogId]) -> Request {
+    committing(vote, previous, entries, None)
+}
+
+fn committing(vote: Vote, previous: Option<LogId>, entries: &[LogId], committed: Option<LogId>) -> Request {
     let entry = |id: &LogId| Entry {
         log_id: *id,
         payload: EntryPayload::Blank,
@@ -133,7 +137,7 @@ fn append(vote: Vote, previous: Option<LogId>, entries: &[LogId]) -> Request {
         vote,
         prev_log_id: previous,
         entries: entries.iter().map(entry).collect(),
-        leader_commit: None,
+        leader_commit: committed,
     };
     Request::Append(request.into())
 }
@@ -245,6 +249,30 @@ async fn what_openraft_relies_on_is_checked_before_it_sees_it() {
         assert!(target.raft.handler().handle(&names, &noise).await.is_err());
     }
     assert!(!target.scope.fault().is_reported());
+    assert!(target.raft.is_leading(), "nothing of it reached openraft");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_mesh_ever_comes_to_is_refused() {
+    let target = Target::start().await;
+    for (request, what) in [
+        (append(vote(u64::MAX, 2, true), None, &[]), "the last term of all"),
+        (
+            append(vote(9, 2, true), None, &vec![id(9, 2, 0); 2_000]),
+            "more entries than openraft sends",
+        ),
+        (
+            committing(vote(9, 2, true), None, &[id(9, 2, 0)], Some(id(8, 2, 1 << 40))),
+            "a committed entry that no log can hold behind these",
+        ),
+        (
+            Request::Vote(Candidacy::from(VoteRequest::new(vote(u64::MAX, 2, false), None))),
+            "a candidacy for the last term of all",
+        ),
+    ] {
+        let refused = target.says(&[PEER], target.envelope(), request).await;
+        assert!(matches!(refused, Err(PeerRefusal::Wrong(_))), "{what}: {refused:?}");
+    }
     assert!(target.raft.is_leading(), "nothing of it reached openraft");
 }
 

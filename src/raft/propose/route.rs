@@ -38,9 +38,10 @@ impl From<NotProposed> for ProposeError {
             NotProposed::NotLeader => Self::NoLeader,
             NotProposed::Busy => Self::Busy,
             NotProposed::OutcomeUnknown => Self::OutcomeUnknown,
-            NotProposed::Unavailable(reason) | NotProposed::Refused(reason) => Self::Unavailable {
+            NotProposed::Unavailable(reason) => Self::Unavailable {
                 reason: format!("the leader says: {reason}"),
             },
+            NotProposed::Refused(reason) => Self::Refused { reason },
         }
     }
 }
@@ -80,9 +81,13 @@ impl Route {
             let is_fresh = metrics.state.is_leader() && age.is_some_and(|age| age < self.stale_after);
             return Ok(if is_fresh { Leader::Own } else { Leader::Nobody });
         }
+        // openraft goes on naming a leader that this node is cut off from.
+        let silence = self.proposer.handler.inner().contacts.silence();
         Ok(match members.get_node(&leader) {
-            Some(peer) => Leader::Other(leader, peer.clone()),
-            None => Leader::Nobody,
+            Some(peer) if silence.is_some_and(|silence| silence < self.stale_after) => {
+                Leader::Other(leader, peer.clone())
+            }
+            _ => Leader::Nobody,
         })
     }
 
@@ -93,10 +98,12 @@ impl Route {
 
     /// Whether somebody leads, and hears a quorum as far as this node knows.
     pub(in crate::raft) fn check(&self) -> Result<(), ProposeError> {
-        let age = || self.proposer.handler.inner().contacts.age();
+        let contacts = &self.proposer.handler.inner().contacts;
+        let is_fresh = || contacts.age().is_some_and(|age| age < self.stale_after);
         match self.leader()? {
             Leader::Own => Ok(()),
-            Leader::Other(..) if age().is_some_and(|age| age < self.stale_after) => Ok(()),
+            // It may be heard here and not reached from here.
+            Leader::Other(id, _) if is_fresh() && !contacts.of(id).is_down => Ok(()),
             _ => Err(ProposeError::NoLeader),
         }
     }

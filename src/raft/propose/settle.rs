@@ -85,9 +85,10 @@ impl Settle {
         join_all(waits).await;
     }
 
-    /// Tells every other voter that can be reached that `account` is to be sent again.
+    /// Tells every other voter that `account` is to be sent again.
     pub(in crate::raft) fn resend(&self, account: [u8; 32]) {
-        for (id, peer) in self.reachable() {
+        // Also those of whom nothing is known: a follower hears from its leader alone.
+        for (id, peer) in self.others() {
             let told = self.0.peers.resend(id, peer, account);
             self.0.scope.spawn("telling a peer to send again", async move {
                 // Whoever asked may ask again.
@@ -98,6 +99,12 @@ impl Settle {
 
     /// The other voters that have answered lately.
     fn reachable(&self) -> Vec<(u64, Member)> {
+        let mut voters = self.others();
+        voters.retain(|(id, _)| self.0.handler.inner().contacts.of(*id).is_reachable());
+        voters
+    }
+
+    fn others(&self) -> Vec<(u64, Member)> {
         let own = self.0.handler.inner();
         let Some(member) = own.member.get() else {
             return Vec::new();
@@ -105,8 +112,7 @@ impl Settle {
         let members = members(&member.core);
         let members = members.membership();
         let voters = members.voter_ids().filter(|id| *id != member.node_id);
-        let reachable = voters.filter(|id| own.contacts.of(*id).is_reachable());
-        reachable
+        voters
             .filter_map(|id| Some((id, members.get_node(&id)?.clone())))
             .collect()
     }

@@ -281,6 +281,23 @@ impl Node {
         self.wait_until_ready();
     }
 
+    /// Starts the same node again, which ends by itself; gives what it says.
+    #[track_caller]
+    pub(crate) fn refused_start(&mut self) -> String {
+        self.program.kill();
+        self.starts += 1;
+        self.program = launch(
+            program_on(self.disk.as_deref()),
+            self.folder.path(),
+            &self.config,
+            self.name.as_deref(),
+            self.log,
+            self.starts,
+        );
+        assert!(!self.program.wait().success());
+        self.program.stderr()
+    }
+
     pub(crate) fn program(&mut self) -> &mut Program {
         &mut self.program
     }

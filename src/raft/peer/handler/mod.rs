@@ -41,8 +41,8 @@ use crate::tasks::FaultHandle;
 
 /// What the resolver does for other nodes: it has their commands agreed on, since it verifies what they carry.
 pub trait Leading: Send + Sync {
-    /// Verifies `command` again, and has it agreed on if this node leads.
-    fn lead(&self, command: Command) -> BoxFuture<'static, Result<Led, NotLed>>;
+    /// Verifies `command` of the member `from` again, and has it agreed on if this node leads.
+    fn lead(&self, from: u64, command: Command) -> BoxFuture<'static, Result<Led, NotLed>>;
 
     /// Has `account` sent again to the NATS clusters that this node publishes to.
     fn resend(&self, account: [u8; 32]);
@@ -107,7 +107,7 @@ pub(in crate::raft) struct Inner {
     pub(in crate::raft) own: Own,
     pub(in crate::raft) member: OnceLock<Membered>,
     pub(in crate::raft) contacts: Contacts,
-    log: LogStore,
+    pub(in crate::raft) log: LogStore,
     receiving: Receiving,
     applied: watch::Receiver<Revision>,
     pub(in crate::raft) health: Health,
@@ -157,6 +157,12 @@ impl Handler {
         &self.0
     }
 
+    /// Drops what is left of a snapshot that arrives no further.
+    pub(in crate::raft) async fn tidy(&self) {
+        let applied = *self.0.applied.borrow();
+        self.0.receiving.tidy(applied).await;
+    }
+
     /// From now on this node is member `node_id` of `mesh`, and `core` is its openraft.
     pub fn begin(&self, mesh: Uuid, node_id: u64, core: Core) {
         // A node joins once: the identity on its disk says so before this is called.
@@ -194,6 +200,7 @@ impl Handler {
             Request::Join { cluster, node_id } => self.invited(certified, &envelope, &cluster, node_id).await?,
             request => {
                 let member = self.admitted(certified, &envelope)?;
+                self.0.contacts.heard(envelope.from);
                 self.answer(member, &envelope, request).await?
             }
         };
@@ -323,10 +330,12 @@ impl Handler {
             Request::Append(append) => self.append(core, envelope, append).await,
             Request::Vote(candidacy) => {
                 let request = candidacy.checked(envelope.from).map_err(PeerRefusal::Wrong)?;
+                check_term(core, &request.vote)?;
                 Ok(core.vote(request).await.map_err(|_| ENDING)?.into())
             }
             Request::PreVote(candidacy) => {
                 let request = candidacy.checked(envelope.from).map_err(PeerRefusal::Wrong)?;
+                check_term(core, &request.vote)?;
                 Ok(core.pre_vote(request).await.map_err(|_| ENDING)?.into())
             }
             Request::Transfer(transfer) => {
@@ -337,7 +346,7 @@ impl Handler {
                 let response = core.handle_transfer_leader(request).await.map_err(|_| ENDING)?;
                 Ok(AnswerContent::Transfer(response.into()))
             }
-            Request::Propose(bytes) => self.propose(&bytes).await,
+            Request::Propose(bytes) => self.propose(envelope.from, &bytes).await,
             Request::Resend(account) => {
                 if let Some(leading) = self.hooks().leading.clone() {
                     leading.resend(account);
@@ -380,9 +389,12 @@ impl Handler {
         if request.vote.leader_id.node_id != envelope.from {
             return Err(PeerRefusal::Wrong("entries of another leader".to_owned()));
         }
+        check_term(core, &request.vote)?;
         let committed = request.leader_commit.map(|id| id.index);
-        let turn = match place {
-            Some(place) => Some(self.0.turns.wait(place).await?),
+        // What a leader sends that was replaced takes no turn from the one that replaced it.
+        let is_replaced = request.vote < core.metrics().borrow_watched().vote;
+        let turn = match place.filter(|_| !is_replaced) {
+            Some(place) => Some(self.0.turns.wait(envelope.from, place).await?),
             None => None,
         };
         let _order = if has_entries {
@@ -390,7 +402,9 @@ impl Handler {
         } else {
             None
         };
-        self.check_committed(&request).await?;
+        if !is_replaced {
+            self.check_committed(&request).await?;
+        }
         let mut response = pin!(core.append_entries(request));
         // openraft has it after the first poll, and takes what it is given in that order.
         let polled = futures::poll!(response.as_mut());
@@ -404,6 +418,7 @@ impl Handler {
         let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
+            self.0.contacts.set_heard();
             if age != u64::MAX {
                 self.0.contacts.set_age(Duration::from_millis(age));
             }
@@ -469,7 +484,7 @@ impl Handler {
         let revision = snapshot.meta.last_log_id.map(|id| id.index);
         tracing::info!(
             revision,
-            "this node missed more than the log holds, and has received the whole state"
+            "this node missed more than the log holds: it has received the whole state and begins to use it"
         );
         core.install_full_snapshot(vote, snapshot).await.map_err(|_| ENDING)
     }
@@ -508,11 +523,11 @@ impl Handler {
             .map_err(|_| PeerRefusal::NotNow("this node is ending"))
     }
 
-    async fn propose(&self, bytes: &[u8]) -> Result<AnswerContent, PeerRefusal> {
+    async fn propose(&self, from: u64, bytes: &[u8]) -> Result<AnswerContent, PeerRefusal> {
         let command = Command::decode(bytes).map_err(|error| PeerRefusal::Wrong(error.to_string()))?;
         let leading = self.hooks().leading.clone();
         let leading = leading.ok_or(PeerRefusal::NotNow("this node is starting"))?;
-        let led = leading.lead(command).await;
+        let led = leading.lead(from, command).await;
         Ok(AnswerContent::Proposed(match led {
             Ok(Led { revision, outcomes }) => Ok(Proposed { revision, outcomes }),
             Err(error) => Err(NotProposed::from(error)),
@@ -527,9 +542,25 @@ impl From<NotLed> for NotProposed {
             NotLed::NotAgreed(ProposeError::NoLeader) => Self::NotLeader,
             NotLed::NotAgreed(ProposeError::Busy) => Self::Busy,
             NotLed::NotAgreed(ProposeError::Unavailable { reason }) => Self::Unavailable(reason),
+            NotLed::NotAgreed(ProposeError::Refused { reason }) => Self::Refused(reason),
             NotLed::NotAgreed(ProposeError::OutcomeUnknown) => Self::OutcomeUnknown,
         }
     }
+}
+
+/// Terms that a mesh goes through in one go at the most: with one election a second it would take ten days.
+const MAX_TERMS_AHEAD: u64 = 1_000_000;
+
+/// Refuses a term that no election has led to: behind the greatest of all there is none for the next.
+fn check_term(core: &Core, vote: &Vote) -> Result<(), PeerRefusal> {
+    let own = core.metrics().borrow_watched().vote.leader_id.term;
+    if vote.leader_id.term > own.saturating_add(MAX_TERMS_AHEAD) {
+        return Err(PeerRefusal::Wrong(format!(
+            "term {} is far beyond term {own} of this node",
+            vote.leader_id.term
+        )));
+    }
+    Ok(())
 }
 
 /// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that

@@ -1,10 +1,12 @@
 //! A snapshot on its way in: its pieces become a state file beside the one in use.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::raft::machine::{Core, snapshot_of};
 use crate::raft::peer::health::Health;
@@ -13,6 +15,14 @@ use crate::raft::peer::refusal::PeerRefusal;
 use crate::raft::runtime::{LogId, Snapshot, Vote};
 use crate::state::{Import, ImportError, State};
 use crate::tasks::{FaultHandle, chain, off_the_workers};
+
+/// Pieces between two looks at the room on the disk: each is a block of a MiB, and uploads need far more.
+const LOOK_EVERY_PIECES: u64 = 16;
+
+/// A snapshot of which nothing more comes for so long is given up: its sender repeats a piece after seconds.
+const LEFT_AFTER: Duration = Duration::from_secs(120);
+
+const NO_ROOM: PeerRefusal = PeerRefusal::NotNow("its disk has no room for the snapshot");
 
 /// The snapshot that is being received: at most one, since only a leader sends one.
 pub(super) struct Receiving {
@@ -28,6 +38,8 @@ struct Current {
     vote: Vote,
     last: LogId,
     import: Import,
+    /// When its last piece arrived.
+    at: Instant,
 }
 
 /// What a piece came to.
@@ -66,15 +78,23 @@ impl Receiving {
         let import = match current.take() {
             Some(current) if (current.vote, current.last) == (vote, last) => current.import,
             before => {
-                // Removes its file before the next one has the same name.
-                drop(before);
                 let state = self.state.clone();
-                self.blocking(move || Ok(state.begin_import()?)).await?
+                self.blocking(move || {
+                    // Removes its file.
+                    drop(before);
+                    Ok(state.begin_import()?)
+                })
+                .await?
             }
         };
         let wanted = import.pieces();
         if piece.number != wanted {
-            *current = Some(Current { vote, last, import });
+            *current = Some(Current {
+                vote,
+                last,
+                import,
+                at: Instant::now(),
+            });
             return Ok(Received::Answer(AnswerContent::Wanted(wanted)));
         }
         let Some(bytes) = piece.bytes else {
@@ -88,27 +108,53 @@ impl Receiving {
             return Ok(Received::Whole(vote, snapshot));
         };
         let import = self.blocking(move || added(import, &bytes)).await?;
-        self.check_room(&import)?;
-        *current = Some(Current { vote, last, import });
+        if let Err(refusal) = self.check_room(&import) {
+            off_the_workers(move || drop(import)).await;
+            return Err(refusal);
+        }
+        *current = Some(Current {
+            vote,
+            last,
+            import,
+            at: Instant::now(),
+        });
         Ok(Received::Answer(AnswerContent::Wanted(wanted + 1)))
     }
 
-    /// Refuses a snapshot that would fill the disk, as soon as its first piece has said how large it is.
+    /// Forgets a snapshot whose sender has given up, or that this node does not need any more, since it has applied
+    /// `applied`: its file takes as much of the disk as the state.
+    pub(super) async fn tidy(&self, applied: u64) {
+        let mut current = self.current.lock().await;
+        let is_left = |current: &mut Current| current.at.elapsed() > LEFT_AFTER || applied >= current.last.index;
+        if let Some(left) = current.take_if(is_left) {
+            off_the_workers(move || drop(left)).await;
+        }
+    }
+
+    /// Refuses a snapshot that would fill the disk, as soon as its first piece has said how large it is, and one that does
+    /// so later.
     fn check_room(&self, import: &Import) -> Result<(), PeerRefusal> {
-        let Some(bytes) = import.stored_bytes().filter(|_| import.pieces() == 1) else {
-            return Ok(());
+        let bytes = match (import.stored_bytes(), import.pieces()) {
+            (Some(bytes), 1) => bytes,
+            // Others may have taken what there was.
+            (_, pieces) if pieces.is_multiple_of(LOOK_EVERY_PIECES) => 0,
+            _ => return Ok(()),
         };
         if self.health.has_room_for(bytes) {
             self.is_refused.store(false, Ordering::Relaxed);
             return Ok(());
         }
+        self.say_no_room(bytes);
+        Err(NO_ROOM)
+    }
+
+    fn say_no_room(&self, bytes: u64) {
         if !self.is_refused.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 mib = bytes / (1024 * 1024),
                 "the disk has no room for the snapshot that this node needs to catch up: free as much and more, it is tried again"
             );
         }
-        Err(PeerRefusal::NotNow("its disk has no room for the snapshot"))
     }
 
     /// Runs `work`, which waits for the disk, off the workers. A failing disk ends the node; a wrong piece its sender.
@@ -119,6 +165,11 @@ impl Receiving {
         match off_the_workers(work).await {
             Ok(done) => Ok(done),
             Err(error @ ImportError::Stream { .. }) => Err(PeerRefusal::Wrong(error.to_string())),
+            // Nothing that was acknowledged is in the new file.
+            Err(ImportError::Fault(fault)) if fault.is_lack_of_room() => {
+                self.say_no_room(0);
+                Err(NO_ROOM)
+            }
             Err(ImportError::Fault(fault)) => {
                 self.fault.report(chain(&fault));
                 Err(PeerRefusal::NotNow("the disk of this node fails"))

@@ -20,15 +20,25 @@ const LINKS: usize = 8;
 
 /// Whose turn it is in the latest stream of each link; the link that was used last is the last.
 #[derive(Debug)]
-pub(super) struct Turns(watch::Sender<VecDeque<Place>>);
+pub(super) struct Turns(watch::Sender<VecDeque<Next>>);
+
+/// Whose turn it is in the latest stream of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Next {
+    /// Each node counts its links from 0.
+    from: u64,
+    place: Place,
+    /// Whether something of the stream was not taken: then nothing of it is any more.
+    is_over: bool,
+}
 
 /// The turn of one append. Unless it passes, nothing of its stream is taken after it.
 #[derive(Debug)]
 pub(super) struct Turn<'t> {
     turns: &'t Turns,
+    from: u64,
     place: Place,
-    /// The number whose turn it is when this one ends.
-    next: u64,
+    is_taken: bool,
 }
 
 impl Default for Turns {
@@ -38,60 +48,67 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits until everything before `place` was taken. The first of a stream waits for nothing.
-    pub(super) async fn wait(&self, place: Place) -> Result<Turn<'_>, PeerRefusal> {
+    /// Waits until everything was taken that the node `from` sent before `place`. The first of a stream waits for nothing.
+    pub(super) async fn wait(&self, from: u64, place: Place) -> Result<Turn<'_>, PeerRefusal> {
         if place.number == 0 {
             self.0.send_modify(|links| {
-                links.retain(|other| other.link != place.link);
+                links.retain(|other| (other.from, other.place.link) != (from, place.link));
                 if links.len() == LINKS {
                     links.pop_front();
                 }
-                links.push_back(place);
+                links.push_back(Next {
+                    from,
+                    place,
+                    is_over: false,
+                });
             });
-            return Ok(self.turn(place));
+            return Ok(self.turn(from, place));
         }
         let mut links = self.0.subscribe();
-        let decided = links.wait_for(|links| next_in(links, place).is_some_and(|next| next >= place.number));
+        let decided = links.wait_for(|links| {
+            next_in(links, from, place).is_some_and(|next| next.is_over || next.place.number >= place.number)
+        });
         match tokio::time::timeout(PATIENCE, decided).await {
-            Ok(Ok(links)) if next_in(&links, place) == Some(place.number) => Ok(self.turn(place)),
+            Ok(Ok(links)) if next_in(&links, from, place).is_some_and(|next| !next.is_over && next.place == place) => {
+                Ok(self.turn(from, place))
+            }
             _ => Err(PeerRefusal::NotNow(
                 "what was sent before this did not arrive, or was refused",
             )),
         }
     }
 
-    fn turn(&self, place: Place) -> Turn<'_> {
+    fn turn(&self, from: u64, place: Place) -> Turn<'_> {
         Turn {
             turns: self,
+            from,
             place,
-            next: u64::MAX,
+            is_taken: false,
         }
     }
 }
 
-/// The number whose turn it is in the stream of `place`, if that stream is the latest of its link.
-fn next_in(links: &VecDeque<Place>, place: Place) -> Option<u64> {
-    let mut links = links.iter();
-    let own = links.find(|next| (next.link, next.stream) == (place.link, place.stream));
-    own.map(|next| next.number)
+/// Whose turn it is in the stream of `place`, if that stream is the latest of its link.
+fn next_in(links: &VecDeque<Next>, from: u64, place: Place) -> Option<Next> {
+    let mut links = links.iter().copied();
+    links.find(|next| (next.from, next.place.link, next.place.stream) == (from, place.link, place.stream))
 }
 
 impl Turn<'_> {
     /// The append is taken: the next one may come.
     pub(super) fn pass(mut self) {
-        self.next = self.place.number + 1;
+        self.is_taken = true;
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.turns.0.send_modify(|links| {
-            if let Some(at) = links.iter().position(|own| *own == self.place) {
-                links.remove(at);
-                links.push_back(Place {
-                    number: self.next,
-                    ..self.place
-                });
+            let own = |next: &Next| (next.from, next.place) == (self.from, self.place);
+            if let Some(mut next) = links.iter().position(own).and_then(|at| links.remove(at)) {
+                next.place.number += 1;
+                next.is_over = !self.is_taken;
+                links.push_back(next);
             }
         });
     }
@@ -108,39 +125,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_is_taken_in_its_order_and_ends_with_the_first_that_is_not_taken() {
         let turns = Turns::default();
-        let (second, first) = tokio::join!(turns.wait(place(1, 1, 1)), async {
-            let first = turns.wait(place(1, 1, 0)).await.expect("it waits for nothing");
-            let early = tokio::time::timeout(PATIENCE / 2, turns.wait(place(1, 1, 1))).await;
+        let (second, first) = tokio::join!(turns.wait(1, place(1, 1, 1)), async {
+            let first = turns.wait(1, place(1, 1, 0)).await.expect("it waits for nothing");
+            let early = tokio::time::timeout(PATIENCE / 2, turns.wait(1, place(1, 1, 1))).await;
             assert!(early.is_err(), "the first is not taken yet");
             first.pass();
         });
         let () = first;
-        let heartbeat = turns.wait(place(2, 1, 0)).await.expect("another link");
+        let heartbeat = turns.wait(1, place(2, 1, 0)).await.expect("another link");
         second.expect("the first is taken").pass();
         heartbeat.pass();
-        drop(turns.wait(place(1, 1, 2)).await.expect("its turn"));
+        drop(turns.wait(1, place(1, 1, 2)).await.expect("its turn"));
         turns
-            .wait(place(1, 1, 3))
+            .wait(1, place(1, 1, 3))
             .await
             .expect_err("the one before was not taken");
-        turns.wait(place(1, 2, 0)).await.expect("a new stream").pass();
+        turns.wait(1, place(1, 2, 0)).await.expect("a new stream").pass();
         turns
-            .wait(place(1, 1, 3))
+            .wait(1, place(1, 1, 3))
             .await
             .expect_err("of a stream that has ended");
-        turns.wait(place(1, 2, 1)).await.expect("the new stream goes on").pass();
+        turns
+            .wait(1, place(1, 2, 1))
+            .await
+            .expect("the new stream goes on")
+            .pass();
     }
 
     #[tokio::test]
     async fn links_that_are_not_used_are_forgotten_and_a_quiet_one_beside_heartbeats_is_not() {
         let turns = Turns::default();
-        turns.wait(place(1, 1, 0)).await.expect("entries").pass();
+        turns.wait(1, place(1, 1, 0)).await.expect("entries").pass();
         for stream in 0..1_000 {
-            turns.wait(place(2, stream, 0)).await.expect("a heartbeat").pass();
+            turns.wait(1, place(2, stream, 0)).await.expect("a heartbeat").pass();
         }
-        turns.wait(place(1, 1, 1)).await.expect("entries go on").pass();
+        turns.wait(1, place(1, 1, 1)).await.expect("entries go on").pass();
         for link in 3..1_000 {
-            turns.wait(place(link, 1, 0)).await.expect("another link").pass();
+            turns.wait(1, place(link, 1, 0)).await.expect("another link").pass();
         }
         assert_eq!(turns.0.borrow().len(), LINKS);
     }
