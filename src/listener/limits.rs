@@ -17,6 +17,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long the body of an upload may take.
     pub body: Duration,
+    /// How long a connection may last, idle or not: its client is asked to open another. Counted in steps of `head`.
+    pub age: Duration,
     /// How long requests in flight may take once the port is stopping.
     pub drain: Duration,
 }
@@ -46,6 +48,7 @@ impl Default for Limits {
             head: HEAD,
             idle: IDLE,
             body: BODY,
+            age: Duration::MAX,
             drain: DRAIN,
         }
     }

@@ -235,6 +235,7 @@ where
             }
             answer(self.service.clone(), Activity::request(&activity, &request), request)
         });
+        let opened = Instant::now();
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let mut check = pin!(sleep(self.limits.head));
         let mut closing = pin!(self.closing.cancelled());
@@ -268,6 +269,13 @@ where
                     return Poll::Ready(());
                 }
                 check.as_mut().reset(Instant::now() + self.limits.head);
+                if !draining && opened.elapsed() >= self.limits.age {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                    if again.poll(connection.as_mut(), cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
             }
             overdue.as_mut().poll(cx)
         })
@@ -331,5 +339,42 @@ impl Throttle {
             self.0 = Some(Instant::now());
         }
         is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::tasks::FaultHandle;
+
+    #[tokio::test]
+    async fn a_connection_ends_at_its_age_after_the_answer_and_not_before() {
+        let limits = Limits {
+            head: Duration::from_millis(20),
+            age: Duration::from_millis(100),
+            ..Limits::default()
+        };
+        let service = tower::service_fn(|_request: Request<Incoming>| async {
+            sleep(Duration::from_millis(300)).await;
+            Ok::<_, Infallible>(Response::new(String::from("whole")))
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let scope = Scope::new(FaultHandle::default());
+        let port = Port::new("test", service, limits, None, scope.clone());
+        scope.spawn("the port", port.run(listener));
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .expect("sent");
+        let mut answer = String::new();
+        let ended = timeout(Duration::from_secs(10), client.read_to_string(&mut answer)).await;
+        ended.expect("it ends").expect("readable");
+        assert!(answer.ends_with("whole"), "{answer}");
+        scope.stop();
     }
 }

@@ -27,6 +27,9 @@ const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// Connections at once: two from each peer, and room for attempts.
 const CONNECTIONS: usize = 256;
 
+/// How long a connection lasts: so long can a peer go on whose certificate, or authority, is taken from it.
+const AGE: Duration = Duration::from_secs(600);
+
 /// The peer port, bound and not yet serving.
 pub struct PeerPort {
     listener: TcpListener,
@@ -46,6 +49,7 @@ impl PeerPort {
             connections: CONNECTIONS,
             handshake: Duration::from_secs(5),
             drain: Duration::from_secs(1),
+            age: AGE,
             ..Limits::default()
         };
         let port = Port::new("peer", Messages { handler }, limits, Some(self.tls), scope.clone()).with_window(WINDOW);
