@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -220,11 +221,13 @@ fn local(folder: &Path, base: u16) -> Command {
     command
 }
 
-/// The first of as many free ports as the script takes.
+/// The port before as many free ones as the script takes, of which no other test is given any.
 fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const BLOCKS: u16 = 30;
+    let start = (std::process::id() % u32::from(BLOCKS)) as u16;
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let bases = (31_000..32_500).step_by(50);
-    let mut bases = bases.skip(std::process::id() as usize % 15);
+    let mut bases = (0..BLOCKS).map(|_| 31_000 + 50 * ((start + NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS));
     bases
         .find(|base| (1..=33).all(|port| is_free(base + port)))
         .expect("free ports")
