@@ -101,9 +101,14 @@ impl Raft {
     pub async fn begin(&self, mesh: Uuid, node_id: u64) -> Result<(), RaftStartError> {
         let begin = self.0.begin.lock().await.take();
         let begin = begin.ok_or_else(|| core_error("it was started before"))?;
-        let core = begin(node_id).await?;
-        self.attend(mesh, node_id, core);
-        Ok(())
+        let raft = self.clone();
+        // Whoever waits may give up, such as a node whose invitation took too long; this can be done once.
+        let begun = self.0.scope.within(async move {
+            let core = begin(node_id).await?;
+            raft.attend(mesh, node_id, core);
+            Ok(())
+        });
+        begun.await
     }
 
     /// Takes `core`, which is member `node_id` of `mesh` and was made on this handle's stores, and starts what watches over

@@ -285,6 +285,18 @@ fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
         );
     };
     let first = publisher(&mesh.nodes, None);
+    // The first member was alone, and published then; the others never were.
+    let taken = mesh.nodes[1..].iter().map(|node| {
+        node.log()
+            .matches("this node publishes to this NATS cluster now")
+            .count()
+    });
+    assert!(
+        taken.sum::<usize>() <= 1,
+        "{}{}",
+        mesh.nodes[1].log(),
+        mesh.nodes[2].log()
+    );
     revoke(&mesh.nodes[(first + 1) % 3], now() - 30);
     mesh.nodes[first].kill();
     let other = (first + 1) % 3;

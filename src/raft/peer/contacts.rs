@@ -74,8 +74,7 @@ pub(in crate::raft) struct Peer {
     failing: Option<Instant>,
     /// The entry that a snapshot ends with which it was last sent, and when that began: it needs what follows.
     snapshot: Option<(u64, Instant)>,
-    /// Whether calls to it have failed for a while.
-    pub(in crate::raft) is_down: bool,
+    is_down: bool,
     /// When it last sent a message.
     pub(in crate::raft) heard: Option<Instant>,
 }

@@ -102,8 +102,7 @@ impl Route {
         let is_fresh = || contacts.age().is_some_and(|age| age < self.stale_after);
         match self.leader()? {
             Leader::Own => Ok(()),
-            // It may be heard here and not reached from here.
-            Leader::Other(id, _) if is_fresh() && !contacts.of(id).is_down => Ok(()),
+            Leader::Other(..) if is_fresh() => Ok(()),
             _ => Err(ProposeError::NoLeader),
         }
     }

@@ -405,8 +405,9 @@ impl Handler {
         if !is_replaced {
             self.check_committed(&request).await?;
         }
-        let mut response = pin!(core.append_entries(request));
-        // openraft has it after the first poll, and takes what it is given in that order.
+        // openraft has it after the first poll, and takes what it is given in that order. Without a budget of tokio's: one that
+        // is used up would have the message not sent yet, and the one behind it overtake it.
+        let mut response = pin!(tokio::task::unconstrained(core.append_entries(request)));
         let polled = futures::poll!(response.as_mut());
         if let Some(turn) = turn {
             turn.pass();
