@@ -242,6 +242,7 @@ impl Raft {
     }
 }
 
+/// What is said of a member that answers with another store than its own.
 fn lost(name: &str) -> Unformed {
     Unformed(format!(
         "node {name:?} was a member and has lost its data: it cannot be taken back as the same member. Put its data folder back; the \

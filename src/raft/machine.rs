@@ -117,8 +117,9 @@ fn unreadable(what: &str, error: &str) -> String {
 }
 
 impl Machine {
-    /// The machine over `state`, in front of a log that knows entries up to `resumed` to be committed. The flusher of `state` updates `flushed`; the machine publishes each applied index in
-    /// `revision`, and an installed snapshot, which is durable at once, in `checkpoint` as well.
+    /// The machine over `state`, in front of a log that knows entries up to `resumed` to be committed. The flusher of `state`
+    /// updates `flushed`; the machine publishes each applied index in `revision`, and an installed snapshot, which is
+    /// durable at once, in `checkpoint` as well.
     pub fn new(
         state: State,
         flushed: watch::Receiver<u64>,

@@ -11,7 +11,7 @@ const GROUP_HEADER: usize = 36;
 const GROUP_MAGIC: &[u8] = b"\xf5grp";
 const RECORD_HEADER: usize = 10;
 
-/// Gives the last group of the log that is torn the checksums of what is left of it.
+/// Gives the first torn group of each segment the checksums of what is left of it.
 pub(crate) fn make_whole(log: &CrashDisk, store: StoreId) {
     for name in log.names() {
         let Some(number) = name.strip_suffix(".log").and_then(|number| number.parse().ok()) else {

@@ -104,6 +104,7 @@ impl Settle {
         voters
     }
 
+    /// The other voters.
     fn others(&self) -> Vec<(u64, Member)> {
         let own = self.0.handler.inner();
         let Some(member) = own.member.get() else {

@@ -267,6 +267,11 @@ impl Node {
     /// Starts the same node again, on the same port and data, and waits until it is ready.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
+        self.launch_again();
+        self.wait_until_ready();
+    }
+
+    fn launch_again(&mut self) {
         // It must have ended before the next one asks for its port and folder.
         self.program.kill();
         self.starts += 1;
@@ -278,22 +283,12 @@ impl Node {
             self.log,
             self.starts,
         );
-        self.wait_until_ready();
     }
 
     /// Starts the same node again, which ends by itself; gives what it says.
     #[track_caller]
     pub(crate) fn refused_start(&mut self) -> String {
-        self.program.kill();
-        self.starts += 1;
-        self.program = launch(
-            program_on(self.disk.as_deref()),
-            self.folder.path(),
-            &self.config,
-            self.name.as_deref(),
-            self.log,
-            self.starts,
-        );
+        self.launch_again();
         assert!(!self.program.wait().success());
         self.program.stderr()
     }
