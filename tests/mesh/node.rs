@@ -35,6 +35,8 @@ pub(crate) const MEMTABLE: usize = 64 * 1024;
 pub(crate) struct Disks {
     pub(crate) log: CrashDisk,
     pub(crate) state: CrashingDisk,
+    /// Whether the log's writer gets nowhere.
+    stalls: Arc<watch::Sender<bool>>,
 }
 
 impl Disks {
@@ -42,6 +44,7 @@ impl Disks {
         let new = Self {
             log: CrashDisk::new(seed),
             state: CrashingDisk::default(),
+            stalls: Arc::default(),
         };
         new.leave(ROOMY);
         new
@@ -52,11 +55,24 @@ impl Disks {
         self.log.say_room(free_mb * 1_000_000, 1_000_000_000);
     }
 
+    /// Whether the log's writer gets nowhere from now on: the disk hangs, or has no room for the next segment.
+    pub(crate) fn stall(&self, stalls: bool) {
+        self.stalls.send_replace(stalls);
+    }
+
+    /// Waits until the log's writer may go on.
+    async fn answer(&self) {
+        let mut stalls = self.stalls.subscribe();
+        // Its sender is here.
+        let _ = stalls.wait_for(|stalls| !stalls).await;
+    }
+
     /// What the next life finds.
     pub(crate) fn power_cut(&self, random: &mut SmallRng) -> Self {
         Self {
             log: self.log.power_cut(),
             state: self.state.power_cut(random),
+            stalls: self.stalls.clone(),
         }
     }
 
@@ -177,9 +193,11 @@ fn open(disks: &Disks, defect: Option<Defect>, scope: &Scope, sync_us: u64) -> R
         Arc::new(move |log_fault| reported.report(log_fault)),
     )
     .map_err(|e| e.to_string())?;
+    let disk = disks.clone();
     scope.spawn("the log's writer", async move {
         while let Some(commands) = writer.wait().await {
             tokio::time::sleep(Duration::from_micros(sync_us)).await;
+            disk.answer().await;
             if writer.step(commands).is_err() {
                 break;
             }

@@ -29,14 +29,23 @@ fn hold(voters: u64, default: u64) {
         sum.pieces += report.pieces;
         sum.transfers += report.transfers;
         sum.full += report.full;
+        sum.stalls += report.stalls;
         sum.forwarded += report.forwarded;
         sum.reads += report.reads;
         sum.published += report.published;
     }
     println!(
         "{voters} voters: {} acknowledged, {} of them forwarded, {} strong reads, {} accounts published, {} crashes, {} pieces of \
-         snapshots, {} handovers, {} full disks",
-        sum.acknowledged, sum.forwarded, sum.reads, sum.published, sum.crashes, sum.pieces, sum.transfers, sum.full
+         snapshots, {} handovers, {} full disks, {} that hang",
+        sum.acknowledged,
+        sum.forwarded,
+        sum.reads,
+        sum.published,
+        sum.crashes,
+        sum.pieces,
+        sum.transfers,
+        sum.full,
+        sum.stalls
     );
     let (many, some) = (50 * count, count);
     let enough = sum.acknowledged > many && sum.forwarded > some && sum.reads > many && sum.published > some;

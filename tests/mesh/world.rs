@@ -47,6 +47,8 @@ pub(crate) struct Report {
     pub(crate) transfers: u64,
     /// Disks that were nearly full for a while.
     pub(crate) full: u64,
+    /// Disks to which no log was written for a while.
+    pub(crate) stalls: u64,
 }
 
 struct World {
@@ -295,7 +297,7 @@ impl World {
         self.ask();
     }
 
-    /// Cuts and heals links, moves the leadership, and fills disks.
+    /// Cuts and heals links, moves the leadership, fills disks and stops them.
     async fn disturb(&mut self) {
         let voters = self.voters;
         match self.random.gen_range(0..20) {
@@ -316,7 +318,12 @@ impl World {
                 self.disks[&full].leave(self.random.gen_range(1..125));
                 self.report.full += 1;
             }
-            8 => self.disks.values().for_each(|disks| disks.leave(ROOMY)),
+            8 | 10 => self.mend_disks(),
+            9 => {
+                let stalling = self.random.gen_range(1..=voters);
+                self.disks[&stalling].stall(true);
+                self.report.stalls += 1;
+            }
             6 => {
                 if let Some(leader) = self.leader() {
                     self.report.transfers += 1;
@@ -326,6 +333,14 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Every disk has room and gets on.
+    fn mend_disks(&self) {
+        for disks in self.disks.values() {
+            disks.leave(ROOMY);
+            disks.stall(false);
         }
     }
 
@@ -413,10 +428,8 @@ impl World {
     async fn end(mut self) -> Report {
         self.armed.store(false, Ordering::Relaxed);
         self.network.calm_down();
-        for disks in self.disks.values() {
-            disks.put_out();
-            disks.leave(ROOMY);
-        }
+        self.disks.values().for_each(Disks::put_out);
+        self.mend_disks();
         self.pass(Duration::from_millis(1)).await;
         let agreed = tokio::time::Instant::now() + HEALING;
         loop {
