@@ -1,7 +1,8 @@
 //! How long three nodes take no uploads after their leader was killed, and how long a writer waits while it is stopped on
 //! purpose; with the nodes beside each other, and 50 ms apart.
 //!
-//! `cargo bench --bench failover [-- --kills 30 --stops 10 --only lan]`. The time includes that of the upload itself.
+//! `cargo bench --bench failover [-- --kills 30 --stops 10 --only lan --acknowledge majority]`. The time includes that of the
+//! upload itself.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,11 @@ fn main() {
     clean_up_when_interrupted();
     let (kills, stops): (usize, usize) = (argument("kills", 30), argument("stops", 10));
     let only = argument("only", "both".to_owned());
+    let acknowledge = match argument("acknowledge", "majority".to_owned()).as_str() {
+        "majority" => "majority",
+        "reachable" => "reachable",
+        other => panic!("--acknowledge {other}: majority or reachable"),
+    };
     // Without a leader: the median and the worst, in seconds. The longest pause of a planned stop, in milliseconds.
     for (name, one_way, aims, pause) in [("lan", 0, [1.2, 2.5], 50.0), ("wan", 25, [3.0, 6.0], 250.0)] {
         if only != "both" && only != name {
@@ -37,11 +43,14 @@ fn main() {
         let operator = Operator::new();
         let shape = Shape {
             nodes: NODES,
-            acknowledge: "reachable",
+            acknowledge,
             one_way: Duration::from_millis(one_way),
         };
         let mut mesh = Mesh::start(folder.path(), &operator, shape);
-        let table = Table::begin(&format!("Three nodes, timing = {name}"), "");
+        let table = Table::begin(
+            &format!("Three nodes, timing = {name}, acknowledge = {acknowledge}"),
+            "",
+        );
         let killed: Vec<f64> = (0..kills).map(|_| kill(&mut mesh, &operator)).collect();
         table.show(
             &format!("kill -9 of the leader, median of {kills}, s"),

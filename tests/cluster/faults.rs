@@ -3,7 +3,7 @@
 //! linearizable.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -17,6 +17,9 @@ use crate::support::process::{eventually, free_port};
 use crate::support::tools::NEWEST;
 
 const NODES: usize = 3;
+
+/// How long a node is stopped: far longer than it takes the others to give it up.
+const STOPPED: Duration = Duration::from_secs(30);
 
 /// The nodes but this one.
 fn but(node: usize) -> Vec<usize> {
@@ -59,7 +62,10 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
         let leader = mesh.leader();
         let stopped = if is_leader { leader } else { (leader + 1) % NODES };
         mesh.nodes[stopped].program().signal(Signal::STOP);
-        load.wait_for_uploads(&but(stopped));
+        let since = Instant::now();
+        while since.elapsed() < STOPPED {
+            load.wait_for_uploads(&but(stopped));
+        }
         mesh.nodes[stopped].program().signal(Signal::CONT);
         load.wait_for_uploads(&everybody);
     }

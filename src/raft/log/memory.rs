@@ -175,6 +175,16 @@ impl Memory {
         (self.synced < self.appended).then_some(self.synced + 1)
     }
 
+    /// Whether the entry with this index is here and durable.
+    pub(super) fn is_durable(&self, index: u64) -> bool {
+        let at = |first: u64| index.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        let tail_start = self.tail.front().map(|tailed| tailed.entry.log_id.index);
+        match tail_start.and_then(at).map(|at| self.tail.get(at)) {
+            Some(tailed) => tailed.is_some_and(|tailed| tailed.sequence <= self.synced),
+            None => at(self.first_place).is_some_and(|at| at < self.places.len()),
+        }
+    }
+
     fn drop_front(&mut self) {
         self.tail_weight -= self.tail.pop_front().map_or(0, |tailed| tailed.weight);
     }

@@ -92,6 +92,11 @@ impl LogStore {
         lock(&self.memory).waits_for_sync()
     }
 
+    /// Whether the log has the entry with this index on its disk.
+    pub fn is_durable(&self, index: u64) -> bool {
+        lock(&self.memory).is_durable(index)
+    }
+
     /// Queues what `command` makes of the sender of an answer, and waits until it is durable.
     async fn save(&self, command: impl FnOnce(oneshot::Sender<io::Result<()>>) -> WriteCommand) -> io::Result<()> {
         let (saved, durable) = oneshot::channel();

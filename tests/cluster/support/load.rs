@@ -156,7 +156,7 @@ impl Load {
 impl Shared {
     /// Uploads newer tokens of one account and, between them, new accounts.
     fn upload(&self, node: usize, address: SocketAddr) {
-        let mut issued = now() - 100_000;
+        let mut issued = now() - 10_000_000;
         while !self.stop.load(Ordering::Relaxed) {
             issued += 1;
             let new = (issued % 2 == 0).then(|| Account::new("once"));
