@@ -173,8 +173,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "raft",
         &[
-            "runtime", "forms", "error", "settings", "log", "machine", "stores", "peer", "propose", "mod", "start",
-            "members", "form",
+            "runtime", "forms", "error", "settings", "log", "machine", "stores", "peer", "propose", "mod", "attend",
+            "start", "members", "form",
         ],
     ),
     (

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Raft;
 use super::machine::{Core, members};
-use super::peer::{Introduction, Membered, Own, Uuid, hex};
+use super::peer::{Introduction, Lane, Membered, Own, Uuid, hex};
 use super::runtime::Member;
 use crate::config::Timing;
 
@@ -103,7 +103,7 @@ impl Raft {
             .map(|(_, node)| node)
             .filter(|node| node.name != *own);
         let asked = others.map(|node| async move {
-            let said = self.0.peers.hello(node.clone(), PATIENCE).await.ok()?;
+            let said = self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await.ok()?;
             (hex(&said.store) != node.store).then(|| node.name.clone())
         });
         match join_all(asked).await.into_iter().flatten().next() {
@@ -121,7 +121,7 @@ impl Raft {
                 peer: peer.clone(),
                 store: String::new(),
             };
-            let said = self.0.peers.hello(node.clone(), PATIENCE).await;
+            let said = self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await;
             let said = said.map_err(|error| {
                 Unformed(format!(
                     "node {name:?} at {peer} does not answer: {error}; nothing was changed"
@@ -166,7 +166,7 @@ impl Raft {
         // The first time they connected, and any one message may have been held up.
         for _ in 0..3 {
             let begun = Instant::now();
-            if self.0.peers.hello(node.clone(), PATIENCE).await.is_ok() {
+            if self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await.is_ok() {
                 let taken = begun.elapsed();
                 shortest = Some(shortest.map_or(taken, |shortest: Duration| shortest.min(taken)));
             }

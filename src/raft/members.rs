@@ -8,7 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 
 use super::Raft;
 use super::machine::members;
-use super::peer::hex;
+use super::peer::{Lane, hex};
 use super::runtime::Member;
 
 /// How long another member may take to answer before it is called unreachable.
@@ -142,7 +142,7 @@ impl Raft {
         if id == own {
             return view;
         }
-        let said = self.0.peers.hello(node, PATIENCE).await.ok();
+        let said = self.0.peers.hello(node, Lane::Bulk, PATIENCE).await.ok();
         let known = self.0.handler.inner().contacts.of(id);
         view.has_lost_store = said.as_ref().is_some_and(|said| hex(&said.store) != view.store);
         view.reachable = said.is_some() && !view.has_lost_store;

@@ -57,6 +57,7 @@
 //! `tests/mesh` runs several voters under simulated time with the real stores, handler, network code, forwarding and
 //! resolver, over a network that loses, delays and cuts, on disks whose power fails.
 
+mod attend;
 mod error;
 mod form;
 mod forms;
@@ -172,6 +173,7 @@ impl Raft {
     /// if it does not lead.
     pub async fn lead(&self, command: Command) -> Result<Outcomes, ProposeError> {
         self.check_space()?;
+        self.0.route.lead().await?;
         if let Command::PutAccounts(PutAccounts { trust_epoch, items }) = &command
             && let [item] = &items[..]
         {

@@ -1,21 +1,20 @@
 //! Starts openraft on the two stores and waits until everything that was ever acknowledged here can be read.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::Config;
-use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Mutex;
 
 use super::machine::{Core, Machine};
 use super::peer::{Handler, Health, Own, Peers, Speak, Transport, Uuid};
 use super::propose::{Agree, Batcher, Proposer, Route, Settle};
 use super::settings::{RaftStartError, START_TIMEOUT, Settings, core_error};
-use super::stores::{Stores, Trimmer, write_committed};
+use super::stores::Stores;
 use super::{Begin, Inner, Raft};
 use crate::clock::Clock;
-use crate::tasks::{Scope, off_the_workers};
+use crate::tasks::Scope;
 
 /// After this long a write of the log hangs. Disks of busy machines stall for a tenth of a second.
 const HANGING_AFTER: Duration = Duration::from_millis(800);
@@ -111,35 +110,6 @@ impl Raft {
         begun.await
     }
 
-    /// Takes `core`, which is member `node_id` of `mesh` and was made on this handle's stores, and starts what watches over
-    /// it. [`Self::begin`] does so; a simulation makes a core of its own, on a disk that it lets fail.
-    pub fn attend(&self, mesh: Uuid, node_id: u64, core: Core) {
-        let Inner {
-            handler,
-            revision,
-            checkpoint,
-            space,
-            scope,
-            ..
-        } = &*self.0;
-        let (log, contacts) = (&handler.inner().log, handler.inner().contacts.clone());
-        scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
-        let quiet = write_committed(core.clone(), log.clone(), revision.clone(), scope.clone());
-        scope.spawn("the writer of what is committed", quiet);
-        let trimmer = Trimmer {
-            core: core.clone(),
-            log: log.clone(),
-            checkpoint: checkpoint.clone(),
-        };
-        scope.spawn(
-            "the log trimmer",
-            trimmer.run(move |spare| contacts.held(spare), space.clone(), scope.clone()),
-        );
-        handler.begin(mesh, node_id, core);
-        let raft = Arc::downgrade(&self.0);
-        scope.spawn("the watch over the leader's disk", give_way(raft, scope.clone()));
-    }
-
     /// Forms a mesh of this node alone, unless it is a member of one already, as it must be after its first start.
     pub async fn form(&self) -> Result<(), RaftStartError> {
         let member = self.0.handler.inner().member.get();
@@ -219,75 +189,4 @@ async fn lead(core: &Core) -> Result<(), RaftStartError> {
     leading.await.map(drop).map_err(|error| RaftStartError::Late {
         reason: error.to_string(),
     })
-}
-
-/// Reports a fault if openraft's core ends by itself: a node without its core must not look alive.
-async fn watch_core(core: Core, scope: Scope) {
-    let mut metrics = core.metrics();
-    let mut known = None;
-    loop {
-        let ended = {
-            let metrics = metrics.borrow_and_update();
-            let leader = metrics.current_leader.filter(|_| !super::machine::is_alone(&core));
-            if let Some(leader) = leader
-                && known != Some((leader, metrics.current_term))
-            {
-                known = Some((leader, metrics.current_term));
-                let term = metrics.current_term;
-                match metrics.membership_config.membership().get_node(&leader) {
-                    _ if leader == metrics.id => tracing::info!(term, "this node leads now"),
-                    Some(node) => tracing::info!(term, leader = node.name, "another node leads now"),
-                    None => tracing::info!(term, leader, "another node leads now"),
-                }
-            }
-            metrics.running_state.clone().err()
-        };
-        if let Some(ended) = ended {
-            if !scope.is_stopping() {
-                scope.fault().report(format!("Raft has ended: {ended}"));
-            }
-            return;
-        }
-        if metrics.changed().await.is_err() {
-            // A core that returns has published why; one that closes the channel without a reason has panicked.
-            if !scope.is_stopping() {
-                scope
-                    .fault()
-                    .report("Raft has panicked; this is a defect of the program");
-            }
-            return;
-        }
-    }
-}
-
-/// After this long without a leader the log says so: an election is over by then.
-const NO_LEADER_AFTER: Duration = Duration::from_secs(3);
-
-/// How often a node looks at its disk.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Measures how full the disk is, drops what is left of a snapshot, and hands the lead to a node whose disk works, whenever
-/// this one's does not.
-async fn give_way(raft: Weak<Inner>, scope: Scope) {
-    let mut is_current = true;
-    while scope.until_stop(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        let Some(inner) = raft.upgrade() else { return };
-        let space = inner.space.clone();
-        off_the_workers(move || space.look()).await;
-        inner.handler.tidy().await;
-        let raft = Raft(inner);
-        let age = raft.leader_age();
-        let was_current = std::mem::replace(&mut is_current, age.is_some_and(|age| age < NO_LEADER_AFTER));
-        match age {
-            Some(age) if was_current && !is_current => tracing::warn!(
-                seconds = age.as_secs(),
-                "no leader that a majority acknowledges: uploads wait or are refused, lookups go on"
-            ),
-            _ if is_current && !was_current => tracing::info!("a leader that a majority acknowledges is there again"),
-            _ => {}
-        }
-        if raft.handler().inner().health.is_bad() {
-            raft.hand_over().await;
-        }
-    }
 }

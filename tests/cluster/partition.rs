@@ -82,6 +82,37 @@ fn g1_a_leader_that_is_deaf_or_mute_loses_the_lead_and_nothing_that_was_acknowle
     }
 }
 
+/// Each of them hears the other one, and neither can have anything agreed on.
+#[test]
+fn g1_a_leader_and_a_follower_without_the_others_refuse_uploads_in_time() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(5, &operator.token());
+    let account = Account::new("A");
+    upload(&operator, &mesh.nodes[0], &account, now() - 90);
+    let leader = mesh.leader();
+    let few = [leader, (leader + 1) % 5];
+    let many: Vec<usize> = (0..5).filter(|node| !few.contains(node)).collect();
+    for (one, other) in few.iter().flat_map(|one| many.iter().map(move |other| (*one, *other))) {
+        mesh.cut(one, other);
+        mesh.cut(other, one);
+    }
+    let after = upload(&operator, &mesh.nodes[many[0]], &account, now() - 60);
+    for node in few.map(|node| &mesh.nodes[node]) {
+        eventually("its view grows old", || (age(node) > 1_500).then_some(()));
+        let begun = Instant::now();
+        let refused = node.post_account(&account.id(), &operator.account_at(&account, now() - 30));
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+    mesh.heal();
+    for node in &mesh.nodes {
+        eventually("it serves what the others agreed on", || {
+            (node.get_account(&account.id()).text() == after).then_some(())
+        });
+    }
+    mesh.wait_until_writable();
+}
+
 /// A follower that was cut off asks before it raises its term, and is not asked to lead.
 #[test]
 fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
@@ -101,6 +132,19 @@ fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
     assert!(mesh.nodes[leader].get("/jwt/v1/accounts").status == 200);
     // No upload was refused for an election since.
     assert_eq!(mesh.nodes[away].post_account(&account.id(), &token).status, 200);
+}
+
+/// A candidate, and a follower with an upload for a new leader, do not begin with TLS.
+#[test]
+fn every_member_is_connected_to_every_other_one_before_it_has_something_to_say() {
+    let mesh = Nodes::linked(3, &Operator::new("O").token());
+    for from in 0..3 {
+        for to in (0..3).filter(|to| *to != from) {
+            eventually("both connections are open", || {
+                (mesh.connections(from, to) >= 2).then_some(())
+            });
+        }
+    }
 }
 
 /// openraft #2080: the old leader still reaches one of the majority that cannot hear it otherwise.

@@ -9,9 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use openraft::async_runtime::WatchReceiver;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
+use crate::raft::machine::Core;
 use crate::raft::runtime::Vote;
+
+/// How long a leader may take to hear from a quorum: the longest round trip, and a sync of the others.
+pub(in crate::raft) const QUORUM_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A peer that has not answered for this long is called unreachable in the log: less may be a lost packet.
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
@@ -35,6 +42,7 @@ struct Shared {
     has_caught_up: AtomicBool,
     /// The mesh's time minus this node's clock, in seconds.
     time_offset: AtomicI64,
+    acknowledged: Notify,
 }
 
 impl Default for Contacts {
@@ -46,6 +54,7 @@ impl Default for Contacts {
             heard_at: AtomicU64::new(0),
             has_caught_up: AtomicBool::new(false),
             time_offset: AtomicI64::new(0),
+            acknowledged: Notify::new(),
         }))
     }
 }
@@ -149,12 +158,23 @@ impl Contacts {
     /// `peer` acknowledged what was sent to it at `sent` by the leader that holds `vote`.
     pub(in crate::raft) fn acknowledged(&self, vote: Vote, peer: u64, sent: Instant) {
         let mut inner = self.inner();
+        if Some(vote) < inner.leading {
+            // The answer to what this node sent in an earlier term.
+            return;
+        }
         if inner.leading != Some(vote) {
             inner.leading = Some(vote);
             inner.peers.values_mut().for_each(|peer| peer.acknowledged = None);
         }
         let known = inner.peers.entry(peer).or_default();
         known.acknowledged = known.acknowledged.max(Some(sent));
+        drop(inner);
+        self.0.acknowledged.notify_waiters();
+    }
+
+    /// Resolves when a peer acknowledges this node as the leader, from this call on.
+    pub(in crate::raft) fn next_acknowledgement(&self) -> Notified<'_> {
+        self.0.acknowledged.notified()
     }
 
     /// A snapshot is sent to `peer` that ends with the entry `last`.
@@ -245,6 +265,27 @@ impl Contacts {
             at = at.min(time);
         }
         at.map(|at| now.saturating_duration_since(at))
+    }
+
+    /// Waits until a quorum has acknowledged this node, whose openraft is `core`, as the leader, by answering what was sent
+    /// after `begun`. Whether that is so after a while.
+    pub(in crate::raft) async fn confirm(&self, core: &Core, begun: Instant) -> bool {
+        let until = Instant::now() + QUORUM_PATIENCE;
+        loop {
+            let acknowledged = self.next_acknowledgement();
+            let age = {
+                let metrics = core.metrics();
+                let metrics = metrics.borrow_watched();
+                let voters = metrics.membership_config.membership().get_joint_config();
+                self.quorum_age(metrics.vote, metrics.id, voters)
+            };
+            if age.is_some_and(|age| age <= begun.elapsed()) {
+                return true;
+            }
+            if tokio::time::timeout_at(until, acknowledged).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// What is known of `peer`.

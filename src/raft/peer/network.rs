@@ -1,8 +1,9 @@
 //! openraft's way to the peers: each of its calls becomes a message, and the answer is checked.
 
+use std::collections::BTreeMap;
 use std::future::{Future, ready};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{RaftNetworkFactory, RaftNetworkV2};
+use openraft::{RaftLogReader, RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 
 use super::handler::{Handler, Membered};
@@ -25,7 +26,7 @@ use super::messages::{
 use super::pipeline::{fits, pipelined};
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
-use crate::raft::runtime::{Member, Snapshot, Types, Vote};
+use crate::raft::runtime::{LogId, Member, Snapshot, Types, Vote};
 use crate::state::SnapshotView;
 use crate::tasks::{chain, off_the_workers};
 
@@ -82,6 +83,24 @@ pub enum CallError {
     Refused(String),
 }
 
+/// A vote that this node was given.
+#[derive(Debug, Clone, Copy)]
+struct Granted {
+    vote: Vote,
+    /// The newest entry of the voter's log.
+    last: LogId,
+}
+
+impl Granted {
+    /// Whether the voter has all of these entries. One without entries asks for an acknowledgement, which only the voter
+    /// can give.
+    fn covers(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        let is_theirs = request.vote.leader_id == self.vote.leader_id;
+        let last = request.entries.last().map(|entry| entry.log_id.index);
+        is_theirs && last.is_some_and(|last| last <= self.last.index)
+    }
+}
+
 /// Carries messages to peers.
 pub trait Transport: Clone + Send + Sync + 'static {
     /// Sends `body` to `to` and brings the answer, within `patience`.
@@ -109,6 +128,8 @@ impl Transport for NoPeers {
 pub struct Peers<T> {
     handler: Handler,
     transport: T,
+    /// What each voter that elected this node had then, of those of which this node has it too.
+    granted: Arc<StdMutex<BTreeMap<u64, Granted>>>,
     /// Counts the links. Their numbers repeat after a restart, which does no harm: each append says itself what it follows.
     links: Arc<AtomicU64>,
 }
@@ -119,7 +140,23 @@ impl<T: Transport> Peers<T> {
         Self {
             handler,
             transport,
+            granted: Arc::default(),
             links: Arc::default(),
+        }
+    }
+
+    fn granted(&self) -> MutexGuard<'_, BTreeMap<u64, Granted>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the voter `to` has elected this node and had the entry `last` then, if this log has that entry too: what
+    /// comes before is the same in both logs. The voter takes entries from nobody else until it votes again, and it has
+    /// synced those before its vote.
+    async fn note_granted(&self, to: u64, vote: Vote, last: LogId) {
+        let mut log = self.handler.inner().log.clone();
+        let own = log.try_get_log_entries(last.index..=last.index).await;
+        if own.is_ok_and(|own| own.first().is_some_and(|entry| entry.log_id == last)) {
+            self.granted().insert(to, Granted { vote, last });
         }
     }
 
@@ -174,9 +211,14 @@ impl<T: Transport> Peers<T> {
     }
 
     /// Asks the node at `peer`, which may not be a member, who it is.
-    pub(super) async fn say_hello(&self, peer: &Member, patience: Duration) -> Result<Introduction, CallError> {
+    pub(super) async fn say_hello(
+        &self,
+        peer: &Member,
+        lane: Lane,
+        patience: Duration,
+    ) -> Result<Introduction, CallError> {
         // It has no number yet under which the contact could be remembered.
-        match self.call(0, peer, Lane::Bulk, Request::Hello, patience).await?.content {
+        match self.call(0, peer, lane, Request::Hello, patience).await?.content {
             AnswerContent::Hello(introduction) => Ok(introduction),
             _ => Err(unexpected()),
         }
@@ -454,7 +496,11 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
             }
             link.append(request, Some(place), patience)
         };
-        Box::pin(ready(Ok(pipelined(requests, link.stream, send).boxed())))
+        let has = |request: &AppendEntriesRequest<Types>| {
+            let granted = link.peers.granted();
+            granted.get(&link.to).is_some_and(|granted| granted.covers(request))
+        };
+        Box::pin(ready(Ok(pipelined(requests, link.stream, has, send).boxed())))
     }
 
     async fn vote(
@@ -462,7 +508,15 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        voted(self.ask(Request::Vote(request.into()), option.hard_ttl()).await?)
+        let vote = request.vote;
+        let response = voted(self.ask(Request::Vote(request.into()), option.hard_ttl()).await?)?;
+        if let Some(last) = response.last_log_id
+            && response.vote_granted
+            && response.vote == vote
+        {
+            self.peers.note_granted(self.to, vote, last).await;
+        }
+        Ok(response)
     }
 
     async fn pre_vote(

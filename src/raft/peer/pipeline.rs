@@ -2,6 +2,9 @@
 //!
 //! The peer takes them in their order ([`Place`]). The first that it does not take whole ends the stream: what was sent
 //! behind it cannot be taken either, and openraft begins the next stream with what the peer has.
+//!
+//! Entries that the peer is known to have are not sent. A new leader looks for the end of what both have by halving its log,
+//! and each step would take a round trip.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,11 +25,12 @@ const IN_FLIGHT: usize = 16;
 /// KiB of entries on their way at once, beyond a first append: the peer holds them until it is their turn.
 const IN_FLIGHT_KIB: u32 = 2 * 1024;
 
-/// Sends each of `requests` with `send`, the first of them at the place `first`. The last argument of `send` is how many are
-/// on their way before it.
+/// Sends each of `requests` with `send`, the first of them at the place `first`; answers those itself of which the peer
+/// `has` everything. The last argument of `send` is how many are on their way before it.
 pub(super) fn pipelined<'s, F>(
     requests: impl Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     first: Place,
+    has: impl Fn(&AppendEntriesRequest<Types>) -> bool + Send + 's,
     send: impl Fn(AppendEntriesRequest<Types>, Place, u32) -> F + Send + 's,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 's
 where
@@ -34,16 +38,22 @@ where
 {
     let room = Arc::new(Semaphore::new(IN_FLIGHT_KIB as usize));
     let in_flight = Arc::new(AtomicU32::new(0));
-    let numbered = requests.zip(stream::iter(0..));
-    let answers = numbered.map(move |(request, number)| {
+    let mut number = 0;
+    let answers = requests.map(move |request| {
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|entry| entry.log_id).or(previous);
         let kib = kib(&request.entries);
         let (room, in_flight) = (room.clone(), in_flight.clone());
-        let place = Place { number, ..first };
-        let ahead = in_flight.fetch_add(1, Ordering::Relaxed);
-        let sent = send(request, place, ahead);
+        let sent = (!has(&request)).then(|| {
+            let place = Place { number, ..first };
+            number += 1;
+            let ahead = in_flight.fetch_add(1, Ordering::Relaxed);
+            send(request, place, ahead)
+        });
         async move {
+            let Some(sent) = sent else {
+                return (Ok(Ok(last)), true);
+            };
             let _permit = room.acquire_many(kib).await;
             let answered = sent.await;
             in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -140,7 +150,7 @@ mod tests {
             on_their_way_ref.lock().unwrap().0 -= 1;
             Ok(answer(index))
         };
-        let sent: Vec<_> = pipelined(requests, Place::default(), send).collect().await;
+        let sent: Vec<_> = pipelined(requests, Place::default(), |_| false, send).collect().await;
         let sent = sent.into_iter().map(|sent| sent.expect("it is answered")).collect();
         let (_, most) = *on_their_way.lock().unwrap();
         (sent, most)
@@ -155,6 +165,25 @@ mod tests {
             .collect();
         assert_eq!(matching, (1..=100).map(|index| Some(id(index))).collect::<Vec<_>>());
         assert_eq!(most, IN_FLIGHT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_has_is_not_sent_and_takes_no_place() {
+        let requests = stream::iter((1..=9).map(|index| append(index, 10)).collect::<Vec<_>>());
+        let has = |request: &AppendEntriesRequest<Types>| request.entries[0].log_id.index <= 6;
+        let places = Mutex::new(Vec::new());
+        let send = |request: AppendEntriesRequest<Types>, place: Place, ahead| {
+            let mut places = places.lock().unwrap();
+            places.push((request.entries[0].log_id.index, place.number, ahead));
+            std::future::ready(Ok(AppendEntriesResponse::Success))
+        };
+        let answered: Vec<_> = pipelined(requests, Place::default(), has, send).collect().await;
+        let matching: Vec<_> = answered
+            .into_iter()
+            .map(|answer| answer.expect("answered").expect("taken"))
+            .collect();
+        assert_eq!(matching, (1..=9).map(|index| Some(id(index))).collect::<Vec<_>>());
+        assert_eq!(places.into_inner().unwrap(), [(7, 0, 0), (8, 1, 1), (9, 2, 2)]);
     }
 
     #[tokio::test(start_paused = true)]

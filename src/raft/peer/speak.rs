@@ -6,14 +6,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::messages::{Introduction, NotProposed, Proposed};
-use super::network::{CallError, Peers, Transport};
+use super::network::{CallError, Lane, Peers, Transport};
 use crate::raft::runtime::Member;
 use crate::state::Revision;
 
 /// Asks one peer something.
 pub(in crate::raft) trait Speak: Send + Sync {
     /// Who it is. It need not be a member.
-    fn hello(&self, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>>;
+    fn hello(&self, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>>;
 
     /// Has it become member `node_id` of this node's mesh.
     fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>>;
@@ -44,8 +44,8 @@ pub(in crate::raft) trait Speak: Send + Sync {
 }
 
 impl<T: Transport> Speak for Peers<T> {
-    fn hello(&self, peer: Member, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>> {
-        Box::pin(async move { self.say_hello(&peer, patience).await })
+    fn hello(&self, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>> {
+        Box::pin(async move { self.say_hello(&peer, lane, patience).await })
     }
 
     fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{PROPOSE_TIMEOUT, Proposer, Verdicts};
 use crate::raft::error::ProposeError;
-use crate::raft::peer::{CallError, NotProposed, Proposed, Speak, newest};
+use crate::raft::peer::{CallError, NotProposed, Proposed, QUORUM_PATIENCE, Speak, newest};
 use crate::raft::runtime::Member;
 use crate::state::{Command, Outcomes, Proposal, PutAccounts, Revision};
 
@@ -21,7 +21,7 @@ const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long the leader may take: as long as its own disk may stall and others are ahead.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The pause before the leader is looked for again.
+/// The pause before the leader is looked for again, unless another one is known earlier.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Who leads, as this node knows it.
@@ -96,6 +96,23 @@ impl Route {
         matches!(self.leader(), Ok(Leader::Own))
     }
 
+    /// Returns when this node leads and a quorum has acknowledged it lately. A new leader hears from one a round trip after its
+    /// election, and others give it commands as soon as they hear of it. [`ProposeError::NoLeader`] if that takes longer.
+    pub(in crate::raft) async fn lead(&self) -> Result<(), ProposeError> {
+        let until = Instant::now() + QUORUM_PATIENCE;
+        loop {
+            let acknowledged = self.proposer.handler.inner().contacts.next_acknowledgement();
+            match self.leader()? {
+                Leader::Own => return Ok(()),
+                Leader::Other(..) => return Err(ProposeError::NoLeader),
+                Leader::Nobody => {}
+            }
+            if tokio::time::timeout_at(until, acknowledged).await.is_err() {
+                return Err(ProposeError::NoLeader);
+            }
+        }
+    }
+
     /// Whether somebody leads, and hears a quorum as far as this node knows.
     pub(in crate::raft) fn check(&self) -> Result<(), ProposeError> {
         let contacts = &self.proposer.handler.inner().contacts;
@@ -125,7 +142,9 @@ impl Route {
         let begun = Instant::now();
         let until = begun + PROPOSE_TIMEOUT;
         let mut sent = false;
+        let mut metrics = self.proposer.core()?.server_metrics();
         loop {
+            drop(metrics.borrow_and_update());
             let leader = self.leader()?;
             let is_elsewhere = matches!(leader, Leader::Other(..));
             let attempt = async {
@@ -150,7 +169,13 @@ impl Route {
             if !sent && now >= begun + LEADER_PATIENCE {
                 return Err(ProposeError::NoLeader);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            if let Ok(Err(_ended)) = tokio::time::timeout(LOOK_AGAIN, metrics.changed()).await {
+                return Err(if sent {
+                    ProposeError::OutcomeUnknown
+                } else {
+                    ProposeError::ended()
+                });
+            }
         }
     }
 
@@ -232,7 +257,10 @@ impl Route {
         loop {
             let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let said = match self.leader()? {
-                Leader::Own => newest(self.proposer.core()?).await,
+                Leader::Own => {
+                    let contacts = &self.proposer.handler.inner().contacts;
+                    newest(self.proposer.core()?, contacts).await
+                }
                 Leader::Other(id, peer) => self.peers.newest(id, peer, until - Instant::now()).await.ok(),
                 Leader::Nobody => None,
             };

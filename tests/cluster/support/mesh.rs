@@ -200,6 +200,11 @@ impl Nodes {
         self.links[&(to, from)].cut(Direction::FromTarget);
     }
 
+    /// How many connections `from` has to `to`.
+    pub(crate) fn connections(&self, from: usize, to: usize) -> usize {
+        self.links[&(from, to)].open()
+    }
+
     /// From now on `node` and the others are apart.
     pub(crate) fn isolate(&self, node: usize) {
         for other in (0..self.nodes.len()).filter(|other| *other != node) {

@@ -83,6 +83,12 @@ impl Proxy {
         }
     }
 
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        let state = self.shared.state();
+        state.connections.iter().filter(|open| open.strong_count() > 0).count()
+    }
+
     /// Where to connect instead of to the target.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

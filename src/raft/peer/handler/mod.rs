@@ -19,6 +19,7 @@ use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderReque
 use openraft::storage::RaftLogStorage;
 use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
+use tokio::time::Instant;
 
 use receive::{Received, Receiving};
 use turns::Turns;
@@ -361,7 +362,7 @@ impl Handler {
                 Ok(AnswerContent::Applied)
             }
             Request::Newest => {
-                let newest = newest(core).await;
+                let newest = newest(core, &self.0.contacts).await;
                 newest
                     .map(AnswerContent::Newest)
                     .ok_or(PeerRefusal::NotNow("this node does not lead"))
@@ -474,7 +475,14 @@ impl Handler {
                 .map_err(|_| ENDING)?;
             let promised = core.metrics().borrow_watched().vote;
             if promised >= vote && found.first().is_some_and(|entry| entry.log_id == last) {
-                return Ok(SnapshotResponse::new(promised));
+                // The leader takes the answer for a promise that a power cut does not break.
+                return if self.0.log.is_durable(last.index) {
+                    Ok(SnapshotResponse::new(promised))
+                } else {
+                    Err(PeerRefusal::NotNow(
+                        "the disk of this node has not taken those entries yet",
+                    ))
+                };
             }
             let applied = core.metrics().borrow_watched().last_applied;
             if applied.is_some_and(|applied| applied.index >= last.index && applied < last) {
@@ -566,9 +574,12 @@ fn check_term(core: &Core, vote: &Vote) -> Result<(), PeerRefusal> {
 
 /// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that
 /// the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
-pub(in crate::raft) async fn newest(core: &Core) -> Option<Revision> {
-    let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await;
-    Some(asked.ok()?.read_log_id().index())
+pub(in crate::raft) async fn newest(core: &Core, contacts: &Contacts) -> Option<Revision> {
+    let begun = Instant::now();
+    let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+    // openraft takes an append that was answered without the peer for an acknowledgement.
+    let is_confirmed = contacts.confirm(core, begun).await;
+    is_confirmed.then(|| asked.read_log_id().index())
 }
 
 /// A uuid as memberships and identities write it.
