@@ -191,8 +191,8 @@ const ORDER: &[(&str, &[&str])] = &[
             "messages",
             "refusal",
             "health",
-            "handler",
             "pipeline",
+            "handler",
             "network",
             "speak",
             "connection",
@@ -200,7 +200,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("raft/peer/handler", &["turns", "receive", "mod"]),
+    ("raft/peer/handler", &["turns", "queue", "receive", "mod"]),
     // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),

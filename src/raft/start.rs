@@ -42,7 +42,7 @@ impl Raft {
             revision.clone(),
             Health::new(stores.log.clone(), stores.space.clone(), HANGING_AFTER),
             clock,
-            scope.fault().clone(),
+            scope,
         );
         let network = Peers::new(handler.clone(), transport);
         let peers: Arc<dyn Speak> = Arc::new(network.clone());

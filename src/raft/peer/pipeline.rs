@@ -88,7 +88,7 @@ pub(super) fn fits(response: &AppendEntriesResponse<Types>, previous: Option<Log
 }
 
 /// What these entries take of [`IN_FLIGHT_KIB`].
-fn kib(entries: &[Entry]) -> u32 {
+pub(super) fn kib(entries: &[Entry]) -> u32 {
     let bytes = entries.iter().map(|entry| match &entry.payload {
         EntryPayload::Normal(Payload(bytes)) => bytes.len(),
         _ => 0,

@@ -1,6 +1,11 @@
 //! A peer that is wrong or hostile: what it sends is refused, and the node goes on.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -9,16 +14,17 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
 use super::handler::{Own, hex};
-use super::messages::{Answer, AnswerContent, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid};
+use super::messages::{Answer, AnswerContent, Append, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid};
 use super::network::NoPeers;
 use super::refusal::PeerRefusal;
 use crate::clock::Clock;
 use crate::config::{Acknowledge, Timing};
 use crate::folder::Folder;
 use crate::raft::forms::{decode, encode};
+use crate::raft::log::{Disk, DiskFile, Room};
 use crate::raft::machine::{Core, snapshot_of};
-use crate::raft::runtime::{Entry, LogId, Member, Vote};
-use crate::raft::stores::{Stores, real_disk};
+use crate::raft::runtime::{Entry, LogId, Member, Payload, Vote};
+use crate::raft::stores::{OpenDisk, Stores, real_disk};
 use crate::raft::{Raft, Settings};
 use crate::state::{MarkPropagated, State};
 use crate::tasks::{FaultHandle, Scope};
@@ -45,7 +51,11 @@ impl Target {
 
     /// The same with the peer as a second voter, so that nobody leads.
     async fn start_of_two() -> Self {
-        let target = Self::begin().await;
+        Self::begin().await.form_with_peer().await
+    }
+
+    async fn form_with_peer(self) -> Self {
+        let target = self;
         let member = |name: &str, store: &Uuid| Member {
             name: name.to_owned(),
             store: hex(store),
@@ -58,10 +68,14 @@ impl Target {
     }
 
     async fn begin() -> Self {
+        Self::begin_on(real_disk).await
+    }
+
+    async fn begin_on(disk: impl OpenDisk) -> Self {
         let temp = tempfile::tempdir().expect("a folder");
         let folder = Folder::take(temp.path(), "m", "n1").expect("a data folder");
         let scope = Scope::new(FaultHandle::default());
-        let (stores, _threads) = Stores::open(&folder, scope.fault(), real_disk).expect("stores");
+        let (stores, _threads) = Stores::open(&folder, scope.fault(), disk).expect("stores");
         let state = stores.state.clone();
         let own = Own {
             name: "n1".to_owned(),
@@ -317,5 +331,100 @@ async fn a_snapshot_that_ends_in_an_older_term_takes_the_place_of_a_tail_that_no
         }
     }
     assert!(*target.raft.revision().borrow() >= last.index);
+    assert!(!target.scope.fault().is_reported());
+}
+
+/// A disk on which no sync returns while this is set.
+type Hold = Arc<AtomicBool>;
+
+struct HeldDisk(Arc<dyn Disk>, Hold);
+
+struct HeldFile(Arc<dyn DiskFile>, Hold);
+
+impl Disk for HeldDisk {
+    fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(HeldFile(self.0.open(name, create)?, self.1.clone())))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        self.0.room()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+}
+
+impl DiskFile for HeldFile {
+    fn preallocate(&self, from: u64, to: u64) -> io::Result<()> {
+        self.0.preallocate(from, to)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, into)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        while self.1.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        self.0.sync()
+    }
+}
+
+/// A leader gives up and sends again, for as long as the disk hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn g12_behind_a_disk_that_hangs_no_more_than_a_few_mib_gather() {
+    const MIB: usize = 1 << 20;
+    let hold = Hold::default();
+    let disk = {
+        let hold = hold.clone();
+        move |folder: &Path| Ok(Arc::new(HeldDisk(real_disk(folder)?, hold)) as Arc<dyn Disk>)
+    };
+    let target = Target::begin_on(disk).await.form_with_peer().await;
+    let request = || {
+        Request::Append(Append::from(AppendEntriesRequest {
+            vote: vote(9, 2, true),
+            prev_log_id: Some(id(0, 1, 0)),
+            entries: vec![Entry {
+                log_id: id(9, 2, 1),
+                payload: EntryPayload::Normal(Payload(Bytes::from(vec![0; MIB]))),
+            }],
+            leader_commit: None,
+        }))
+    };
+    hold.store(true, Ordering::SeqCst);
+    let mut waiting = 0;
+    for _ in 0..30 {
+        let sent = target.says(&[PEER], target.envelope(), request());
+        match tokio::time::timeout(Duration::from_millis(20), sent).await {
+            Err(_) => waiting += 1,
+            Ok(answer) => assert!(matches!(answer, Err(PeerRefusal::NotNow(_))), "{answer:?}"),
+        }
+    }
+    assert!((1..10).contains(&waiting), "{waiting} MiB wait");
+    hold.store(false, Ordering::SeqCst);
+    let taken = tokio::time::timeout(Duration::from_secs(30), async {
+        while target.says(&[PEER], target.envelope(), request()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    });
+    taken.await.expect("it is taken once the disk goes on");
     assert!(!target.scope.fault().is_reported());
 }

@@ -3,13 +3,12 @@
 //! A wrong or hostile peer gets a refusal. Whatever carries the messages, a port or a simulation, calls
 //! [`Handler::handle`] with the names in the sender's certificate.
 
+mod queue;
 mod receive;
 mod turns;
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +20,7 @@ use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::Instant;
 
+use queue::Queue;
 use receive::{Received, Receiving};
 use turns::Turns;
 
@@ -38,7 +38,7 @@ use crate::raft::log::LogStore;
 use crate::raft::machine::{Core, members};
 use crate::raft::runtime::{LogId, Snapshot, Types, Vote};
 use crate::state::{Command, Outcomes, Revision, State};
-use crate::tasks::FaultHandle;
+use crate::tasks::Scope;
 
 /// What the resolver does for other nodes: it has their commands agreed on, since it verifies what they carry.
 pub trait Leading: Send + Sync {
@@ -115,6 +115,7 @@ pub(in crate::raft) struct Inner {
     /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
     order: RwLock<()>,
     turns: Turns,
+    queue: Queue,
     /// Held while this node becomes a member, which it does once.
     joining: Mutex<()>,
     hooks: StdMutex<Hooks>,
@@ -136,18 +137,19 @@ impl Handler {
         applied: watch::Receiver<Revision>,
         health: Health,
         clock: Clock,
-        fault: FaultHandle,
+        scope: &Scope,
     ) -> Self {
         Self(Arc::new(Inner {
             own,
             member: OnceLock::new(),
             contacts: Contacts::default(),
             log,
-            receiving: Receiving::new(state, health.clone(), fault),
+            receiving: Receiving::new(state, health.clone(), scope.fault().clone()),
             applied,
             health,
             order: RwLock::new(()),
             turns: Turns::default(),
+            queue: Queue::new(scope.clone()),
             joining: Mutex::new(()),
             hooks: StdMutex::default(),
             clock,
@@ -406,18 +408,12 @@ impl Handler {
         if !is_replaced {
             self.check_committed(&request).await?;
         }
-        // openraft has it after the first poll, and takes what it is given in that order. Without a budget of tokio's: one that
-        // is used up would have the message not sent yet, and the one behind it overtake it.
-        let mut response = pin!(tokio::task::unconstrained(core.append_entries(request)));
-        let polled = futures::poll!(response.as_mut());
-        if let Some(turn) = turn {
-            turn.pass();
-        }
-        let response = match polled {
-            Poll::Ready(response) => response,
-            Poll::Pending => response.await,
+        let given = || {
+            if let Some(turn) = turn {
+                turn.pass();
+            }
         };
-        let response = response.map_err(|_| PeerRefusal::NotNow("this node is ending"))?;
+        let response = self.0.queue.append(core, request, given).await?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
             self.0.contacts.set_heard();
