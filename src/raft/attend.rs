@@ -38,8 +38,10 @@ impl Raft {
             "the log trimmer",
             trimmer.run(move |spare| contacts.held(spare), space.clone(), scope.clone()),
         );
-        let greeting = keep_in_touch(core.clone(), self.0.peers.clone(), scope.clone());
-        scope.spawn("the greeting of the other members", greeting);
+        for lane in [Lane::Messages, Lane::Bulk] {
+            let greeting = keep_in_touch(core.clone(), self.0.peers.clone(), lane, scope.clone());
+            scope.spawn("the greeting of the other members", greeting);
+        }
         handler.begin(mesh, node_id, core);
         let raft = Arc::downgrade(&self.0);
         scope.spawn("the watch over the leader's disk", give_way(raft, scope.clone()));
@@ -120,22 +122,24 @@ async fn give_way(raft: Weak<Inner>, scope: Scope) {
 /// How often the other members are greeted.
 const GREET_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps both connections to every other member open and known to work, whoever leads: a candidate, and a follower with a
-/// command for a new leader, would otherwise wait a round trip or two for TLS, in the moment in which nobody leads.
-async fn keep_in_touch(core: Core, peers: Arc<dyn Speak>, scope: Scope) {
+/// How long a greeting may take. It travels behind entries and pieces of snapshots, and a connection on which a call gets no
+/// answer for too long is closed, with all that is on it.
+const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Keeps the connection for `lane` to every other member open, whoever leads: a candidate, and a follower with a command for
+/// a new leader, would otherwise wait a round trip or two for TLS, in the moment in which nobody leads.
+async fn keep_in_touch(core: Core, peers: Arc<dyn Speak>, lane: Lane, scope: Scope) {
     let own = core.server_metrics().borrow_watched().id;
     loop {
         let known = members(&core);
         let others = known.membership().nodes().filter(|(id, _)| **id != own);
-        let greetings = others.flat_map(|(_, peer)| {
-            [Lane::Messages, Lane::Bulk].map(|lane| peers.hello(peer.clone(), lane, GREET_EVERY))
-        });
+        let greetings = others.map(|(_, peer)| peers.hello(peer.clone(), lane, GREETING_PATIENCE));
         // Whoever does not answer is greeted again.
-        let greeted = join_all(greetings);
+        let greeted = async {
+            join_all(greetings).await;
+            tokio::time::sleep(GREET_EVERY).await;
+        };
         if scope.until_stop(greeted).await.is_none() {
-            return;
-        }
-        if scope.until_stop(tokio::time::sleep(GREET_EVERY)).await.is_none() {
             return;
         }
     }

@@ -267,19 +267,24 @@ impl Contacts {
         at.map(|at| now.saturating_duration_since(at))
     }
 
-    /// Waits until a quorum has acknowledged this node, whose openraft is `core`, as the leader, by answering what was sent
-    /// after `begun`. Whether that is so after a while.
-    pub(in crate::raft) async fn confirm(&self, core: &Core, begun: Instant) -> bool {
+    /// Waits until a quorum has acknowledged this node, whose openraft is `core`, as the leader that holds `vote`, by answering
+    /// what was sent after `begun`. Whether that is so after a while.
+    pub(in crate::raft) async fn confirm(&self, core: &Core, vote: Vote, begun: Instant) -> bool {
         let until = Instant::now() + QUORUM_PATIENCE;
         loop {
             let acknowledged = self.next_acknowledgement();
+            // Measured first: nothing from before may seem younger.
+            let since = begun.elapsed();
             let age = {
-                let metrics = core.metrics();
+                let metrics = core.server_metrics();
                 let metrics = metrics.borrow_watched();
+                if metrics.vote != vote {
+                    return false;
+                }
                 let voters = metrics.membership_config.membership().get_joint_config();
-                self.quorum_age(metrics.vote, metrics.id, voters)
+                self.quorum_age(vote, metrics.id, voters)
             };
-            if age.is_some_and(|age| age <= begun.elapsed()) {
+            if age.is_some_and(|age| age <= since) {
                 return true;
             }
             if tokio::time::timeout_at(until, acknowledged).await.is_err() {

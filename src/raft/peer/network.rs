@@ -47,6 +47,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// How long a peer may take for entries, however many are on their way before them: 2 MiB at 10 Mbit/s.
 const ENTRIES_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it may take to look for a voter's newest entry in the log here.
+const NOTE_PATIENCE: Duration = Duration::from_millis(20);
+
 /// How long a peer may take to note that an account is to be sent again.
 const RESEND_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -151,7 +154,7 @@ impl<T: Transport> Peers<T> {
 
     /// Notes that the voter `to` has elected this node and had the entry `last` then, if this log has that entry too: what
     /// comes before is the same in both logs. The voter takes entries from nobody else until it votes again, and it has
-    /// synced those before its vote.
+    /// synced those before its vote: openraft saves a vote behind everything that it began before, an installation included.
     async fn note_granted(&self, to: u64, vote: Vote, last: LogId) {
         let mut log = self.handler.inner().log.clone();
         let own = log.try_get_log_entries(last.index..=last.index).await;
@@ -514,7 +517,9 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
             && response.vote_granted
             && response.vote == vote
         {
-            self.peers.note_granted(self.to, vote, last).await;
+            // A vote is not lost for a log that is slow to read.
+            let noted = self.peers.note_granted(self.to, vote, last);
+            drop(tokio::time::timeout(NOTE_PATIENCE, noted).await);
         }
         Ok(response)
     }

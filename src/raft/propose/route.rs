@@ -68,7 +68,8 @@ pub(in crate::raft) struct Rounds {
 impl Route {
     pub(in crate::raft) fn leader(&self) -> Result<Leader, ProposeError> {
         let core = self.proposer.core()?;
-        let metrics = core.metrics();
+        // Of openraft's metrics those that change first, for which others here wait.
+        let metrics = core.server_metrics();
         let metrics = metrics.borrow_watched();
         let members = metrics.membership_config.membership();
         let Some(leader) = metrics.current_leader else {
@@ -96,18 +97,31 @@ impl Route {
         matches!(self.leader(), Ok(Leader::Own))
     }
 
-    /// Returns when this node leads and a quorum has acknowledged it lately. A new leader hears from one a round trip after its
-    /// election, and others give it commands as soon as they hear of it. [`ProposeError::NoLeader`] if that takes longer.
+    /// Returns when a quorum has acknowledged this node, which leads, lately. A new leader hears from one a round trip after
+    /// its election, and others give it commands as soon as they hear of it. [`ProposeError::NoLeader`] if it does not lead,
+    /// or that takes longer.
     pub(in crate::raft) async fn lead(&self) -> Result<(), ProposeError> {
         let until = Instant::now() + QUORUM_PATIENCE;
+        let mut metrics = self.proposer.core()?.server_metrics();
         loop {
             let acknowledged = self.proposer.handler.inner().contacts.next_acknowledgement();
-            match self.leader()? {
-                Leader::Own => return Ok(()),
-                Leader::Other(..) => return Err(ProposeError::NoLeader),
-                Leader::Nobody => {}
+            let leads = {
+                let metrics = metrics.borrow_and_update();
+                metrics.current_leader == Some(metrics.id)
+            };
+            if !leads {
+                return Err(ProposeError::NoLeader);
             }
-            if tokio::time::timeout_at(until, acknowledged).await.is_err() {
+            if let Leader::Own = self.leader()? {
+                return Ok(());
+            }
+            let news = async {
+                tokio::select! {
+                    () = acknowledged => true,
+                    changed = metrics.changed() => changed.is_ok(),
+                }
+            };
+            if !tokio::time::timeout_at(until, news).await.unwrap_or(false) {
                 return Err(ProposeError::NoLeader);
             }
         }

@@ -20,7 +20,7 @@ use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::Instant;
 
-use queue::Queue;
+use queue::{ENDING, Queue};
 use receive::{Received, Receiving};
 use turns::Turns;
 
@@ -112,8 +112,8 @@ pub(in crate::raft) struct Inner {
     receiving: Receiving,
     applied: watch::Receiver<Revision>,
     pub(in crate::raft) health: Health,
-    /// Held by whatever changes the log through openraft: entries and a snapshot must not pass each other.
-    order: RwLock<()>,
+    /// Held by whatever changes the log through openraft, until it has: entries and a snapshot must not pass each other.
+    order: Arc<RwLock<()>>,
     turns: Turns,
     queue: Queue,
     /// Held while this node becomes a member, which it does once.
@@ -147,7 +147,7 @@ impl Handler {
             receiving: Receiving::new(state, health.clone(), scope.fault().clone()),
             applied,
             health,
-            order: RwLock::new(()),
+            order: Arc::default(),
             turns: Turns::default(),
             queue: Queue::new(scope.clone()),
             joining: Mutex::new(()),
@@ -327,7 +327,6 @@ impl Handler {
         envelope: &Envelope,
         request: Request,
     ) -> Result<AnswerContent, PeerRefusal> {
-        const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
         let core = &member.core;
         match request {
             Request::Append(append) => self.append(core, envelope, append).await,
@@ -376,7 +375,9 @@ impl Handler {
                 match self.0.receiving.take(core, piece).await? {
                     Received::Answer(content) => Ok(content),
                     Received::Whole(vote, snapshot) => {
-                        let response = self.install(core, vote, snapshot).await?;
+                        let (handler, core) = (self.clone(), core.clone());
+                        let installing = async move { handler.install(&core, vote, snapshot).await };
+                        let response = self.0.queue.finish("installing a snapshot", installing).await??;
                         Ok(AnswerContent::Installed(response.vote.into()))
                     }
                 }
@@ -400,8 +401,8 @@ impl Handler {
             Some(place) => Some(self.0.turns.wait(envelope.from, place).await?),
             None => None,
         };
-        let _order = if has_entries {
-            Some(self.0.order.read().await)
+        let order = if has_entries {
+            Some(self.0.order.clone().read_owned().await)
         } else {
             None
         };
@@ -413,7 +414,7 @@ impl Handler {
                 turn.pass();
             }
         };
-        let response = self.0.queue.append(core, request, given).await?;
+        let response = self.0.queue.append(core, request, order, given).await?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
             self.0.contacts.set_heard();
@@ -460,7 +461,6 @@ impl Handler {
         vote: Vote,
         snapshot: Snapshot,
     ) -> Result<SnapshotResponse<Types>, PeerRefusal> {
-        const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
         let _order = self.0.order.write().await;
         if let Some(last) = snapshot.meta.last_log_id {
             // openraft would set back how far it has written, which its own assertions refuse.
@@ -472,13 +472,14 @@ impl Handler {
             let promised = core.metrics().borrow_watched().vote;
             if promised >= vote && found.first().is_some_and(|entry| entry.log_id == last) {
                 // The leader takes the answer for a promise that a power cut does not break.
-                return if self.0.log.is_durable(last.index) {
-                    Ok(SnapshotResponse::new(promised))
-                } else {
-                    Err(PeerRefusal::NotNow(
-                        "the disk of this node has not taken those entries yet",
-                    ))
+                let durable = async {
+                    while !self.0.log.is_durable(last.index) {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
                 };
+                let durable = tokio::time::timeout(DURABLE_PATIENCE, durable).await;
+                let hanging = |_| PeerRefusal::NotNow("the disk of this node has not taken those entries yet");
+                return durable.map(|()| SnapshotResponse::new(promised)).map_err(hanging);
             }
             let applied = core.metrics().borrow_watched().last_applied;
             if applied.is_some_and(|applied| applied.index >= last.index && applied < last) {
@@ -553,6 +554,12 @@ impl From<NotLed> for NotProposed {
     }
 }
 
+/// How long a log may take to sync entries that it has.
+const DURABLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause before that is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// Terms that a mesh goes through in one go at the most: with one election a second it would take ten days.
 const MAX_TERMS_AHEAD: u64 = 1_000_000;
 
@@ -571,10 +578,10 @@ fn check_term(core: &Core, vote: &Vote) -> Result<(), PeerRefusal> {
 /// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that
 /// the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
 pub(in crate::raft) async fn newest(core: &Core, contacts: &Contacts) -> Option<Revision> {
-    let begun = Instant::now();
+    let (begun, vote) = (Instant::now(), core.server_metrics().borrow_watched().vote);
     let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
     // openraft takes an append that was answered without the peer for an acknowledgement.
-    let is_confirmed = contacts.confirm(core, begun).await;
+    let is_confirmed = contacts.confirm(core, vote, begun).await;
     is_confirmed.then(|| asked.read_log_id().index())
 }
 

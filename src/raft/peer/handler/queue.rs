@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, Semaphore, oneshot};
 
 use crate::raft::machine::Core;
 use crate::raft::peer::pipeline::kib;
@@ -15,6 +15,9 @@ use crate::tasks::Scope;
 
 /// KiB of appends that openraft may be given before it has answered them: what a leader has on its way, four times.
 const QUEUED_KIB: usize = 8 * 1024;
+
+/// What a peer is told while this node shuts down.
+pub(super) const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
 
 /// The way to openraft for appends.
 pub(super) struct Queue {
@@ -31,15 +34,15 @@ impl Queue {
         }
     }
 
-    /// Gives `request` to the openraft `core`, calls `given` as soon as it has it, and brings the answer. Refused when it has
-    /// too much that it did not answer yet.
+    /// Gives `request` to the openraft `core`, calls `given` as soon as it has it, and brings the answer; keeps `order` until
+    /// then. Refused when openraft has too much that it did not answer yet.
     pub(super) async fn append(
         &self,
         core: &Core,
         request: AppendEntriesRequest<Types>,
+        order: Option<OwnedRwLockReadGuard<()>>,
         given: impl FnOnce(),
     ) -> Result<AppendEntriesResponse<Types>, PeerRefusal> {
-        const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
         // One without entries takes room too.
         let room = self.room.clone().try_acquire_many_owned(1 + kib(&request.entries));
         let room =
@@ -54,17 +57,29 @@ impl Queue {
         let response = match polled {
             Poll::Ready(response) => response,
             Poll::Pending => {
-                let (answered, answer) = oneshot::channel();
-                // The room is taken until openraft has answered, also when nobody waits for that any more.
-                self.scope.spawn("an append", async move {
+                let answering = async move {
                     let response = response.await;
-                    drop(room);
-                    // Fails if the leader has given up.
-                    let _ = answered.send(response);
-                });
-                answer.await.map_err(|_| ENDING)?
+                    drop((room, order));
+                    response
+                };
+                self.finish("an append", answering).await?
             }
         };
         response.map_err(|_| ENDING)
+    }
+
+    /// Does `work`, whose name is `name`, to its end, also when nobody waits for it any more: a leader that gives up a call
+    /// does not take back what openraft was given.
+    pub(super) async fn finish<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, PeerRefusal> {
+        let (done, outcome) = oneshot::channel();
+        self.scope.spawn(name, async move {
+            // Fails if nobody waits.
+            let _ = done.send(work.await);
+        });
+        outcome.await.map_err(|_| ENDING)
     }
 }
