@@ -13,8 +13,8 @@ use crate::raft::peer::refusal::PeerRefusal;
 use crate::raft::runtime::Types;
 use crate::tasks::Scope;
 
-/// KiB of appends that openraft may be given before it has answered them: what a leader has on its way, four times.
-const QUEUED_KIB: usize = 8 * 1024;
+/// KiB of appends that openraft may be given before it has answered them: more than a leader has on its way at once.
+const QUEUED_KIB: usize = 4 * 1024;
 
 /// What a peer is told while this node shuts down.
 pub(super) const ENDING: PeerRefusal = PeerRefusal::NotNow("this node is ending");
