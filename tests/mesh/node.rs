@@ -63,7 +63,7 @@ impl Disks {
     /// Waits until the log's writer may go on.
     async fn answer(&self) {
         let mut stalls = self.stalls.subscribe();
-        // Its sender is here.
+        // Fails only once the sender is gone, and this holds it.
         let _ = stalls.wait_for(|stalls| !stalls).await;
     }
 

@@ -47,7 +47,7 @@ fn hold(voters: u64, default: u64) {
         sum.full,
         sum.stalls
     );
-    let (many, some) = (40 * count, count);
+    let (many, some) = (50 * count, count);
     let enough = sum.acknowledged > many && sum.forwarded > some && sum.reads > many && sum.published > some;
     assert!(
         count < 10 || (enough && sum.crashes > some && sum.pieces > some),
