@@ -25,9 +25,10 @@ impl Options {
             cache_bytes: 12 * MIB,
             // About 100,000 usual rows: a row that is not here costs a lookup 10 us more.
             row_cache_bytes: 134 * MIB,
-            // About 22,000 uploads; beyond them, uploads wait for the disk. With what is on its way from a leader, and what is
-            // being written, a node that catches up stays below 100 MB more than it has when idle.
-            memtable_bytes: 40 * MIB,
+            // About 13,000 uploads; beyond them, uploads wait for the disk. With what is on its way from a leader, what is
+            // being written, and what the allocator keeps of both, a node that catches up stays below 100 MB more than it has
+            // when idle.
+            memtable_bytes: 24 * MIB,
         }
     }
 }

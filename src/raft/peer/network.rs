@@ -35,7 +35,7 @@ use crate::tasks::{chain, off_the_workers};
 const BACKOFF: Duration = Duration::from_millis(100);
 
 /// How long a peer may take for a piece of a snapshot: the last one is answered when the snapshot is installed, whose
-/// last sync writes up to 40 MiB.
+/// last sync writes up to 64 MiB.
 const PIECE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// After this long without progress a snapshot is given up; a newer one is tried.

@@ -25,12 +25,12 @@ const ROWS_A_STEP_BEHIND: usize = 256;
 /// The pause between two steps while there is room.
 const PACE: Duration = Duration::from_millis(2);
 
-/// With this much unflushed or more there is no pause: a fifth of the memtable's bound, so that it does not fill up during a
+/// With this much unflushed or more there is no pause: a third of the memtable's bound, so that it does not fill up during a
 /// checkpoint.
 const BEHIND_BYTES: usize = 8 * 1024 * 1024;
 
 /// A checkpoint is due when this much was flushed since the last: a restart replays about as much from the log.
-const CHECKPOINT_BYTES: u64 = 32 * 1024 * 1024;
+const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A checkpoint is due this long after the last, if anything was flushed since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);

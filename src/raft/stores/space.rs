@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::raft::log::{Disk, Room};
 
-/// Free bytes below which uploads stop. What is acknowledged and not yet in redb is 40 MiB at the most and takes about
+/// Free bytes below which uploads stop. What is acknowledged and not yet in redb is 24 MiB at the most and takes about
 /// twice that there; the log's next segment is 64 MiB; the rest covers the moments between two looks.
 const RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 
