@@ -11,6 +11,8 @@ mod clients;
 #[expect(dead_code, reason = "the tests of the stores use the rest")]
 mod disk;
 #[cfg(test)]
+mod election;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod node;

@@ -17,6 +17,9 @@ use crate::node::Disks;
 /// The most that a sender waits: pieces of snapshots have long deadlines, and a simulated hour is soon over.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The longest that a message takes which is not lost, in microseconds.
+pub(crate) const LONGEST_DELAY_US: u64 = 20_000;
+
 /// What answers at a node.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
@@ -134,7 +137,7 @@ impl Network {
         self.note(format_args!("{from}>{to} {what}"));
         let (delay, lost) = {
             let mut inner = self.inner();
-            let delay = Duration::from_micros(inner.random.gen_range(100..20_000));
+            let delay = Duration::from_micros(inner.random.gen_range(100..LONGEST_DELAY_US));
             (delay, inner.random.gen_bool(0.01) || inner.cut.contains(&(from, to)))
         };
         if lost {

@@ -51,13 +51,13 @@ pub(crate) struct Report {
     pub(crate) stalls: u64,
 }
 
-struct World {
+pub(crate) struct World {
     voters: u64,
     defect: Option<Defect>,
     random: SmallRng,
-    network: Network,
+    pub(crate) network: Network,
     disks: BTreeMap<u64, Disks>,
-    nodes: BTreeMap<u64, Node>,
+    pub(crate) nodes: BTreeMap<u64, Node>,
     /// Nodes without power, and the rounds until they start.
     down: BTreeMap<u64, u32>,
     lives: u64,
@@ -66,7 +66,7 @@ struct World {
     dooms: mpsc::UnboundedSender<(u64, u64)>,
     deaths: mpsc::UnboundedReceiver<(u64, u64)>,
     clients: Scope,
-    keys: Keys,
+    pub(crate) keys: Keys,
     history: History,
     nats: NatsCluster,
     /// How much the clock of each node is ahead, in seconds.
@@ -82,14 +82,7 @@ struct World {
 
 /// Runs a mesh of `voters` nodes; panics, naming the seed, when something does not hold.
 pub(crate) fn run(seed: u64, voters: u64, defect: Option<Defect>) -> Report {
-    panics::watch();
-    Runtime::seed(seed);
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_time().start_paused(true);
-    #[cfg(tokio_unstable)]
-    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
-    let runtime = builder.build().expect("a runtime");
-    runtime.block_on(async move {
+    simulated(seed, async move {
         let mut world = World::new(seed, voters, defect);
         world.form().await;
         world.armed.store(true, Ordering::Relaxed);
@@ -100,8 +93,19 @@ pub(crate) fn run(seed: u64, voters: u64, defect: Option<Defect>) -> Report {
     })
 }
 
+/// Runs `simulation` under simulated time, with every random choice of the runtime following from `seed`.
+pub(crate) fn simulated<T>(seed: u64, simulation: impl Future<Output = T>) -> T {
+    panics::watch();
+    Runtime::seed(seed);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true);
+    #[cfg(tokio_unstable)]
+    builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+    builder.build().expect("a runtime").block_on(simulation)
+}
+
 impl World {
-    fn new(seed: u64, voters: u64, defect: Option<Defect>) -> Self {
+    pub(crate) fn new(seed: u64, voters: u64, defect: Option<Defect>) -> Self {
         let (dooms, deaths) = mpsc::unbounded_channel();
         let mut random = SmallRng::seed_from_u64(!seed);
         let mut ahead: BTreeMap<u64, i64> = (1..=voters).map(|node| (node, random.gen_range(-3..4))).collect();
@@ -142,7 +146,7 @@ impl World {
     }
 
     /// Starts every node, forms the mesh, and waits until it trusts an operator.
-    async fn form(&mut self) {
+    pub(crate) async fn form(&mut self) {
         for node in 1..=self.voters {
             self.boot(node).await;
         }
@@ -211,7 +215,7 @@ impl World {
     }
 
     /// Cuts the power of a node; what still runs of it cannot reach what its next life finds.
-    fn cut_power(&mut self, node: u64) {
+    pub(crate) fn cut_power(&mut self, node: u64) {
         self.report.crashes += 1;
         self.network.note(format_args!("{node} dies"));
         self.network.disconnect(node);
@@ -230,7 +234,7 @@ impl World {
     }
 
     /// Lets `time` pass; nodes whose disks fail, or who are doomed, die at that moment.
-    async fn pass(&mut self, time: Duration) {
+    pub(crate) async fn pass(&mut self, time: Duration) {
         let until = tokio::time::Instant::now() + time;
         while let Ok(Some((node, life))) = tokio::time::timeout_at(until, self.deaths.recv()).await {
             let Some(dying) = self.nodes.get(&node).filter(|found| found.life == life) else {
@@ -245,7 +249,7 @@ impl World {
         panics::check();
     }
 
-    fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<u64> {
         let leaders = self.nodes.iter().filter_map(|(node, found)| {
             let metrics = found.core.metrics();
             let metrics = metrics.borrow_watched();
