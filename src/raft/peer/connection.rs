@@ -330,47 +330,135 @@ pub(in crate::raft) fn listen_address(peer: &str) -> io::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
+    use rustls::ServerConfig;
     use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
     use super::*;
     use crate::tasks::FaultHandle;
 
+    /// A peer of a test, who does with each connection what the test likes.
+    struct Remote {
+        listener: TcpListener,
+        tls: TlsAcceptor,
+        peer: Member,
+        connections: Connections,
+        scope: Scope,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Remote {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().expect("a folder");
+            let key = KeyPair::generate().expect("a key");
+            let params = CertificateParams::new(vec!["n2".to_owned()]).expect("a name");
+            let cert = params.self_signed(&key).expect("a certificate");
+            let file = |name: &str, text: String| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).expect("written");
+                path
+            };
+            let files = PeerTls {
+                ca: file("ca.pem", cert.pem()),
+                cert: file("cert.pem", cert.pem()),
+                key: file("key.pem", key.serialize_pem()),
+            };
+            let key = key.serialize_der().try_into().expect("a key");
+            let config = ServerConfig::builder().with_no_client_auth();
+            let mut config = config.with_single_cert(vec![cert.der().clone()], key).expect("a pair");
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("bound").to_string();
+            let scope = Scope::on(tokio::runtime::Handle::current(), FaultHandle::default());
+            Self {
+                listener,
+                tls: Arc::new(config).into(),
+                peer: Member {
+                    name: "n2".to_owned(),
+                    ..Member::default()
+                },
+                connections: Connections::new(files, [("n2".to_owned(), address)].into(), scope.clone()),
+                scope,
+                _folder: folder,
+            }
+        }
+
+        /// A call of the node under test. Nobody ever answers it.
+        async fn call(&self, patience: Duration) -> CallError {
+            let called = self
+                .connections
+                .call(&self.peer, Lane::Messages, Bytes::new(), patience);
+            called.await.expect_err("nobody answers")
+        }
+
+        /// The next connection, which the node under test takes for one to its peer.
+        async fn accept(&self) -> TlsStream<TcpStream> {
+            let (stream, _) = self.listener.accept().await.expect("a connection");
+            self.tls.accept(stream).await.expect("it is the peer")
+        }
+
+        /// Whether nobody else has connected.
+        async fn is_left_alone(&self) -> bool {
+            let again = tokio::time::timeout(Duration::from_millis(200), self.listener.accept());
+            again.await.is_err()
+        }
+    }
+
     /// A peer behind a cut: connections are taken, and nothing ever comes back.
     #[tokio::test(flavor = "multi_thread")]
     async fn g12_calls_that_give_up_leave_one_attempt_to_connect_and_none_after_the_end() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["n1".to_owned()]).expect("a name");
-        let cert = params.self_signed(&key).expect("a certificate");
-        let file = |name: &str, text: String| {
-            let path = folder.path().join(name);
-            std::fs::write(&path, text).expect("written");
-            path
-        };
-        let tls = PeerTls {
-            ca: file("ca.pem", cert.pem()),
-            cert: file("cert.pem", cert.pem()),
-            key: file("key.pem", key.serialize_pem()),
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let scope = Scope::on(tokio::runtime::Handle::current(), FaultHandle::default());
-        let connections = Connections::new(tls, [("n2".to_owned(), address)].into(), scope.clone());
-        let peer = Member {
-            name: "n2".to_owned(),
-            ..Member::default()
-        };
+        let remote = Remote::start().await;
         for _ in 0..20 {
-            let called = connections.call(&peer, Lane::Messages, Bytes::new(), Duration::from_millis(10));
-            assert!(matches!(called.await, Err(CallError::NotSent(_))));
+            let called = remote.call(Duration::from_millis(10)).await;
+            assert!(matches!(called, CallError::NotSent(_)), "{called}");
         }
-        let first = listener.accept().await.expect("one connection");
-        let second = tokio::time::timeout(Duration::from_millis(200), listener.accept()).await;
-        assert!(second.is_err(), "another attempt beside the first");
-        scope.stop();
-        tokio::time::timeout(Duration::from_secs(10), scope.ended())
+        let first = remote.listener.accept().await.expect("one connection");
+        assert!(remote.is_left_alone().await, "another attempt beside the first");
+        remote.scope.stop();
+        tokio::time::timeout(Duration::from_secs(10), remote.scope.ended())
             .await
             .expect("the attempt ends with its scope");
         drop(first);
+    }
+
+    /// A peer to whom this node's certificate means nothing: TLS 1.3 says so behind the handshake.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_ends_without_an_answer_is_not_opened_again_at_once() {
+        let remote = Remote::start().await;
+        let close = async { drop(remote.accept().await) };
+        let (called, ()) = tokio::join!(remote.call(Duration::from_secs(10)), close);
+        assert!(matches!(called, CallError::NoAnswer(_)), "{called}");
+        let called = remote.call(Duration::from_secs(10)).await;
+        assert!(matches!(called, CallError::NotSent(_)), "{called}");
+        assert!(called.to_string().contains("certificate refused"), "{called}");
+        assert!(remote.is_left_alone().await);
+        let calling = async {
+            loop {
+                remote.call(Duration::from_millis(20)).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let again = tokio::time::timeout(Duration::from_secs(10), async {
+            tokio::select! {
+                stream = remote.accept() => stream,
+                () = calling => unreachable!("it calls for ever"),
+            }
+        });
+        again.await.expect("later it is");
+    }
+
+    /// A peer behind a cut that began later: what is sent is taken, and nothing comes back any more.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_is_silent_is_closed_and_one_that_is_slow_is_kept() {
+        let remote = Remote::start().await;
+        let quick = remote.call(Duration::from_millis(200));
+        let (called, silent) = tokio::join!(quick, remote.accept());
+        assert!(matches!(called, CallError::NoAnswer(_)), "{called}");
+        let called = remote.call(SILENT_FOR / 2).await;
+        assert!(matches!(called, CallError::NoAnswer(_)), "{called}");
+        assert!(remote.is_left_alone().await, "it may only be slow");
+        remote.call(SILENT_FOR).await;
+        let (_, again) = tokio::join!(remote.call(Duration::from_millis(200)), remote.accept());
+        drop((silent, again));
     }
 }
