@@ -393,8 +393,12 @@ mod tests {
 
         /// The next connection, which the node under test takes for one to its peer.
         async fn accept(&self) -> TlsStream<TcpStream> {
-            let (stream, _) = self.listener.accept().await.expect("a connection");
-            self.tls.accept(stream).await.expect("it is the peer")
+            let connected = async {
+                let (stream, _) = self.listener.accept().await.expect("a connection");
+                self.tls.accept(stream).await.expect("it is the peer")
+            };
+            let connected = tokio::time::timeout(Duration::from_secs(10), connected).await;
+            connected.expect("it connects")
         }
 
         /// Whether nobody else has connected.
@@ -438,13 +442,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        let again = tokio::time::timeout(Duration::from_secs(10), async {
-            tokio::select! {
-                stream = remote.accept() => stream,
-                () = calling => unreachable!("it calls for ever"),
-            }
-        });
-        again.await.expect("later it is");
+        tokio::select! {
+            _ = remote.accept() => {}
+            () = calling => unreachable!("it calls for ever"),
+        }
     }
 
     /// A peer behind a cut that began later: what is sent is taken, and nothing comes back any more.
