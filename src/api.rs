@@ -28,8 +28,9 @@ pub struct Status {
     /// The name of the member that leads, as far as this node knows.
     #[serde(default)]
     pub leader: Option<String>,
-    /// Milliseconds since a quorum last acknowledged the leader that this node hears; `u64::MAX` if it hears none.
-    pub leader_age_ms: u64,
+    /// Milliseconds since a quorum last acknowledged the leader that this node hears; absent if it never heard one.
+    #[serde(default)]
+    pub leader_age_ms: Option<u64>,
     /// The members of the mesh.
     #[serde(default)]
     pub members: Vec<Member>,

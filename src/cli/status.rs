@@ -39,14 +39,14 @@ fn print(out: &mut impl Write, status: &api::Status) -> std::io::Result<()> {
     let yes_or_no = |yes| if yes { "yes" } else { "no" };
     let leader = match (&status.leader, status.leader_age_ms) {
         (None, _) => "none known".to_owned(),
-        (Some(leader), u64::MAX) => format!("{}, not heard yet", plain(leader)),
-        (Some(leader), age) if !status.writable && age > STALE_MS => {
+        (Some(leader), None) => format!("{}, not heard yet", plain(leader)),
+        (Some(leader), Some(age)) if !status.writable && age > STALE_MS => {
             format!(
                 "none known; the last one, {}, was acknowledged by a quorum {age} ms ago",
                 plain(leader)
             )
         }
-        (Some(leader), age) => format!("{}, acknowledged by a quorum {age} ms ago", plain(leader)),
+        (Some(leader), Some(age)) => format!("{}, acknowledged by a quorum {age} ms ago", plain(leader)),
     };
     writeln!(
         out,

@@ -53,6 +53,8 @@ impl Raft {
             ));
         };
         let own = &self.0.handler.inner().own;
+        // Of two nodes that begin at once, one at least sees the other.
+        let _says = self.0.handler.say_forming();
         if let Some(member) = self.0.handler.inner().member.get()
             && is_settled(&member.core)
             && own.nodes.keys().all(|name| voter(&member.core, name).is_some())
@@ -70,7 +72,7 @@ impl Raft {
             None => self.become_first(own).await?,
         };
         // Alone it leads, although openraft may take a moment to say so.
-        let is_alone = member.core.voter_ids().count() < 2;
+        let is_alone = member.core.voter_ids().eq([member.node_id]);
         if !is_alone && member.core.metrics().borrow_watched().current_leader != Some(member.node_id) {
             return Err(Unformed(
                 "this node is a member and does not lead: repeat this on the node that does (`jwtmesh status`)"
@@ -124,7 +126,7 @@ impl Raft {
             let said = self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await;
             let said = said.map_err(|error| {
                 Unformed(format!(
-                    "node {name:?} at {peer} does not answer: {error}; nothing was changed"
+                    "node {name:?} at {peer} does not answer: {error} (nothing was changed)"
                 ))
             })?;
             if said.name != *name || said.cluster != own.cluster {
@@ -133,12 +135,26 @@ impl Raft {
                     said.name, said.cluster
                 )));
             }
+            if said.is_forming {
+                return Err(Unformed(format!(
+                    "node {name:?} forms the mesh at this moment: nothing was changed here. Form it from one node, and look at what \
+                     came of it with `jwtmesh status`"
+                )));
+            }
             self.check_distance(&node).await?;
             node.store = hex(&said.store);
             Ok((node, said))
         });
-        let others: Result<Vec<_>, _> = join_all(asked).await.into_iter().collect();
-        let others = others?;
+        let (mut others, mut unfit) = (Vec::new(), Vec::new());
+        for asked in join_all(asked).await {
+            match asked {
+                Ok(fit) => others.push(fit),
+                Err(Unformed(reason)) => unfit.push(reason),
+            }
+        }
+        if !unfit.is_empty() {
+            return Err(Unformed(unfit.join("; ")));
+        }
         let own_mesh = self.0.handler.inner().member.get().map(|member| member.mesh);
         for (node, said) in &others {
             let Some((mesh, _)) = said.member_of else { continue };

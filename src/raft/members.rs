@@ -74,7 +74,17 @@ impl Raft {
         };
         let agreed = members(&member.core);
         let membership = agreed.membership();
-        let mut said = Vec::new();
+        let mut said: Vec<String> = own.contacts.contradiction().into_iter().collect();
+        if member.core.server_metrics().borrow_watched().state.is_leader() {
+            said.extend(membership.nodes().filter_map(|(id, node)| {
+                let known = own.contacts.of(*id);
+                let reason = known.refusal()?;
+                Some(format!(
+                    "member {:?} takes no entries from this node, which leads: {reason}",
+                    node.name
+                ))
+            }));
+        }
         if membership.get_joint_config().len() > 1 {
             said.push(
                 "a change of the members is half done: run `jwtmesh member bootstrap` again, on the node that leads"

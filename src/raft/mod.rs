@@ -77,6 +77,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::WaitError;
 use peer::{Handler, Speak};
 use propose::{Batcher, PROPOSE_TIMEOUT, Proposer, Route, Settle};
 use stores::Space;
@@ -297,7 +298,12 @@ impl Raft {
         );
         match handed.await {
             Ok(_) => {}
-            Err(error) => tracing::warn!("no other node has taken the lead: {error}; they elect one"),
+            Err(WaitError::Timeout(..)) => tracing::warn!(
+                "no other node has taken the lead within {} s: they elect one",
+                HANDOVER_PATIENCE.as_secs()
+            ),
+            // This node's own core has ended.
+            Err(WaitError::ShuttingDown) => {}
         }
     }
 

@@ -75,6 +75,9 @@ impl Settings {
             enable_leader_restore: Some(false),
             // A node that was cut off and returns asks before it raises its term, and so deposes no healthy leader.
             enable_pre_vote: Some(true),
+            // A member whose data folder was replaced with an older copy has less than the leader knows it to have. The
+            // leader sends it again instead of failing over it.
+            allow_log_reversion: Some(true),
             // A leader that has lost its quorum pauses its heartbeats, so that the followers it still reaches can
             // elect another one with the others.
             quorum_loss_probe_interval: Some(2 * election_max),
@@ -100,6 +103,7 @@ mod tests {
             let config = settings.config().expect("valid settings");
             assert_eq!(config.enable_leader_restore, Some(false));
             assert_eq!(config.enable_pre_vote, Some(true));
+            assert_eq!(config.allow_log_reversion, Some(true));
             let probe = config
                 .quorum_loss_probe_interval
                 .expect("a leader without a quorum falls silent");

@@ -66,8 +66,8 @@ impl Reading {
 pub struct View {
     /// The newest revision that can be read here.
     pub revision: Revision,
-    /// Milliseconds since this node last heard from a leader; 0 on the leader, `u64::MAX` if it never has.
-    pub leader_age_ms: u64,
+    /// Milliseconds since a quorum last acknowledged the leader that this node hears; `None` if it never heard one.
+    pub leader_age_ms: Option<u64>,
     /// Whether the state is usable: lookups are answered from it.
     pub ready: bool,
 }
@@ -132,7 +132,7 @@ impl Resolver {
     pub fn view(&self) -> View {
         View {
             revision: *self.0.revision.borrow(),
-            leader_age_ms: self.0.raft.leader_age().map_or(u64::MAX, as_ms),
+            leader_age_ms: self.0.raft.leader_age().map(as_ms),
             ready: self.0.ready.load(Ordering::Relaxed) && self.0.raft.is_usable() && !self.0.fault.is_reported(),
         }
     }

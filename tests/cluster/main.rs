@@ -24,6 +24,8 @@ mod faults;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod forming;
+#[cfg(test)]
 mod handshakes;
 #[cfg(test)]
 mod hostile;
@@ -39,6 +41,8 @@ mod lookup;
 mod mesh;
 #[cfg(test)]
 mod nsc;
+#[cfg(test)]
+mod older_copy;
 #[cfg(test)]
 mod partition;
 #[cfg(test)]

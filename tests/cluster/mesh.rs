@@ -16,16 +16,6 @@ use crate::support::node::Node;
 use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tools::NEWEST;
 
-/// The stored token at every node, once it is this one.
-#[track_caller]
-fn stored_everywhere(nodes: &[Node], account: &Account, token: &str) {
-    for node in nodes {
-        eventually("every node serves it", || {
-            (node.get_account(&account.id()).text() == token).then_some(())
-        });
-    }
-}
-
 #[test]
 fn g1_every_node_takes_uploads_and_every_other_one_serves_them() {
     for count in [3, 5] {
@@ -76,7 +66,7 @@ fn g1_a_killed_leader_is_replaced_and_what_it_acknowledged_stays() {
         (answer.status == 200).then_some(())
     });
     mesh.nodes[leader].start_again();
-    stored_everywhere(&mesh.nodes, &account, &newer);
+    mesh.wait_until_served(&account, &newer);
     mesh.wait_until_writable();
 }
 
@@ -90,7 +80,7 @@ fn g1_a_mesh_whose_nodes_are_all_killed_at_once_goes_on() {
     mesh.nodes.iter_mut().for_each(Node::kill);
     mesh.nodes.iter_mut().for_each(Node::start_again);
     // Served at once, before there is a leader.
-    stored_everywhere(&mesh.nodes, &account, &token);
+    mesh.wait_until_served(&account, &token);
     mesh.wait_until_writable();
     let other = Account::new("B");
     mesh.nodes[2].put(&other, &operator.account(&other));
@@ -103,7 +93,7 @@ fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_u
     let account = Account::new("A");
     let token = operator.account(&account);
     mesh.nodes[0].put(&account, &token);
-    stored_everywhere(&mesh.nodes, &account, &token);
+    mesh.wait_until_served(&account, &token);
     let leader = mesh.leader();
     let follower = (leader + 1) % 3;
     for at in (0..3).filter(|at| *at != follower) {
@@ -136,117 +126,6 @@ fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_u
     eventually("the view grows older", || {
         (age(&mesh.nodes[follower])? > before + 1_000).then_some(())
     });
-}
-
-#[test]
-fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
-    let operator = Operator::new("O");
-    let mut mesh = Nodes::unformed(3, &operator.token());
-    let status_before = status(&mesh.nodes[0]).expect("it answers");
-    assert_eq!(status_before["ready"], false, "an empty member serves nobody");
-    assert_eq!(mesh.nodes[0].get("/jwt/v1/accounts").status, 503);
-    // What the first node would be had it run alone until now: the same file with one node and no [peer].
-    let whole = std::fs::read_to_string(mesh.folder.path().join("cluster.toml")).unwrap();
-    let (head, nodes) = whole.split_once("[peer]").unwrap();
-    let first = nodes
-        .split("[[node]]")
-        .nth(1)
-        .unwrap()
-        .lines()
-        .filter(|line| !line.starts_with("peer"));
-    let alone = format!("{head}[[node]]{}", first.collect::<Vec<_>>().join("\n"));
-    let put = |text: &str| std::fs::write(mesh.folder.path().join("cluster.toml"), text).unwrap();
-    mesh.nodes[0].kill();
-    std::fs::remove_dir_all(mesh.folder.path().join("n1")).unwrap();
-    put(&alone);
-    mesh.nodes[0].start_again();
-    let account = Account::new("A");
-    let token = operator.account(&account);
-    mesh.nodes[0].put(&account, &token);
-    mesh.nodes[0].kill();
-    put(&whole);
-    mesh.nodes[0].start_again();
-    assert_eq!(mesh.nodes[0].get_account(&account.id()).text(), token);
-    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
-    assert_eq!(formed["outcome"], "formed", "{formed}");
-    stored_everywhere(&mesh.nodes, &account, &token);
-    eventually("the new members answer the probe", || {
-        let probed = mesh.nodes.iter().map(|node| node.get("/jwt/v1/accounts").status);
-        probed.into_iter().all(|status| status == 200).then_some(())
-    });
-}
-
-/// The node that forms the mesh dies between writing its identity and forming it.
-#[test]
-fn g12_a_bootstrap_that_was_interrupted_is_repeated() {
-    let operator = Operator::new("O");
-    let mut mesh = Nodes::unformed(3, &operator.token());
-    mesh.nodes[0].kill();
-    let file = mesh.folder.path().join("n1/identity.json");
-    let text = std::fs::read_to_string(&file).unwrap();
-    let mut identity: serde_json::Value = serde_json::from_str(&text).unwrap();
-    identity["mesh"] = identity["store"].clone();
-    identity["node_id"] = 1.into();
-    identity["formed"] = true.into();
-    std::fs::write(&file, identity.to_string()).unwrap();
-    mesh.nodes[0].start_again();
-    let mesh = mesh.form();
-    let account = Account::new("A");
-    let token = operator.account(&account);
-    mesh.nodes[2].put(&account, &token);
-    stored_everywhere(&mesh.nodes, &account, &token);
-}
-
-/// One mesh is formed of all listed nodes or not at all, and never of another mesh's.
-#[test]
-fn a_mesh_is_not_formed_of_nodes_that_do_not_answer_or_belong_to_another_one() {
-    let operator = Operator::new("O");
-    let mut mesh = Nodes::unformed(3, &operator.token());
-    mesh.nodes[2].kill();
-    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(4), "{said}");
-    assert!(said.contains("\"n3\"") && said.contains("does not answer"), "{said}");
-    assert!(status(&mesh.nodes[0]).expect("it answers")["cluster_id"].is_null());
-
-    mesh.nodes[2].start_again();
-    // Its certificate is of another authority.
-    let foreign = tempfile::tempdir().unwrap();
-    let other = crate::support::tls::Authority::new(foreign.path(), "other");
-    other.issue_for_node("n3");
-    for file in ["n3.pem", "n3.key"] {
-        std::fs::copy(foreign.path().join(file), mesh.folder.path().join(file)).unwrap();
-    }
-    let refused = mesh.nodes[2].refused_start();
-    assert!(
-        refused.contains("n3.pem") && refused.contains("mesh-ca.pem"),
-        "{refused}"
-    );
-    // It has another node's certificate: at the start, which is refused, and later, when the others refuse it.
-    let put = |from: &str| {
-        for (from, to) in [(format!("{from}.pem"), "n3.pem"), (format!("{from}.key"), "n3.key")] {
-            std::fs::copy(mesh.folder.path().join(from), mesh.folder.path().join(to)).unwrap();
-        }
-    };
-    mesh.authority.issue_for_node("n2");
-    put("n2");
-    let refused = mesh.nodes[2].refused_start();
-    assert!(refused.contains("\"n2\"") && refused.contains("\"n3\""), "{refused}");
-    mesh.authority.issue_for_node("n3");
-    mesh.nodes[2].start_again();
-    let loaded = |mesh: &Nodes| mesh.nodes[2].log().matches("certificate loaded").count();
-    let before = loaded(&mesh);
-    put("n2");
-    eventually("it has taken the certificate", || {
-        (loaded(&mesh) > before).then_some(())
-    });
-    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("n2") && said.contains("n3"), "both names: {said}");
-    mesh.authority.issue_for_node("n3");
-    mesh.nodes[2].start_again();
-    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
-    assert_eq!(formed["outcome"], "formed", "{formed}");
 }
 
 /// The main job with three nodes: whoever publishes is killed, and the next revocation still cuts its user off.
@@ -546,18 +425,6 @@ fn g1_a_node_that_is_killed_while_it_installs_a_snapshot_starts_again_and_has_ev
     assert!(kills > 2);
     world.mesh.nodes[away].start_again();
     world.wait_until_it_has_everything();
-}
-
-/// With timers that are shorter than a message takes they would elect leaders without end.
-#[test]
-fn nodes_that_are_too_far_apart_for_their_timers_do_not_form_a_mesh() {
-    let operator = Operator::new("O");
-    for (timing, one_way, remedy) in [("lan", 40, "set timing = \"wan\""), ("wan", 200, "farther apart")] {
-        let mesh = Nodes::apart(3, &operator.token(), timing, Duration::from_millis(one_way));
-        let done = mesh.nodes[0].cli(&["member", "bootstrap"]);
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        assert!(!done.status.success() && said.contains(remedy), "{said}");
-    }
 }
 
 #[test]

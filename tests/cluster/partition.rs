@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::mesh::{NAMES, Nodes, status};
+use crate::support::mesh::{Nodes, status};
 use crate::support::mint::{Account, Operator, now};
 use crate::support::node::Node;
 use crate::support::process::eventually;
@@ -17,15 +17,6 @@ fn upload(operator: &Operator, node: &Node, account: &Account, at: i64) -> Strin
     token
 }
 
-#[track_caller]
-fn served_everywhere(mesh: &Nodes, account: &Account, token: &str) {
-    for (name, node) in NAMES.iter().zip(&mesh.nodes) {
-        eventually(&format!("{name} serves it"), || {
-            (node.get_account(&account.id()).text() == token).then_some(())
-        });
-    }
-}
-
 fn age(node: &Node) -> u64 {
     status(node)
         .and_then(|status| status["leader_age_ms"].as_u64())
@@ -38,7 +29,7 @@ fn g1_a_leader_alone_refuses_uploads_in_time_serves_lookups_and_looks_as_old_as_
     let mesh = Nodes::linked(3, &operator.token());
     let account = Account::new("A");
     let before = upload(&operator, &mesh.nodes[0], &account, now() - 90);
-    served_everywhere(&mesh, &account, &before);
+    mesh.wait_until_served(&account, &before);
     let leader = mesh.leader();
     let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
     mesh.isolate(leader);
@@ -53,7 +44,7 @@ fn g1_a_leader_alone_refuses_uploads_in_time_serves_lookups_and_looks_as_old_as_
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     mesh.heal();
-    served_everywhere(&mesh, &account, &after);
+    mesh.wait_until_served(&account, &after);
     mesh.wait_until_writable();
 }
 
@@ -77,7 +68,7 @@ fn g1_a_leader_that_is_deaf_or_mute_loses_the_lead_and_nothing_that_was_acknowle
         let token = upload(&operator, &mesh.nodes[others[0]], &account, issued);
         assert_ne!(mesh.leader_of(&others), leader, "deaf {is_deaf}");
         mesh.heal();
-        served_everywhere(&mesh, &account, &token);
+        mesh.wait_until_served(&account, &token);
         mesh.wait_until_writable();
     }
 }
@@ -127,7 +118,7 @@ fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
     });
     let token = upload(&operator, &mesh.nodes[leader], &account, now());
     mesh.heal();
-    served_everywhere(&mesh, &account, &token);
+    mesh.wait_until_served(&account, &token);
     assert_eq!(mesh.leader(), leader);
     assert!(mesh.nodes[leader].get("/jwt/v1/accounts").status == 200);
     // No upload was refused for an election since.
@@ -166,5 +157,5 @@ fn five_voters_of_whom_three_hear_each_other_elect_although_the_old_leader_reach
     let token = upload(&operator, &mesh.nodes[second], &account, now() - 60);
     assert!([near, second, third].contains(&mesh.leader_of(&[near, second, third])));
     mesh.heal();
-    served_everywhere(&mesh, &account, &token);
+    mesh.wait_until_served(&account, &token);
 }

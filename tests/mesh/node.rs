@@ -286,6 +286,8 @@ impl Node {
             acknowledge: nature.acknowledge,
         };
         let mut config = settings.config().map_err(|e| e.to_string())?;
+        // No node here forgets what it has acknowledged: the leader is to fail over one that does.
+        config.allow_log_reversion = Some(false);
         if defect == Some(Defect::LeaderRestored) {
             config.enable_leader_restore = Some(true);
         }

@@ -77,8 +77,8 @@ impl PublicState {
         let view = self.resolver.view();
         let headers = answer.headers_mut();
         headers.insert(REVISION, view.revision.into());
-        if view.leader_age_ms != u64::MAX {
-            headers.insert(LEADER_AGE, view.leader_age_ms.into());
+        if let Some(age) = view.leader_age_ms {
+            headers.insert(LEADER_AGE, age.into());
         }
         answer
     }

@@ -26,6 +26,11 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
 /// How long a peer that needs the log may be silent before the log goes without it.
 const HELD_FOR: Duration = Duration::from_secs(60);
 
+/// What an administrator can do where two histories of a mesh meet.
+const CONTRADICTED: &str = "an older copy of a member's data folder was put back. This node follows nobody from now on. Keep its \
+                            data folder, look at what it alone has (`jwtmesh account list`, `account pull`), and push that to the \
+                            node that leads";
+
 /// What a node remembers of its peers. Clones are the same memory.
 #[derive(Debug, Clone)]
 pub(in crate::raft) struct Contacts(Arc<Shared>);
@@ -64,6 +69,8 @@ struct Inner {
     /// The leader whose appends the peers below acknowledged.
     leading: Option<Vote>,
     peers: BTreeMap<u64, Peer>,
+    /// The leader that sends what contradicts this node's history.
+    contradicted_by: Option<String>,
 }
 
 /// What is known of one peer.
@@ -71,6 +78,11 @@ struct Inner {
 pub(in crate::raft) struct Peer {
     /// When the newest append was sent that it acknowledged to the present leader.
     acknowledged: Option<Instant>,
+    /// The last entry that it has acknowledged to the present leader.
+    matched: Option<u64>,
+    /// Since when it takes no entries, when it last refused some, and why.
+    refusing: Option<(Instant, Instant, String)>,
+    is_refusal_told: bool,
     /// When it last answered anything.
     pub(in crate::raft) answered: Option<Instant>,
     /// The newest revision that could be read there then.
@@ -164,12 +176,72 @@ impl Contacts {
         }
         if inner.leading != Some(vote) {
             inner.leading = Some(vote);
-            inner.peers.values_mut().for_each(|peer| peer.acknowledged = None);
+            for peer in inner.peers.values_mut() {
+                (peer.acknowledged, peer.matched) = (None, None);
+            }
         }
         let known = inner.peers.entry(peer).or_default();
         known.acknowledged = known.acknowledged.max(Some(sent));
         drop(inner);
         self.0.acknowledged.notify_waiters();
+    }
+
+    /// `peer` has taken the entries up to `last`, which this node sent it as the leader.
+    pub(in crate::raft) fn has_entries(&self, peer: u64, last: u64) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(peer).or_default();
+        known.matched = known.matched.max(Some(last));
+        known.refusing = None;
+        known.is_refusal_told = false;
+    }
+
+    /// `peer` does not have the entry `at`. Logs it if the peer had acknowledged that to this leader.
+    pub(in crate::raft) fn lacks(&self, peer: u64, name: &str, at: u64) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(peer).or_default();
+        if known.matched.take_if(|matched| *matched >= at).is_some() {
+            tracing::warn!(
+                peer = name,
+                "a member has lost entries that it had acknowledged, as when an older copy of its data folder is put back: this node, \
+                 which leads, brings it up to date. Had this node not been there, uploads that were acknowledged could be lost"
+            );
+        }
+    }
+
+    /// `peer` did not take the entries that this node, which leads, sent it, for `reason`. Logs once that this lasts.
+    pub(in crate::raft) fn refused(&self, peer: u64, name: &str, reason: &str) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(peer).or_default();
+        let now = Instant::now();
+        let since = known.refusing.take().map_or(now, |(since, ..)| since);
+        known.refusing = Some((since, now, reason.to_owned()));
+        if !known.is_refusal_told && since.elapsed() >= UNREACHABLE_AFTER {
+            known.is_refusal_told = true;
+            tracing::warn!(peer = name, reason, "a peer takes no entries; trying again and again");
+        }
+    }
+
+    /// The leader `name` sends entries that contradict what was agreed on here. Logs it once.
+    pub(in crate::raft) fn contradicted(&self, name: &str) {
+        if self.inner().contradicted_by.replace(name.to_owned()).is_none() {
+            tracing::error!(
+                leader = name,
+                "the other members have lost uploads that were acknowledged and that this node has: {CONTRADICTED}"
+            );
+        }
+    }
+
+    /// What is to be done about it, if that is so.
+    pub(in crate::raft) fn contradiction(&self) -> Option<String> {
+        let leader = self.inner().contradicted_by.clone()?;
+        Some(format!(
+            "{leader:?}, which leads, and those that follow it have lost uploads that were acknowledged and that this node has: {CONTRADICTED}"
+        ))
+    }
+
+    /// The leader sent entries that continue what is here.
+    pub(in crate::raft) fn agrees(&self) {
+        self.inner().contradicted_by = None;
     }
 
     /// Resolves when a peer acknowledges this node as the leader, from this call on.
@@ -300,6 +372,13 @@ impl Contacts {
 }
 
 impl Peer {
+    /// Why it takes no entries, if that has lasted and still does.
+    pub(in crate::raft) fn refusal(&self) -> Option<&str> {
+        let (since, last, reason) = self.refusing.as_ref()?;
+        let lasts = since.elapsed() >= UNREACHABLE_AFTER && last.elapsed() < UNREACHABLE_AFTER;
+        lasts.then_some(reason)
+    }
+
     /// Whether it has answered lately.
     pub(in crate::raft) fn is_reachable(&self) -> bool {
         self.answered.is_some_and(|at| at.elapsed() < UNREACHABLE_AFTER)

@@ -225,6 +225,8 @@ pub(in crate::raft) struct Introduction {
     pub(in crate::raft) applied: u64,
     /// The version of its program.
     pub(in crate::raft) version: String,
+    /// Whether somebody has it form a mesh now.
+    pub(in crate::raft) is_forming: bool,
 }
 
 /// What became of entries.

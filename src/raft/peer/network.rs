@@ -23,7 +23,7 @@ use super::handler::{Handler, Membered};
 use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
 };
-use super::pipeline::{fits, pipelined};
+use super::pipeline::{Granted, fits, pipelined};
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
 use crate::raft::runtime::{LogId, Member, Snapshot, Types, Vote};
@@ -86,21 +86,12 @@ pub enum CallError {
     Refused(String),
 }
 
-/// A vote that this node was given.
-#[derive(Debug, Clone, Copy)]
-struct Granted {
-    vote: Vote,
-    /// The newest entry of the voter's log.
-    last: LogId,
-}
-
-impl Granted {
-    /// Whether the voter has all of these entries. One without entries asks for an acknowledgement, which only the voter
-    /// can give.
-    fn covers(&self, request: &AppendEntriesRequest<Types>) -> bool {
-        let is_theirs = request.vote.leader_id == self.vote.leader_id;
-        let last = request.entries.last().map(|entry| entry.log_id.index);
-        is_theirs && last.is_some_and(|last| last <= self.last.index)
+impl From<CallError> for RPCError<Types> {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::NoAnswer(_) => NetworkError::new(&error).into(),
+            CallError::NotSent(_) | CallError::Refused(_) => Unreachable::new(&error).into(),
+        }
     }
 }
 
@@ -328,10 +319,7 @@ pub struct Link<T> {
 impl<T: Transport> Link<T> {
     async fn ask(&self, request: Request, patience: Duration) -> Result<AnswerContent, RPCError<Types>> {
         let asked = self.peers.ask(self.to, &self.peer, Lane::Messages, request, patience);
-        asked.await.map_err(|error| match error {
-            CallError::NoAnswer(_) => NetworkError::new(&error).into(),
-            CallError::NotSent(_) | CallError::Refused(_) => Unreachable::new(&error).into(),
-        })
+        asked.await.map_err(RPCError::from)
     }
 
     /// Sends a snapshot piece by piece, each until it is taken. Ends when nothing gets on for a while, and after the first
@@ -425,25 +413,38 @@ impl<T: Transport> Link<T> {
         }
         let (vote, sent) = (request.vote, Instant::now());
         let previous = request.prev_log_id;
-        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let newest = request.entries.last().map(|entry| entry.log_id);
+        let last = newest.or(previous);
         let mut append = Append::from(request);
         let age = self.quorum_age(vote).map(|age| age.as_millis());
         append.quorum_age_ms = age.map_or(u64::MAX, |age| u64::try_from(age).unwrap_or(u64::MAX));
         append.time_offset = own.contacts.median_offset();
         append.place = place;
         own.contacts.set_time_offset(append.time_offset);
-        match self.ask(Request::Append(append), patience).await? {
+        let (peer, contacts) = (&self.peer, &own.contacts);
+        let request = Request::Append(append);
+        let asked = self.peers.ask(self.to, peer, Lane::Messages, request, patience);
+        let answered = asked.await.inspect_err(|error| {
+            if let CallError::Refused(reason) = error {
+                contacts.refused(self.to, &peer.name, reason);
+            }
+        });
+        match answered? {
             AnswerContent::Append(appended) => {
                 let response = AppendEntriesResponse::from(appended);
                 if !fits(&response, previous, last) {
                     return Err(wrong());
                 }
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                    let contacts = &self.peers.handler.inner().contacts;
                     contacts.acknowledged(vote, self.to, sent);
                     if let Some(age) = self.quorum_age(vote) {
                         contacts.set_age(age);
                     }
+                }
+                match (&response, previous, newest) {
+                    (AppendEntriesResponse::Success, _, Some(last)) => contacts.has_entries(self.to, last.index),
+                    (AppendEntriesResponse::Conflict, Some(at), _) => contacts.lacks(self.to, &peer.name, at.index),
+                    _ => {}
                 }
                 Ok(response)
             }

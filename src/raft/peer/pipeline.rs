@@ -17,7 +17,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendRe
 use tokio::sync::Semaphore;
 
 use super::messages::Place;
-use crate::raft::runtime::{Entry, LogId, Payload, Types};
+use crate::raft::runtime::{Entry, LogId, Payload, Types, Vote};
 
 /// Appends on their way at once. While that many are, new entries gather in the next one.
 const IN_FLIGHT: usize = 16;
@@ -84,6 +84,24 @@ pub(super) fn fits(response: &AppendEntriesResponse<Types>, previous: Option<Log
         // Nothing contradicts what follows nothing.
         AppendEntriesResponse::Conflict => previous.is_some(),
         AppendEntriesResponse::Success | AppendEntriesResponse::HigherVote(_) => true,
+    }
+}
+
+/// A vote that this node was given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Granted {
+    pub(super) vote: Vote,
+    /// The newest entry of the voter's log.
+    pub(super) last: LogId,
+}
+
+impl Granted {
+    /// Whether the voter has all of these entries. One without entries asks for an acknowledgement, which only the voter
+    /// can give.
+    pub(super) fn covers(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        let is_theirs = request.vote.leader_id == self.vote.leader_id;
+        let last = request.entries.last().map(|entry| entry.log_id.index);
+        is_theirs && last.is_some_and(|last| last <= self.last.index)
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::disks::SmallDisk;
-use super::mint::Operator;
+use super::mint::{Account, Operator};
 use super::node::Node;
 use super::process::{eventually, free_port};
 use super::proxy::{Direction, Proxy};
@@ -216,6 +216,16 @@ impl Nodes {
     /// Everything arrives again.
     pub(crate) fn heal(&self) {
         self.links.values().for_each(Proxy::heal);
+    }
+
+    /// Waits until every node serves this token of `account`.
+    #[track_caller]
+    pub(crate) fn wait_until_served(&self, account: &Account, token: &str) {
+        for (name, node) in NAMES.iter().zip(&self.nodes) {
+            eventually(&format!("{name} serves it"), || {
+                (node.get_account(&account.id()).text() == token).then_some(())
+            });
+        }
     }
 
     /// Waits until every node takes uploads.

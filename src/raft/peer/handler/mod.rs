@@ -3,11 +3,13 @@
 //! A wrong or hostile peer gets a refusal. Whatever carries the messages, a port or a simulation, calls
 //! [`Handler::handle`] with the names in the sender's certificate.
 
+mod committed;
 mod queue;
 mod receive;
 mod turns;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -119,6 +121,8 @@ pub(in crate::raft) struct Inner {
     /// Held while this node becomes a member, which it does once.
     joining: Mutex<()>,
     hooks: StdMutex<Hooks>,
+    /// Whether `member bootstrap` runs here.
+    is_forming: AtomicBool,
     pub(in crate::raft) clock: Clock,
 }
 
@@ -152,6 +156,7 @@ impl Handler {
             queue: Queue::new(scope.clone()),
             joining: Mutex::new(()),
             hooks: StdMutex::default(),
+            is_forming: AtomicBool::new(false),
             clock,
         }))
     }
@@ -235,7 +240,14 @@ impl Handler {
             member_of: member.map(|member| (member.mesh, member.node_id)),
             applied: *self.0.applied.borrow(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            is_forming: self.0.is_forming.load(Ordering::SeqCst),
         }
+    }
+
+    /// While what it returns lives, this node says that it forms the mesh.
+    pub(in crate::raft) fn say_forming(&self) -> Forming {
+        self.0.is_forming.store(true, Ordering::SeqCst);
+        Forming(self.clone())
     }
 
     /// This node's membership, if the sender is a member of the same mesh and means this node.
@@ -407,7 +419,7 @@ impl Handler {
             None
         };
         if !is_replaced {
-            self.check_committed(&request).await?;
+            self.check_committed(core, &request).await?;
         }
         let given = || {
             if let Some(turn) = turn {
@@ -417,9 +429,15 @@ impl Handler {
         let response = self.0.queue.append(core, request, order, given).await?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
-            self.0.contacts.set_heard();
-            if age != u64::MAX {
-                self.0.contacts.set_age(Duration::from_millis(age));
+            if has_entries && matches!(appended, Appended::All) {
+                self.0.contacts.agrees();
+            }
+            // From a leader with another history this node learns nothing, and so it looks as old as it is.
+            if self.0.contacts.contradiction().is_none() {
+                self.0.contacts.set_heard();
+                if age != u64::MAX {
+                    self.0.contacts.set_age(Duration::from_millis(age));
+                }
             }
             let time = envelope.now.saturating_add(time_offset);
             self.0.contacts.set_time_offset(time.saturating_sub(self.0.clock.now()));
@@ -428,29 +446,6 @@ impl Handler {
             self.0.contacts.set_caught_up();
         }
         Ok(AnswerContent::Append(appended))
-    }
-
-    /// Refuses entries that contradict what is committed here: no leader that was elected has such, and openraft would end
-    /// this node over them.
-    async fn check_committed(&self, request: &AppendEntriesRequest<Types>) -> Result<(), PeerRefusal> {
-        let committed = *self.0.applied.borrow();
-        let entries = request.entries.iter().map(|entry| entry.log_id);
-        let offered: Vec<_> = request.prev_log_id.into_iter().chain(entries).collect();
-        let mut offered = offered.into_iter().filter(|id| id.index <= committed);
-        let Some(first) = offered.next() else { return Ok(()) };
-        let last = offered.clone().next_back().unwrap_or(first);
-        let mut log = self.0.log.clone();
-        let own = log.try_get_log_entries(first.index..=last.index).await;
-        let own = own.map_err(|_| PeerRefusal::NotNow("the log of this node cannot be read"))?;
-        // What was purged is not there to be compared.
-        let contradicts = |id: LogId| {
-            own.iter()
-                .any(|entry| entry.log_id.index == id.index && entry.log_id != id)
-        };
-        match std::iter::once(first).chain(offered).find(|id| contradicts(*id)) {
-            Some(id) => Err(PeerRefusal::Wrong(format!("{id} is not what is committed there"))),
-            None => Ok(()),
-        }
     }
 
     /// Installs a snapshot that arrived whole, unless the log has the entry that it ends with: then everything before
@@ -538,6 +533,15 @@ impl Handler {
             Ok(Led { revision, outcomes }) => Ok(Proposed { revision, outcomes }),
             Err(error) => Err(NotProposed::from(error)),
         }))
+    }
+}
+
+/// A node that forms the mesh says so while this lives.
+pub(in crate::raft) struct Forming(Handler);
+
+impl Drop for Forming {
+    fn drop(&mut self) {
+        self.0.0.is_forming.store(false, Ordering::SeqCst);
     }
 }
 

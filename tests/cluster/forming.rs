@@ -1,0 +1,167 @@
+//! How a mesh comes to be: of whom, from where, and what keeps it from being formed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::support::mesh::{Nodes, status};
+use crate::support::mint::{Account, Operator};
+use crate::support::process::eventually;
+
+#[test]
+fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::unformed(3, &operator.token());
+    let status_before = status(&mesh.nodes[0]).expect("it answers");
+    assert_eq!(status_before["ready"], false, "an empty member serves nobody");
+    assert_eq!(mesh.nodes[0].get("/jwt/v1/accounts").status, 503);
+    // What the first node would be had it run alone until now: the same file with one node and no [peer].
+    let whole = std::fs::read_to_string(mesh.folder.path().join("cluster.toml")).unwrap();
+    let (head, nodes) = whole.split_once("[peer]").unwrap();
+    let first = nodes
+        .split("[[node]]")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with("peer"));
+    let alone = format!("{head}[[node]]{}", first.collect::<Vec<_>>().join("\n"));
+    let put = |text: &str| std::fs::write(mesh.folder.path().join("cluster.toml"), text).unwrap();
+    mesh.nodes[0].kill();
+    std::fs::remove_dir_all(mesh.folder.path().join("n1")).unwrap();
+    put(&alone);
+    mesh.nodes[0].start_again();
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[0].put(&account, &token);
+    mesh.nodes[0].kill();
+    put(&whole);
+    mesh.nodes[0].start_again();
+    assert_eq!(mesh.nodes[0].get_account(&account.id()).text(), token);
+    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
+    assert_eq!(formed["outcome"], "formed", "{formed}");
+    mesh.wait_until_served(&account, &token);
+    eventually("the new members answer the probe", || {
+        let probed = mesh.nodes.iter().map(|node| node.get("/jwt/v1/accounts").status);
+        probed.into_iter().all(|status| status == 200).then_some(())
+    });
+}
+
+/// The node that forms the mesh dies between writing its identity and forming it.
+#[test]
+fn g12_a_bootstrap_that_was_interrupted_is_repeated() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::unformed(3, &operator.token());
+    mesh.nodes[0].kill();
+    let file = mesh.folder.path().join("n1/identity.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut identity: serde_json::Value = serde_json::from_str(&text).unwrap();
+    identity["mesh"] = identity["store"].clone();
+    identity["node_id"] = 1.into();
+    identity["formed"] = true.into();
+    std::fs::write(&file, identity.to_string()).unwrap();
+    mesh.nodes[0].start_again();
+    let mesh = mesh.form();
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[2].put(&account, &token);
+    mesh.wait_until_served(&account, &token);
+}
+
+/// One mesh is formed of all listed nodes or not at all, and never of another mesh's.
+#[test]
+fn a_mesh_is_not_formed_of_nodes_that_do_not_answer_or_belong_to_another_one() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::unformed(3, &operator.token());
+    mesh.nodes[2].kill();
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert!(said.contains("\"n3\"") && said.contains("does not answer"), "{said}");
+    assert!(status(&mesh.nodes[0]).expect("it answers")["cluster_id"].is_null());
+
+    mesh.nodes[2].start_again();
+    // Its certificate is of another authority.
+    let foreign = tempfile::tempdir().unwrap();
+    let other = crate::support::tls::Authority::new(foreign.path(), "other");
+    other.issue_for_node("n3");
+    for file in ["n3.pem", "n3.key"] {
+        std::fs::copy(foreign.path().join(file), mesh.folder.path().join(file)).unwrap();
+    }
+    let refused = mesh.nodes[2].refused_start();
+    assert!(
+        refused.contains("n3.pem") && refused.contains("mesh-ca.pem"),
+        "{refused}"
+    );
+    // It has another node's certificate: at the start, which is refused, and later, when the others refuse it.
+    let put = |from: &str| {
+        for (from, to) in [(format!("{from}.pem"), "n3.pem"), (format!("{from}.key"), "n3.key")] {
+            std::fs::copy(mesh.folder.path().join(from), mesh.folder.path().join(to)).unwrap();
+        }
+    };
+    mesh.authority.issue_for_node("n2");
+    put("n2");
+    let refused = mesh.nodes[2].refused_start();
+    assert!(refused.contains("\"n2\"") && refused.contains("\"n3\""), "{refused}");
+    mesh.authority.issue_for_node("n3");
+    mesh.nodes[2].start_again();
+    let loaded = |mesh: &Nodes| mesh.nodes[2].log().matches("certificate loaded").count();
+    let before = loaded(&mesh);
+    put("n2");
+    eventually("it has taken the certificate", || {
+        (loaded(&mesh) > before).then_some(())
+    });
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("n2") && said.contains("n3"), "both names: {said}");
+    mesh.authority.issue_for_node("n3");
+    mesh.nodes[2].start_again();
+    let formed = mesh.nodes[0].cli_json(&["member", "bootstrap"]);
+    assert_eq!(formed["outcome"], "formed", "{formed}");
+}
+
+/// With timers that are shorter than a message takes they would elect leaders without end.
+#[test]
+fn nodes_that_are_too_far_apart_for_their_timers_do_not_form_a_mesh() {
+    let operator = Operator::new("O");
+    for (timing, one_way, remedy) in [("lan", 40, "set timing = \"wan\""), ("wan", 200, "farther apart")] {
+        let mesh = Nodes::apart(3, &operator.token(), timing, Duration::from_millis(one_way));
+        let done = mesh.nodes[0].cli(&["member", "bootstrap"]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && said.contains(remedy), "{said}");
+    }
+}
+
+/// Two administrators, or a script that does it on each node.
+#[test]
+fn g1_a_mesh_that_two_nodes_form_at_once_is_one_mesh() {
+    let operator = Operator::new("O");
+    for _ in 0..5 {
+        let mesh = Nodes::unformed(3, &operator.token());
+        let forming = [1, 2, 0].map(|node| {
+            let node = &mesh.nodes[node];
+            move || node.cli(&["member", "bootstrap"])
+        });
+        let said = std::thread::scope(|scope| {
+            let forming = forming.map(|form| scope.spawn(form));
+            forming.map(|formed| String::from_utf8_lossy(&formed.join().unwrap().stderr).into_owned())
+        });
+        let meshes: BTreeSet<String> = mesh
+            .nodes
+            .iter()
+            .filter_map(|node| {
+                status(node).expect("it answers")["cluster_id"]
+                    .as_str()
+                    .map(str::to_owned)
+            })
+            .collect();
+        assert!(meshes.len() < 2, "{meshes:?}: {said:?}");
+        // Whoever formed it, if anybody, goes on; else anybody does.
+        let formed = mesh.nodes.iter().any(|node| {
+            let again = node.cli(&["member", "bootstrap"]);
+            let said = String::from_utf8_lossy(&again.stderr).into_owned();
+            assert!(again.status.success() || said.contains("repeat this"), "{said}");
+            again.status.success()
+        });
+        assert!(formed);
+        mesh.wait_until_writable();
+    }
+}
