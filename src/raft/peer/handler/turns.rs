@@ -14,6 +14,10 @@ use crate::raft::peer::refusal::PeerRefusal;
 /// How long an append waits for the one before it. That was sent first, so it is lost, or on its way.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long it does so where nothing of its link was ever seen: what was sent before went to this node's life before this
+/// one, or arrives in the same moment.
+const FIRST_PATIENCE: Duration = Duration::from_millis(50);
+
 /// Links that are known at once. A leader has one for entries and one for heartbeats; what a leader before it sent may still
 /// be on its way.
 const LINKS: usize = 8;
@@ -65,10 +69,15 @@ impl Turns {
             return Ok(self.turn(from, place));
         }
         let mut links = self.0.subscribe();
+        let is_known = links
+            .borrow()
+            .iter()
+            .any(|next| (next.from, next.place.link) == (from, place.link));
+        let patience = if is_known { PATIENCE } else { FIRST_PATIENCE };
         let decided = links.wait_for(|links| {
             next_in(links, from, place).is_some_and(|next| next.is_over || next.place.number >= place.number)
         });
-        match tokio::time::timeout(PATIENCE, decided).await {
+        match tokio::time::timeout(patience, decided).await {
             Ok(Ok(links)) if next_in(&links, from, place).is_some_and(|next| !next.is_over && next.place == place) => {
                 Ok(self.turn(from, place))
             }
