@@ -104,6 +104,10 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         None => Scope::new(fault.clone()),
     };
     let peer_port = bind_peer_port(&config, peer_tls.as_ref(), &agreeing).await?;
+    if let Some(tls) = &peer_tls {
+        let watch = tls.clone().warn_before_expiry(clock.clone(), agreeing.clone());
+        agreeing.spawn("the watch over the peer certificate's expiry", watch);
+    }
     let reported = fault.clone();
     let opened = blocking(move || {
         let stores = Stores::open(&folder, &reported, disk)?;

@@ -1,10 +1,12 @@
 //! What runs beside openraft's core for as long as this node is a member: it watches over the core and the disk, and keeps
 //! what the core relies on ready.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 
 use super::machine::{Core, members};
@@ -130,17 +132,27 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// a new leader, would otherwise wait a round trip or two for TLS, in the moment in which nobody leads.
 async fn keep_in_touch(core: Core, peers: Arc<dyn Speak>, lane: Lane, scope: Scope) {
     let own = core.server_metrics().borrow_watched().id;
-    loop {
-        let known = members(&core);
-        let others = known.membership().nodes().filter(|(id, _)| **id != own);
-        let greetings = others.map(|(_, peer)| peers.hello(peer.clone(), lane, GREETING_PATIENCE));
-        // Whoever does not answer is greeted again.
-        let greeted = async {
-            join_all(greetings).await;
-            tokio::time::sleep(GREET_EVERY).await;
-        };
-        if scope.until_stop(greeted).await.is_none() {
-            return;
+    let (mut greetings, mut greeted) = (FuturesUnordered::new(), BTreeSet::new());
+    let mut time = tokio::time::interval(GREET_EVERY);
+    let greeting = async {
+        loop {
+            tokio::select! {
+                _ = time.tick() => {
+                    // Each at its own pace: one that is silent keeps nobody waiting.
+                    let known = members(&core);
+                    let others = known.membership().nodes().filter(|(id, _)| **id != own);
+                    for (id, peer) in others.filter(|(id, _)| greeted.insert(**id)) {
+                        let (id, answer) = (*id, peers.greet(*id, peer.clone(), lane, GREETING_PATIENCE));
+                        // Whoever does not answer is greeted again.
+                        greetings.push(answer.map(move |_| id));
+                    }
+                }
+                Some(id) = greetings.next() => {
+                    greeted.remove(&id);
+                }
+            }
         }
-    }
+    };
+    // It ends with the scope alone.
+    let _: Option<()> = scope.until_stop(greeting).await;
 }

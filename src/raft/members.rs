@@ -14,6 +14,9 @@ use super::runtime::Member;
 /// How long another member may take to answer before it is called unreachable.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// A node that has applied nothing for so long, although there was something, is behind.
+const BEHIND_AFTER: Duration = Duration::from_secs(3);
+
 /// A member, as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberView {
@@ -70,7 +73,7 @@ impl Raft {
     pub fn member_troubles(&self) -> Vec<String> {
         let own = self.0.handler.inner();
         let Some(member) = own.member.get() else {
-            return Vec::new();
+            return vec![own.contacts.no_member().to_owned()];
         };
         let agreed = members(&member.core);
         let membership = agreed.membership();
@@ -85,6 +88,19 @@ impl Raft {
                 ))
             }));
         }
+        let lag = own.contacts.applied_age().zip(own.contacts.age());
+        if let Some(lag) = lag
+            .map(|(applied, heard)| applied.saturating_sub(heard))
+            .filter(|lag| *lag > BEHIND_AFTER)
+        {
+            said.push(format!(
+                "this node has not applied what was agreed on since {} s: lookups here are as old",
+                lag.as_secs()
+            ));
+        }
+        said.extend(membership.nodes().filter(|(id, _)| own.contacts.of(**id).is_disk_bad).map(|(_, node)| {
+            format!("the disk of member {:?} is nearly full or hangs: it takes no uploads, and lookups there may be old", node.name)
+        }));
         if membership.get_joint_config().len() > 1 {
             said.push(
                 "a change of the members is half done: run `jwtmesh member bootstrap` again, on the node that leads"

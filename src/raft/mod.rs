@@ -257,6 +257,14 @@ impl Raft {
         self.0.handler.inner().contacts.age()
     }
 
+    /// How old the view is that lookups are answered from here: a node that applies nothing may still hear its leader.
+    pub fn applied_age(&self) -> Option<Duration> {
+        if self.is_alone() {
+            return Some(Duration::ZERO);
+        }
+        self.0.handler.inner().contacts.applied_age()
+    }
+
     /// Whether lookups can be answered: this node has the state of an earlier life, or has caught up with the mesh once.
     pub fn is_usable(&self) -> bool {
         let Some(member) = self.0.handler.inner().member.get() else {

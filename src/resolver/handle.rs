@@ -132,7 +132,7 @@ impl Resolver {
     pub fn view(&self) -> View {
         View {
             revision: *self.0.revision.borrow(),
-            leader_age_ms: self.0.raft.leader_age().map(as_ms),
+            leader_age_ms: self.0.raft.applied_age().map(as_ms),
             ready: self.0.ready.load(Ordering::Relaxed) && self.0.raft.is_usable() && !self.0.fault.is_reported(),
         }
     }

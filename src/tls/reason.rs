@@ -26,7 +26,7 @@ pub fn reason(error: &io::Error) -> &'static str {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "the client does not speak TLS; its URL may say http://"
         }
-        Error::NoCertificatesPresented => "the client has no certificate, and client_required is set",
+        Error::NoCertificatesPresented => "the client has no certificate, and this port requires one",
         Error::InvalidCertificate(defect) => of_certificate(defect),
         Error::AlertReceived(alert) => of_alert(*alert),
         Error::NoApplicationProtocol => "the client offers neither h2 nor http/1.1 (ALPN)",

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::support::disks::Hang;
 use crate::support::load::Load;
-use crate::support::mesh::{Nodes, nats_link};
+use crate::support::mesh::{Nodes, nats_link, status};
 use crate::support::mint::{Account, Operator, Revoked, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::node::Node;
@@ -199,6 +199,18 @@ fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
     }
     let log = mesh.nodes[0].log();
     assert!(log.contains("no room for the log's next segment"), "{log}");
+    // What it serves is old by now, and says so.
+    let problems = |node: usize| Some(status(&mesh.nodes[node])?["problems"].to_string());
+    eventually("lookups there are as old as they are", || {
+        (status(&mesh.nodes[0])?["leader_age_ms"].as_u64()? > 3_000).then_some(())
+    });
+    eventually("it says so", || problems(0)?.contains("has not applied").then_some(()));
+    let leader = mesh.leader_of(&but(0));
+    eventually("the leader names it", || {
+        problems(leader)?
+            .contains("the disk of member \\\"n1\\\"")
+            .then_some(())
+    });
     load.wait_for_uploads(&but(0));
     disk.free();
     load.wait_for_uploads(&everybody);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::mesh::{Nodes, status};
+use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator};
+use crate::support::node::Node;
 use crate::support::process::eventually;
 
 #[test]
@@ -164,4 +165,69 @@ fn g1_a_mesh_that_two_nodes_form_at_once_is_one_mesh() {
         assert!(formed);
         mesh.wait_until_writable();
     }
+}
+
+/// It looks like one that was never in a mesh, but for what the members write to it.
+#[test]
+fn a_member_that_has_lost_its_data_says_so_itself() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let lost = (mesh.leader() + 1) % 3;
+    mesh.nodes[lost].terminate();
+    let folder = mesh.folder.path().join(NAMES[lost]);
+    let away = folder.with_extension("away");
+    std::fs::rename(&folder, &away).unwrap();
+    mesh.nodes[lost].start_again();
+    let problems = |node: &Node| Some(status(node)?["problems"].to_string());
+    eventually("it says so", || {
+        problems(&mesh.nodes[lost])?.contains("has lost its data").then_some(())
+    });
+    assert!(!problems(&mesh.nodes[lost]).unwrap().contains("bootstrap"));
+    let account = Account::new("A");
+    let refused = mesh.nodes[lost].post_account(&account.id(), &operator.account(&account));
+    assert!(
+        refused.status == 503 && refused.text().contains("has lost its data"),
+        "{}",
+        refused.text()
+    );
+    // It is taken back with what it had.
+    mesh.nodes[lost].terminate();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    mesh.nodes[lost].start_again();
+    let token = operator.account(&account);
+    mesh.nodes[lost].put(&account, &token);
+    mesh.wait_until_served(&account, &token);
+}
+
+/// Those of a mesh were often made on one day, and all of its nodes may start after the day on which they expire.
+#[test]
+fn g4_a_node_whose_peer_certificate_has_expired_starts_and_serves_lookups() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let account = Account::new("A");
+    let token = operator.account(&account);
+    mesh.nodes[0].put(&account, &token);
+    mesh.wait_until_served(&account, &token);
+    for node in 0..3 {
+        mesh.nodes[node].terminate();
+        mesh.authority.issue_with(NAMES[node], |params| {
+            params.subject_alt_names = vec![rcgen::SanType::DnsName(NAMES[node].try_into().unwrap())];
+            params.not_before = rcgen::date_time_ymd(2023, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2024, 1, 1);
+        });
+    }
+    for node in &mut mesh.nodes {
+        node.start_again();
+        assert_eq!(node.get_account(&account.id()).text(), token);
+        let log = node.log();
+        assert!(
+            log.contains("the certificate has expired") && log.contains(".pem"),
+            "{log}"
+        );
+    }
+    for name in &NAMES[..3] {
+        mesh.authority.issue_for_node(name);
+    }
+    mesh.wait_until_writable();
 }

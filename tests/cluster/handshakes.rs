@@ -83,7 +83,7 @@ fn every_failed_handshake_is_logged_with_address_and_reason_and_counted_at_info(
         ),
         (
             showing(None),
-            "the client has no certificate, and client_required is set",
+            "the client has no certificate, and this port requires one",
         ),
         (
             showing(Some(&of_other)),

@@ -462,19 +462,3 @@ fn g1_a_lookup_that_asks_for_a_revision_sees_it_on_every_node_or_says_that_it_ca
     assert_eq!(ask(&first[0], "newest").status, 503);
     assert_eq!(ask(&first[0], "1").status, 200);
 }
-
-/// The default, `acknowledge = "reachable"`: a node that says that it is ready is one that people read from.
-#[test]
-fn g1_a_node_that_has_just_started_serves_what_was_uploaded_since() {
-    let operator = Operator::new("O");
-    let mut mesh = Nodes::formed(3, &operator.token());
-    let leader = mesh.leader();
-    let follower = (leader + 1) % 3;
-    for account in ["A", "B", "C"].map(Account::new) {
-        mesh.nodes[follower].terminate();
-        mesh.nodes[follower].start_again();
-        let token = operator.account(&account);
-        mesh.nodes[leader].put(&account, &token);
-        assert_eq!(mesh.nodes[follower].get_account(&account.id()).text(), token);
-    }
-}

@@ -125,6 +125,34 @@ fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
     assert_eq!(mesh.nodes[away].post_account(&account.id(), &token).status, 200);
 }
 
+/// As with a peer address that does not resolve at one node: it hears the leader, and cannot speak to it.
+#[test]
+fn a_follower_that_cannot_reach_the_leader_which_it_hears_says_so_in_time() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(3, &operator.token());
+    let account = Account::new("A");
+    let before = upload(&operator, &mesh.nodes[0], &account, now() - 60);
+    mesh.wait_until_served(&account, &before);
+    let leader = mesh.leader();
+    let follower = (leader + 1) % 3;
+    mesh.cut_requests(follower, leader);
+    eventually("it says so", || {
+        let status = status(&mesh.nodes[follower])?;
+        let problems = status["problems"].to_string();
+        (status["writable"] == false && problems.contains("cannot reach it")).then_some(())
+    });
+    let begun = Instant::now();
+    let refused = mesh.nodes[follower].post_account(&account.id(), &operator.account_at(&account, now() - 30));
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.text().contains("cannot reach it"), "{}", refused.text());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let after = upload(&operator, &mesh.nodes[leader], &account, now() - 10);
+    mesh.wait_until_served(&account, &after);
+    assert_eq!(mesh.leader(), leader);
+    mesh.heal();
+    mesh.wait_until_writable();
+}
+
 /// A candidate, and a follower with an upload for a new leader, do not begin with TLS.
 #[test]
 fn every_member_is_connected_to_every_other_one_before_it_has_something_to_say() {

@@ -1,6 +1,7 @@
 //! Where the nodes of a mesh reach each other.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use toml::Spanned;
 
@@ -69,6 +70,15 @@ impl Reader<'_> {
                 && (is_literal || !host.contains([':', '[', ']']));
             is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
+        let is_any = text
+            .parse()
+            .is_ok_and(|literal: SocketAddr| literal.ip().is_unspecified());
+        if is_any {
+            let defect = format!(
+                "peer = {text:?} is no address that another node can reach: write the address that this node has for them"
+            );
+            return self.wrong(peer.span(), defect);
+        }
         if is_address {
             return Ok(());
         }

@@ -40,11 +40,7 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
 /// What is not as it should be in the mesh, one sentence each.
 fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<String> {
     let mut said = Vec::new();
-    if state.resolver.mesh().is_none() {
-        said.push(
-            "this node is not a member of a mesh yet: run `jwtmesh member bootstrap` when all nodes of cluster.toml run".to_owned(),
-        );
-    } else if !view.ready {
+    if state.resolver.mesh().is_some() && !view.ready {
         said.push("this node has not caught up with the mesh yet".to_owned());
     }
     said.extend(state.resolver.member_troubles());

@@ -42,9 +42,12 @@ struct Shared {
     /// Milliseconds after the start when the view of the mesh was current, and one more; 0 if it never was. Every lookup
     /// reads this, so it takes no lock.
     current_at: AtomicU64,
+    /// The same of what lookups here are answered from: a node that applies nothing hears its leader all the same.
+    applied_at: AtomicU64,
     /// The same of when the leader was last heard, whether or not it hears its quorum.
     heard_at: AtomicU64,
     has_caught_up: AtomicBool,
+    is_missed: AtomicBool,
     /// The mesh's time minus this node's clock, in seconds.
     time_offset: AtomicI64,
     acknowledged: Notify,
@@ -56,8 +59,10 @@ impl Default for Contacts {
             inner: Mutex::default(),
             start: Instant::now(),
             current_at: AtomicU64::new(0),
+            applied_at: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
             has_caught_up: AtomicBool::new(false),
+            is_missed: AtomicBool::new(false),
             time_offset: AtomicI64::new(0),
             acknowledged: Notify::new(),
         }))
@@ -71,6 +76,8 @@ struct Inner {
     peers: BTreeMap<u64, Peer>,
     /// The leader that sends what contradicts this node's history.
     contradicted_by: Option<String>,
+    /// An entry that was committed when the view of the mesh was as old as the second says, after the start.
+    promised: Option<(u64, Duration)>,
 }
 
 /// What is known of one peer.
@@ -108,6 +115,28 @@ impl Contacts {
     /// The view of the mesh is `age` old: what a leader knows of its own quorum, and a follower hears from its leader.
     pub(in crate::raft) fn set_age(&self, age: Duration) {
         self.note(&self.0.current_at, age);
+    }
+
+    /// The view of the mesh is `age` old, and `committed` is part of it, of which `applied` can be read here.
+    pub(in crate::raft) fn set_view(&self, age: Duration, committed: u64, applied: u64) {
+        self.set_age(age);
+        if applied >= committed {
+            self.inner().promised = None;
+            return self.note(&self.0.applied_at, age);
+        }
+        let now = self.0.start.elapsed();
+        let mut inner = self.inner();
+        let reached = inner.promised.take_if(|(wanted, _)| applied >= *wanted);
+        inner.promised.get_or_insert((committed, now.saturating_sub(age)));
+        drop(inner);
+        if let Some((_, then)) = reached {
+            self.note(&self.0.applied_at, now.saturating_sub(then));
+        }
+    }
+
+    /// How old the view is that lookups here are answered from; `None` if no leader was ever heard.
+    pub(in crate::raft) fn applied_age(&self) -> Option<Duration> {
+        self.since(&self.0.applied_at)
     }
 
     /// The leader was heard.
@@ -165,6 +194,21 @@ impl Contacts {
     /// Whether that was ever so.
     pub(in crate::raft) fn has_caught_up(&self) -> bool {
         self.0.has_caught_up.load(Ordering::Relaxed)
+    }
+
+    /// A member has written to this node, which is none, as to one with another store.
+    pub(in crate::raft) fn set_missed(&self) {
+        self.0.is_missed.store(true, Ordering::Relaxed);
+    }
+
+    /// What there is to say of this node while it is no member.
+    pub(in crate::raft) fn no_member(&self) -> &'static str {
+        if self.0.is_missed.load(Ordering::Relaxed) {
+            "this node was a member of the mesh and has lost its data: it cannot be taken back as the same member. Put its data \
+             folder back"
+        } else {
+            "this node is not a member of a mesh yet: run `jwtmesh member bootstrap` when all nodes of cluster.toml run"
+        }
     }
 
     /// `peer` acknowledged what was sent to it at `sent` by the leader that holds `vote`.
@@ -377,6 +421,11 @@ impl Peer {
         let (since, last, reason) = self.refusing.as_ref()?;
         let lasts = since.elapsed() >= UNREACHABLE_AFTER && last.elapsed() < UNREACHABLE_AFTER;
         lasts.then_some(reason)
+    }
+
+    /// Whether it has not answered for a while.
+    pub(in crate::raft) fn is_away(&self) -> bool {
+        self.is_down
     }
 
     /// Whether it has answered lately.

@@ -218,6 +218,17 @@ impl<T: Transport> Peers<T> {
         }
     }
 
+    /// Whether the member `to` answers.
+    pub(super) async fn greet_member(
+        &self,
+        to: u64,
+        peer: &Member,
+        lane: Lane,
+        patience: Duration,
+    ) -> Result<(), CallError> {
+        self.ask(to, peer, lane, Request::Hello, patience).await.map(drop)
+    }
+
     /// Has the node at `peer` become member `node_id` of this node's mesh.
     pub(super) async fn join(&self, peer: &Member, node_id: u64, patience: Duration) -> Result<(), CallError> {
         let cluster = self.handler.inner().own.cluster.clone();
@@ -438,7 +449,7 @@ impl<T: Transport> Link<T> {
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     contacts.acknowledged(vote, self.to, sent);
                     if let Some(age) = self.quorum_age(vote) {
-                        contacts.set_age(age);
+                        contacts.set_view(age, 0, 0);
                     }
                 }
                 match (&response, previous, newest) {

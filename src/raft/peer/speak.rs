@@ -15,6 +15,9 @@ pub(in crate::raft) trait Speak: Send + Sync {
     /// Who it is. It need not be a member.
     fn hello(&self, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>>;
 
+    /// Whether the member `to` answers. The contact is remembered.
+    fn greet(&self, to: u64, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<(), CallError>>;
+
     /// Has it become member `node_id` of this node's mesh.
     fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>>;
 
@@ -46,6 +49,10 @@ pub(in crate::raft) trait Speak: Send + Sync {
 impl<T: Transport> Speak for Peers<T> {
     fn hello(&self, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<Introduction, CallError>> {
         Box::pin(async move { self.say_hello(&peer, lane, patience).await })
+    }
+
+    fn greet(&self, to: u64, peer: Member, lane: Lane, patience: Duration) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move { self.greet_member(to, &peer, lane, patience).await })
     }
 
     fn invite(&self, peer: Member, node_id: u64, patience: Duration) -> BoxFuture<'_, Result<(), CallError>> {

@@ -43,8 +43,7 @@ impl Proposer {
     pub(super) fn core(&self) -> Result<&Core, ProposeError> {
         let member = self.handler.inner().member.get();
         let member = member.ok_or_else(|| ProposeError::Unavailable {
-            reason: "this node is not a member of a mesh yet: run `jwtmesh member bootstrap` on one of the nodes"
-                .to_owned(),
+            reason: self.handler.inner().contacts.no_member().to_owned(),
         })?;
         Ok(&member.core)
     }

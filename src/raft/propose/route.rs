@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{PROPOSE_TIMEOUT, Proposer, Verdicts};
 use crate::raft::error::ProposeError;
-use crate::raft::peer::{CallError, NotProposed, Proposed, QUORUM_PATIENCE, Speak, newest};
+use crate::raft::peer::{CallError, Contacts, NotProposed, Proposed, QUORUM_PATIENCE, Speak, newest};
 use crate::raft::runtime::Member;
 use crate::state::{Command, Outcomes, Proposal, PutAccounts, Revision};
 
@@ -46,6 +46,15 @@ impl From<NotProposed> for ProposeError {
     }
 }
 
+fn unreachable(leader: &Member) -> ProposeError {
+    ProposeError::Unavailable {
+        reason: format!(
+            "this node hears {:?}, which leads, and cannot reach it: look at its peer address in cluster.toml here, and at the log",
+            leader.name
+        ),
+    }
+}
+
 /// Finds the leader for each command. Clones are the same.
 #[derive(Clone)]
 pub(in crate::raft) struct Route {
@@ -77,13 +86,13 @@ impl Route {
         };
         if leader == metrics.id {
             let voters = members.get_joint_config();
-            let contacts = &self.proposer.handler.inner().contacts;
+            let contacts = self.contacts();
             let age = contacts.quorum_age(metrics.vote, leader, voters);
             let is_fresh = metrics.state.is_leader() && age.is_some_and(|age| age < self.stale_after);
             return Ok(if is_fresh { Leader::Own } else { Leader::Nobody });
         }
         // openraft goes on naming a leader that this node is cut off from.
-        let silence = self.proposer.handler.inner().contacts.silence();
+        let silence = self.contacts().silence();
         Ok(match members.get_node(&leader) {
             Some(peer) if silence.is_some_and(|silence| silence < self.stale_after) => {
                 Leader::Other(leader, peer.clone())
@@ -104,7 +113,7 @@ impl Route {
         let until = Instant::now() + QUORUM_PATIENCE;
         let mut metrics = self.proposer.core()?.server_metrics();
         loop {
-            let acknowledged = self.proposer.handler.inner().contacts.next_acknowledgement();
+            let acknowledged = self.contacts().next_acknowledgement();
             let leads = {
                 let metrics = metrics.borrow_and_update();
                 metrics.current_leader == Some(metrics.id)
@@ -129,13 +138,18 @@ impl Route {
 
     /// Whether somebody leads, and hears a quorum as far as this node knows.
     pub(in crate::raft) fn check(&self) -> Result<(), ProposeError> {
-        let contacts = &self.proposer.handler.inner().contacts;
+        let contacts = self.contacts();
         let is_fresh = || contacts.age().is_some_and(|age| age < self.stale_after);
         match self.leader()? {
             Leader::Own => Ok(()),
+            Leader::Other(id, peer) if self.contacts().of(id).is_away() => Err(unreachable(&peer)),
             Leader::Other(..) if is_fresh() => Ok(()),
             _ => Err(ProposeError::NoLeader),
         }
+    }
+
+    fn contacts(&self) -> &Contacts {
+        &self.proposer.handler.inner().contacts
     }
 
     /// Has a command agreed on by whoever leads: `here` proposes it on this node, `there` has another node do it, both say
@@ -164,6 +178,8 @@ impl Route {
             let attempt = async {
                 match leader {
                     Leader::Own => here().await,
+                    // Its time would pass with one more attempt to connect.
+                    Leader::Other(id, _) if self.contacts().of(id).is_away() => Err(ProposeError::NoLeader),
                     Leader::Other(..) => there().await,
                     Leader::Nobody => Err(ProposeError::NoLeader),
                 }
@@ -181,7 +197,7 @@ impl Route {
                 return Err(ProposeError::OutcomeUnknown);
             }
             if !sent && now >= begun + LEADER_PATIENCE {
-                return Err(ProposeError::NoLeader);
+                return self.check().and(Err(ProposeError::NoLeader));
             }
             if let Ok(Err(_ended)) = tokio::time::timeout(LOOK_AGAIN, metrics.changed()).await {
                 return Err(if sent {
@@ -272,7 +288,7 @@ impl Route {
             let round = self.rounds.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let said = match self.leader()? {
                 Leader::Own => {
-                    let contacts = &self.proposer.handler.inner().contacts;
+                    let contacts = self.contacts();
                     newest(self.proposer.core()?, contacts).await
                 }
                 Leader::Other(id, peer) => self.peers.newest(id, peer, until - Instant::now()).await.ok(),

@@ -200,6 +200,11 @@ impl Nodes {
         self.links[&(to, from)].cut(Direction::FromTarget);
     }
 
+    /// From now on no request of `from` arrives at `to`, whose own requests are answered.
+    pub(crate) fn cut_requests(&self, from: usize, to: usize) {
+        self.links[&(from, to)].cut(Direction::ToTarget);
+    }
+
     /// How many connections `from` has to `to`.
     pub(crate) fn connections(&self, from: usize, to: usize) -> usize {
         self.links[&(from, to)].open()

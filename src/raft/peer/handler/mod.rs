@@ -252,8 +252,12 @@ impl Handler {
 
     /// This node's membership, if the sender is a member of the same mesh and means this node.
     fn admitted(&self, certified: &[String], envelope: &Envelope) -> Result<&Membered, PeerRefusal> {
-        let member = self.0.member.get();
-        let member = member.ok_or(PeerRefusal::NotNow("this node is not a member of a mesh yet"))?;
+        let Some(member) = self.0.member.get() else {
+            if envelope.to_store != self.0.own.store && self.known(certified).is_ok() {
+                self.0.contacts.set_missed();
+            }
+            return Err(PeerRefusal::NotNow("this node is not a member of a mesh yet"));
+        };
         if envelope.mesh != member.mesh {
             return Err(PeerRefusal::Stranger("this node belongs to another mesh".to_owned()));
         }
@@ -436,7 +440,8 @@ impl Handler {
             if self.0.contacts.contradiction().is_none() {
                 self.0.contacts.set_heard();
                 if age != u64::MAX {
-                    self.0.contacts.set_age(Duration::from_millis(age));
+                    let (age, applied) = (Duration::from_millis(age), *self.0.applied.borrow());
+                    self.0.contacts.set_view(age, committed.unwrap_or(0), applied);
                 }
             }
             let time = envelope.now.saturating_add(time_offset);

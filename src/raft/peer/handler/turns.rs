@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// one, or arrives in the same moment.
 const FIRST_PATIENCE: Duration = Duration::from_millis(50);
 
+const MISSING: PeerRefusal = PeerRefusal::NotNow("what was sent before this did not arrive, or was refused");
+
 /// Links that are known at once. A leader has one for entries and one for heartbeats; what a leader before it sent may still
 /// be on its way.
 const LINKS: usize = 8;
@@ -69,21 +71,22 @@ impl Turns {
             return Ok(self.turn(from, place));
         }
         let mut links = self.0.subscribe();
-        let is_known = links
-            .borrow()
-            .iter()
-            .any(|next| (next.from, next.place.link) == (from, place.link));
-        let patience = if is_known { PATIENCE } else { FIRST_PATIENCE };
+        let known = links.wait_for(|links| {
+            links
+                .iter()
+                .any(|next| (next.from, next.place.link) == (from, place.link))
+        });
+        if !matches!(tokio::time::timeout(FIRST_PATIENCE, known).await, Ok(Ok(_))) {
+            return Err(MISSING);
+        }
         let decided = links.wait_for(|links| {
             next_in(links, from, place).is_some_and(|next| next.is_over || next.place.number >= place.number)
         });
-        match tokio::time::timeout(patience, decided).await {
+        match tokio::time::timeout(PATIENCE, decided).await {
             Ok(Ok(links)) if next_in(&links, from, place).is_some_and(|next| !next.is_over && next.place == place) => {
                 Ok(self.turn(from, place))
             }
-            _ => Err(PeerRefusal::NotNow(
-                "what was sent before this did not arrive, or was refused",
-            )),
+            _ => Err(MISSING),
         }
     }
 
@@ -159,6 +162,19 @@ mod tests {
             .await
             .expect("the new stream goes on")
             .pass();
+    }
+
+    /// The leader goes on with a stream that a node took in its life before this one.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_has_just_started_does_not_wait_for_what_its_life_before_was_sent() {
+        let turns = Turns::default();
+        let begun = tokio::time::Instant::now();
+        turns
+            .wait(1, place(1, 1, 7))
+            .await
+            .expect_err("nothing of it was taken here");
+        assert!(begun.elapsed() < 2 * FIRST_PATIENCE, "{:?}", begun.elapsed());
+        turns.wait(1, place(1, 2, 0)).await.expect("the next stream").pass();
     }
 
     #[tokio::test]
