@@ -200,7 +200,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("raft/peer/handler", &["turns", "queue", "receive", "committed", "mod"]),
+    ("raft/peer/handler", &["turns", "queue", "receive", "checks", "mod"]),
     // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),

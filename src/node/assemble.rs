@@ -103,11 +103,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         Some(runtime) => Scope::on(runtime.handle(), fault.clone()),
         None => Scope::new(fault.clone()),
     };
-    let peer_port = bind_peer_port(&config, peer_tls.as_ref(), &agreeing).await?;
-    if let Some(tls) = &peer_tls {
-        let watch = tls.clone().warn_before_expiry(clock.clone(), agreeing.clone());
-        agreeing.spawn("the watch over the peer certificate's expiry", watch);
-    }
+    let peer_port = bind_peer_port(&config, peer_tls.as_ref(), &clock, &agreeing).await?;
     let reported = fault.clone();
     let opened = blocking(move || {
         let stores = Stores::open(&folder, &reported, disk)?;
@@ -163,10 +159,17 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
 }
 
 /// Binds the peer port, if this node is to have others.
-async fn bind_peer_port(config: &Config, tls: Option<&ReloadableTls>, agreeing: &Scope) -> Result<Option<PeerPort>> {
+async fn bind_peer_port(
+    config: &Config,
+    tls: Option<&ReloadableTls>,
+    clock: &Clock,
+    agreeing: &Scope,
+) -> Result<Option<PeerPort>> {
     let (Some(peering), Some(tls)) = (&config.peering, tls) else {
         return Ok(None);
     };
+    let watch = tls.clone().warn_before_expiry(clock.clone(), agreeing.clone());
+    agreeing.spawn("the watch over the peer certificate's expiry", watch);
     let (address, tls) = (peering.nodes[&config.node].clone(), tls.clone());
     let bound = agreeing.within(async move { PeerPort::bind(&address, tls).await });
     Ok(Some(bound.await?))

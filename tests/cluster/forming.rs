@@ -209,10 +209,10 @@ fn g4_a_node_whose_peer_certificate_has_expired_starts_and_serves_lookups() {
     let token = operator.account(&account);
     mesh.nodes[0].put(&account, &token);
     mesh.wait_until_served(&account, &token);
-    for node in 0..3 {
-        mesh.nodes[node].terminate();
-        mesh.authority.issue_with(NAMES[node], |params| {
-            params.subject_alt_names = vec![rcgen::SanType::DnsName(NAMES[node].try_into().unwrap())];
+    for (name, node) in NAMES.iter().zip(&mut mesh.nodes) {
+        node.terminate();
+        mesh.authority.issue_with(name, |params| {
+            params.subject_alt_names = vec![rcgen::SanType::DnsName((*name).try_into().unwrap())];
             params.not_before = rcgen::date_time_ymd(2023, 1, 1);
             params.not_after = rcgen::date_time_ymd(2024, 1, 1);
         });

@@ -3,7 +3,7 @@
 //! A wrong or hostile peer gets a refusal. Whatever carries the messages, a port or a simulation, calls
 //! [`Handler::handle`] with the names in the sender's certificate.
 
-mod committed;
+mod checks;
 mod queue;
 mod receive;
 mod turns;
@@ -22,6 +22,7 @@ use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::Instant;
 
+use checks::{check_committed, check_term};
 use queue::{ENDING, Queue};
 use receive::{Received, Receiving};
 use turns::Turns;
@@ -423,7 +424,8 @@ impl Handler {
             None
         };
         if !is_replaced {
-            self.check_committed(core, &request).await?;
+            let applied = *self.0.applied.borrow();
+            check_committed(core, &self.0.log, &self.0.contacts, applied, &request).await?;
         }
         let given = || {
             if let Some(turn) = turn {
@@ -568,21 +570,6 @@ const DURABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause before that is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// Terms that a mesh goes through in one go at the most: with one election a second it would take ten days.
-const MAX_TERMS_AHEAD: u64 = 1_000_000;
-
-/// Refuses a term that no election has led to: behind the greatest of all there is none for the next.
-fn check_term(core: &Core, vote: &Vote) -> Result<(), PeerRefusal> {
-    let own = core.metrics().borrow_watched().vote.leader_id.term;
-    if vote.leader_id.term > own.saturating_add(MAX_TERMS_AHEAD) {
-        return Err(PeerRefusal::Wrong(format!(
-            "term {} is far beyond term {own} of this node",
-            vote.leader_id.term
-        )));
-    }
-    Ok(())
-}
 
 /// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that
 /// the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
