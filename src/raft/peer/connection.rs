@@ -23,7 +23,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use super::network::{CallError, Lane, Transport};
+use super::network::{Lane, Transport};
+use super::refusal::CallError;
 use crate::config::PeerTls;
 use crate::raft::runtime::Member;
 use crate::tasks::{Scope, chain, off_the_workers};

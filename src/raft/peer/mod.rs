@@ -26,9 +26,9 @@ pub use connection::Connections;
 pub use handler::{Handler, Join, Leading, Led, NotLed, Own};
 pub use health::Health;
 pub use messages::Uuid;
-pub use network::{CallError, Lane, NoPeers, Peers, Transport};
+pub use network::{Lane, NoPeers, Peers, Transport};
 pub use port::PeerPort;
-pub use refusal::PeerRefusal;
+pub use refusal::{CallError, PeerRefusal};
 
 pub(in crate::raft) use contacts::{Contacts, QUORUM_PATIENCE};
 pub(in crate::raft) use handler::{Membered, hex, newest};

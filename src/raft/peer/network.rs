@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
@@ -24,6 +24,7 @@ use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
 };
 use super::pipeline::{Granted, fits, pipelined};
+use super::refusal::CallError;
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
 use crate::raft::runtime::{LogId, Member, Snapshot, Types, Vote};
@@ -68,29 +69,6 @@ impl Lane {
         match self {
             Self::Messages => "/peer/v1/messages",
             Self::Bulk => "/peer/v1/bulk",
-        }
-    }
-}
-
-/// Why a call has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// Nothing was sent.
-    #[error("{0}")]
-    NotSent(String),
-    /// It may have arrived.
-    #[error("{0}")]
-    NoAnswer(String),
-    /// The peer did not take it.
-    #[error("refused: {0}")]
-    Refused(String),
-}
-
-impl From<CallError> for RPCError<Types> {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::NoAnswer(_) => NetworkError::new(&error).into(),
-            CallError::NotSent(_) | CallError::Refused(_) => Unreachable::new(&error).into(),
         }
     }
 }
@@ -176,17 +154,21 @@ impl<T: Transport> Peers<T> {
         request: Request,
         patience: Duration,
     ) -> Result<AnswerContent, CallError> {
-        let contacts = &self.handler.inner().contacts;
-        match self.call(to, peer, lane, request, patience).await {
+        let answered = self.call(to, peer, lane, request, patience).await;
+        self.note(to, peer, &answered);
+        answered.map(|answer| answer.content)
+    }
+
+    /// Remembers how a call to the member `to` ended.
+    fn note(&self, to: u64, peer: &Member, answered: &Result<Answer, CallError>) {
+        let own = self.handler.inner();
+        match answered {
             Ok(answer) => {
-                let offset = answer.now.saturating_sub(self.handler.inner().clock.now());
-                contacts.answered(to, &peer.name, answer.applied, offset, answer.is_disk_bad);
-                Ok(answer.content)
+                let offset = answer.now.saturating_sub(own.clock.now());
+                own.contacts
+                    .answered(to, &peer.name, answer.applied, offset, answer.is_disk_bad);
             }
-            Err(error) => {
-                contacts.failed(to, &peer.name, &error.to_string());
-                Err(error)
-            }
+            Err(error) => own.contacts.failed(to, &peer.name, &error.to_string()),
         }
     }
 
@@ -218,7 +200,8 @@ impl<T: Transport> Peers<T> {
         }
     }
 
-    /// Whether the member `to` answers.
+    /// Whether a node answers where the member `to` should be. Only what the member itself answers is remembered: any node
+    /// says who it is, also one that takes nothing else from this one.
     pub(super) async fn greet_member(
         &self,
         to: u64,
@@ -226,7 +209,14 @@ impl<T: Transport> Peers<T> {
         lane: Lane,
         patience: Duration,
     ) -> Result<(), CallError> {
-        self.ask(to, peer, lane, Request::Hello, patience).await.map(drop)
+        let answered = self.call(to, peer, lane, Request::Hello, patience).await;
+        let mesh = self.handler.inner().member.get().map(|member| member.mesh);
+        let is_other = matches!(&answered, Ok(Answer { content: AnswerContent::Hello(said), .. })
+            if said.member_of.map(|(mesh, _)| mesh) != mesh || said.store != uuid(&peer.store));
+        if !is_other {
+            self.note(to, peer, &answered);
+        }
+        answered.map(drop)
     }
 
     /// Has the node at `peer` become member `node_id` of this node's mesh.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::messages::{Introduction, NotProposed, Proposed};
-use super::network::{CallError, Lane, Peers, Transport};
+use super::network::{Lane, Peers, Transport};
+use super::refusal::CallError;
 use crate::raft::runtime::Member;
 use crate::state::Revision;
 
