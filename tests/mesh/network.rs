@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest that a message takes which is not lost, in microseconds.
 pub(crate) const LONGEST_DELAY_US: u64 = 20_000;
 
+/// Greetings are no longer than this, and whatever carries an account is.
+const GREETING_BYTES: usize = 200;
+
 /// What answers at a node.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
@@ -174,7 +177,8 @@ impl Transport for Way {
         let what = blake3::hash(&body);
         let found = self.network.carry(self.node, target, what, patience).await;
         let found = found.ok_or_else(lost)?;
-        if lane == Lane::Bulk {
+        let is_piece = lane == Lane::Bulk && body.len() > GREETING_BYTES;
+        if is_piece {
             self.network.light(&found.disks);
         }
         let life = found.life;
@@ -187,7 +191,7 @@ impl Transport for Way {
             .map_or_else(ToString::to_string, |bytes| blake3::hash(bytes).to_string());
         let back = self.network.carry(target, self.node, what, patience).await;
         back.ok_or_else(lost)?;
-        if lane == Lane::Bulk && answer.is_ok() {
+        if is_piece && answer.is_ok() {
             self.network.count_piece();
         }
         answer.map_err(|refusal| CallError::Refused(refusal.to_string()))
