@@ -10,10 +10,19 @@ use crate::config::error::{ConfigError, without_userinfo};
 use crate::config::meaning::{PeerTls, Peering};
 use crate::config::text::ConfigText;
 
+/// More would make each upload slower: it waits for a majority of them.
+const MOST_NODES: usize = 7;
+
 impl Reader<'_> {
     /// Where the nodes reach each other. A file with one node may say it already, or have neither `[peer]` nor `peer`.
     pub(super) fn peering(&self, text: &ConfigText, own: &str) -> Result<Option<Peering>, ConfigError> {
         let is_alone = text.node.len() == 1;
+        if let Some(eighth) = text.node.get(MOST_NODES) {
+            return self.wrong(
+                eighth.span(),
+                format!("a mesh has at most {MOST_NODES} nodes: remove some"),
+            );
+        }
         let mut nodes = BTreeMap::new();
         for node in &text.node {
             let name = node.get_ref().name.get_ref();
