@@ -14,7 +14,7 @@ use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
 use super::lease::{Asked, Lease};
 use super::notices::Notices;
-use super::payload::{self, Limit, Unanswered};
+use super::payload::{self, Learned, Limit, Unanswered};
 use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
 use super::subjects::{self, Reply, Verdict};
 use super::wait::{outcome, until};
@@ -108,14 +108,6 @@ struct Publisher {
     notices: Notices,
 }
 
-/// The payload limit of our user, which a server showed by ending the connection.
-struct Learned {
-    limit: Limit,
-    /// The revision of the user's account then: with another one the limit may be another.
-    account: Option<(AccountKey, Option<u64>)>,
-    until: Instant,
-}
-
 /// Why a connection is no longer used.
 enum End {
     /// The scope stops.
@@ -156,6 +148,10 @@ impl Publisher {
             self.reading = None;
             // Another node may be connected.
             self.lease.give_back(!self.unanswered.is_empty()).await;
+            if self.is_publishing && !self.lease.is_held() && !matches!(end, End::Stopped) {
+                self.is_publishing = false;
+                self.notices.lease(false);
+            }
             let ended = match end {
                 End::WithoutPermission => Ended::WithoutPermission,
                 _ if learned || self.answered || opened.elapsed() >= USEFUL_AFTER => Ended::Useful,
@@ -402,6 +398,12 @@ impl Publisher {
         if let Some(limit) = self.limit_below(connection, bytes).await {
             self.notices.too_large(account, row.revision, bytes, limit);
             self.propagation.too_large(account);
+            return Ok(());
+        }
+        // The lookup may have waited for a disk, and another node may have sent a newer one meanwhile.
+        if !self.lease.is_held() {
+            self.is_publishing = false;
+            self.notices.lease(false);
             return Ok(());
         }
         self.unanswered.sent(account, row.revision, bytes);

@@ -29,6 +29,9 @@ const RENEW_AFTER: Duration = Duration::from_millis(1_500);
 /// The pause after an attempt that failed, because nobody leads or another node was faster.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// How long giving the lease back may take. Without a leader it would take longer than the lease lasts.
+const GIVING_BACK: Duration = Duration::from_secs(2);
+
 /// An attempt that goes on.
 pub type Asking = Pin<Box<dyn Future<Output = Asked> + Send>>;
 
@@ -36,6 +39,13 @@ pub type Asking = Pin<Box<dyn Future<Output = Asked> + Send>>;
 pub struct Asked {
     begun: Instant,
     granted: Option<Revision>,
+}
+
+/// A lease that this node has, or had.
+struct Held {
+    granted: Revision,
+    /// Until when this node may send.
+    until: Instant,
 }
 
 /// One node's part in the lease of one NATS cluster.
@@ -46,8 +56,8 @@ pub struct Lease {
     seen: Option<(Revision, Instant)>,
     /// When this life of the node began to take part.
     begun: Instant,
-    /// Until when this node may send.
-    held_until: Option<Instant>,
+    /// The lease that this node was granted last, if nobody else was since.
+    held: Option<Held>,
     renew_at: Instant,
     /// No attempt before this.
     not_before: Instant,
@@ -64,7 +74,7 @@ impl Lease {
             nats_cluster: nats_cluster.to_owned(),
             seen: None,
             begun: now,
-            held_until: None,
+            held: None,
             renew_at: now,
             not_before: now,
             asking: None,
@@ -73,7 +83,12 @@ impl Lease {
 
     /// Whether this node may send now. Alone it always may.
     pub fn is_held(&self) -> bool {
-        self.resolver.is_alone() || self.held_until.is_some_and(|until| Instant::now() < until)
+        self.resolver.is_alone() || self.held_until().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Until when this node may send by the lease; `None` if it does not have it.
+    pub fn held_until(&self) -> Option<Instant> {
+        Some(self.held.as_ref()?.until)
     }
 
     /// Looks at the agreed lease, and asks for it when that is due. Gives when to look again.
@@ -88,6 +103,14 @@ impl Lease {
             Some((known, since)) if known == granted => (known, since),
             _ => (granted, now),
         });
+        match (lease, &mut self.held) {
+            // The answer to an attempt may have been lost.
+            (Some(lease), Some(held)) if Some(lease.holder) == self.resolver.member_id() => {
+                held.granted = lease.granted
+            }
+            (Some(_), held) => *held = None,
+            (None, _) => {}
+        }
         if self.asking.is_some() {
             return None;
         }
@@ -123,21 +146,24 @@ impl Lease {
             return;
         };
         self.seen = Some((granted, Instant::now()));
-        self.held_until = Some(asked.begun + TERM - MARGIN);
+        self.held = Some(Held {
+            granted,
+            until: asked.begun + TERM - MARGIN,
+        });
         self.renew_at = asked.begun + RENEW_AFTER;
     }
 
     /// Gives the lease back, if this node has it, so that another one need not wait for its end. This node sends nothing
     /// from now on; what it sent without an answer, if `is_unanswered`, is waited for.
     pub async fn give_back(&mut self, is_unanswered: bool) {
-        let held = self.held_until.take().is_some();
         self.asking = None;
-        if held && let Some((granted, _)) = self.seen {
-            if is_unanswered {
-                tokio::time::sleep(ON_ITS_WAY).await;
-            }
-            // If it fails, others wait for the end.
-            let _ = self.resolver.take_lease(&self.nats_cluster, granted, false).await;
+        let Some(held) = self.held.take() else { return };
+        if is_unanswered {
+            tokio::time::sleep(ON_ITS_WAY).await;
         }
+        // What was granted to this node and nothing newer: the lease of another node that has it since is not this one's to
+        // give. If it fails, others wait for the end.
+        let giving = self.resolver.take_lease(&self.nats_cluster, held.granted, false);
+        let _ = tokio::time::timeout(GIVING_BACK, giving).await;
     }
 }

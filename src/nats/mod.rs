@@ -1,5 +1,8 @@
 //! WHO IS UPDATED: every change is propagated to the NATS clusters. The only room that publishes to them.
 //!
+//! In a mesh one node at a time publishes to a NATS cluster: whoever has the lease that was agreed on (`lease.rs`). It looks at
+//! the lease before each message that it sends.
+//!
 //! Each NATS cluster has one publisher (`cluster.rs`). It is connected to one of the cluster's servers (`connection/`),
 //! wakes when something changed, asks `publish/` for the next step and takes it, in the subjects and replies of the
 //! protocol (`subjects/`). `notices.rs` writes its log lines. Each reply carries its server's time, which `clocks.rs`
@@ -18,8 +21,8 @@
 //! An account's first revision goes behind such changes: an import of any size keeps no revocation waiting.
 //!
 //! This room promises that each change is sent to every server that is connected at that moment, again and again until it
-//! answers (G5). Servers cut off then are told when they are heard again, if this node was not restarted: which servers
-//! should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the
+//! answers (G5). Servers cut off then are told when they are heard again, unless this node was restarted, lost its connection or
+//! was replaced as the publisher meanwhile: which servers should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the
 //! change is still above the position, and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
 //! newer one (I7).
 //!

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::jwt::AccountKey;
 
@@ -87,6 +88,14 @@ impl Unanswered {
     pub(super) fn largest(&self) -> Option<usize> {
         self.0.values().map(|(_, bytes)| *bytes).max()
     }
+}
+
+/// The payload limit of our user, which a server showed by ending the connection.
+pub(super) struct Learned {
+    pub(super) limit: Limit,
+    /// The revision of the user's account then: with another one the limit may be another.
+    pub(super) account: Option<(AccountKey, Option<u64>)>,
+    pub(super) until: Instant,
 }
 
 #[cfg(test)]

@@ -55,6 +55,11 @@ impl Resolver {
                     barred,
                 })
             }
+            Command::PutOperators(_) if self.trust().epoch == 0 => {
+                return Err(refused(
+                    "the first trust comes from the configuration of the node that leads",
+                ));
+            }
             Command::PutOperators(PutOperators { items }) => {
                 let verified: Result<Vec<_>, _> = items.iter().map(check_operator).collect();
                 self.check_operators(&verified?).map_err(refused)?;
@@ -78,7 +83,9 @@ impl Resolver {
             }
             Command::TakeLease(take) => {
                 check_name(&take.nats_cluster)?;
-                if take.holder != from && take.holder != 0 {
+                // Nobody takes one for another node, or gives another node's away.
+                let present = self.lease(&take.nats_cluster).map_or(0, |lease| lease.holder);
+                if take.holder != from && (take.holder, present) != (0, from) {
                     return Err(refused("a lease for another node"));
                 }
                 Command::TakeLease(take)

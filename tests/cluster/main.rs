@@ -50,6 +50,8 @@ mod propagation;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod publisher;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod stores;

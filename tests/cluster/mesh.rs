@@ -8,13 +8,10 @@ use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
 
 use crate::support::http::Connection;
-use crate::support::mesh::{NAMES, Nodes, nats_link, status};
+use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator, Revoked, now};
-use crate::support::nats_server::{NatsServer, resolver_config};
-use crate::support::nats_user::NatsUser;
 use crate::support::node::Node;
-use crate::support::process::{PATIENCE, eventually, free_port};
-use crate::support::tools::NEWEST;
+use crate::support::process::eventually;
 
 #[test]
 fn g1_every_node_takes_uploads_and_every_other_one_serves_them() {
@@ -128,78 +125,15 @@ fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_u
     });
 }
 
-/// The main job with three nodes: whoever publishes is killed, and the next revocation still cuts its user off.
-#[test]
-fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
-    let operator = Operator::new("O");
-    let (account, nats_port) = (Account::new("A"), free_port());
-    let (_creds, link) = nats_link(&operator, nats_port);
-    let mut mesh = Nodes::unformed_with(3, &operator.token(), &link).form();
-    mesh.nodes[0].put(&operator.system, &operator.system_token());
-    mesh.nodes[1].put(&account, &operator.account_at(&account, now() - 60));
-    let config = resolver_config(&operator.token(), &mesh.nodes[2].accounts_url());
-    let server = NatsServer::start_on_port(NEWEST, nats_port, &config);
-    let publisher = |nodes: &[Node], gone: Option<usize>| {
-        eventually("one node publishes", || {
-            let publishes = |at: &usize| {
-                let log = nodes[*at].log();
-                let taken = log.matches("this node publishes to this NATS cluster now").count();
-                Some(*at) != gone && taken > log.matches("another node may publish").count()
-            };
-            let all: Vec<usize> = (0..3).filter(publishes).collect();
-            assert!(all.len() < 2, "{all:?} publish");
-            all.first().copied()
-        })
-    };
-    let revoke = |node: &Node, at: i64| {
-        let alice = account.user();
-        let mut connection = NatsUser::connect(server.address(), &alice).expect("alice gets in");
-        let token = operator.revoking(&account, &[&alice], at);
-        node.put(&account, &token);
-        assert_eq!(
-            connection.disconnected(PATIENCE).as_deref(),
-            Some("User Authentication Revoked"),
-            "{}",
-            node.log()
-        );
-    };
-    let first = publisher(&mesh.nodes, None);
-    // The first member was alone, and published then; the others never were.
-    let taken = mesh.nodes[1..].iter().map(|node| {
-        node.log()
-            .matches("this node publishes to this NATS cluster now")
-            .count()
-    });
-    assert!(
-        taken.sum::<usize>() <= 1,
-        "{}{}",
-        mesh.nodes[1].log(),
-        mesh.nodes[2].log()
-    );
-    revoke(&mesh.nodes[(first + 1) % 3], now() - 30);
-    mesh.nodes[first].kill();
-    let other = (first + 1) % 3;
-    eventually("the others have a leader", || {
-        let token = operator.account_at(&account, now() - 20);
-        (mesh.nodes[other].post_account(&account.id(), &token).status == 200).then_some(())
-    });
-    revoke(&mesh.nodes[other], now() - 10);
-    let second = publisher(&mesh.nodes, Some(first));
-    assert_ne!(second, first);
-    // A node that is stopped on purpose gives the lease back.
-    mesh.nodes[first].start_again();
-    assert!(mesh.nodes[second].terminate().success());
-    publisher(&mesh.nodes, Some(second));
-}
-
 #[test]
 fn a_leader_that_is_stopped_on_purpose_hands_over_first() {
     let operator = Operator::new("O");
     let mut mesh = Nodes::formed(3, &operator.token());
     let leader = mesh.leader();
+    let said = mesh.nodes[leader].log().len();
     assert!(mesh.nodes[leader].terminate().success());
     let log = mesh.nodes[leader].log();
-    assert!(log.contains("another node leads now"), "{log}");
+    assert!(log[said..].contains("another node leads now"), "{log}");
     let account = Account::new("A");
     mesh.nodes[(leader + 1) % 3].put(&account, &operator.account(&account));
 }

@@ -135,6 +135,11 @@ impl Network {
         tokio::time::sleep(delay).await;
     }
 
+    /// Whether the connection of a publisher to the NATS cluster ends now.
+    pub(crate) fn ends_connection(&self) -> bool {
+        self.inner().random.gen_bool(0.01)
+    }
+
     /// Carries one message; `None` if it is lost, after the time that its sender waits for it.
     async fn carry(&self, from: u64, to: u64, what: impl Display, patience: Duration) -> Option<Endpoint> {
         self.note(format_args!("{from}>{to} {what}"));

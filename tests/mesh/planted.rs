@@ -51,6 +51,8 @@ pub(crate) enum Defect {
     ReadWithoutAsking,
     /// Every node publishes, whoever holds the lease.
     LeaseIgnored,
+    /// A node gives back the lease that it sees, whoever has it.
+    LeaseOfAnotherGiven,
 }
 
 /// Asks for the deaths of one node in one of its lives.

@@ -21,6 +21,8 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 struct Inner {
     /// The newest revision of each account that it was sent.
     newest: BTreeMap<u8, u64>,
+    /// Until when each node may publish, as it believes.
+    held: BTreeMap<u64, Instant>,
     count: u64,
     is_closed: bool,
 }
@@ -42,6 +44,23 @@ impl NatsCluster {
     /// How often it was sent an account.
     pub(crate) fn count(&self) -> u64 {
         self.0.lock().unwrap().count
+    }
+
+    /// Node `node` believes that it may publish until then, or not at all. One may at a time.
+    fn held(&self, node: u64, until: Option<Instant>) {
+        let mut inner = self.0.lock().unwrap();
+        inner.held.remove(&node);
+        let Some(until) = until.filter(|until| *until > Instant::now()) else {
+            return;
+        };
+        inner.held.insert(node, until);
+        let holders: Vec<u64> = inner
+            .held
+            .iter()
+            .filter(|(_, until)| **until > Instant::now())
+            .map(|(node, _)| *node)
+            .collect();
+        assert!(holders.len() == 1, "nodes {holders:?} may publish at once");
     }
 
     /// Takes an account. Servers with a URL resolver take one of any age, so it must not be older than the one before.
@@ -84,6 +103,10 @@ impl Publisher {
         let (mut marked, mut sent_before) = (Instant::now(), 0);
         while !self.nats.is_closed() && self.network.is_alive(self.node, self.life) {
             let wake = lease.pursue();
+            self.nats.held(self.node, lease.held_until());
+            if self.network.ends_connection() {
+                self.give_back(&mut lease).await;
+            }
             if !self.may_send(&lease) {
                 begun = None;
                 sent.clear();
@@ -108,6 +131,17 @@ impl Publisher {
                 () = until(wake) => {}
             }
         }
+    }
+
+    /// The connection to the NATS cluster has ended.
+    async fn give_back(&self, lease: &mut Lease) {
+        self.nats.held(self.node, None);
+        if self.defect == Some(Defect::LeaseOfAnotherGiven)
+            && let Some(agreed) = self.resolver.lease(NATS_CLUSTER)
+        {
+            drop(self.resolver.take_lease(NATS_CLUSTER, agreed.granted, false).await);
+        }
+        lease.give_back(true).await;
     }
 
     fn may_send(&self, lease: &Lease) -> bool {

@@ -77,21 +77,26 @@ fn a_seed_replays() {
     }
 }
 
-/// The first seed from `from` on that finds a defect.
-fn found(defect: Defect, from: u64) -> Option<u64> {
-    (from..from + 3_000).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3, Some(defect)))).is_err())
+/// The first seed from `from` on that finds a defect, and what it says. That a mesh does not heal in time tells little.
+fn found(defect: Defect, from: u64) -> Option<(u64, String)> {
+    (from..from + 3_000).find_map(|seed| {
+        let panicked = catch_unwind(AssertUnwindSafe(|| run(seed, 3, Some(defect)))).err()?;
+        let said = panicked.downcast_ref::<String>().cloned();
+        let said = said.or_else(|| Some((*panicked.downcast_ref::<&str>()?).to_owned()))?;
+        (!said.contains("does not heal")).then_some((seed, said))
+    })
 }
 
 #[test]
 fn what_is_planted_is_found() {
     // Each begins near a seed that is known to find it.
     for (defect, from) in [
-        (Defect::VoteNotSynced, 1130),
+        (Defect::VoteNotSynced, 1720),
         (Defect::AppendAcknowledgedEarly, 0),
         (Defect::SentEarly, 0),
         (Defect::LeaderRestored, 0),
         (Defect::PurgeAheadOfCheckpoint, 0),
-        (Defect::InstallWithoutMark, 25),
+        (Defect::InstallWithoutMark, 40),
         (Defect::AppliedApart, 0),
         (Defect::DamageTakenForEnd, 0),
         (Defect::TornTakenForWhole, 0),
@@ -101,9 +106,9 @@ fn what_is_planted_is_found() {
         (Defect::FollowerSaysUnchanged, 0),
         (Defect::ReadWithoutAsking, 0),
         (Defect::LeaseIgnored, 0),
+        (Defect::LeaseOfAnotherGiven, 0),
     ] {
-        let seed = found(defect, from);
-        println!("{defect:?}: seed {seed:?}");
-        assert!(seed.is_some(), "{defect:?} is not found");
+        let (seed, said) = found(defect, from).unwrap_or_else(|| panic!("{defect:?} is not found"));
+        println!("{defect:?}: seed {seed}: {said}");
     }
 }
