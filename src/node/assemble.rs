@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::life::{Node, StartError, blocking};
 use super::runtime::AgreementRuntime;
-use super::trust::{agree_on_operators, read_operators, submit_operators};
+use super::trust::{agree_on_operators, read_operators, submit_operators_if_possible};
 
 use crate::clock::Clock;
 use crate::config::{Config, Peering};
@@ -126,7 +126,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         let agreed = agree_on_operators(resolver.clone(), raft.clone(), operators, serving.clone());
         serving.spawn("the first trust", agreed);
     } else {
-        submit_operators(&resolver, &operators).await?;
+        submit_operators_if_possible(&resolver, &operators).await?;
     }
     let public_url = public.url();
     if let Some(admin) = bind_admin(&admin_path)? {

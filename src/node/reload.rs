@@ -1,7 +1,7 @@
 //! What a running node reads again when it is asked to: its certificates, and the operators of its configuration.
 
 use super::life::{Node, blocking};
-use super::trust::{read_operators, submit_operators};
+use super::trust::{read_operators, submit_operators_if_possible};
 use crate::tasks::chain;
 use crate::tls::ReloadableTls;
 
@@ -16,7 +16,7 @@ impl Node {
                 read_operators(&paths)
             });
             let submitted = match read.await {
-                Ok(Ok(operators)) => submit_operators(&resolver, &operators).await,
+                Ok(Ok(operators)) => submit_operators_if_possible(&resolver, &operators).await,
                 Ok(Err(error)) => Err(error.into()),
                 Err(error) => Err(error),
             };

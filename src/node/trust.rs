@@ -68,19 +68,30 @@ pub(super) async fn agree_on_operators(
     scope.until_stop(compared).await;
 }
 
+/// The same as [`submit_operators`] for a node that goes on without: lookups need no newer trust.
+pub(super) async fn submit_operators_if_possible(
+    resolver: &Resolver,
+    operators: &[Verified<OperatorClaims>],
+) -> Result<()> {
+    let has_trust = resolver.trust().epoch > 0;
+    let submitted = submit_operators(resolver, operators).await;
+    match submitted.as_ref().err().and_then(|error| error.downcast_ref()) {
+        Some(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader))
+            if has_trust =>
+        {
+            tracing::error!("the operators in the configuration were not submitted: {error} with SIGHUP or a restart");
+            Ok(())
+        }
+        _ => submitted,
+    }
+}
+
 /// Submits the configured operators. They are the mesh's first trust; later only newer tokens of trusted operators are
 /// taken from them.
 pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<OperatorClaims>]) -> Result<()> {
     let trusted = resolver.trust();
     let trusted = trusted.keys.operators();
     let outcomes = match resolver.trust_operators(operators).await {
-        // The node starts all the same, because lookups need no newer trust.
-        Err(error @ SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader))
-            if !trusted.is_empty() =>
-        {
-            tracing::error!("the operators in the configuration were not submitted: {error} with SIGHUP or a restart");
-            return Ok(());
-        }
         Err(error @ SubmitError::SharedKey { .. }) if !trusted.is_empty() => {
             tracing::error!("the operators in the configuration are ignored: {error}");
             return Ok(());
@@ -121,6 +132,22 @@ pub(super) async fn submit_operators(resolver: &Resolver, operators: &[Verified<
              `nsc reissue operator`, run `jwtmesh operator replace OLD FILE` on this machine; until then its accounts are refused",
             resolver.trust().keys.names()
         );
+    }
+    let agreed = resolver.trust();
+    let owners: Vec<_> = operators
+        .iter()
+        .map(|named| resolver.owner(named.claims().operator))
+        .collect();
+    for known in agreed.keys.operators() {
+        let operator = known.claims().operator;
+        if !owners.contains(&operator) {
+            tracing::warn!(
+                %operator,
+                name = known.claims().name,
+                "the mesh trusts an operator that the configuration of this node does not name: add its JWT to `operators` in cluster.toml, \
+                 which is the same on every node"
+            );
+        }
     }
     resolver.set_candidates(candidates);
     Ok(())
