@@ -2,15 +2,20 @@
 //!
 //! Times are Unix seconds in UTC; an `expires_at` of 0 means never. Keys and tokens are in their text form.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+/// Header of a request: the name of the node that is to answer it. Any other refuses it with 421.
+pub const NODE_HEADER: &str = "jwtmesh-node";
 
 /// `GET /v1/status`: what this node is and what it knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The mesh's name.
     pub cluster: String,
-    /// Which mesh it is, 32 hexadecimal digits; absent while this node is not a member of one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Which mesh it is, 32 hexadecimal digits; null while this node is not a member of one.
+    #[serde(default)]
     pub cluster_id: Option<String>,
     /// This node's name.
     pub node: String,
@@ -20,17 +25,21 @@ pub struct Status {
     pub ready: bool,
     /// Whether uploads are taken.
     pub writable: bool,
-    /// Why something is not as it should be, one sentence each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// What is not as it should be, one sentence each.
+    #[serde(default)]
     pub problems: Vec<String>,
     /// The newest applied log index.
     pub revision: u64,
-    /// The name of the member that leads, as far as this node knows.
+    /// The name of the member that leads, as far as this node knows; null if it knows none.
     #[serde(default)]
     pub leader: Option<String>,
-    /// Milliseconds since a quorum last acknowledged the leader that this node hears; absent if it never heard one.
+    /// Milliseconds since a quorum last acknowledged the leader that this node hears; null if it never heard one.
     #[serde(default)]
     pub leader_age_ms: Option<u64>,
+    /// How old the view is that lookups are answered from here, in milliseconds: more than the leader's age where this node
+    /// applies nothing. Null if it never heard a leader.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
     /// The members of the mesh.
     #[serde(default)]
     pub members: Vec<Member>,
@@ -75,6 +84,14 @@ pub struct Member {
 pub struct Members {
     /// In the order of their ids.
     pub items: Vec<Member>,
+}
+
+/// The body of `POST /v1/mesh`: the nodes that the caller wants to be members. Without a body they are those that the
+/// node knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The peer address of each, HOST:PORT, by its name.
+    pub nodes: BTreeMap<String, String>,
 }
 
 /// `POST /v1/mesh`: what forming the mesh came to.

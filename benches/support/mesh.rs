@@ -87,7 +87,7 @@ impl Mesh {
     /// Starts the node of this number, for the first time or again, and waits until it serves.
     pub(crate) fn launch(&mut self, node: usize) {
         let mut program = Program::start(self.run(node, &["serve"]), &self.folder, &name(node));
-        program.wait_until(|program| program.output().contains("jwtmesh ready:"));
+        program.wait_until(|program| program.output().contains(" admin="));
         if node < self.programs.len() {
             self.programs[node] = program;
         } else {

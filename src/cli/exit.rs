@@ -90,9 +90,12 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Unreachable { .. } => Exit::Unreachable,
-            ClientError::Problem(problem) => match problem.status {
-                404 => Exit::NotFound,
-                400..=403 | 409 | 413 | 422 => Exit::Refused,
+            ClientError::Problem(problem) => match (problem.code.as_str(), problem.status) {
+                ("node-silent" | "no-state", _) => Exit::Unreachable,
+                ("not-formed", _) => Exit::Failed,
+                (_, 421) => Exit::Usage,
+                (_, 404) => Exit::NotFound,
+                (_, 400..=403 | 409 | 413 | 422) => Exit::Refused,
                 _ => Exit::Failed,
             },
             ClientError::Broken { .. } => Exit::Failed,

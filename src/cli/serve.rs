@@ -28,9 +28,10 @@ pub(super) const GRACE: Duration = Duration::from_secs(20);
 /// the log. If a library fails, jwtmesh logs that failure itself, once.
 const DEFAULT_LOG: &str = "off,jwtmesh=info,openraft=error";
 
-/// Runs a node. When it is ready it prints one line on stdout:
-/// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. Logs go to stderr. With `--log-format json` every line on both is
-/// a JSON object.
+/// Runs a node. When it serves lookups it prints one line on stdout:
+/// `jwtmesh ready: node=NAME public=URL admin=SOCKET`. A node that must first join a mesh or catch up prints the same with
+/// `started` in place of `ready` before. Logs go to stderr. With `--log-format json` every
+/// line on both is a JSON object.
 ///
 /// SIGTERM and SIGINT shut it down gracefully; a second signal stops it at once. SIGHUP reads
 /// the certificates and the operators' files again.
@@ -40,7 +41,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG", default_value = "cluster.toml")]
     config: PathBuf,
     /// The name of this node in the file; optional if the file has one node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "JWTMESH_NODE")]
     node: Option<String>,
     /// The format of log lines
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -138,9 +139,14 @@ async fn run(config: Config, format: LogFormat) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
     };
-    announce(&node, format);
+    let mut is_ready = node.is_ready();
+    announce(&node, if is_ready { "ready" } else { "started" }, format);
     let fault = loop {
         tokio::select! {
+            () = node.ready(), if !is_ready => {
+                is_ready = true;
+                announce(&node, "ready", format);
+            }
             reason = node.ended() => break Some(reason),
             signal = signals.next() => {
                 tracing::info!(
@@ -166,9 +172,9 @@ async fn run(config: Config, format: LogFormat) -> Result<Exit, Failure> {
     }
 }
 
-fn announce(node: &Node, format: LogFormat) {
+fn announce(node: &Node, what: &str, format: LogFormat) {
     let (name, public, admin) = (node.name(), node.public_url(), node.admin_path().display().to_string());
-    let mut line = format!("jwtmesh ready: node={name} public={public} admin={admin}");
+    let mut line = format!("jwtmesh {what}: node={name} public={public} admin={admin}");
     if format == LogFormat::Json {
         line = log_line("INFO", &line, &[("node", name), ("public", public), ("admin", &admin)]);
     }

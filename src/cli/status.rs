@@ -32,20 +32,12 @@ impl Status {
     }
 }
 
-/// A leader that no quorum has acknowledged for so long leads nobody: longer than any election takes.
-const STALE_MS: u64 = 3_000;
-
 fn print(out: &mut impl Write, status: &api::Status) -> std::io::Result<()> {
     let yes_or_no = |yes| if yes { "yes" } else { "no" };
     let leader = match (&status.leader, status.leader_age_ms) {
-        (None, _) => "none known".to_owned(),
+        (None, None) => "none known".to_owned(),
+        (None, Some(age)) => format!("none known; the last one was acknowledged by a quorum {age} ms ago"),
         (Some(leader), None) => format!("{}, not heard yet", plain(leader)),
-        (Some(leader), Some(age)) if !status.writable && age > STALE_MS => {
-            format!(
-                "none known; the last one, {}, was acknowledged by a quorum {age} ms ago",
-                plain(leader)
-            )
-        }
         (Some(leader), Some(age)) => format!("{}, acknowledged by a quorum {age} ms ago", plain(leader)),
     };
     writeln!(

@@ -8,23 +8,40 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::call::{Call, ClientError, FORMING_LIMIT, REQUEST_LIMIT};
-use crate::api::{Account, Accounts, Bootstrapped, Members, Operators, Status, Submitted};
+use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT};
+use crate::api::{Account, Accounts, Bootstrap, Bootstrapped, Members, Operators, Status, Submitted};
 use crate::jwt::{AccountKey, OperatorKey};
 
 /// Accounts in one page of a listing: the most that a node gives. With their tokens it may give fewer.
 pub const PAGE: usize = 1000;
 
+/// The media type of what is no token.
+const JSON: &str = "application/json";
+
 /// An administrator's client: a process that may open a node's `admin.sock` may do everything.
 #[derive(Debug, Clone)]
 pub struct AdminClient {
     socket: PathBuf,
+    /// The node that is to answer; `None` if any may.
+    node: Option<String>,
 }
 
 impl AdminClient {
     /// A client of the node whose socket is at `socket`. Nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+            node: None,
+        }
+    }
+
+    /// The same client, whose requests every other node than `name` refuses.
+    #[must_use]
+    pub fn for_node(self, name: impl Into<String>) -> Self {
+        Self {
+            node: Some(name.into()),
+            ..self
+        }
     }
 
     /// Which node this is, and how current its view of the state is.
@@ -37,10 +54,12 @@ impl AdminClient {
         self.ask(Method::GET, "/v1/members", Bytes::new()).await
     }
 
-    /// Forms the mesh of all nodes in the node's configuration.
-    pub async fn bootstrap(&self) -> Result<Bootstrapped, ClientError> {
-        self.ask_for(FORMING_LIMIT, Method::POST, "/v1/mesh", Bytes::new())
-            .await
+    /// Forms the mesh of `nodes`, or of all nodes in the node's configuration. Refused where that has other nodes.
+    pub async fn bootstrap(&self, nodes: Option<Bootstrap>) -> Result<Bootstrapped, ClientError> {
+        // A map of texts can always be written as JSON.
+        let wanted = nodes.and_then(|nodes| serde_json::to_vec(&nodes).ok());
+        let body = Bytes::from(wanted.unwrap_or_default());
+        self.ask_for(FORMING_LIMIT, Method::POST, "/v1/mesh", body, JSON).await
     }
 
     /// The accounts after `after` in the order of their keys, at most `limit` of them; with `name`, those of that name.
@@ -92,7 +111,7 @@ impl AdminClient {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
-        self.ask_for(REQUEST_LIMIT, method, path, body).await
+        self.ask_for(REQUEST_LIMIT, method, path, body, JWT).await
     }
 
     async fn ask_for<T: DeserializeOwned>(
@@ -101,13 +120,14 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: Bytes,
+        content_type: &'static str,
     ) -> Result<T, ClientError> {
         let at = self.socket.display().to_string();
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| ClientError::Unreachable {
                 at: at.clone(),
-                reason: why_no_socket(&error),
+                reason: why_no_socket(&error, self.node.as_deref()),
             })?;
         let call = Call {
             at,
@@ -115,6 +135,8 @@ impl AdminClient {
             method,
             path: path.to_owned(),
             body,
+            content_type,
+            node: self.node.clone(),
             limit,
         };
         let (status, answer) = call.over(stream).await?;
@@ -129,13 +151,15 @@ impl AdminClient {
     }
 }
 
-fn why_no_socket(error: &std::io::Error) -> String {
+fn why_no_socket(error: &std::io::Error, node: Option<&str>) -> String {
+    let named = node.map(|name| format!(" --node {name}")).unwrap_or_default();
+    let start = format!("`jwtmesh serve --config FILE{named}`");
     match error.kind() {
         std::io::ErrorKind::NotFound => {
-            "there is no such socket. Is the node running? Start it with `jwtmesh serve --config FILE`".to_owned()
+            format!("there is no such socket. Is the node running, and on this machine? Start it with {start}")
         }
         std::io::ErrorKind::ConnectionRefused => {
-            "no process listens on it. The node has ended; start it with `jwtmesh serve --config FILE`".to_owned()
+            format!("no process listens on it. The node has ended; start it with {start}")
         }
         std::io::ErrorKind::PermissionDenied => {
             "you may not open it. Run this as the user that runs the node".to_owned()
@@ -154,7 +178,7 @@ mod tests {
         let socket = folder.path().join("admin.sock");
         let error = AdminClient::new(&socket).status().await.expect_err("there is no node");
         assert!(matches!(error, ClientError::Unreachable { .. }));
-        assert!(error.to_string().contains("Is the node running?"), "{error}");
+        assert!(error.to_string().contains("Is the node running"), "{error}");
 
         drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
         let error = AdminClient::new(&socket).status().await.expect_err("the node ended");

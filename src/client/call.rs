@@ -9,13 +9,16 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::api::Problem;
+use crate::api::{NODE_HEADER, Problem};
 
 /// Longer than a node takes to answer that an outcome is unknown; a node that is silent for longer is not working.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a mesh may take to form: each node that is admitted receives the whole state first.
 pub(super) const FORMING_LIMIT: Duration = Duration::from_secs(3600);
+
+/// The media type of a token.
+pub(super) const JWT: &str = "application/jwt";
 
 /// A page ends after 8 MiB of tokens, and the last token may be 1 MiB; the rest is for the JSON around them.
 const ANSWER_LIMIT_BYTES: usize = 32 * 1024 * 1024;
@@ -53,6 +56,10 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Bytes,
+    /// The media type of the body, if there is one.
+    pub(super) content_type: &'static str,
+    /// The node that is to answer; `None` if any may.
+    pub(super) node: Option<String>,
     /// How long the answer may take.
     pub(super) limit: Duration,
 }
@@ -86,7 +93,10 @@ impl Call {
             .header(header::HOST, &self.host)
             .header(header::CONNECTION, "close");
         if !self.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/jwt");
+            request = request.header(header::CONTENT_TYPE, self.content_type);
+        }
+        if let Some(node) = &self.node {
+            request = request.header(NODE_HEADER, node);
         }
         let request = request
             .body(Full::new(self.body.clone()))

@@ -8,7 +8,7 @@ use hyper::{Method, Uri};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::call::{Call, ClientError, REQUEST_LIMIT};
+use super::call::{Call, ClientError, JWT, REQUEST_LIMIT};
 use crate::jwt::AccountKey;
 use crate::tls;
 
@@ -73,6 +73,8 @@ impl PublicClient {
             method,
             path: format!("/jwt/v1/accounts/{account}"),
             body,
+            content_type: JWT,
+            node: None,
             limit: REQUEST_LIMIT,
         };
         let host = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();

@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
-use crate::resolver::{ProposeError, ReadError, Resolver, SubmitError};
+use crate::resolver::{ProposeError, ReadError, Resolver, SubmitError, Unformed};
 
 /// Why a request is refused: a status, a code for programs and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,11 +26,11 @@ pub(super) struct Refusal {
 const RETRY_AFTER_SECONDS: u16 = 1;
 
 /// Why the node of `resolver` answers no lookup.
-pub(super) fn not_ready(resolver: &Resolver) -> &'static str {
-    if resolver.mesh().is_none() {
-        return "this node is not a member of a mesh yet; ask another node, or form the mesh with `jwtmesh member bootstrap`";
+pub(super) fn not_ready(resolver: &Resolver) -> Cow<'static, str> {
+    match resolver.why_no_state() {
+        Some(why) => format!("{why}; ask another node").into(),
+        None => "this node is starting or shutting down; try again, or ask another node".into(),
     }
-    "this node is starting or shutting down; try again, or ask another node"
 }
 
 const NOSNIFF: (HeaderName, HeaderValue) = (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -103,6 +103,11 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", sentence)
     }
 
+    /// 421: another node was meant.
+    pub(super) fn misdirected(sentence: String) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong-node", sentence)
+    }
+
     /// 429: the limit of concurrent requests of this kind is reached.
     pub(super) fn busy(sentence: &'static str) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", sentence)
@@ -116,6 +121,11 @@ impl Refusal {
     /// 501: nats-account-server had this feature, jwtmesh does not.
     pub(super) fn not_supported(sentence: &'static str) -> Self {
         Self::new(StatusCode::NOT_IMPLEMENTED, "not-supported", sentence)
+    }
+
+    /// 503: this node has nothing to answer from.
+    pub(super) fn no_state(sentence: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-state", sentence)
     }
 
     /// 503: this node cannot answer at the moment.
@@ -199,6 +209,15 @@ impl From<SubmitError> for Refusal {
             SubmitError::Read(error) => return error.into(),
         };
         Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<Unformed> for Refusal {
+    fn from(unformed: Unformed) -> Self {
+        match unformed {
+            Unformed::Silent(sentence) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "node-silent", sentence),
+            Unformed::Unfit(sentence) => Self::conflict("not-formed", sentence),
+        }
     }
 }
 

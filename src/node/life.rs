@@ -20,6 +20,9 @@ use crate::tls::ReloadableTls;
 /// fails; nothing acknowledged is lost.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How often a node that does not serve lookups yet looks whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// A running node. Ends by [`Node::shutdown`], or by a fault that [`Node::ended`] reports.
 #[derive(Debug)]
 pub struct Node {
@@ -74,6 +77,18 @@ impl Node {
     /// Its name in `cluster.toml`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it serves lookups: it is a member of a mesh, and has caught up with it once.
+    pub fn is_ready(&self) -> bool {
+        self.resolver.view().ready
+    }
+
+    /// Waits until it serves lookups.
+    pub async fn ready(&self) {
+        while !self.is_ready() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits for a fault, which ends this node, and gives its reason.

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 
 use super::machine::{Core, members};
-use super::peer::{Lane, Speak, Uuid};
+use super::peer::{Contacts, Lane, Speak, Uuid};
 use super::stores::{Trimmer, write_committed};
 use super::{Inner, Raft};
 use crate::tasks::{Scope, off_the_workers};
@@ -28,7 +28,10 @@ impl Raft {
             ..
         } = &*self.0;
         let (log, contacts) = (&handler.inner().log, handler.inner().contacts.clone());
-        scope.spawn("the Raft watcher", watch_core(core.clone(), scope.clone()));
+        scope.spawn(
+            "the Raft watcher",
+            watch_core(core.clone(), contacts.clone(), scope.clone()),
+        );
         let quiet = write_committed(core.clone(), log.clone(), revision.clone(), scope.clone());
         scope.spawn("the writer of what is committed", quiet);
         let trimmer = Trimmer {
@@ -51,22 +54,25 @@ impl Raft {
 }
 
 /// Reports a fault if openraft's core ends by itself: a node without its core must not look alive.
-async fn watch_core(core: Core, scope: Scope) {
+async fn watch_core(core: Core, contacts: Contacts, scope: Scope) {
     let mut metrics = core.metrics();
     let mut known = None;
     loop {
         let ended = {
             let metrics = metrics.borrow_and_update();
             let leader = metrics.current_leader.filter(|_| !super::machine::is_alone(&core));
-            if let Some(leader) = leader
+            // After a start the leader is one of an earlier life until it is heard, and on admission it has no name yet.
+            let is_heard = |leader| leader == metrics.id || known.is_some() || contacts.silence().is_some();
+            if let Some(leader) = leader.filter(|leader| is_heard(*leader))
                 && known != Some((leader, metrics.current_term))
+                && let Some(node) = metrics.membership_config.membership().get_node(&leader)
             {
                 known = Some((leader, metrics.current_term));
                 let term = metrics.current_term;
-                match metrics.membership_config.membership().get_node(&leader) {
-                    _ if leader == metrics.id => tracing::info!(term, "this node leads now"),
-                    Some(node) => tracing::info!(term, leader = node.name, "another node leads now"),
-                    None => tracing::info!(term, leader, "another node leads now"),
+                if leader == metrics.id {
+                    tracing::info!(term, "this node leads now");
+                } else {
+                    tracing::info!(term, leader = node.name, "another node leads now");
                 }
             }
             metrics.running_state.clone().err()
@@ -77,7 +83,8 @@ async fn watch_core(core: Core, scope: Scope) {
             }
             return;
         }
-        if metrics.changed().await.is_err() {
+        // Also without a change: the leader that the metrics name already may have been heard.
+        if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, metrics.changed()).await {
             // A core that returns has published why; one that closes the channel without a reason has panicked.
             if !scope.is_stopping() {
                 scope
@@ -90,7 +97,7 @@ async fn watch_core(core: Core, scope: Scope) {
 }
 
 /// After this long without a leader the log says so: an election is over by then.
-const NO_LEADER_AFTER: Duration = Duration::from_secs(3);
+pub(super) const NO_LEADER_AFTER: Duration = Duration::from_secs(3);
 
 /// How often a node looks at its disk.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -3,6 +3,7 @@
 //! A node becomes a member once, and its identity on disk says so before it answers any message of the mesh: so a node
 //! that voted and crashed does not forget it. Whatever interrupts this, it can be repeated, on the same node.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Raft;
 use super::machine::{Core, members};
-use super::peer::{Introduction, Lane, Membered, Own, Uuid, hex};
+use super::peer::{CallError, Introduction, LOST, Lane, Membered, Own, Uuid, hex};
 use super::runtime::Member;
 use crate::config::Timing;
 
@@ -41,18 +42,35 @@ pub enum Formed {
 
 /// Why a mesh cannot be formed. Nothing has to be undone: it can be tried again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Unformed(pub String);
+pub enum Unformed {
+    /// A node does not answer.
+    #[error("{0}")]
+    Silent(String),
+    /// Something has to be changed before, or went wrong.
+    #[error("{0}")]
+    Unfit(String),
+}
 
 impl Raft {
-    /// Forms the mesh of all nodes in this node's configuration, or admits those that are missing.
-    pub async fn bootstrap(&self) -> Result<Formed, Unformed> {
+    /// Forms the mesh of all nodes in this node's configuration, or admits those that are missing. Refused where `wanted`,
+    /// the peer address of each node by its name, says something else: then this node has not read what its caller has.
+    pub async fn bootstrap(&self, wanted: Option<&BTreeMap<String, String>>) -> Result<Formed, Unformed> {
         let Ok(_forming) = self.0.forming.try_lock() else {
-            return Err(Unformed(
+            return Err(Unformed::Unfit(
                 "the mesh is being formed already: ask `jwtmesh member list`".to_owned(),
             ));
         };
         let own = &self.0.handler.inner().own;
+        if let Some(difference) = wanted.and_then(|wanted| difference(&own.nodes, wanted)) {
+            return Err(Unformed::Unfit(format!(
+                "this node runs with another cluster.toml than yours: {difference}. Restart the nodes, one after the other, so that they \
+                 read it, and repeat this (nothing was changed)"
+            )));
+        }
+        let inner = self.0.handler.inner();
+        if inner.member.get().is_none() && inner.contacts.is_missed() {
+            return Err(lost(&own.name));
+        }
         // Of two nodes that begin at once, one at least sees the other.
         let _says = self.0.handler.say_forming();
         if let Some(member) = self.0.handler.inner().member.get()
@@ -74,7 +92,7 @@ impl Raft {
         // Alone it leads, although openraft may take a moment to say so.
         let is_alone = member.core.voter_ids().eq([member.node_id]);
         if !is_alone && member.core.metrics().borrow_watched().current_leader != Some(member.node_id) {
-            return Err(Unformed(
+            return Err(Unformed::Unfit(
                 "this node is a member and does not lead: repeat this on the node that does (`jwtmesh status`)"
                     .to_owned(),
             ));
@@ -86,10 +104,10 @@ impl Raft {
         let changed = tokio::time::timeout(AGREEING, member.core.change_membership(all, false)).await;
         match changed {
             Ok(Ok(_)) => Ok(Formed::Now),
-            Ok(Err(error)) => Err(Unformed(format!(
+            Ok(Err(error)) => Err(Unformed::Unfit(format!(
                 "the members do not agree that all of them vote: {error}"
             ))),
-            Err(_) => Err(Unformed(
+            Err(_) => Err(Unformed::Unfit(
                 "the members do not agree in time that all of them vote".to_owned(),
             )),
         }
@@ -124,19 +142,22 @@ impl Raft {
                 store: String::new(),
             };
             let said = self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await;
-            let said = said.map_err(|error| {
-                Unformed(format!(
+            let said = said.map_err(|error| match error {
+                CallError::Refused(reason) => {
+                    Unformed::Unfit(format!("node {name:?} at {peer} refuses this one: {reason} (nothing was changed)"))
+                }
+                error => Unformed::Silent(format!(
                     "node {name:?} at {peer} does not answer: {error} (nothing was changed)"
-                ))
+                )),
             })?;
             if said.name != *name || said.cluster != own.cluster {
-                return Err(Unformed(format!(
+                return Err(Unformed::Unfit(format!(
                     "at {peer}, where node {name:?} should be, is node {:?} of mesh {:?}",
                     said.name, said.cluster
                 )));
             }
             if said.is_forming {
-                return Err(Unformed(format!(
+                return Err(Unformed::Unfit(format!(
                     "node {name:?} forms the mesh at this moment: nothing was changed here. Form it from one node, and look at what \
                      came of it with `jwtmesh status`"
                 )));
@@ -145,15 +166,20 @@ impl Raft {
             node.store = hex(&said.store);
             Ok((node, said))
         });
-        let (mut others, mut unfit) = (Vec::new(), Vec::new());
+        let (mut others, mut unfit, mut silent) = (Vec::new(), Vec::new(), Vec::new());
         for asked in join_all(asked).await {
             match asked {
                 Ok(fit) => others.push(fit),
-                Err(Unformed(reason)) => unfit.push(reason),
+                Err(Unformed::Unfit(reason)) => unfit.push(reason),
+                Err(Unformed::Silent(reason)) => silent.push(reason),
             }
         }
         if !unfit.is_empty() {
-            return Err(Unformed(unfit.join("; ")));
+            unfit.extend(silent);
+            return Err(Unformed::Unfit(unfit.join("; ")));
+        }
+        if !silent.is_empty() {
+            return Err(Unformed::Silent(silent.join("; ")));
         }
         let own_mesh = self.0.handler.inner().member.get().map(|member| member.mesh);
         for (node, said) in &others {
@@ -161,7 +187,7 @@ impl Raft {
             if own_mesh == Some(mesh) {
                 continue;
             }
-            return Err(Unformed(match own_mesh {
+            return Err(Unformed::Unfit(match own_mesh {
                 None => format!(
                     "node {:?} is a member of a mesh already: repeat this there, and this node is admitted",
                     node.name
@@ -187,8 +213,8 @@ impl Raft {
                 shortest = Some(shortest.map_or(taken, |shortest: Duration| shortest.min(taken)));
             }
         }
-        let shortest =
-            shortest.ok_or_else(|| Unformed(format!("node {:?} answers no longer: nothing was changed", node.name)))?;
+        let shortest = shortest
+            .ok_or_else(|| Unformed::Silent(format!("node {:?} no longer answers: nothing was changed", node.name)))?;
         let settings = &self.0.settings;
         let longest = settings.longest_round_trip();
         if shortest <= longest {
@@ -201,7 +227,7 @@ impl Raft {
             ),
             Timing::Wan => ("wan", "nodes that are farther apart cannot agree in time"),
         };
-        Err(Unformed(format!(
+        Err(Unformed::Unfit(format!(
             "a message to node {:?} and back takes {} ms, and with timing = {timing:?} it may take {} ms: {remedy}",
             node.name,
             shortest.as_millis(),
@@ -212,12 +238,12 @@ impl Raft {
     /// Makes this node the first member of a new mesh, which has the uuid of its store.
     async fn become_first(&self, own: &Own) -> Result<&Membered, Unformed> {
         let mesh: Uuid = own.store;
-        self.0.handler.join(mesh, FIRST).await.map_err(Unformed)?;
-        let failed = |error: super::RaftStartError| Unformed(error.to_string());
+        self.0.handler.join(mesh, FIRST).await.map_err(Unformed::Unfit)?;
+        let failed = |error: super::RaftStartError| Unformed::Unfit(error.to_string());
         self.form().await.map_err(failed)?;
         self.resume().await.map_err(failed)?;
         let member = self.0.handler.inner().member.get();
-        member.ok_or_else(|| Unformed("this node did not become a member".to_owned()))
+        member.ok_or_else(|| Unformed::Unfit("this node did not become a member".to_owned()))
     }
 
     /// Admits `node` as a learner that has the whole state.
@@ -234,15 +260,20 @@ impl Raft {
             // The entry that admits it comes after all that are in the log, so that no id is given twice.
             (None, None) => {
                 let last = member.core.metrics().borrow_watched().last_log_index;
-                last.ok_or_else(|| Unformed("this node has no mesh to admit others to".to_owned()))? + 1
+                last.ok_or_else(|| Unformed::Unfit("this node has no mesh to admit others to".to_owned()))? + 1
             }
         };
         let name = node.name.clone();
         let invited = self.0.peers.invite(node.clone(), node_id, PATIENCE).await;
-        invited.map_err(|error| Unformed(format!("node {name:?} did not become a member: {error}")))?;
+        invited.map_err(|error| match error {
+            CallError::Refused(reason) => Unformed::Unfit(format!("node {name:?} did not become a member: {reason}")),
+            error => Unformed::Silent(format!(
+                "whether node {name:?} became a member is unknown: {error}; repeat this"
+            )),
+        })?;
         let admitted = async {
             let added = member.core.add_learner(node_id, node.clone(), true).await;
-            added.map_err(|error| Unformed(format!("node {name:?} cannot be admitted: {error}")))?;
+            added.map_err(|error| Unformed::Unfit(format!("node {name:?} cannot be admitted: {error}")))?;
             // openraft calls a node caught up that is thousands of entries behind.
             let wanted = *self.0.revision.borrow();
             loop {
@@ -254,16 +285,30 @@ impl Raft {
             }
         };
         let admitted = tokio::time::timeout(CATCHING_UP, admitted).await;
-        admitted.unwrap_or_else(|_| Err(Unformed(format!("node {name:?} did not catch up in time"))))
+        admitted.unwrap_or_else(|_| Err(Unformed::Unfit(format!("node {name:?} did not catch up in time"))))
     }
 }
 
 /// What is said of a member that answers with another store than its own.
 fn lost(name: &str) -> Unformed {
-    Unformed(format!(
-        "node {name:?} was a member and has lost its data: it cannot be taken back as the same member. Put its data folder back; the \
-         others serve and agree without it as long as a majority of them runs"
+    Unformed::Unfit(format!(
+        "node {name:?} was a member and {LOST}; the others serve and agree without it as long as a majority of them runs"
     ))
+}
+
+/// What `wanted` says otherwise than `known`, of the nodes' peer addresses by their names.
+fn difference(known: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> Option<String> {
+    let names: BTreeSet<&String> = known.keys().chain(wanted.keys()).collect();
+    let said = names
+        .into_iter()
+        .filter_map(|name| match (known.get(name), wanted.get(name)) {
+            (Some(known), Some(wanted)) if known == wanted => None,
+            (Some(known), Some(wanted)) => Some(format!("yours has node {name:?} at {wanted}, its own at {known}")),
+            (None, _) => Some(format!("its own has no node {name:?}")),
+            (_, None) => Some(format!("yours has no node {name:?}")),
+        });
+    let said: Vec<String> = said.collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// Whether no change of the members is half done: until it is whole, every agreement needs the members of before too.
@@ -274,7 +319,7 @@ fn is_settled(core: &Core) -> bool {
 /// Whether `core` has a mesh.
 async fn is_begun(core: &Core) -> Result<bool, Unformed> {
     let begun = core.is_initialized().await;
-    begun.map_err(|error| Unformed(error.to_string()))
+    begun.map_err(|error| Unformed::Unfit(error.to_string()))
 }
 
 /// The id of the voter with this name.

@@ -87,10 +87,6 @@ impl Current {
     }
 }
 
-/// An entry larger than this is of many accounts. Each row of theirs may have to be read from the file, for which the
-/// threads that send heartbeats must not wait.
-const INLINE_BYTES: usize = 16 * 1024;
-
 /// A view as a snapshot, for one that was received.
 pub(super) fn snapshot_of(view: SnapshotView) -> Result<Snapshot, String> {
     Current::of(view).map(Current::handle)
@@ -195,11 +191,13 @@ impl RaftStateMachine<Types> for Machine {
         while let Some((entry, proposer)) = entries.try_next().await? {
             let index = entry.log_id.index;
             self.wait_for_room(index).await?;
-            let is_large = matches!(&entry.payload, EntryPayload::Normal(payload) if payload.0.len() > INLINE_BYTES);
+            // A command is judged against rows that may have to be read from the file, for which the thread that sends
+            // heartbeats must not wait.
+            let may_read = matches!(&entry.payload, EntryPayload::Normal(_));
             // openraft would notice a panic of its apply task only with the next entry.
             let state = self.state.clone();
             let applying = move || catch_unwind(AssertUnwindSafe(|| apply_one(&state, &entry)));
-            let applied = if is_large {
+            let applied = if may_read {
                 off_the_workers(applying).await
             } else {
                 applying()

@@ -7,8 +7,9 @@ use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
 
 use super::Raft;
+use super::attend::NO_LEADER_AFTER;
 use super::machine::members;
-use super::peer::{Lane, hex};
+use super::peer::{LOST, Lane, hex};
 use super::runtime::Member;
 
 /// How long another member may take to answer before it is called unreachable.
@@ -59,32 +60,51 @@ impl Raft {
         self.0.handler.inner().member.get().map(|member| hex(&member.mesh))
     }
 
+    /// Why lookups cannot be answered here, one sentence; `None` if they can.
+    pub fn why_no_state(&self) -> Option<String> {
+        let own = self.0.handler.inner();
+        if own.member.get().is_none() {
+            return Some(own.contacts.no_member());
+        }
+        (!self.is_usable()).then(|| "this node has not caught up with the mesh yet".to_owned())
+    }
+
     /// The name of the member that leads, as far as this node knows.
     pub fn leader(&self) -> Option<String> {
+        let leader = self.known_leader()?;
         let member = self.0.handler.inner().member.get()?;
-        let metrics = member.core.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        let members = metrics.membership_config.membership();
-        members.get_node(&leader).map(|node| node.name.clone())
+        let members = members(&member.core);
+        members.membership().get_node(&leader).map(|node| node.name.clone())
+    }
+
+    /// The id of the member that leads. Not one that no quorum has acknowledged for a while, and not the one that
+    /// the disk names after a start.
+    fn known_leader(&self) -> Option<u64> {
+        let member = self.0.handler.inner().member.get()?;
+        let leader = member.core.metrics().borrow_watched().current_leader?;
+        let is_acknowledged = self.leader_age().is_some_and(|age| age < NO_LEADER_AFTER);
+        is_acknowledged.then_some(leader)
     }
 
     /// What `cluster.toml` and the members that were agreed on say differently, and what is half done, one sentence each.
-    pub fn member_troubles(&self) -> Vec<String> {
+    /// `seen` is what [`Self::members`] gave just now.
+    pub fn member_troubles(&self, seen: &[MemberView]) -> Vec<String> {
         let own = self.0.handler.inner();
         let Some(member) = own.member.get() else {
-            return vec![own.contacts.no_member().to_owned()];
+            return vec![own.contacts.no_member()];
         };
         let agreed = members(&member.core);
         let membership = agreed.membership();
         let mut said: Vec<String> = own.contacts.contradiction().into_iter().collect();
         if member.core.server_metrics().borrow_watched().state.is_leader() {
-            said.extend(membership.nodes().filter_map(|(id, node)| {
-                let known = own.contacts.of(*id);
+            // Of one that has lost its data it goes without saying.
+            let others = seen.iter().filter(|member| !member.has_lost_store);
+            said.extend(others.filter_map(|member| {
+                let known = own.contacts.of(member.id);
                 let reason = known.refusal()?;
                 Some(format!(
                     "member {:?} takes no entries from this node, which leads: {reason}",
-                    node.name
+                    member.name
                 ))
             }));
         }
@@ -98,8 +118,15 @@ impl Raft {
                 lag.as_secs()
             ));
         }
-        said.extend(membership.nodes().filter(|(id, _)| own.contacts.of(**id).is_disk_bad).map(|(_, node)| {
-            format!("the disk of member {:?} is nearly full or hangs: it takes no uploads, and lookups there may be old", node.name)
+        let is_disk_bad = |id: &u64| {
+            let peer = own.contacts.of(*id);
+            peer.is_disk_bad && peer.is_reachable()
+        };
+        said.extend(membership.nodes().filter(|(id, _)| is_disk_bad(id)).map(|(_, node)| {
+            format!(
+                "the disk of member {:?} is nearly full or hangs: it takes no uploads, and lookups there may be old",
+                node.name
+            )
         }));
         if membership.get_joint_config().len() > 1 {
             said.push(
@@ -118,6 +145,14 @@ impl Raft {
         });
         said.extend(no_member);
         said.extend(unknown);
+        said.extend(seen.iter().filter(|member| !member.reachable).map(|member| {
+            let MemberView { name, peer, .. } = member;
+            if member.has_lost_store {
+                format!("member {name:?} at {peer} {LOST}")
+            } else {
+                format!("member {name:?} at {peer} does not answer")
+            }
+        }));
         said
     }
 
@@ -126,11 +161,7 @@ impl Raft {
         let Some(own) = self.0.handler.inner().member.get() else {
             return Vec::new();
         };
-        let (members, leader) = {
-            let metrics = own.core.metrics();
-            let metrics = metrics.borrow_watched();
-            (metrics.membership_config.clone(), metrics.current_leader)
-        };
+        let (members, leader) = (members(&own.core), self.known_leader());
         let members = members.membership();
         let voters: Vec<u64> = members.voter_ids().collect();
         let nodes = members.nodes().map(|(id, node)| (*id, node.clone()));

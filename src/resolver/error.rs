@@ -108,7 +108,7 @@ pub enum SubmitError {
         stored_issued_at: i64,
         /// `iat` of the submitted token, Unix seconds.
         submitted_issued_at: i64,
-        /// This node's time, Unix seconds.
+        /// The mesh's time, Unix seconds.
         now: i64,
     },
     /// The account belongs to another trusted operator (G3).

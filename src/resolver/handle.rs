@@ -66,8 +66,9 @@ impl Reading {
 pub struct View {
     /// The newest revision that can be read here.
     pub revision: Revision,
-    /// Milliseconds since a quorum last acknowledged the leader that this node hears; `None` if it never heard one.
-    pub leader_age_ms: Option<u64>,
+    /// How old that is: milliseconds since a quorum last acknowledged a leader with all that can be read here; `None` if no
+    /// leader was ever heard.
+    pub age_ms: Option<u64>,
     /// Whether the state is usable: lookups are answered from it.
     pub ready: bool,
 }
@@ -132,14 +133,14 @@ impl Resolver {
     pub fn view(&self) -> View {
         View {
             revision: *self.0.revision.borrow(),
-            leader_age_ms: self.0.raft.applied_age().map(as_ms),
+            age_ms: self.0.raft.applied_age().map(as_ms),
             ready: self.0.ready.load(Ordering::Relaxed) && self.0.raft.is_usable() && !self.0.fault.is_reported(),
         }
     }
 
     /// The mesh's time, in Unix seconds: the median of the clocks of the members that can be reached. No wrong clock of one
     /// node decides whose tokens are taken (G2).
-    pub(super) fn now(&self) -> UnixSeconds {
+    pub fn now(&self) -> UnixSeconds {
         self.0.clock.now().saturating_add(self.0.raft.time_offset())
     }
 
@@ -164,6 +165,6 @@ impl Resolver {
     }
 }
 
-fn as_ms(age: Duration) -> u64 {
+pub(super) fn as_ms(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }

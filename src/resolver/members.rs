@@ -1,6 +1,8 @@
 //! The mesh as administrators see it: its members, and how it is formed.
 
-use super::handle::Resolver;
+use std::collections::BTreeMap;
+
+use super::handle::{Resolver, as_ms};
 use crate::raft::{Formed, MemberView, Unformed};
 
 impl Resolver {
@@ -14,9 +16,19 @@ impl Resolver {
         self.0.raft.mesh()
     }
 
-    /// What is not as it should be with the members, one sentence each.
-    pub fn member_troubles(&self) -> Vec<String> {
-        self.0.raft.member_troubles()
+    /// Whether there is a state that lookups can be answered from.
+    pub fn has_state(&self) -> bool {
+        self.0.raft.is_usable()
+    }
+
+    /// Why this node has no state that could be read, one sentence; `None` if it has.
+    pub fn why_no_state(&self) -> Option<String> {
+        self.0.raft.why_no_state()
+    }
+
+    /// What is not as it should be with the members, one sentence each. `seen` is what [`Self::members`] gave just now.
+    pub fn member_troubles(&self, seen: &[MemberView]) -> Vec<String> {
+        self.0.raft.member_troubles(seen)
     }
 
     /// The name of the member that leads, as far as this node knows.
@@ -24,8 +36,13 @@ impl Resolver {
         self.0.raft.leader()
     }
 
-    /// Forms the mesh of all nodes in this node's configuration.
-    pub async fn bootstrap(&self) -> Result<Formed, Unformed> {
-        self.0.raft.bootstrap().await
+    /// Milliseconds since a quorum last acknowledged the leader that this node hears; `None` if it never heard one.
+    pub fn leader_age_ms(&self) -> Option<u64> {
+        self.0.raft.leader_age().map(as_ms)
+    }
+
+    /// Forms the mesh of all nodes in this node's configuration, unless `wanted` has other ones.
+    pub async fn bootstrap(&self, wanted: Option<&BTreeMap<String, String>>) -> Result<Formed, Unformed> {
+        self.0.raft.bootstrap(wanted).await
     }
 }

@@ -254,7 +254,7 @@ impl Resolver {
         is_known.then(|| SubmitError::Untimely {
             rejection: rejection.clone(),
             offset,
-            now: self.now(),
+            now: self.0.clock.now(),
         })
     }
 

@@ -44,16 +44,16 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
 
     // Killed: the leader, a follower, all at once.
     let leader = mesh.leader();
-    mesh.nodes[leader].kill();
+    load.kill(&mut mesh.nodes, leader);
     load.wait_for_uploads(&but(leader));
     again(&mut mesh, leader);
     load.wait_for_uploads(&everybody);
     let follower = (mesh.leader() + 1) % NODES;
-    mesh.nodes[follower].kill();
+    load.kill(&mut mesh.nodes, follower);
     load.wait_for_uploads(&but(follower));
     again(&mut mesh, follower);
     load.wait_for_uploads(&everybody);
-    mesh.nodes.iter_mut().for_each(Node::kill);
+    everybody.iter().for_each(|node| load.kill(&mut mesh.nodes, *node));
     everybody.iter().for_each(|node| again(&mut mesh, *node));
     load.wait_for_uploads(&everybody);
 
@@ -61,12 +61,14 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
     for is_leader in [true, false] {
         let leader = mesh.leader();
         let stopped = if is_leader { leader } else { (leader + 1) % NODES };
+        load.takes_down(stopped);
         mesh.nodes[stopped].program().signal(Signal::STOP);
         let since = Instant::now();
         while since.elapsed() < STOPPED {
             load.wait_for_uploads(&but(stopped));
         }
         mesh.nodes[stopped].program().signal(Signal::CONT);
+        load.brings_back(stopped);
         load.wait_for_uploads(&everybody);
     }
 
@@ -92,6 +94,7 @@ fn g1_g2_nothing_acknowledged_is_lost_and_no_lookup_goes_backwards_whatever_happ
 
     // Stopped on purpose: the leader hands over.
     let leader = mesh.leader();
+    load.takes_down(leader);
     assert!(mesh.nodes[leader].terminate().success());
     load.wait_for_uploads(&but(leader));
     again(&mut mesh, leader);
@@ -112,7 +115,7 @@ fn g1_far_apart_and_with_losses_nothing_acknowledged_is_lost() {
         mesh.lose(10);
         load.wait_for_uploads(&everybody);
         let leader = mesh.leader();
-        mesh.nodes[leader].kill();
+        load.kill(&mut mesh.nodes, leader);
         load.wait_for_uploads(&but(leader));
         load.start_again(&mut mesh.nodes, leader);
         load.wait_for_uploads(&everybody);
@@ -202,7 +205,7 @@ fn g1_g12_a_full_disk_costs_the_lead_and_nothing_that_was_acknowledged() {
     // What it serves is old by now, and says so.
     let problems = |node: usize| Some(status(&mesh.nodes[node])?["problems"].to_string());
     eventually("lookups there are as old as they are", || {
-        (status(&mesh.nodes[0])?["leader_age_ms"].as_u64()? > 3_000).then_some(())
+        (status(&mesh.nodes[0])?["age_ms"].as_u64()? > 3_000).then_some(())
     });
     eventually("it says so", || problems(0)?.contains("has not applied").then_some(()));
     let leader = mesh.leader_of(&but(0));

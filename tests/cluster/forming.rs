@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator};
-use crate::support::node::Node;
-use crate::support::process::eventually;
+use crate::support::node::{Node, jwtmesh};
+use crate::support::process::{eventually, free_port};
 
 #[test]
 fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
@@ -14,7 +14,14 @@ fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
     let mut mesh = Nodes::unformed(3, &operator.token());
     let status_before = status(&mesh.nodes[0]).expect("it answers");
     assert_eq!(status_before["ready"], false, "an empty member serves nobody");
-    assert_eq!(mesh.nodes[0].get("/jwt/v1/accounts").status, 503);
+    for path in ["/jwt/v1/accounts", "/jwt/v1/operator", "/jwt/v1/pack?max=1"] {
+        assert_eq!(mesh.nodes[0].get(path).status, 503, "{path}");
+    }
+    for asked in [["account", "list"], ["operator", "show"]] {
+        let done = mesh.nodes[0].cli(&asked);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.code() == Some(5) && said.contains("not a member"), "{said}");
+    }
     // What the first node would be had it run alone until now: the same file with one node and no [peer].
     let whole = std::fs::read_to_string(mesh.folder.path().join("cluster.toml")).unwrap();
     let (head, nodes) = whole.split_once("[peer]").unwrap();
@@ -75,7 +82,7 @@ fn a_mesh_is_not_formed_of_nodes_that_do_not_answer_or_belong_to_another_one() {
     mesh.nodes[2].kill();
     let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert_eq!(refused.status.code(), Some(5), "{said}");
     assert!(said.contains("\"n3\"") && said.contains("does not answer"), "{said}");
     assert!(status(&mesh.nodes[0]).expect("it answers")["cluster_id"].is_null());
 
@@ -183,6 +190,25 @@ fn a_member_that_has_lost_its_data_says_so_itself() {
         problems(&mesh.nodes[lost])?.contains("has lost its data").then_some(())
     });
     assert!(!problems(&mesh.nodes[lost]).unwrap().contains("bootstrap"));
+    let log = mesh.nodes[lost].log();
+    assert_eq!(log.matches("has lost its data").count(), 1, "{log}");
+    let probed = mesh.nodes[lost].get("/jwt/v1/accounts");
+    assert!(
+        probed.status == 503 && probed.text().contains("has lost its data"),
+        "{}",
+        probed.text()
+    );
+    let refused = mesh.nodes[lost].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(1) && said.contains("has lost its data"),
+        "{said}"
+    );
+    let of_leader = problems(&mesh.nodes[mesh.leader_of(&[(lost + 1) % 3, (lost + 2) % 3])]).unwrap();
+    assert!(
+        of_leader.contains("has lost its data") && !of_leader.contains("takes no entries"),
+        "{of_leader}"
+    );
     let account = Account::new("A");
     let refused = mesh.nodes[lost].post_account(&account.id(), &operator.account(&account));
     assert!(
@@ -230,4 +256,123 @@ fn g4_a_node_whose_peer_certificate_has_expired_starts_and_serves_lookups() {
         mesh.authority.issue_for_node(name);
     }
     mesh.wait_until_writable();
+}
+
+/// What a node says of a mesh that it has read an older cluster.toml of would be taken for "nothing is to be done".
+#[test]
+fn a_bootstrap_with_another_file_than_the_node_has_read_changes_nothing_and_says_so() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let file = mesh.folder.path().join("cluster.toml");
+    let read = std::fs::read_to_string(&file).unwrap();
+    let port = free_port();
+    let fourth = format!(
+        "\n[[node]]\nname = \"n4\"\ndata = \"{{node}}\"\npublic = \"127.0.0.1:{}\"\npeer = \"127.0.0.1:{port}\"\n",
+        free_port()
+    );
+    std::fs::write(&file, read + &fourth).unwrap();
+    let leader = mesh.leader();
+    let refused = mesh.nodes[leader].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("\"n4\"") && said.contains("Restart the nodes"), "{said}");
+    // Once it has read the file, what is missing is the node itself.
+    mesh.nodes[leader].terminate();
+    mesh.nodes[leader].start_again();
+    mesh.wait_until_writable();
+    let refused = mesh.nodes[leader].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(5), "{said}");
+    assert!(said.contains("\"n4\"") && said.contains("does not answer"), "{said}");
+}
+
+/// In a cluster.toml the nodes mostly have the same path for their data, each on its own machine.
+#[test]
+fn a_node_that_was_not_meant_does_nothing() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::unformed(3, &operator.token());
+    let file = mesh.folder.path().join("cluster.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("data = \"{node}\"", "data = \"n1\"")).unwrap();
+    let ask = |more: &[&str]| {
+        let mut command = jwtmesh();
+        command.args(["member", "bootstrap", "--config"]).arg(&file).args(more);
+        command.env_remove("JWTMESH_NODE").output().expect("the program")
+    };
+    let refused = ask(&["--node", "n2"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("\"n1\"") && said.contains("\"n2\""), "{said}");
+    assert!(status(&mesh.nodes[0]).expect("it answers")["cluster_id"].is_null());
+    let formed = ask(&[]);
+    assert!(formed.status.success(), "{}", String::from_utf8_lossy(&formed.stderr));
+}
+
+/// The README's way from a mesh that has lost a member's disk to one that is whole.
+#[test]
+fn what_a_mesh_has_goes_over_to_a_new_one() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let accounts: Vec<Account> = (0..5).map(|number| Account::new(&format!("A{number}"))).collect();
+    let tokens: Vec<String> = accounts.iter().map(|account| operator.account(account)).collect();
+    for (account, token) in accounts.iter().zip(&tokens) {
+        mesh.nodes[0].put(account, token);
+    }
+    mesh.nodes[2].terminate();
+    std::fs::remove_dir_all(mesh.folder.path().join(NAMES[2])).unwrap();
+    let kept = mesh.folder.path().join("accounts");
+    let pulled = mesh.nodes[1].cli(&["account", "pull", "--all", "--dir", kept.to_str().unwrap()]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    for (name, node) in NAMES[..2].iter().zip(&mut mesh.nodes) {
+        node.terminate();
+        let folder = mesh.folder.path().join(name);
+        std::fs::rename(&folder, folder.with_extension("old")).unwrap();
+    }
+    mesh.nodes.iter_mut().for_each(Node::start_again);
+    let mesh = mesh.form();
+    let pushed = mesh.nodes[0].cli(&["account", "push", kept.to_str().unwrap()]);
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    for (account, token) in accounts.iter().zip(&tokens) {
+        mesh.wait_until_served(account, token);
+    }
+}
+
+/// One administrator changed the file of one node, or two made them of two operators.
+#[test]
+fn g3_operator_files_that_differ_are_named_in_the_log_and_change_no_trust() {
+    let (agreed, other) = (Operator::new("O"), Operator::new("Other"));
+    let mut mesh = Nodes::formed(3, &agreed.token());
+    let file = mesh.folder.path().join("cluster.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("operator.jwt", "{node}.jwt")).unwrap();
+    for name in &NAMES[..3] {
+        std::fs::write(mesh.folder.path().join(format!("{name}.jwt")), agreed.token()).unwrap();
+    }
+    std::fs::write(mesh.folder.path().join("n2.jwt"), other.token()).unwrap();
+    mesh.nodes[1].terminate();
+    mesh.nodes[1].start_again();
+    let [agreed_key, other_key] = [&agreed, &other].map(|operator| operator.key.public_key());
+    eventually("its log names both", || {
+        let log = mesh.nodes[1].log();
+        let lacks = log
+            .lines()
+            .any(|line| line.contains("does not name") && line.contains(&agreed_key));
+        let foreign = log
+            .lines()
+            .any(|line| line.contains("is not trusted") && line.contains(&other_key));
+        (lacks && foreign).then_some(())
+    });
+    for node in &mesh.nodes {
+        let trusted = node.cli_json(&["operator", "show"])["items"].to_string();
+        assert!(
+            trusted.contains(&agreed_key) && !trusted.contains(&other_key),
+            "{trusted}"
+        );
+    }
+    let (ours, theirs) = (Account::new("A"), Account::new("B"));
+    assert_eq!(
+        mesh.nodes[1].post_account(&theirs.id(), &other.account(&theirs)).status,
+        400
+    );
+    mesh.nodes[1].put(&ours, &agreed.account(&ours));
 }

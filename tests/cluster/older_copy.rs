@@ -76,6 +76,44 @@ fn g1_a_follower_that_is_put_back_in_time_is_brought_up_to_date_by_its_leader() 
     mesh.wait_until_served(&account, &newest);
 }
 
+/// What it had when it gave its vote to the leader, the leader takes for granted.
+#[test]
+fn g1_a_follower_that_is_put_back_to_before_its_vote_is_brought_up_to_date_by_its_leader() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let (account, behind) = (Account::new("A"), 1);
+    let copy = Copy::of(&mut mesh, behind);
+    mesh.wait_until_writable();
+    // More than a leader sends at once.
+    let mut before = String::new();
+    for n in 0..100 {
+        before = upload(&mesh.nodes[0], &operator, &account, now() - 500 + n);
+    }
+    eventually_serves(&mesh.nodes[behind], &account, &before);
+    // With one node away the others need each other's votes.
+    let mut rounds = 0..20;
+    let leader = loop {
+        rounds.next().expect("two others lead one after the other");
+        let leader = mesh.leader();
+        mesh.nodes[leader].kill();
+        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+        let next = eventually("another one leads", || {
+            Some(mesh.leader_of(&others)).filter(|next| *next != leader)
+        });
+        mesh.nodes[leader].start_again();
+        if leader != behind && next != behind && mesh.leader() == next {
+            break next;
+        }
+    };
+    let after = upload(&mesh.nodes[leader], &operator, &account, now() - 60);
+    eventually_serves(&mesh.nodes[behind], &account, &after);
+    mesh.nodes[behind].terminate();
+    copy.put_back();
+    mesh.nodes[behind].start_again();
+    eventually_serves(&mesh.nodes[behind], &account, &after);
+    assert_eq!(mesh.leader(), leader);
+}
+
 /// Nobody who knows it runs: a majority goes on without an upload that was acknowledged. Whoever still has it says so, and does
 /// not pass for current.
 #[test]
@@ -112,7 +150,7 @@ fn g4_a_node_that_alone_has_what_was_acknowledged_says_so_and_looks_as_old_as_it
     assert_eq!(alone.get_account(&account.id()).text(), lost);
     assert_eq!(alone.log().matches("have lost uploads").count(), 1, "{}", alone.log());
     eventually("it grows old", || {
-        (status(alone)?["leader_age_ms"].as_u64()? > 2_000).then_some(())
+        (status(alone)?["age_ms"].as_u64()? > 2_000).then_some(())
     });
     let (other, token) = (&others[0], operator.account_at(&others[0], now()));
     assert_eq!(alone.post_account(&other.id(), &token).status, 503);

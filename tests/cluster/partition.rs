@@ -104,6 +104,38 @@ fn g1_a_leader_and_a_follower_without_the_others_refuse_uploads_in_time() {
     mesh.wait_until_writable();
 }
 
+/// It was proposed while the leader was one, and nobody can say whether the next leader has it.
+#[test]
+fn g1_an_upload_that_its_leader_cannot_finish_is_answered_504_and_the_next_one_works() {
+    let operator = Operator::new("O");
+    let mesh = Nodes::linked(3, &operator.token());
+    let (account, other) = (Account::new("A"), Account::new("B"));
+    upload(&operator, &mesh.nodes[0], &account, now() - 60);
+    let token = operator.account_at(&account, now() - 30);
+    let (leader, doubtful) = eventually("an upload comes before the leader knows that it is alone", || {
+        let leader = mesh.leader();
+        mesh.isolate(leader);
+        let answer = mesh.nodes[leader].post_account(&account.id(), &token);
+        if answer.status == 503 {
+            mesh.heal();
+            mesh.wait_until_writable();
+            return None;
+        }
+        Some((leader, answer))
+    });
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    assert_eq!(doubtful.status, 504, "{}", doubtful.text());
+    assert!(doubtful.text().contains("safe"), "{}", doubtful.text());
+    mesh.leader_of(&others);
+    upload(&operator, &mesh.nodes[others[0]], &other, now() - 20);
+    mesh.heal();
+    // Through the same node, by the leader that there is now.
+    eventually("the same upload is taken", || {
+        (mesh.nodes[leader].post_account(&account.id(), &token).status == 200).then_some(())
+    });
+    mesh.wait_until_served(&account, &token);
+}
+
 /// A follower that was cut off asks before it raises its term, and is not asked to lead.
 #[test]
 fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
@@ -117,9 +149,17 @@ fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
         (age(&mesh.nodes[away]) > 5_000).then_some(())
     });
     let token = upload(&operator, &mesh.nodes[leader], &account, now());
+    // One that is deposed and elected again leads in another term.
+    let led = || {
+        mesh.nodes
+            .iter()
+            .map(|node| node.log().matches("this node leads now").count())
+            .sum::<usize>()
+    };
+    let before = led();
     mesh.heal();
     mesh.wait_until_served(&account, &token);
-    assert_eq!(mesh.leader(), leader);
+    assert_eq!((mesh.leader(), led()), (leader, before));
     assert!(mesh.nodes[leader].get("/jwt/v1/accounts").status == 200);
     // No upload was refused for an election since.
     assert_eq!(mesh.nodes[away].post_account(&account.id(), &token).status, 200);

@@ -115,7 +115,7 @@ impl Mesh {
 
     /// Forms the mesh as `member bootstrap` does, unless it is formed.
     pub(super) async fn form(&self) -> anyhow::Result<Bootstrapped> {
-        Ok(self.nodes[0].admin.bootstrap().await?)
+        Ok(self.nodes[0].admin.bootstrap(None).await?)
     }
 
     /// Kills a node with SIGKILL; it has ended when this returns.

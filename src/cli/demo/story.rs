@@ -238,8 +238,13 @@ async fn start_server(
     let config = guide::nats_server(folder, keys, public)?;
     folder.write(server::CONFIG, Secrecy::Open, &config)?;
     let Some(program) = &stage.program else {
-        let text = "none in PATH, so no revocation is shown; give one with --nats-server FILE";
-        steps.line("nats-server", text)?;
+        let leader = if folder.ports.members().is_empty() {
+            ""
+        } else {
+            ", and no leader is killed"
+        };
+        let text = format!("none in PATH, so no revocation is shown{leader}; give one with --nats-server FILE");
+        steps.line("nats-server", &text)?;
         return Ok(false);
     };
     let started = server.insert(NatsServer::start(program, folder).await?);

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use super::list::table;
+use crate::api;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::json;
 use crate::cli::target::Target;
@@ -24,7 +25,8 @@ pub(in crate::cli) struct Bootstrap {
 
 impl Bootstrap {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
-        let formed = self.target.client()?.bootstrap().await?;
+        let nodes = self.target.peers()?.map(|nodes| api::Bootstrap { nodes });
+        let formed = self.target.client()?.bootstrap(nodes).await?;
         if self.json {
             json(out, &formed)?;
         } else {

@@ -46,9 +46,10 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
         return Err(Refusal::not_supported("lookup by jti is not supported; ask by account"));
     }
     let account = request::account(uri)?;
+    // Looked at first: what a node finds while it catches up does not tell that an account does not exist.
+    let has_state = state.resolver.has_state();
     let Some(row) = state.resolver.lookup(account).await? else {
-        // A node that has not caught up cannot know that an account does not exist.
-        return Err(if state.resolver.view().ready {
+        return Err(if has_state && state.resolver.view().ready {
             Refusal::missing(
                 "unknown-account",
                 format!("no matching account JWT: {account} is not stored here"),
@@ -64,7 +65,7 @@ async fn find(state: &Shared, request: &Parts) -> Result<Response, Refusal> {
         if request::is_on(uri, "decode") {
             return Ok(state.text(decoded(state, row.token.clone()).await?));
         }
-        let now = state.clock.now();
+        let now = state.resolver.now();
         if request::is_on(uri, "check") && 0 < row.expires_at && row.expires_at < now {
             let sentence = format!(
                 "the JWT of account {account} expired at {}, it is now {}",

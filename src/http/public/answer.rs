@@ -7,8 +7,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
-use crate::http::error::Refusal;
+use crate::http::error::{Refusal, not_ready};
 use crate::http::upload::Uploads;
 use crate::listener::Limits;
 use crate::resolver::{Resolver, Revision};
@@ -22,7 +21,6 @@ const PACKS: usize = 2;
 /// The state that the handlers of the public port share.
 pub(super) struct PublicState {
     pub(super) resolver: Resolver,
-    pub(super) clock: Clock,
     pub(super) limits: Limits,
     pub(super) is_encrypted: bool,
     pub(super) scope: Scope,
@@ -36,7 +34,7 @@ pub(super) type Shared = Arc<PublicState>;
 
 /// Header: the revision that this node has applied.
 const REVISION: HeaderName = HeaderName::from_static("jwtmesh-revision");
-/// Header: milliseconds since this node last heard from a leader. Left out if it never has.
+/// Header: how old the view is that lookups are answered from, in milliseconds. Left out if no leader was ever heard.
 const LEADER_AGE: HeaderName = HeaderName::from_static("jwtmesh-leader-age-ms");
 const JWT: HeaderValue = HeaderValue::from_static("application/jwt");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -47,10 +45,9 @@ const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 impl PublicState {
     /// For a port, plain or encrypted, that answers from `resolver` within `limits`, its tasks in `scope`.
-    pub(super) fn new(resolver: Resolver, clock: Clock, limits: Limits, is_encrypted: bool, scope: Scope) -> Self {
+    pub(super) fn new(resolver: Resolver, limits: Limits, is_encrypted: bool, scope: Scope) -> Self {
         Self {
             resolver,
-            clock,
             limits,
             is_encrypted,
             scope,
@@ -58,6 +55,14 @@ impl PublicState {
             packs: Arc::new(Semaphore::new(PACKS)),
             decodings: Semaphore::new(DECODINGS),
         }
+    }
+
+    /// Refuses to answer from what is not there: it would look like a mesh without accounts and operators.
+    pub(super) fn check_state(&self) -> Result<(), Refusal> {
+        if self.resolver.has_state() {
+            return Ok(());
+        }
+        Err(Refusal::unavailable(not_ready(&self.resolver)))
     }
 
     /// An answer with the headers that tell how current it is, and room for those still to be added.
@@ -77,7 +82,7 @@ impl PublicState {
         let view = self.resolver.view();
         let headers = answer.headers_mut();
         headers.insert(REVISION, view.revision.into());
-        if let Some(age) = view.leader_age_ms {
+        if let Some(age) = view.age_ms {
             headers.insert(LEADER_AGE, age.into());
         }
         answer

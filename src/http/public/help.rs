@@ -36,6 +36,9 @@ The ETag is of the bytes: send it back in `If-None-Match` and get 304 while they
 * `?check=true`: 404 if it has expired
 * `?notify=true`: also sends it to the connected nats-servers again
 
+`jwtmesh-leader-age-ms` in the answer says how old this node's view is. The header `jwtmesh-min-revision: newest` asks for
+everything that any node has acknowledged; a number asks for at least that revision, which an upload's answer carries.
+
 ## POST /jwt/v1/accounts/ACCOUNT
 
 Body: the account's JWT, signed by a trusted operator. 200 with an empty body once it is stored; otherwise one

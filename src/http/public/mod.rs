@@ -67,7 +67,7 @@ impl Public {
 
     /// Serves in `scope` until the scope stops, then until the requests in flight are answered or their time is up.
     pub fn serve(self, resolver: Resolver, clock: Clock, scope: &Scope) {
-        let state = PublicState::new(resolver, clock.clone(), self.limits, self.tls.is_some(), scope.clone());
+        let state = PublicState::new(resolver, self.limits, self.tls.is_some(), scope.clone());
         if let Some(tls) = self.tls.clone() {
             let watch = tls.warn_before_expiry(clock, scope.clone());
             scope.spawn("the watch over the certificate's expiry", watch);

@@ -24,6 +24,9 @@ pub(super) async fn show_version_2(State(state): State<Shared>, uri: Uri) -> Res
 }
 
 fn answer(state: &PublicState, uri: &Uri, is_wanted: impl Fn(&OperatorClaims) -> bool) -> Response {
+    if let Err(refusal) = state.check_state() {
+        return state.refusal(refusal);
+    }
     let trust = state.resolver.trust();
     if !state.resolver.candidates().operators().is_empty() {
         return state.refusal(Refusal::ambiguous(CANDIDATE));

@@ -50,6 +50,7 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
         Some(text) => limit(&text)?,
         None => MAX_LINES,
     };
+    state.check_state()?;
     let Ok(permit) = state.packs.clone().try_acquire_owned() else {
         return Err(Refusal::busy(
             "other clients are reading packs from this node; try again",
@@ -57,7 +58,7 @@ async fn pack(state: &Shared, uri: &Uri) -> Result<Response, Refusal> {
     };
     let mut pages = Pages {
         resolver: state.resolver.clone(),
-        now: state.clock.now(),
+        now: state.resolver.now(),
         after: None,
         left: lines,
         written: false,

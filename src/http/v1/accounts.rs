@@ -30,6 +30,7 @@ pub(super) async fn list(State(state): State<Shared>, uri: Uri) -> Response {
 
 async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
     let bad = |sentence: String| Refusal::bad("bad-parameter", sentence);
+    state.check_state()?;
     let mut after = match request::parameter(uri, "after") {
         Some(text) => Some(
             text.parse::<AccountKey>()
@@ -112,6 +113,7 @@ pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 
 async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = request::account(uri)?;
+    state.check_state()?;
     match state.resolver.lookup(account).await? {
         Some(row) => Ok(shown(state, &row, true)),
         None => Err(Refusal::missing(

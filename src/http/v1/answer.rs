@@ -33,6 +33,15 @@ pub(super) struct AdminState {
     pub(super) uploads: Uploads,
 }
 
+impl AdminState {
+    /// Refuses a node that has no state: an empty answer would look like a mesh without accounts.
+    pub(super) fn check_state(&self) -> Result<(), Refusal> {
+        self.resolver
+            .why_no_state()
+            .map_or(Ok(()), |why| Err(Refusal::no_state(why)))
+    }
+}
+
 /// The state as each handler receives it.
 pub(super) type Shared = Arc<AdminState>;
 

@@ -2,38 +2,47 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
 
 use super::answer::{AdminState, Shared, answer};
 use crate::api;
 use crate::http::error::Refusal;
-use crate::resolver::{Formed, Role};
+use crate::resolver::{Formed, MemberView, Role};
 
 /// `GET /v1/members`.
 pub(super) async fn list(State(state): State<Shared>) -> Response {
     answer(Ok(api::Members {
-        items: shown(&state).await,
+        items: shown(state.resolver.members().await),
     }))
 }
 
 /// `POST /v1/mesh`: forms the mesh, or admits the nodes that are missing.
-pub(super) async fn form(State(state): State<Shared>) -> Response {
+pub(super) async fn form(State(state): State<Shared>, wanted: Bytes) -> Response {
+    answer(formed(&state, &wanted).await)
+}
+
+async fn formed(state: &AdminState, wanted: &[u8]) -> Result<api::Bootstrapped, Refusal> {
+    let wanted: Option<api::Bootstrap> = match wanted {
+        [] => None,
+        wanted => Some(serde_json::from_slice(wanted).map_err(|error| Refusal::bad("malformed", error.to_string()))?),
+    };
     // A client that hangs up leaves half of it, which repeating completes.
-    let formed = state.resolver.bootstrap().await;
-    answer(match formed {
-        Ok(formed) => Ok(api::Bootstrapped {
-            outcome: match formed {
-                Formed::Now => "formed".to_owned(),
-                Formed::Already => "already formed".to_owned(),
-            },
-            items: shown(&state).await,
-        }),
-        Err(unformed) => Err(Refusal::conflict("not-formed", unformed.to_string())),
+    let formed = state
+        .resolver
+        .bootstrap(wanted.as_ref().map(|wanted| &wanted.nodes))
+        .await?;
+    let outcome = match formed {
+        Formed::Now => "formed",
+        Formed::Already => "already formed",
+    };
+    Ok(api::Bootstrapped {
+        outcome: outcome.to_owned(),
+        items: shown(state.resolver.members().await),
     })
 }
 
 /// The members in the shape of the API.
-pub(super) async fn shown(state: &AdminState) -> Vec<api::Member> {
-    let members = state.resolver.members().await;
+pub(super) fn shown(members: Vec<MemberView>) -> Vec<api::Member> {
     let newest = members.iter().filter_map(|member| member.applied).max().unwrap_or(0);
     let shown = members.into_iter().map(|member| api::Member {
         role: match member.role {

@@ -2,7 +2,7 @@
 //!
 //! There is no login. The socket's file mode decides who may connect, and every client that connects acts as an
 //! administrator.
-//! Answers have the JSON shapes of [`api`](crate::api); every failure is a problem document (RFC 9457).
+//! Answers have the JSON shapes of [`api`]; every failure is a problem document (RFC 9457).
 
 mod accounts;
 mod answer;
@@ -15,6 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::middleware::{self, Next};
 use axum::routing::{MethodRouter, get, post, put};
 
 pub use answer::About;
@@ -24,6 +27,7 @@ use answer::Shared;
 use super::error::Refusal;
 use super::request::Entry;
 use super::upload::Uploads;
+use crate::api;
 use crate::listener::Limits;
 use crate::listener::Port;
 use crate::listener::Socket;
@@ -76,6 +80,7 @@ impl Admin {
 }
 
 fn router(state: AdminState) -> Router {
+    let node = state.about.node.clone();
     const READ: &str = "GET, HEAD";
     const WRITE: &str = "GET, HEAD, PUT, POST";
     let only = |methods: MethodRouter<Shared>, allow: &'static str| {
@@ -97,5 +102,25 @@ fn router(state: AdminState) -> Router {
             only(put(operators::replace), "PUT"),
         )
         .fallback(async || Refusal::missing("unknown-path", "no such path under /v1").problem())
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let refused = meant_for_another(request.headers(), &node);
+            async move {
+                match refused {
+                    Some(refusal) => refusal.problem(),
+                    None => next.run(request).await,
+                }
+            }
+        }))
         .with_state(Arc::new(state))
+}
+
+/// Why node `own` does not answer a request with these headers: in the `cluster.toml` of a mesh the nodes mostly have the
+/// same data folder, each on its machine, so a caller may reach another node than the one that it named.
+fn meant_for_another(headers: &HeaderMap, own: &str) -> Option<Refusal> {
+    let meant = headers.get(api::NODE_HEADER)?.to_str().unwrap_or_default();
+    (meant != own).then(|| {
+        Refusal::misdirected(format!(
+            "this is node {own:?}, not {meant:?}: run the command on the machine of {meant:?}, or name {own:?} (--node or JWTMESH_NODE)"
+        ))
+    })
 }

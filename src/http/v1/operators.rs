@@ -14,12 +14,14 @@ use crate::jwt::Verified;
 
 /// `GET /v1/operators`.
 pub(super) async fn list(State(state): State<Shared>) -> Response {
-    let trust = state.resolver.trust();
-    let candidates = state.resolver.candidates();
-    answer(Ok(api::Operators {
-        trust_epoch: trust.epoch,
-        items: trust.keys.operators().iter().map(operator).collect(),
-        candidates: candidates.operators().iter().map(operator).collect(),
+    answer(state.check_state().map(|()| {
+        let trust = state.resolver.trust();
+        let candidates = state.resolver.candidates();
+        api::Operators {
+            trust_epoch: trust.epoch,
+            items: trust.keys.operators().iter().map(operator).collect(),
+            candidates: candidates.operators().iter().map(operator).collect(),
+        }
     }))
 }
 

@@ -6,11 +6,11 @@ use axum::response::Response;
 use super::answer::{AdminState, Shared, answer};
 use super::members;
 use crate::api;
-use crate::resolver::{CLOCK_TOLERANCE_SECONDS, View};
+use crate::resolver::{CLOCK_TOLERANCE_SECONDS, MemberView};
 
 /// `GET /v1/status`.
 pub(super) async fn show(State(state): State<Shared>) -> Response {
-    let members = members::shown(&state).await;
+    let members = state.resolver.members().await;
     let view = state.resolver.view();
     let refused = state.resolver.check_writable().err();
     // Before there is a mesh, that is all there is to say.
@@ -19,7 +19,7 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
         .map(|error| format!("uploads are refused: {error}"))
         .into_iter()
         .collect();
-    problems.extend(troubles(&state, &members, view));
+    problems.extend(troubles(&state, &members));
     answer(Ok(api::Status {
         cluster: state.about.cluster.clone(),
         cluster_id: state.resolver.mesh(),
@@ -30,20 +30,25 @@ pub(super) async fn show(State(state): State<Shared>) -> Response {
         problems,
         revision: view.revision,
         leader: state.resolver.leader(),
-        leader_age_ms: view.leader_age_ms,
-        members,
+        leader_age_ms: state.resolver.leader_age_ms(),
+        age_ms: view.age_ms,
+        members: members::shown(members),
         public: state.about.public_url.clone(),
         client_required: state.about.client_required,
     }))
 }
 
 /// What is not as it should be in the mesh, one sentence each.
-fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<String> {
+fn troubles(state: &AdminState, members: &[MemberView]) -> Vec<String> {
     let mut said = Vec::new();
-    if state.resolver.mesh().is_some() && !view.ready {
-        said.push("this node has not caught up with the mesh yet".to_owned());
-    }
-    said.extend(state.resolver.member_troubles());
+    // What there is to say of a node that is no member comes with the members.
+    said.extend(
+        state
+            .resolver
+            .why_no_state()
+            .filter(|_| state.resolver.mesh().is_some()),
+    );
+    said.extend(state.resolver.member_troubles(members));
     let offset = state.resolver.time_offset();
     if offset.abs() > CLOCK_TOLERANCE_SECONDS {
         said.push(format!(
@@ -51,16 +56,6 @@ fn troubles(state: &AdminState, members: &[api::Member], view: View) -> Vec<Stri
             offset.abs(),
             if offset < 0 { "ahead of" } else { "behind" }
         ));
-    }
-    for member in members.iter().filter(|member| !member.reachable) {
-        said.push(if member.lost_store {
-            format!(
-                "member {:?} at {} has lost its data: it cannot be taken back as the same member; put its data folder back",
-                member.name, member.peer
-            )
-        } else {
-            format!("member {:?} at {} does not answer", member.name, member.peer)
-        });
     }
     said
 }

@@ -52,30 +52,63 @@ const SILENT_FOR: Duration = Duration::from_secs(1);
 /// The pause between two connections, the first of which ended without an answer.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// What was said on a connection.
+#[derive(Debug, Default)]
+struct Said {
+    is_answered: bool,
+    /// Calls that go on.
+    calls: usize,
+    /// When the first of them began since the last answer; `None` if nothing waits.
+    asked: Option<Instant>,
+}
+
+/// A call that goes on.
+struct Asking<'o>(&'o Open);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut said = self.0.said();
+        said.calls -= 1;
+        if said.calls == 0 {
+            said.asked = None;
+        }
+    }
+}
+
 /// An open connection. Clones are the same.
 #[derive(Clone)]
 struct Open {
     sender: SendRequest<Bytes>,
-    /// When the last answer arrived.
-    heard: Arc<StdMutex<Instant>>,
+    /// What was asked and answered on it.
+    said: Arc<StdMutex<Said>>,
     opened: Instant,
     /// Ends the calls on it.
     closed: CancellationToken,
 }
 
 impl Open {
-    fn heard(&self) -> MutexGuard<'_, Instant> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it was opened just now, and has ended although nothing was answered on it.
     fn is_useless(&self) -> bool {
-        *self.heard() == self.opened && self.opened.elapsed() < AGAIN_AFTER
+        !self.said().is_answered && self.opened.elapsed() < AGAIN_AFTER
     }
 
-    /// Closes it, unless it has answered something lately.
+    /// Begins a call.
+    fn ask(&self) -> Asking<'_> {
+        let mut said = self.said();
+        said.calls += 1;
+        said.asked.get_or_insert_with(Instant::now);
+        drop(said);
+        Asking(self)
+    }
+
+    /// Closes it if it was asked long ago and has answered nothing since.
     fn close_if_silent(&self) {
-        if self.heard().elapsed() >= SILENT_FOR {
+        let asked = self.said().asked;
+        if asked.is_some_and(|asked| asked.elapsed() >= SILENT_FOR) {
             self.closed.cancel();
         }
     }
@@ -233,7 +266,7 @@ impl Connections {
         let opened = Instant::now();
         let open = Open {
             sender,
-            heard: Arc::new(StdMutex::new(opened)),
+            said: Arc::default(),
             opened,
             closed: closed.clone(),
         };
@@ -250,15 +283,17 @@ impl Transport for Connections {
         let slot = self.slot(&to.name, lane);
         let until = Instant::now() + patience;
         let connected = tokio::time::timeout_at(until, self.open_to(slot, to)).await;
-        let mut open = match connected {
+        let open = match connected {
             Ok(Ok(connected)) => connected,
             Ok(Err(reason)) => return Err(CallError::NotSent(reason)),
             Err(_) => return Err(CallError::NotSent(format!("no connection to {} in time", to.name))),
         };
         let request = Request::post(format!("https://{}{}", to.name, lane.path())).body(());
         let request = request.map_err(|error| CallError::NotSent(error.to_string()))?;
+        let mut sender = open.sender.clone();
+        let _asking = open.ask();
         let answer = async {
-            let (answer, mut out) = open.sender.send_request(request, false)?;
+            let (answer, mut out) = sender.send_request(request, false)?;
             out.send_data(body, true)?;
             let answer = answer.await?;
             Ok::<_, h2::Error>((answer.status(), read(answer.into_body()).await?))
@@ -267,7 +302,9 @@ impl Transport for Connections {
         let answered = tokio::time::timeout_at(until, closed.run_until_cancelled(answer)).await;
         let failed = match answered {
             Ok(Some(Ok((status, body)))) => {
-                *open.heard() = Instant::now();
+                let mut said = open.said();
+                (said.is_answered, said.asked) = (true, None);
+                drop(said);
                 return match status {
                     StatusCode::OK => Ok(body),
                     _ => Err(CallError::Refused(String::from_utf8_lossy(&body).trim().to_owned())),
@@ -330,6 +367,7 @@ pub(in crate::raft) fn listen_address(peer: &str) -> io::Result<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::Response;
     use rcgen::{CertificateParams, KeyPair};
     use rustls::ServerConfig;
     use tokio::net::TcpListener;
@@ -446,6 +484,37 @@ mod tests {
         tokio::select! {
             _ = remote.accept() => {}
             () = calling => unreachable!("it calls for ever"),
+        }
+    }
+
+    /// Between elections little is said, and a candidate gives up a call after a fifth of a second.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_had_nothing_to_answer_is_kept_when_a_call_is_given_up() {
+        let remote = Remote::start().await;
+        let answering = async {
+            let mut served = h2::server::handshake(remote.accept().await).await.expect("HTTP/2");
+            let (_request, mut answer) = served.accept().await.expect("a call").expect("a whole one");
+            answer.send_response(Response::new(()), true).expect("it is sent");
+            // Drives the connection, and answers nothing more: one that is dropped is an answer.
+            let mut unanswered = Vec::new();
+            while let Some(call) = served.accept().await {
+                unanswered.push(call);
+            }
+        };
+        let calling = async {
+            let answered = remote
+                .connections
+                .call(&remote.peer, Lane::Messages, Bytes::new(), Duration::from_secs(10));
+            answered.await.expect("an answer");
+            tokio::time::sleep(SILENT_FOR).await;
+            remote.call(Duration::from_millis(50)).await;
+            assert!(remote.is_left_alone().await, "the next call has the same connection");
+            remote.call(Duration::from_millis(50)).await;
+            assert!(remote.is_left_alone().await, "the next call has the same connection");
+        };
+        tokio::select! {
+            () = answering => unreachable!("the connection is kept"),
+            () = calling => {}
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::raft::machine::Core;
 use crate::raft::runtime::Vote;
+use crate::state::Revision;
 
 /// How long a leader may take to hear from a quorum: the longest round trip, and a sync of the others.
 pub(in crate::raft) const QUORUM_PATIENCE: Duration = Duration::from_millis(500);
@@ -26,10 +28,17 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(2);
 /// How long a peer that needs the log may be silent before the log goes without it.
 const HELD_FOR: Duration = Duration::from_secs(60);
 
+/// How long a node that has lost its data knows it from the last message to what it was: a leader sends some each second.
+const MISSED_FOR: Duration = Duration::from_secs(10);
+
 /// What an administrator can do where two histories of a mesh meet.
-const CONTRADICTED: &str = "an older copy of a member's data folder was put back. This node follows nobody from now on. Keep its \
-                            data folder, look at what it alone has (`jwtmesh account list`, `account pull`), and push that to the \
+const CONTRADICTED: &str = "an older copy of a member's data folder was put back. This node follows nobody while it runs. Copy \
+                            its data folder before you restart it, look at what it alone has (`jwtmesh account list`, `account pull`), and push that to the \
                             node that leads";
+
+/// What is said of a member that came back without its store, behind its name.
+pub(in crate::raft) const LOST: &str = "has lost its data: it cannot be taken back as the same member. If its own data folder is still \
+                                        somewhere, or a copy that was made after it last ran, put that back; never an older copy";
 
 /// What a node remembers of its peers. Clones are the same memory.
 #[derive(Debug, Clone)]
@@ -47,7 +56,9 @@ struct Shared {
     /// The same of when the leader was last heard, whether or not it hears its quorum.
     heard_at: AtomicU64,
     has_caught_up: AtomicBool,
-    is_missed: AtomicBool,
+    /// The same of the last message to a member that this node was, and is no more, since its store is new.
+    missed_at: AtomicU64,
+    is_missed_told: AtomicBool,
     /// The mesh's time minus this node's clock, in seconds.
     time_offset: AtomicI64,
     acknowledged: Notify,
@@ -62,7 +73,8 @@ impl Default for Contacts {
             applied_at: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
             has_caught_up: AtomicBool::new(false),
-            is_missed: AtomicBool::new(false),
+            missed_at: AtomicU64::new(0),
+            is_missed_told: AtomicBool::new(false),
             time_offset: AtomicI64::new(0),
             acknowledged: Notify::new(),
         }))
@@ -115,6 +127,20 @@ impl Contacts {
     /// The view of the mesh is `age` old: what a leader knows of its own quorum, and a follower hears from its leader.
     pub(in crate::raft) fn set_age(&self, age: Duration) {
         self.note(&self.0.current_at, age);
+    }
+
+    /// The quorum of this node, which leads with `vote`, is `age` old. Lookups here are as new once everything is applied
+    /// that was committed before. A new leader knows how much that is when the first entry of its own is committed.
+    pub(in crate::raft) fn set_leading_view(&self, core: &Core, vote: Vote, age: Duration) {
+        let (committed, applied) = {
+            let metrics = core.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.local_committed, metrics.last_applied)
+        };
+        match committed.filter(|id| id.leader_id == vote.leader_id) {
+            Some(committed) => self.set_view(age, committed.index, applied.map_or(0, |id| id.index)),
+            None => self.set_age(age),
+        }
     }
 
     /// The view of the mesh is `age` old, and `committed` is part of it, of which `applied` can be read here.
@@ -196,18 +222,26 @@ impl Contacts {
         self.0.has_caught_up.load(Ordering::Relaxed)
     }
 
-    /// A member has written to this node, which is none, as to one with another store.
+    /// A member has written to this node, which is none, as to one with another store. Logs it once.
     pub(in crate::raft) fn set_missed(&self) {
-        self.0.is_missed.store(true, Ordering::Relaxed);
+        self.note(&self.0.missed_at, Duration::ZERO);
+        if !self.0.is_missed_told.swap(true, Ordering::Relaxed) {
+            tracing::error!("{}", self.no_member());
+        }
+    }
+
+    /// Whether that was so lately. If all nodes were emptied to begin anew, it was only until the last one was.
+    pub(in crate::raft) fn is_missed(&self) -> bool {
+        self.since(&self.0.missed_at).is_some_and(|age| age < MISSED_FOR)
     }
 
     /// What there is to say of this node while it is no member.
-    pub(in crate::raft) fn no_member(&self) -> &'static str {
-        if self.0.is_missed.load(Ordering::Relaxed) {
-            "this node was a member of the mesh and has lost its data: it cannot be taken back as the same member. Put its data \
-             folder back"
+    pub(in crate::raft) fn no_member(&self) -> String {
+        if self.is_missed() {
+            format!("this node was a member of the mesh and {LOST}")
         } else {
             "this node is not a member of a mesh yet: run `jwtmesh member bootstrap` when all nodes of cluster.toml run"
+                .to_owned()
         }
     }
 
@@ -244,6 +278,7 @@ impl Contacts {
         let mut inner = self.inner();
         let known = inner.peers.entry(peer).or_default();
         if known.matched.take_if(|matched| *matched >= at).is_some() {
+            known.applied = 0;
             tracing::warn!(
                 peer = name,
                 "a member has lost entries that it had acknowledged, as when an older copy of its data folder is put back: this node, \
@@ -257,7 +292,14 @@ impl Contacts {
         let mut inner = self.inner();
         let known = inner.peers.entry(peer).or_default();
         let now = Instant::now();
-        let since = known.refusing.take().map_or(now, |(since, ..)| since);
+        let before = known.refusing.take();
+        let since = match before.filter(|(_, last, _)| last.elapsed() < UNREACHABLE_AFTER) {
+            Some((since, ..)) => since,
+            None => {
+                known.is_refusal_told = false;
+                now
+            }
+        };
         known.refusing = Some((since, now, reason.to_owned()));
         if !known.is_refusal_told && since.elapsed() >= UNREACHABLE_AFTER {
             known.is_refusal_told = true;
@@ -355,6 +397,21 @@ impl Contacts {
     /// How long ago a quorum of every set in `voters` last acknowledged this node, `own`, as the leader that holds
     /// `vote`; `None` if none has yet.
     pub(in crate::raft) fn quorum_age(&self, vote: Vote, own: u64, voters: &[BTreeSet<u64>]) -> Option<Duration> {
+        self.age_by(vote, own, voters, |_| true)
+    }
+
+    /// The same of a quorum that takes its entries too: a voter may acknowledge that it leads, and refuse them all.
+    pub(in crate::raft) fn following_age(&self, vote: Vote, own: u64, voters: &[BTreeSet<u64>]) -> Option<Duration> {
+        self.age_by(vote, own, voters, |peer| peer.refusal().is_none())
+    }
+
+    fn age_by(
+        &self,
+        vote: Vote,
+        own: u64,
+        voters: &[BTreeSet<u64>],
+        counts: impl Fn(&Peer) -> bool,
+    ) -> Option<Duration> {
         if matches!(voters, [set] if set.len() == 1 && set.contains(&own)) {
             return Some(Duration::ZERO);
         }
@@ -367,7 +424,7 @@ impl Contacts {
             if inner.leading != Some(vote) {
                 return None;
             }
-            inner.peers.get(voter)?.acknowledged
+            inner.peers.get(voter).filter(|peer| counts(peer))?.acknowledged
         };
         let oldest = voters.iter().map(|set| {
             let mut times: Vec<Option<Instant>> = set.iter().map(acknowledged).collect();
@@ -407,6 +464,16 @@ impl Contacts {
                 return false;
             }
         }
+    }
+
+    /// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile
+    /// that the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
+    pub(in crate::raft) async fn newest(&self, core: &Core) -> Option<Revision> {
+        let (begun, vote) = (Instant::now(), core.server_metrics().borrow_watched().vote);
+        let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
+        // openraft takes an append that was answered without the peer for an acknowledgement.
+        let is_confirmed = self.confirm(core, vote, begun).await;
+        is_confirmed.then(|| asked.read_log_id().index())
     }
 
     /// What is known of `peer`.

@@ -24,6 +24,11 @@ pub(in crate::raft) const SETTLE_WITHIN: Duration = Duration::from_millis(500);
 /// Of a mesh or a store: 16 random bytes.
 pub type Uuid = [u8; 16];
 
+/// A uuid as memberships and identities write it.
+pub(in crate::raft) fn hex(uuid: &Uuid) -> String {
+    data_encoding::HEXLOWER.encode(uuid)
+}
+
 /// Who sends a message to whom. A node that has not been admitted yet has the id 0, and no mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) struct Envelope {

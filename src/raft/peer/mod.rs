@@ -30,7 +30,7 @@ pub use network::{Lane, NoPeers, Peers, Transport};
 pub use port::PeerPort;
 pub use refusal::{CallError, PeerRefusal};
 
-pub(in crate::raft) use contacts::{Contacts, QUORUM_PATIENCE};
-pub(in crate::raft) use handler::{Membered, hex, newest};
-pub(in crate::raft) use messages::{Introduction, NotProposed, Proposed, SETTLE_WITHIN};
+pub(in crate::raft) use contacts::{Contacts, LOST, QUORUM_PATIENCE};
+pub(in crate::raft) use handler::Membered;
+pub(in crate::raft) use messages::{Introduction, NotProposed, Proposed, SETTLE_WITHIN, hex};
 pub(in crate::raft) use speak::Speak;

@@ -1,9 +1,8 @@
 //! openraft's way to the peers: each of its calls becomes a message, and the answer is checked.
 
-use std::collections::BTreeMap;
 use std::future::{Future, ready};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use super::handler::{Handler, Membered};
 use super::messages::{
     Answer, AnswerContent, Append, Envelope, Handover, Introduction, NotProposed, Piece, Place, Proposed, Request, Uuid,
 };
-use super::pipeline::{Granted, fits, pipelined};
+use super::pipeline::{AllGranted, Granted, fits, pipelined};
 use super::refusal::CallError;
 use crate::raft::forms::{decode, encode};
 use crate::raft::machine::members;
@@ -101,7 +100,7 @@ pub struct Peers<T> {
     handler: Handler,
     transport: T,
     /// What each voter that elected this node had then, of those of which this node has it too.
-    granted: Arc<StdMutex<BTreeMap<u64, Granted>>>,
+    granted: Arc<AllGranted>,
     /// Counts the links. Their numbers repeat after a restart, which does no harm: each append says itself what it follows.
     links: Arc<AtomicU64>,
 }
@@ -117,10 +116,6 @@ impl<T: Transport> Peers<T> {
         }
     }
 
-    fn granted(&self) -> MutexGuard<'_, BTreeMap<u64, Granted>> {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Notes that the voter `to` has elected this node and had the entry `last` then, if this log has that entry too: what
     /// comes before is the same in both logs. The voter takes entries from nobody else until it votes again, and it has
     /// synced those before its vote: openraft saves a vote behind everything that it began before, an installation included.
@@ -128,7 +123,7 @@ impl<T: Transport> Peers<T> {
         let mut log = self.handler.inner().log.clone();
         let own = log.try_get_log_entries(last.index..=last.index).await;
         if own.is_ok_and(|own| own.first().is_some_and(|entry| entry.log_id == last)) {
-            self.granted().insert(to, Granted { vote, last });
+            self.granted.note(to, Granted { vote, last });
         }
     }
 
@@ -438,13 +433,16 @@ impl<T: Transport> Link<T> {
                 }
                 if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                     contacts.acknowledged(vote, self.to, sent);
-                    if let Some(age) = self.quorum_age(vote) {
-                        contacts.set_view(age, 0, 0);
+                    if let (Some(age), Some(member)) = (self.quorum_age(vote), self.member()) {
+                        contacts.set_leading_view(&member.core, vote, age);
                     }
                 }
                 match (&response, previous, newest) {
                     (AppendEntriesResponse::Success, _, Some(last)) => contacts.has_entries(self.to, last.index),
-                    (AppendEntriesResponse::Conflict, Some(at), _) => contacts.lacks(self.to, &peer.name, at.index),
+                    (AppendEntriesResponse::Conflict, Some(at), _) => {
+                        contacts.lacks(self.to, &peer.name, at.index);
+                        self.peers.granted.lacks(self.to, at);
+                    }
                     _ => {}
                 }
                 Ok(response)
@@ -501,10 +499,7 @@ impl<T: Transport> RaftNetworkV2<Types> for Link<T> {
             }
             link.append(request, Some(place), patience)
         };
-        let has = |request: &AppendEntriesRequest<Types>| {
-            let granted = link.peers.granted();
-            granted.get(&link.to).is_some_and(|granted| granted.covers(request))
-        };
+        let has = |request: &AppendEntriesRequest<Types>| link.peers.granted.cover(link.to, request);
         Box::pin(ready(Ok(pipelined(requests, link.stream, has, send).boxed())))
     }
 

@@ -6,9 +6,10 @@
 //! Entries that the peer is known to have are not sent. A new leader looks for the end of what both have by halving its log,
 //! and each step would take a round trip.
 
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt, stream};
 use openraft::EntryPayload;
@@ -102,6 +103,34 @@ impl Granted {
         let is_theirs = request.vote.leader_id == self.vote.leader_id;
         let last = request.entries.last().map(|entry| entry.log_id.index);
         is_theirs && last.is_some_and(|last| last <= self.last.index)
+    }
+}
+
+/// The votes that this node was given, the last by each voter.
+#[derive(Debug, Default)]
+pub(super) struct AllGranted(Mutex<BTreeMap<u64, Granted>>);
+
+impl AllGranted {
+    fn inner(&self) -> MutexGuard<'_, BTreeMap<u64, Granted>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, voter: u64, granted: Granted) {
+        self.inner().insert(voter, granted);
+    }
+
+    /// Whether the voter has all entries of `request`, as far as its vote tells.
+    pub(super) fn cover(&self, voter: u64, request: &AppendEntriesRequest<Types>) -> bool {
+        self.inner().get(&voter).is_some_and(|granted| granted.covers(request))
+    }
+
+    /// The voter lacks the entry `at`, although it may have had it when it gave its vote: an older copy of its data folder
+    /// was put back. Its vote tells nothing any more.
+    pub(super) fn lacks(&self, voter: u64, at: LogId) {
+        let mut all = self.inner();
+        if all.get(&voter).is_some_and(|granted| granted.last.index >= at.index) {
+            all.remove(&voter);
+        }
     }
 }
 

@@ -96,16 +96,20 @@ async fn answered(handler: &Handler, request: Request<Incoming>) -> Result<Bytes
     }
     let certified = request.extensions().get::<Certified>().cloned();
     let names = certified.as_ref().map_or(&[][..], |certified| &certified.0);
+    // Nothing of a stranger is kept in memory.
+    handler.check_node(names).map_err(refused)?;
     let body = Limited::new(request.into_body(), MAX_MESSAGE).collect().await;
     let body = body
         .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))?
         .to_bytes();
-    handler.handle(names, &body).await.map_err(|refusal| {
-        let status = match refusal {
-            PeerRefusal::Stranger(_) => StatusCode::FORBIDDEN,
-            PeerRefusal::Wrong(_) => StatusCode::BAD_REQUEST,
-            PeerRefusal::NotNow(_) => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        (status, refusal.to_string())
-    })
+    handler.handle(names, &body).await.map_err(refused)
+}
+
+fn refused(refusal: PeerRefusal) -> (StatusCode, String) {
+    let status = match refusal {
+        PeerRefusal::Stranger(_) => StatusCode::FORBIDDEN,
+        PeerRefusal::Wrong(_) => StatusCode::BAD_REQUEST,
+        PeerRefusal::NotNow(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, refusal.to_string())
 }

@@ -13,8 +13,10 @@ use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
-use super::handler::{Own, hex};
-use super::messages::{Answer, AnswerContent, Append, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid};
+use super::handler::Own;
+use super::messages::{
+    Answer, AnswerContent, Append, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid, hex,
+};
 use super::network::NoPeers;
 use super::refusal::PeerRefusal;
 use crate::clock::Clock;
@@ -283,6 +285,10 @@ async fn what_no_mesh_ever_comes_to_is_refused() {
             Request::Vote(Candidacy::from(VoteRequest::new(vote(u64::MAX, 2, false), None))),
             "a candidacy for the last term of all",
         ),
+        (
+            Request::Snapshot(Piece::new(vote(u64::MAX, 2, true), id(9, 2, 90), 1, None)),
+            "a snapshot of the last term of all",
+        ),
     ] {
         let refused = target.says(&[PEER], target.envelope(), request).await;
         assert!(matches!(refused, Err(PeerRefusal::Wrong(_))), "{what}: {refused:?}");
@@ -332,6 +338,45 @@ async fn a_snapshot_that_ends_in_an_older_term_takes_the_place_of_a_tail_that_no
     }
     assert!(*target.raft.revision().borrow() >= last.index);
     assert!(!target.scope.fault().is_reported());
+    // What a snapshot ends with is not in the log any more, and counts all the same.
+    for previous in [id(10, 2, last.index), id(10, 2, last.index - 1)] {
+        let others = append(leader, Some(previous), &[]);
+        let refused = target.says(&[PEER], good, others).await;
+        assert!(matches!(refused, Err(PeerRefusal::Wrong(_))), "{refused:?}");
+    }
+}
+
+/// The others have lost entry 2, which this node knows to be agreed on, and have another one in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_is_neither_overwritten_nor_replaced_by_a_snapshot() {
+    let target = Target::start_of_two().await;
+    let good = target.envelope();
+    let contradicted = || target.raft.handler().inner().contacts.contradiction().is_some();
+    let (first, second) = (id(9, 2, 1), id(9, 2, 2));
+    let taken = committing(vote(9, 2, true), Some(id(0, 1, 0)), &[first, second], Some(second));
+    target.says(&[PEER], good, taken).await.expect("taken");
+    let leader = vote(10, 2, true);
+    target
+        .says(&[PEER], good, append(leader, None, &[]))
+        .await
+        .expect("a leader");
+    for _ in 0..2 {
+        let other = append(leader, Some(first), &[id(10, 2, 2)]);
+        let refused = target.says(&[PEER], good, other).await;
+        assert!(matches!(refused, Err(PeerRefusal::Wrong(_))), "{refused:?}");
+        assert!(contradicted());
+        let piece = Request::Snapshot(Piece::new(leader, id(10, 2, 90), 1, None));
+        let refused = target.says(&[PEER], good, piece).await;
+        assert!(matches!(refused, Err(PeerRefusal::Wrong(_))), "{refused:?}");
+        // What both have proves nothing.
+        let both = append(leader, Some(id(0, 1, 0)), &[first]);
+        target.says(&[PEER], good, both).await.expect("it has that");
+        assert!(contradicted());
+    }
+    let third = id(11, 2, 3);
+    let next = committing(vote(11, 2, true), Some(second), &[third], Some(third));
+    target.says(&[PEER], good, next).await.expect("taken");
+    assert!(!contradicted());
 }
 
 /// A disk on which no sync returns while this is set.

@@ -43,7 +43,7 @@ impl Proposer {
     pub(super) fn core(&self) -> Result<&Core, ProposeError> {
         let member = self.handler.inner().member.get();
         let member = member.ok_or_else(|| ProposeError::Unavailable {
-            reason: self.handler.inner().contacts.no_member().to_owned(),
+            reason: self.handler.inner().contacts.no_member(),
         })?;
         Ok(&member.core)
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{PROPOSE_TIMEOUT, Proposer, Verdicts};
 use crate::raft::error::ProposeError;
-use crate::raft::peer::{CallError, Contacts, NotProposed, Proposed, QUORUM_PATIENCE, Speak, newest};
+use crate::raft::peer::{CallError, Contacts, NotProposed, Proposed, QUORUM_PATIENCE, Speak};
 use crate::raft::runtime::Member;
 use crate::state::{Command, Outcomes, Proposal, PutAccounts, Revision};
 
@@ -77,6 +77,12 @@ pub(in crate::raft) struct Rounds {
 impl Route {
     pub(in crate::raft) fn leader(&self) -> Result<Leader, ProposeError> {
         let core = self.proposer.core()?;
+        if self.contacts().contradiction().is_some() {
+            return Err(ProposeError::Unavailable {
+                reason: "this node follows nobody, since the others have lost uploads that it has (`jwtmesh status`)"
+                    .to_owned(),
+            });
+        }
         // Of openraft's metrics those that change first, for which others here wait.
         let metrics = core.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -87,7 +93,7 @@ impl Route {
         if leader == metrics.id {
             let voters = members.get_joint_config();
             let contacts = self.contacts();
-            let age = contacts.quorum_age(metrics.vote, leader, voters);
+            let age = contacts.following_age(metrics.vote, leader, voters);
             let is_fresh = metrics.state.is_leader() && age.is_some_and(|age| age < self.stale_after);
             return Ok(if is_fresh { Leader::Own } else { Leader::Nobody });
         }
@@ -173,7 +179,8 @@ impl Route {
         let mut metrics = self.proposer.core()?.server_metrics();
         loop {
             drop(metrics.borrow_and_update());
-            let leader = self.leader()?;
+            let unknown = |error| if sent { ProposeError::OutcomeUnknown } else { error };
+            let leader = self.leader().map_err(unknown)?;
             let is_elsewhere = matches!(leader, Leader::Other(..));
             let attempt = async {
                 match leader {
@@ -289,7 +296,7 @@ impl Route {
             let said = match self.leader()? {
                 Leader::Own => {
                     let contacts = self.contacts();
-                    newest(self.proposer.core()?, contacts).await
+                    contacts.newest(self.proposer.core()?).await
                 }
                 Leader::Other(id, peer) => self.peers.newest(id, peer, until - Instant::now()).await.ok(),
                 Leader::Nobody => None,

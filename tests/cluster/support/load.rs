@@ -38,6 +38,8 @@ struct Shared {
     once: Mutex<Vec<(String, String)>>,
     /// How often each node was started: a new life may begin a little before where the last one ended.
     lives: Vec<AtomicU32>,
+    /// Of which nodes no answer is expected now.
+    down: Vec<AtomicBool>,
     /// Where the nodes are, and how many revoked users were cut off.
     addresses: Vec<SocketAddr>,
     revoked: AtomicU32,
@@ -56,6 +58,7 @@ impl Load {
             acknowledged: Mutex::default(),
             once: Mutex::default(),
             lives: addresses.iter().map(|_| AtomicU32::new(0)).collect(),
+            down: addresses.iter().map(|_| AtomicBool::new(false)).collect(),
             addresses: addresses.to_vec(),
             revoked: AtomicU32::new(0),
             defects: Mutex::default(),
@@ -83,11 +86,28 @@ impl Load {
         self.shared.revoked.load(Ordering::SeqCst)
     }
 
+    /// Kills a node.
+    pub(crate) fn kill(&self, nodes: &mut [Node], node: usize) {
+        self.takes_down(node);
+        nodes[node].kill();
+    }
+
+    /// From now on a node need not answer. Any other has to answer every lookup.
+    pub(crate) fn takes_down(&self, node: usize) {
+        self.shared.down[node].store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it has to again.
+    pub(crate) fn brings_back(&self, node: usize) {
+        self.shared.down[node].store(false, Ordering::SeqCst);
+    }
+
     /// Starts a node again.
     #[track_caller]
     pub(crate) fn start_again(&self, nodes: &mut [Node], node: usize) {
         self.shared.lives[node].fetch_add(1, Ordering::SeqCst);
         nodes[node].start_again();
+        self.brings_back(node);
     }
 
     /// Waits until uploads through these nodes are acknowledged again.
@@ -237,14 +257,23 @@ impl Shared {
         while !self.stop.load(Ordering::Relaxed) {
             for account in &self.accounts {
                 let life = self.lives[node].load(Ordering::SeqCst);
+                let is_down = || self.down[node].load(Ordering::SeqCst);
+                let was_down = is_down();
                 let path = format!("/jwt/v1/accounts/{}", account.id());
                 let answer =
                     Connection::plain(address).and_then(|mut connection| connection.request("GET", &path, &[], b""));
-                // It is down, or was started again meanwhile.
-                let Ok(answer) = answer else {
-                    pause();
-                    continue;
+                let answer = match answer {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        let is_same = life == self.lives[node].load(Ordering::SeqCst);
+                        if is_same && !was_down && !is_down() {
+                            self.defect(format!("node {node} did not answer a lookup: {error}"));
+                        }
+                        pause();
+                        continue;
+                    }
                 };
+                // It was started again meanwhile.
                 if life != self.lives[node].load(Ordering::SeqCst) {
                     continue;
                 }

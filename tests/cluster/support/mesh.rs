@@ -121,7 +121,7 @@ impl Nodes {
             let disk = small_disk.clone().filter(|_| from == 0);
             nodes.push(Node::member(folder.clone(), &config, name, *public, disk));
         }
-        nodes.iter_mut().for_each(Node::wait_until_ready);
+        nodes.iter_mut().for_each(Node::wait_until_started);
         Self {
             nodes,
             folder,

@@ -199,7 +199,7 @@ impl Node {
             program,
             starts: 1,
         };
-        node.wait_until_ready();
+        node.wait_until_started();
         node
     }
 
@@ -227,13 +227,13 @@ impl Node {
     }
 
     #[track_caller]
-    pub(crate) fn wait_until_ready(&mut self) {
+    pub(crate) fn wait_until_started(&mut self) {
         let ready = within(PATIENCE, || {
             if self
                 .program
                 .stdout()
                 .lines()
-                .any(|line| line.starts_with("jwtmesh ready: "))
+                .any(|line| line.starts_with("jwtmesh ready: ") || line.starts_with("jwtmesh started: "))
             {
                 return Some(true);
             }
@@ -268,7 +268,7 @@ impl Node {
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
         self.launch_again();
-        self.wait_until_ready();
+        self.wait_until_started();
     }
 
     fn launch_again(&mut self) {

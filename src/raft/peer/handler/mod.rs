@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use openraft::RaftLogReader;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest};
 use openraft::storage::RaftLogStorage;
-use openraft::{RaftLogReader, ReadPolicy};
 use tokio::sync::{Mutex, RwLock, watch};
-use tokio::time::Instant;
 
 use checks::{check_committed, check_term};
 use queue::{ENDING, Queue};
@@ -30,8 +29,8 @@ use turns::Turns;
 use super::contacts::Contacts;
 use super::health::Health;
 use super::messages::{
-    Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Proposed, Request, SETTLE_WITHIN,
-    Uuid,
+    Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Piece, Proposed, Request,
+    SETTLE_WITHIN, Uuid, hex,
 };
 use super::refusal::PeerRefusal;
 use crate::clock::Clock;
@@ -209,7 +208,9 @@ impl Handler {
             Request::Join { cluster, node_id } => self.invited(certified, &envelope, &cluster, node_id).await?,
             request => {
                 let member = self.admitted(certified, &envelope)?;
-                self.0.contacts.heard(envelope.from);
+                if members(&member.core).membership().get_node(&envelope.from).is_some() {
+                    self.0.contacts.heard(envelope.from);
+                }
                 self.answer(member, &envelope, request).await?
             }
         };
@@ -230,6 +231,21 @@ impl Handler {
                 self.0.own.name
             ))
         })
+    }
+
+    /// Refuses whoever has a certificate of these names and is no node, as far as this one knows.
+    pub(super) fn check_node(&self, certified: &[String]) -> Result<(), PeerRefusal> {
+        let is_member = |member: &Membered| {
+            let members = members(&member.core);
+            members
+                .membership()
+                .nodes()
+                .any(|(_, node)| certified.contains(&node.name))
+        };
+        if self.0.member.get().is_some_and(is_member) {
+            return Ok(());
+        }
+        self.known(certified).map(drop)
     }
 
     fn introduce(&self) -> Introduction {
@@ -380,7 +396,7 @@ impl Handler {
                 Ok(AnswerContent::Applied)
             }
             Request::Newest => {
-                let newest = newest(core, &self.0.contacts).await;
+                let newest = self.0.contacts.newest(core).await;
                 newest
                     .map(AnswerContent::Newest)
                     .ok_or(PeerRefusal::NotNow("this node does not lead"))
@@ -389,17 +405,27 @@ impl Handler {
                 if piece.vote().leader_id.node_id != envelope.from {
                     return Err(PeerRefusal::Wrong("a snapshot of another leader".to_owned()));
                 }
-                match self.0.receiving.take(core, piece).await? {
-                    Received::Answer(content) => Ok(content),
-                    Received::Whole(vote, snapshot) => {
-                        let (handler, core) = (self.clone(), core.clone());
-                        let installing = async move { handler.install(&core, vote, snapshot).await };
-                        let response = self.0.queue.finish("installing a snapshot", installing).await??;
-                        Ok(AnswerContent::Installed(response.vote.into()))
-                    }
-                }
+                check_term(core, &piece.vote())?;
+                let (handler, core) = (self.clone(), core.clone());
+                let taking = async move { handler.take(&core, piece).await };
+                self.0.queue.finish("taking a snapshot", taking).await?
             }
             Request::Hello | Request::Join { .. } => unreachable!("answered without a membership"),
+        }
+    }
+
+    /// Takes a piece of a snapshot, and installs the snapshot if it is whole. Not where it would replace the last copy of
+    /// uploads that the others have lost.
+    async fn take(&self, core: &Core, piece: Piece) -> Result<AnswerContent, PeerRefusal> {
+        if self.0.contacts.contradiction().is_some() {
+            return Err(PeerRefusal::Wrong("a snapshot of another history".to_owned()));
+        }
+        match self.0.receiving.take(core, piece).await? {
+            Received::Answer(content) => Ok(content),
+            Received::Whole(vote, snapshot) => {
+                let response = self.install(core, vote, snapshot).await?;
+                Ok(AnswerContent::Installed(response.vote.into()))
+            }
         }
     }
 
@@ -412,6 +438,7 @@ impl Handler {
         }
         check_term(core, &request.vote)?;
         let committed = request.leader_commit.map(|id| id.index);
+        let newest = request.entries.last().map(|entry| entry.log_id.index);
         // What a leader sends that was replaced takes no turn from the one that replaced it.
         let is_replaced = request.vote < core.metrics().borrow_watched().vote;
         let turn = match place.filter(|_| !is_replaced) {
@@ -423,8 +450,8 @@ impl Handler {
         } else {
             None
         };
+        let applied = *self.0.applied.borrow();
         if !is_replaced {
-            let applied = *self.0.applied.borrow();
             check_committed(core, &self.0.log, &self.0.contacts, applied, &request).await?;
         }
         let given = || {
@@ -435,7 +462,7 @@ impl Handler {
         let response = self.0.queue.append(core, request, order, given).await?;
         let appended = Appended::from(response);
         if !matches!(appended, Appended::HigherVote(_)) {
-            if has_entries && matches!(appended, Appended::All) {
+            if newest > Some(applied) && matches!(appended, Appended::All) {
                 self.0.contacts.agrees();
             }
             // From a leader with another history this node learns nothing, and so it looks as old as it is.
@@ -570,18 +597,3 @@ const DURABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause before that is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// The revision that has everything that was acknowledged anywhere before this was called. A quorum confirms meanwhile that
-/// the node of `core` leads: no lease, whose length would hang on clocks. `None` if it does not lead.
-pub(in crate::raft) async fn newest(core: &Core, contacts: &Contacts) -> Option<Revision> {
-    let (begun, vote) = (Instant::now(), core.server_metrics().borrow_watched().vote);
-    let asked = core.get_read_linearizer(ReadPolicy::ReadIndex).await.ok()?;
-    // openraft takes an append that was answered without the peer for an acknowledgement.
-    let is_confirmed = contacts.confirm(core, vote, begun).await;
-    is_confirmed.then(|| asked.read_log_id().index())
-}
-
-/// A uuid as memberships and identities write it.
-pub(in crate::raft) fn hex(uuid: &Uuid) -> String {
-    data_encoding::HEXLOWER.encode(uuid)
-}
