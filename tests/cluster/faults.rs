@@ -129,9 +129,15 @@ const LOG_WRITER: &str = "log-writer";
 #[test]
 fn g1_g12_a_disk_that_hangs_costs_the_lead_and_nothing_that_was_acknowledged() {
     let operator = Operator::new("O");
-    let mut mesh = Nodes::formed(NODES, &operator.token());
+    let nats_port = free_port();
+    let (_creds, link) = nats_link(&operator, nats_port);
+    let mut mesh = Nodes::unformed_with(NODES, &operator.token(), &link).form();
+    mesh.nodes[0].put(&operator.system, &operator.system_token());
+    let config = resolver_config(&operator.token(), &mesh.nodes[0].accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, nats_port, &config);
     let addresses: Vec<SocketAddr> = mesh.nodes.iter().map(Node::address).collect();
-    let load = Load::start(operator, &addresses);
+    let mut load = Load::start(operator, &addresses);
+    load.revoke(server.address());
     let everybody: Vec<usize> = (0..NODES).collect();
     load.wait_for_uploads(&everybody);
     for is_leader in [true, false] {
@@ -148,7 +154,40 @@ fn g1_g12_a_disk_that_hangs_costs_the_lead_and_nothing_that_was_acknowledged() {
         let log = mesh.nodes[hanging].log();
         assert!(!log.contains("ERROR"), "{log}");
     }
+    println!("{} users were revoked and cut off", load.revoked());
+    assert!(load.revoked() > 3);
     load.end(&mesh.nodes, 20);
+}
+
+/// The threads that answer the public port and the administrator. What agrees has others.
+const PUBLIC_WORKERS: &str = "tokio-rt-worker";
+
+/// As in a flood of handshakes, or when every read hangs.
+#[test]
+fn g12_a_leader_whose_public_side_hangs_leads_on() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(NODES, &operator.token());
+    let leader = mesh.leader();
+    let others = but(leader);
+    let led = |mesh: &Nodes| -> usize {
+        let logs = mesh.nodes.iter().map(Node::log);
+        logs.map(|log| log.matches("this node leads now").count()).sum()
+    };
+    let before = led(&mesh);
+    let hanging = Hang::of_all(mesh.nodes[leader].program().pid(), PUBLIC_WORKERS);
+    let (since, mut stored) = (Instant::now(), Vec::new());
+    // Far longer than an election takes.
+    while since.elapsed() < Duration::from_secs(5) {
+        let account = Account::new("A");
+        let token = operator.account(&account);
+        mesh.nodes[others[stored.len() % others.len()]].put(&account, &token);
+        stored.push((account, token));
+    }
+    assert_eq!((mesh.leader_of(&others), led(&mesh)), (leader, before));
+    drop(hanging);
+    for (account, token) in &stored {
+        assert_eq!(mesh.nodes[leader].get_account(&account.id()).text(), *token);
+    }
 }
 
 /// How large the disk of a node is, in MiB: a part of it is kept free.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use jwtmesh::clock::Clock;
 use jwtmesh::config::Config;
 
+use crate::support::disks::Hang;
 use crate::support::http::Connection;
 use crate::support::mesh::{NAMES, Nodes, status};
 use crate::support::mint::{Account, Operator, Revoked, now};
@@ -123,6 +124,34 @@ fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_u
     eventually("the view grows older", || {
         (age(&mesh.nodes[follower])? > before + 1_000).then_some(())
     });
+}
+
+/// Others may serve it a moment later.
+#[test]
+fn g1_with_acknowledge_majority_an_upload_is_served_at_once_where_it_was_answered() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let file = mesh.folder.path().join("cluster.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        text.replace("[cluster]\n", "[cluster]\nacknowledge = \"majority\"\n"),
+    )
+    .unwrap();
+    for node in &mut mesh.nodes {
+        node.terminate();
+        node.start_again();
+    }
+    mesh.wait_until_writable();
+    let account = Account::new("A");
+    let mut token = String::new();
+    for n in 0..30 {
+        token = operator.account_at(&account, now() - 100 + n);
+        let node = &mesh.nodes[usize::try_from(n).expect("a few") % 3];
+        node.put(&account, &token);
+        assert_eq!(node.get_account(&account.id()).text(), token);
+    }
+    mesh.wait_until_served(&account, &token);
 }
 
 #[test]
@@ -266,8 +295,8 @@ impl Away {
     }
 }
 
-/// A node that was away gets what it missed from the log, and the whole state if that no longer has it, while uploads go
-/// on; what it has to apply does not fill its memory.
+/// A node that was away gets what it missed from the log, and the whole state if that no longer has it. What it has to apply
+/// does not fill its memory.
 #[test]
 fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
     let mut world = Away::new();
@@ -285,6 +314,33 @@ fn a_node_that_was_away_catches_up_by_log_or_by_snapshot_within_its_memory() {
         let most = if by_snapshot { 200 * 1024 } else { 100 * 1024 };
         assert!(grown < most, "by snapshot {by_snapshot}: {grown} KiB more than before");
     }
+}
+
+/// The thread that moves what is applied into redb.
+const FLUSHER: &str = "flush";
+
+/// It takes them into its log, and can apply few of them meanwhile.
+#[test]
+fn g12_a_follower_applies_hundreds_of_mib_that_it_was_sent_before_in_little_memory() {
+    let mut world = Away::new();
+    let lagging = world.away;
+    let idle = world.mesh.nodes[lagging].program().resident_kb();
+    let hang = Hang::of(world.mesh.nodes[lagging].program().pid(), FLUSHER);
+    for _ in 0..BEYOND_THE_LOG {
+        world.upload();
+    }
+    let revision = |node: &Node| status(node).and_then(|status| status["revision"].as_u64());
+    let [there, here] = [lagging, world.leader].map(|node| revision(&world.mesh.nodes[node]).expect("it answers"));
+    println!("it has applied {there} of {here}");
+    assert!(here - there > 300, "{there} of {here}");
+    drop(hang);
+    world.wait_until_it_has_everything();
+    let grown = world.mesh.nodes[lagging].program().resident_kb().saturating_sub(idle);
+    println!(
+        "{grown} KiB more than before; by snapshot: {}",
+        world.mesh.nodes[lagging].log().contains(WHOLE)
+    );
+    assert!(grown < 100 * 1024, "{grown} KiB more than before");
 }
 
 /// As many as a busy mesh has in some minutes.

@@ -160,6 +160,12 @@ fn a_follower_that_was_cut_off_and_returns_deposes_nobody() {
     mesh.heal();
     mesh.wait_until_served(&account, &token);
     assert_eq!((mesh.leader(), led()), (leader, before));
+    // One line when it went and one when it came back, whatever was tried in between.
+    let said = |words: &str| mesh.nodes[leader].log().matches(words).count();
+    eventually("the leader says that it is back", || {
+        (said("a peer answers again") == 1).then_some(())
+    });
+    assert_eq!(said("a peer does not answer"), 1, "{}", mesh.nodes[leader].log());
     assert!(mesh.nodes[leader].get("/jwt/v1/accounts").status == 200);
     // No upload was refused for an election since.
     assert_eq!(mesh.nodes[away].post_account(&account.id(), &token).status, 200);

@@ -383,7 +383,7 @@ mod tests {
         peer: Member,
         connections: Connections,
         scope: Scope,
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
     }
 
     impl Remote {
@@ -418,7 +418,7 @@ mod tests {
                 },
                 connections: Connections::new(files, [("n2".to_owned(), address)].into(), scope.clone()),
                 scope,
-                _folder: folder,
+                folder,
             }
         }
 
@@ -485,6 +485,52 @@ mod tests {
             _ = remote.accept() => {}
             () = calling => unreachable!("it calls for ever"),
         }
+    }
+
+    /// Answers every call on `stream`, until that ends.
+    async fn answer_all(stream: TlsStream<TcpStream>) {
+        let mut served = h2::server::handshake(stream).await.expect("HTTP/2");
+        while let Some(Ok((request, mut answer))) = served.accept().await {
+            let mut body = request.into_body();
+            // Answered earlier, the caller's last frame would be one too many.
+            tokio::spawn(async move {
+                while body.data().await.is_some() {}
+                answer.send_response(Response::new(()), true).expect("it is sent");
+            });
+        }
+    }
+
+    /// A certificate that runs out is replaced in its file while the node runs.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_is_opened_again_when_the_certificate_files_have_changed() {
+        let remote = Remote::start().await;
+        let answered = async || {
+            let call = remote
+                .connections
+                .call(&remote.peer, Lane::Messages, Bytes::new(), SILENT_FOR);
+            call.await.expect("an answer");
+        };
+        let (first, ()) = tokio::join!(async { tokio::spawn(answer_all(remote.accept().await)) }, answered());
+        answered().await;
+        assert!(
+            remote.is_left_alone().await,
+            "the second call has the first's connection"
+        );
+        let file = remote.folder.path().join("cert.pem");
+        let text = std::fs::read_to_string(&file).expect("a certificate");
+        std::fs::write(&file, text + "\n").expect("written");
+        // The files are looked at now and then, beside a call.
+        let calling = async {
+            loop {
+                answered().await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let again = tokio::select! {
+            stream = remote.accept() => stream,
+            () = calling => unreachable!("it calls for ever"),
+        };
+        drop((first, again));
     }
 
     /// Between elections little is said, and a candidate gives up a call after a fifth of a second.

@@ -106,13 +106,24 @@ impl Hang {
     /// The thread called `name` of the child `pid`.
     #[track_caller]
     pub(crate) fn of(pid: u32, name: &str) -> Self {
+        Self::of_all(pid, name).swap_remove(0)
+    }
+
+    /// Every thread called `name` of the child `pid`; at least one.
+    #[track_caller]
+    pub(crate) fn of_all(pid: u32, name: &str) -> Vec<Self> {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the program runs");
-        let found = tasks.flatten().find(|task| {
+        let found = tasks.flatten().filter(|task| {
             let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             comm.trim() == name
         });
-        let found = found.unwrap_or_else(|| panic!("the program has no thread {name:?}"));
-        let thread: i32 = found.file_name().to_string_lossy().parse().expect("a thread's number");
+        let threads = found.map(|task| task.file_name().to_string_lossy().parse().expect("a thread's number"));
+        let hanging: Vec<Self> = threads.map(Self::of_thread).collect();
+        assert!(!hanging.is_empty(), "the program has no thread {name:?}");
+        hanging
+    }
+
+    fn of_thread(thread: i32) -> Self {
         let (end, ended) = mpsc::channel();
         let (stopped, is_stopped) = mpsc::channel();
         // Whoever traces a thread has to be the one that lets it go.
