@@ -127,7 +127,7 @@ impl AdminClient {
             .await
             .map_err(|error| ClientError::Unreachable {
                 at: at.clone(),
-                reason: why_no_socket(&error, self.node.as_deref()),
+                reason: why_no_socket(&error),
             })?;
         let call = Call {
             at,
@@ -151,15 +151,13 @@ impl AdminClient {
     }
 }
 
-fn why_no_socket(error: &std::io::Error, node: Option<&str>) -> String {
-    let named = node.map(|name| format!(" --node {name}")).unwrap_or_default();
-    let start = format!("`jwtmesh serve --config FILE{named}`");
+fn why_no_socket(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => {
-            format!("there is no such socket. Is the node running, and on this machine? Start it with {start}")
+            "there is no such socket. Is the node running, and on this machine? `jwtmesh serve` starts it".to_owned()
         }
         std::io::ErrorKind::ConnectionRefused => {
-            format!("no process listens on it. The node has ended; start it with {start}")
+            "no process listens on it. The node has ended; `jwtmesh serve` starts it".to_owned()
         }
         std::io::ErrorKind::PermissionDenied => {
             "you may not open it. Run this as the user that runs the node".to_owned()

@@ -28,7 +28,7 @@ const RETRY_AFTER_SECONDS: u16 = 1;
 /// Why the node of `resolver` answers no lookup.
 pub(super) fn not_ready(resolver: &Resolver) -> Cow<'static, str> {
     match resolver.why_no_state() {
-        Some(why) => format!("{why}; ask another node").into(),
+        Some(why) => why.into(),
         None => "this node is starting or shutting down; try again, or ask another node".into(),
     }
 }

@@ -219,6 +219,7 @@ fn open(config: &Config, folder: &Folder, stores: Stores, clock: Clock, scope: &
         cluster: config.cluster.clone(),
         store: identity.store_bytes(),
         nodes,
+        timing: config.timing,
     };
     let raft = match &config.peering {
         Some(Peering { tls, nodes }) => {

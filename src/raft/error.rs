@@ -12,7 +12,7 @@ pub enum ProposeError {
     )]
     NoLeader,
     /// Nothing was proposed, because this node cannot propose now.
-    #[error("{reason}; nothing was stored, try again")]
+    #[error("{reason}; nothing was stored")]
     Unavailable {
         /// What is missing.
         reason: String,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Raft;
 use super::machine::{Core, members};
-use super::peer::{CallError, Introduction, LOST, Lane, Membered, Own, Uuid, hex};
+use super::peer::{CallError, FOREIGN, Introduction, LOST, Lane, Membered, Own, Uuid, hex};
 use super::runtime::Member;
 use crate::config::Timing;
 
@@ -63,8 +63,8 @@ impl Raft {
         let own = &self.0.handler.inner().own;
         if let Some(difference) = wanted.and_then(|wanted| difference(&own.nodes, wanted)) {
             return Err(Unformed::Unfit(format!(
-                "this node runs with another cluster.toml than yours: {difference}. Restart the nodes, one after the other, so that they \
-                 read it, and repeat this (nothing was changed)"
+                "this node runs with another cluster.toml than yours: {difference}. Restart it, and every other node that has not read yours, \
+                 one after the other, and repeat this (nothing was changed)"
             )));
         }
         let inner = self.0.handler.inner();
@@ -124,10 +124,10 @@ impl Raft {
             .filter(|node| node.name != *own);
         let asked = others.map(|node| async move {
             let said = self.0.peers.hello(node.clone(), Lane::Bulk, PATIENCE).await.ok()?;
-            (hex(&said.store) != node.store).then(|| node.name.clone())
+            (hex(&said.store) != node.store).then(|| self.other(&node.name, &said))
         });
         match join_all(asked).await.into_iter().flatten().next() {
-            Some(name) => Err(lost(&name)),
+            Some(other) => Err(other),
             None => Ok(()),
         }
     }
@@ -162,6 +162,12 @@ impl Raft {
                      came of it with `jwtmesh status`"
                 )));
             }
+            if let Some(difference) = said.difference(own) {
+                return Err(Unformed::Unfit(format!(
+                    "node {name:?} runs with another cluster.toml: {difference}. Give all nodes the same file, restart them, and repeat \
+                     this (nothing was changed)"
+                )));
+            }
             self.check_distance(&node).await?;
             node.store = hex(&said.store);
             Ok((node, said))
@@ -192,11 +198,7 @@ impl Raft {
                     "node {:?} is a member of a mesh already: repeat this there, and this node is admitted",
                     node.name
                 ),
-                Some(_) => format!(
-                    "node {:?} holds the store of another mesh: nothing was changed. If it is not needed, stop that node and move its \
-                     data folder away",
-                    node.name
-                ),
+                Some(_) => format!("node {:?} {FOREIGN} (nothing was changed)", node.name),
             }));
         }
         Ok(others)
@@ -246,13 +248,21 @@ impl Raft {
         member.ok_or_else(|| Unformed::Unfit("this node did not become a member".to_owned()))
     }
 
+    /// What is said of the member `name`, where a node with another store answers.
+    fn other(&self, name: &str, said: &Introduction) -> Unformed {
+        match said.member_of {
+            Some((mesh, _)) if Some(hex(&mesh)) != self.mesh() => Unformed::Unfit(format!("node {name:?} {FOREIGN}")),
+            _ => lost(name),
+        }
+    }
+
     /// Admits `node` as a learner that has the whole state.
     async fn admit(&self, member: &Membered, node: Member, said: &Introduction) -> Result<(), Unformed> {
         let agreed = members(&member.core);
         let known = agreed.membership().nodes().find(|(_, known)| known.name == node.name);
         let node_id = match (known, said.member_of) {
             (Some((_, known)), _) if known.store != node.store => {
-                return Err(lost(&node.name));
+                return Err(self.other(&node.name, said));
             }
             (Some((id, _)), _) => *id,
             // Invited before something interrupted this.
@@ -291,13 +301,14 @@ impl Raft {
 
 /// What is said of a member that answers with another store than its own.
 fn lost(name: &str) -> Unformed {
-    Unformed::Unfit(format!(
-        "node {name:?} was a member and {LOST}; the others serve and agree without it as long as a majority of them runs"
-    ))
+    Unformed::Unfit(format!("node {name:?} was a member and {LOST}"))
 }
 
 /// What `wanted` says otherwise than `known`, of the nodes' peer addresses by their names.
 fn difference(known: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> Option<String> {
+    if known.is_empty() && !wanted.is_empty() {
+        return Some("its own has no [peer]".to_owned());
+    }
     let names: BTreeSet<&String> = known.keys().chain(wanted.keys()).collect();
     let said = names
         .into_iter()

@@ -9,7 +9,7 @@ use openraft::async_runtime::WatchReceiver;
 use super::Raft;
 use super::attend::NO_LEADER_AFTER;
 use super::machine::members;
-use super::peer::{LOST, Lane, hex};
+use super::peer::{FOREIGN, LOST, Lane, hex};
 use super::runtime::Member;
 
 /// How long another member may take to answer before it is called unreachable.
@@ -37,12 +37,34 @@ pub struct MemberView {
     pub reachable: bool,
     /// Whether a node of this name answers, with another store than the member's.
     pub has_lost_store: bool,
+    /// Whether that is the store of another mesh.
+    pub is_foreign: bool,
+    /// Why it is not reachable, or what its `cluster.toml` says otherwise.
+    pub trouble: Option<String>,
     /// The newest revision that can be read there; `None` if it does not answer.
     pub applied: Option<u64>,
     /// How long ago this node last heard from it; `None` if never. Of this node, zero.
     pub last_contact: Option<Duration>,
     /// The version of its program; empty if it does not answer.
     pub version: String,
+}
+
+impl MemberView {
+    /// What is not as it should be with it, in a sentence.
+    fn trouble(&self) -> Option<String> {
+        let Self { name, peer, .. } = self;
+        Some(match &self.trouble {
+            _ if self.has_lost_store && self.is_foreign => format!("member {name:?} at {peer} {FOREIGN}"),
+            _ if self.has_lost_store => format!("member {name:?} at {peer} {LOST}"),
+            Some(reason) if !self.reachable => format!("member {name:?} at {peer} does not answer: {reason}"),
+            Some(difference) => {
+                format!(
+                    "member {name:?} runs with another cluster.toml: {difference}. Give all nodes the same file, and restart them"
+                )
+            }
+            None => return None,
+        })
+    }
 }
 
 /// What a member has to say.
@@ -145,14 +167,7 @@ impl Raft {
         });
         said.extend(no_member);
         said.extend(unknown);
-        said.extend(seen.iter().filter(|member| !member.reachable).map(|member| {
-            let MemberView { name, peer, .. } = member;
-            if member.has_lost_store {
-                format!("member {name:?} at {peer} {LOST}")
-            } else {
-                format!("member {name:?} at {peer} does not answer")
-            }
-        }));
+        said.extend(seen.iter().filter_map(MemberView::trouble));
         said
     }
 
@@ -192,6 +207,8 @@ impl Raft {
             leader,
             reachable: true,
             has_lost_store: false,
+            is_foreign: false,
+            trouble: None,
             applied: Some(*self.0.revision.borrow()),
             last_contact: Some(Duration::ZERO),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -199,7 +216,15 @@ impl Raft {
         if id == own {
             return view;
         }
-        let said = self.0.peers.hello(node, Lane::Bulk, PATIENCE).await.ok();
+        let said = self.0.peers.hello(node, Lane::Bulk, PATIENCE).await;
+        view.trouble = match &said {
+            Ok(said) => said.difference(&self.0.handler.inner().own),
+            Err(error) => Some(error.to_string()),
+        };
+        let said = said.ok();
+        let mesh = self.0.handler.inner().member.get().map(|member| member.mesh);
+        let other_mesh = said.as_ref().and_then(|said| said.member_of).map(|(mesh, _)| mesh);
+        view.is_foreign = other_mesh.is_some() && other_mesh != mesh;
         let known = self.0.handler.inner().contacts.of(id);
         view.has_lost_store = said.as_ref().is_some_and(|said| hex(&said.store) != view.store);
         view.reachable = said.is_some() && !view.has_lost_store;

@@ -1,9 +1,16 @@
 //! The mesh as administrators see it: its members, and how it is formed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::handle::{Resolver, as_ms};
 use crate::raft::{Formed, MemberView, Unformed};
+
+/// How long the first trust of a mesh may take that was formed just now.
+const FIRST_TRUST: Duration = Duration::from_secs(5);
+
+/// How often it is looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Resolver {
     /// Every member of the mesh; each is asked whether it answers.
@@ -43,6 +50,14 @@ impl Resolver {
 
     /// Forms the mesh of all nodes in this node's configuration, unless `wanted` has other ones.
     pub async fn bootstrap(&self, wanted: Option<&BTreeMap<String, String>>) -> Result<Formed, Unformed> {
-        self.0.raft.bootstrap(wanted).await
+        let formed = self.0.raft.bootstrap(wanted).await?;
+        // Before there is a trust no upload is taken. If it takes long, the node is busy, and whoever uploads is told.
+        let agreed = async {
+            while self.trust().epoch == 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        drop(tokio::time::timeout(FIRST_TRUST, agreed).await);
+        Ok(formed)
     }
 }

@@ -275,12 +275,24 @@ fn a_bootstrap_with_another_file_than_the_node_has_read_changes_nothing_and_says
     let refused = mesh.nodes[leader].cli(&["member", "bootstrap"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("\"n4\"") && said.contains("Restart the nodes"), "{said}");
-    // Once it has read the file, what is missing is the node itself.
+    assert!(said.contains("\"n4\"") && said.contains("Restart it"), "{said}");
+    // It reads the file, and the others have not: that is said too.
     mesh.nodes[leader].terminate();
     mesh.nodes[leader].start_again();
     mesh.wait_until_writable();
-    let refused = mesh.nodes[leader].cli(&["member", "bootstrap"]);
+    let leader = mesh.leader();
+    let problems = eventually("its status says so", || {
+        let problems = status(&mesh.nodes[leader])?["problems"].to_string();
+        problems.contains("another cluster.toml").then_some(problems)
+    });
+    assert!(problems.contains("n1, n2, n3, n4"), "{problems}");
+    // Once all have read it, what is missing is the node itself.
+    for node in &mut mesh.nodes {
+        node.terminate();
+        node.start_again();
+    }
+    mesh.wait_until_writable();
+    let refused = mesh.nodes[mesh.leader()].cli(&["member", "bootstrap"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(5), "{said}");
     assert!(said.contains("\"n4\"") && said.contains("does not answer"), "{said}");
@@ -375,4 +387,40 @@ fn g3_operator_files_that_differ_are_named_in_the_log_and_change_no_trust() {
         400
     );
     mesh.nodes[1].put(&ours, &agreed.account(&ours));
+}
+
+/// One that was forgotten when the others were emptied to make a new mesh.
+#[test]
+fn a_member_with_the_store_of_another_mesh_is_called_that_and_not_one_that_has_lost_its_data() {
+    let operator = Operator::new("O");
+    let mut mesh = Nodes::formed(3, &operator.token());
+    let folder = mesh.folder.path().join(NAMES[2]);
+    mesh.nodes[2].terminate();
+    std::fs::rename(&folder, folder.with_extension("old")).unwrap();
+    for (name, node) in NAMES[..2].iter().zip(&mut mesh.nodes) {
+        node.terminate();
+        std::fs::remove_dir_all(mesh.folder.path().join(name)).unwrap();
+    }
+    mesh.nodes.iter_mut().for_each(Node::start_again);
+    let mut mesh = mesh.form();
+    mesh.nodes[2].terminate();
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(folder.with_extension("old"), &folder).unwrap();
+    mesh.nodes[2].start_again();
+    for (node, other) in [(0, "\\\"n3\\\""), (2, "\\\"n1\\\"")] {
+        let problems = eventually("it says so", || {
+            let problems = status(&mesh.nodes[node])?["problems"].to_string();
+            problems.contains("holds the store of another mesh").then_some(problems)
+        });
+        assert!(
+            problems.contains(other) && !problems.contains("lost its data"),
+            "{problems}"
+        );
+    }
+    let refused = mesh.nodes[0].cli(&["member", "bootstrap"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(1) && said.contains("another mesh"),
+        "{said}"
+    );
 }

@@ -232,6 +232,7 @@ fn own(node: u64) -> Own {
         cluster: "simulated".to_owned(),
         store: store(node),
         nodes: (1..=7).map(|node| (name(node), String::new())).collect(),
+        timing: Timing::Lan,
     }
 }
 

@@ -79,6 +79,7 @@ async fn alone(stores: Stores, scope: &Scope) -> Result<Raft, RaftStartError> {
         cluster: "simulated".to_owned(),
         store: STORE.0,
         nodes: BTreeMap::new(),
+        timing: Timing::Lan,
     };
     let raft = Raft::open(settings, own, stores, NoPeers, Clock::system(), scope)?;
     raft.begin(STORE.0, 1).await?;

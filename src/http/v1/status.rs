@@ -49,6 +49,12 @@ fn troubles(state: &AdminState, members: &[MemberView]) -> Vec<String> {
             .filter(|_| state.resolver.mesh().is_some()),
     );
     said.extend(state.resolver.member_troubles(members));
+    said.extend(state.resolver.candidates().operators().iter().map(|operator| {
+        format!(
+            "this node's cluster.toml names operator {:?}, which the mesh does not trust: its log says what that may mean",
+            operator.claims().name
+        )
+    }));
     let offset = state.resolver.time_offset();
     if offset.abs() > CLOCK_TOLERANCE_SECONDS {
         said.push(format!(

@@ -492,11 +492,13 @@ mod tests {
         let mut served = h2::server::handshake(stream).await.expect("HTTP/2");
         while let Some(Ok((request, mut answer))) = served.accept().await {
             let mut body = request.into_body();
-            // Answered earlier, the caller's last frame would be one too many.
-            tokio::spawn(async move {
-                while body.data().await.is_some() {}
-                answer.send_response(Response::new(()), true).expect("it is sent");
-            });
+            let whole = async { while body.data().await.is_some() {} };
+            // Answered earlier, the caller's last frame would be one too many; and `accept` is what reads it.
+            tokio::select! {
+                () = whole => {}
+                _ = served.accept() => {}
+            }
+            answer.send_response(Response::new(()), true).expect("it is sent");
         }
     }
 
@@ -510,7 +512,11 @@ mod tests {
                 .call(&remote.peer, Lane::Messages, Bytes::new(), SILENT_FOR);
             call.await.expect("an answer");
         };
-        let (first, ()) = tokio::join!(async { tokio::spawn(answer_all(remote.accept().await)) }, answered());
+        let first = async {
+            let stream = remote.accept().await;
+            remote.scope.spawn("the peer", answer_all(stream));
+        };
+        tokio::join!(first, answered());
         answered().await;
         assert!(
             remote.is_left_alone().await,
@@ -530,7 +536,7 @@ mod tests {
             stream = remote.accept() => stream,
             () = calling => unreachable!("it calls for ever"),
         };
-        drop((first, again));
+        drop(again);
     }
 
     /// Between elections little is said, and a candidate gives up a call after a fifth of a second.

@@ -38,7 +38,13 @@ const CONTRADICTED: &str = "an older copy of a member's data folder was put back
 
 /// What is said of a member that came back without its store, behind its name.
 pub(in crate::raft) const LOST: &str = "has lost its data: it cannot be taken back as the same member. If its own data folder is still \
-                                        somewhere, or a copy that was made after it last ran, put that back; never an older copy";
+                                        somewhere, or a copy that was made after it last ran, put that back; never an older copy. \
+                                        Otherwise make a new mesh of the same accounts, as the README says under \"Several \
+                                        nodes\"";
+
+/// What is said of a node that is a member of another mesh, behind its name.
+pub(in crate::raft) const FOREIGN: &str = "holds the store of another mesh. If that is not needed, stop it and move its data folder away; \
+                                           if this node's is the one that is not needed, do that here";
 
 /// What a node remembers of its peers. Clones are the same memory.
 #[derive(Debug, Clone)]

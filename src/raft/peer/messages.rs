@@ -4,6 +4,7 @@
 //! variant is only ever added, at the end; a changed one is a new variant. The answer is an [`Answer`], which carries the
 //! answering node's time and how far it has applied beside what was asked for.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::config::Timing;
 use crate::raft::forms;
 use crate::raft::runtime::{self, Entry, Payload, Types};
 use crate::state::Outcomes;
@@ -215,6 +217,21 @@ pub(in crate::raft) enum AnswerContent {
     Noted,
 }
 
+/// What a node says of itself before it is a member of anything.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its name in `cluster.toml`.
+    pub name: String,
+    /// The mesh's name there.
+    pub cluster: String,
+    /// Its store.
+    pub store: Uuid,
+    /// The nodes that `cluster.toml` names, with their peer addresses.
+    pub nodes: BTreeMap<String, String>,
+    /// Its timers.
+    pub timing: Timing,
+}
+
 /// A node that introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::raft) struct Introduction {
@@ -232,6 +249,45 @@ pub(in crate::raft) struct Introduction {
     pub(in crate::raft) version: String,
     /// Whether somebody has it form a mesh now.
     pub(in crate::raft) is_forming: bool,
+    /// The nodes that its `cluster.toml` names.
+    pub(in crate::raft) nodes: BTreeSet<String>,
+    /// Whether its timers are those of nodes that are far apart.
+    pub(in crate::raft) is_wan: bool,
+}
+
+impl Introduction {
+    /// The introduction of the node that says `own` of itself.
+    pub(in crate::raft) fn of(own: &Own, member_of: Option<(Uuid, u64)>, applied: u64, is_forming: bool) -> Self {
+        Self {
+            name: own.name.clone(),
+            cluster: own.cluster.clone(),
+            store: own.store,
+            member_of,
+            applied,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            is_forming,
+            nodes: own.nodes.keys().cloned().collect(),
+            is_wan: own.timing == Timing::Wan,
+        }
+    }
+
+    /// What its `cluster.toml` says otherwise than that of the node `own`, if anything.
+    pub(in crate::raft) fn difference(&self, own: &Own) -> Option<String> {
+        let names = |names: &mut dyn Iterator<Item = &String>| names.map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !self.nodes.iter().eq(own.nodes.keys()) {
+            let (theirs, ours) = (names(&mut self.nodes.iter()), names(&mut own.nodes.keys()));
+            return Some(format!(
+                "it names the nodes {theirs}, and that of {:?} {ours}",
+                own.name
+            ));
+        }
+        let timing = |is_wan| if is_wan { "wan" } else { "lan" };
+        let is_wan = own.timing == Timing::Wan;
+        (self.is_wan != is_wan).then(|| {
+            let (theirs, ours) = (timing(self.is_wan), timing(is_wan));
+            format!("its timing is {theirs:?}, and that of {:?} {ours:?}", own.name)
+        })
+    }
 }
 
 /// What became of entries.

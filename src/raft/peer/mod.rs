@@ -23,14 +23,14 @@ mod speak;
 mod tests;
 
 pub use connection::Connections;
-pub use handler::{Handler, Join, Leading, Led, NotLed, Own};
+pub use handler::{Handler, Join, Leading, Led, NotLed};
 pub use health::Health;
-pub use messages::Uuid;
+pub use messages::{Own, Uuid};
 pub use network::{Lane, NoPeers, Peers, Transport};
 pub use port::PeerPort;
 pub use refusal::{CallError, PeerRefusal};
 
-pub(in crate::raft) use contacts::{Contacts, LOST, QUORUM_PATIENCE};
+pub(in crate::raft) use contacts::{Contacts, FOREIGN, LOST, QUORUM_PATIENCE};
 pub(in crate::raft) use handler::Membered;
 pub(in crate::raft) use messages::{Introduction, NotProposed, Proposed, SETTLE_WITHIN, hex};
 pub(in crate::raft) use speak::Speak;

@@ -13,9 +13,8 @@ use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use openraft::vote::RaftLeaderId;
 
-use super::handler::Own;
 use super::messages::{
-    Answer, AnswerContent, Append, Appended, Candidacy, Envelope, Piece, Request, Transfer, Uuid, hex,
+    Answer, AnswerContent, Append, Appended, Candidacy, Envelope, Own, Piece, Request, Transfer, Uuid, hex,
 };
 use super::network::NoPeers;
 use super::refusal::PeerRefusal;
@@ -84,6 +83,7 @@ impl Target {
             cluster: "m".to_owned(),
             store: folder.identity().store_bytes(),
             nodes: ["n1", PEER].map(|name| (name.to_owned(), String::new())).into(),
+            timing: Timing::Lan,
         };
         let settings = Settings {
             cluster: "m".to_owned(),

@@ -8,7 +8,6 @@ mod queue;
 mod receive;
 mod turns;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -29,7 +28,7 @@ use turns::Turns;
 use super::contacts::Contacts;
 use super::health::Health;
 use super::messages::{
-    Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Piece, Proposed, Request,
+    Answer, AnswerContent, Append, Appended, Envelope, Introduction, NotProposed, Own, Piece, Proposed, Request,
     SETTLE_WITHIN, Uuid, hex,
 };
 use super::refusal::PeerRefusal;
@@ -67,19 +66,6 @@ pub enum NotLed {
     Refused(String),
     /// It was not proposed, or the outcome is unknown.
     NotAgreed(ProposeError),
-}
-
-/// What a node says of itself before it is a member of anything.
-#[derive(Debug, Clone)]
-pub struct Own {
-    /// Its name in `cluster.toml`.
-    pub name: String,
-    /// The mesh's name there.
-    pub cluster: String,
-    /// Its store.
-    pub store: Uuid,
-    /// The nodes that `cluster.toml` names, with their peer addresses.
-    pub nodes: BTreeMap<String, String>,
 }
 
 /// A node's part in its mesh, once it has one.
@@ -202,7 +188,7 @@ impl Handler {
         let (envelope, request) = read.map_err(|error| PeerRefusal::Wrong(format!("unreadable: {error}")))?;
         let content = match request {
             Request::Hello => {
-                self.known(certified)?;
+                self.check_node(certified)?;
                 AnswerContent::Hello(self.introduce())
             }
             Request::Join { cluster, node_id } => self.invited(certified, &envelope, &cluster, node_id).await?,
@@ -249,16 +235,9 @@ impl Handler {
     }
 
     fn introduce(&self) -> Introduction {
-        let member = self.0.member.get();
-        Introduction {
-            name: self.0.own.name.clone(),
-            cluster: self.0.own.cluster.clone(),
-            store: self.0.own.store,
-            member_of: member.map(|member| (member.mesh, member.node_id)),
-            applied: *self.0.applied.borrow(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            is_forming: self.0.is_forming.load(Ordering::SeqCst),
-        }
+        let member = self.0.member.get().map(|member| (member.mesh, member.node_id));
+        let is_forming = self.0.is_forming.load(Ordering::SeqCst);
+        Introduction::of(&self.0.own, member, *self.0.applied.borrow(), is_forming)
     }
 
     /// While what it returns lives, this node says that it forms the mesh.
@@ -273,7 +252,11 @@ impl Handler {
             if envelope.to_store != self.0.own.store && self.known(certified).is_ok() {
                 self.0.contacts.set_missed();
             }
-            return Err(PeerRefusal::NotNow("this node is not a member of a mesh yet"));
+            return Err(PeerRefusal::NotNow(if self.0.contacts.is_missed() {
+                "this node has lost its data, and is not the member any more that it was"
+            } else {
+                "this node is not a member of a mesh yet"
+            }));
         };
         if envelope.mesh != member.mesh {
             return Err(PeerRefusal::Stranger("this node belongs to another mesh".to_owned()));
