@@ -213,9 +213,14 @@ const ORDER: &[(&str, &[&str])] = &[
     ("sign", &["claims", "creds", "mod"]),
     (
         "state",
-        &["command", "rows", "options", "fault", "file", "recent", "apply", "mod"],
+        &[
+            "revision", "roster", "command", "rows", "options", "fault", "file", "recent", "apply", "mod",
+        ],
     ),
-    ("state/apply", &["before", "accounts", "operators", "positions", "mod"]),
+    (
+        "state/apply",
+        &["before", "accounts", "operators", "positions", "roster", "mod"],
+    ),
     // `mod` has the tables that every other file in the folder reads or writes.
     (
         "state/file",

@@ -12,8 +12,8 @@ use crate::clock::UnixSeconds;
 use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, TrustedKeys, Verified};
 use crate::raft::peer::{Leading, Led, NotLed};
 use crate::state::{
-    AccountOutcome, Command, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator, PutOperators,
-    ReplaceOperator,
+    AccountOutcome, Command, MAX_SERVERS_OF_A_COMMAND, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator,
+    PutOperators, ReplaceOperator, Revision, Server, UpdateRoster,
 };
 
 impl Leading for Resolver {
@@ -72,13 +72,7 @@ impl Resolver {
             }
             Command::MarkPropagated(mark) => {
                 check_name(&mark.nats_cluster)?;
-                // A position never goes back. No node has applied what the leader has not in its log.
-                if mark.position > self.0.raft.last_entry() {
-                    return Err(refused(format!(
-                        "no change {} that could have been propagated",
-                        mark.position
-                    )));
-                }
+                self.check_position(mark.position)?;
                 Command::MarkPropagated(mark)
             }
             Command::TakeLease(take) => {
@@ -90,9 +84,28 @@ impl Resolver {
                 }
                 Command::TakeLease(take)
             }
+            Command::UpdateRoster(update) => {
+                let holder = self.lease(&update.nats_cluster).map_or(0, |lease| lease.holder);
+                check_roster(&update, from, holder)?;
+                self.check_position(update.position)?;
+                Command::UpdateRoster(update)
+            }
+            Command::ForgetServer(forget) => {
+                check_name(&forget.nats_cluster)?;
+                check_id(&forget.id)?;
+                Command::ForgetServer(forget)
+            }
         };
         let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
         Ok(self.led_to(outcomes))
+    }
+
+    /// A position never goes back. No node has applied what the leader has not in its log.
+    fn check_position(&self, position: Revision) -> Result<(), NotLed> {
+        if position > self.0.raft.last_entry() {
+            return Err(refused(format!("no change {position} that could have been propagated")));
+        }
+        Ok(())
     }
 
     /// Whoever is answered reads at least what can be read here now.
@@ -121,6 +134,33 @@ const MAX_NAME: usize = 63;
 fn check_name(nats_cluster: &str) -> Result<(), NotLed> {
     if nats_cluster.len() > MAX_NAME || nats_cluster.contains('/') {
         return Err(refused("no name of a NATS cluster"));
+    }
+    Ok(())
+}
+
+fn check_id(server: &str) -> Result<(), NotLed> {
+    if server.len() > Server::MAX_ID_BYTES {
+        return Err(refused("no id of a nats-server"));
+    }
+    Ok(())
+}
+
+/// Whether the member `from` may send `update` while `holder` has the lease. While nobody has it, the term alone tells
+/// whether an update comes too late.
+fn check_roster(update: &UpdateRoster, from: u64, holder: u64) -> Result<(), NotLed> {
+    check_name(&update.nats_cluster)?;
+    let most = MAX_SERVERS_OF_A_COMMAND;
+    if update.seen.len() > most || update.gone.len() > most {
+        return Err(refused(format!("more than {most} nats-servers in one update")));
+    }
+    if !update.seen.iter().all(Server::is_within_bounds) {
+        return Err(refused("a nats-server with a text that is too long"));
+    }
+    update.gone.iter().try_for_each(|id| check_id(id))?;
+    if holder != from && holder != 0 {
+        return Err(refused(
+            "the nats-servers of a NATS cluster that another node publishes to",
+        ));
     }
     Ok(())
 }
@@ -164,6 +204,69 @@ impl From<SubmitError> for NotLed {
         match error {
             SubmitError::NotAgreed(error) => Self::NotAgreed(error),
             error => refused(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(id: &str) -> Server {
+        Server {
+            id: id.to_owned(),
+            name: "n".repeat(Server::MAX_NAME_BYTES),
+            cluster: "c".repeat(Server::MAX_CLUSTER_BYTES),
+            version: "2".repeat(Server::MAX_VERSION_BYTES),
+            behind: None,
+        }
+    }
+
+    fn update(seen: Vec<Server>, gone: Vec<String>) -> UpdateRoster {
+        UpdateRoster {
+            nats_cluster: "e".repeat(MAX_NAME),
+            term: 0,
+            position: 0,
+            seen,
+            gone,
+        }
+    }
+
+    #[test]
+    fn only_the_holder_of_the_lease_changes_the_servers_of_a_nats_cluster() {
+        let update = update(vec![server("NA")], Vec::new());
+        for (from, holder, is_taken) in [(1, 1, true), (1, 0, true), (1, 2, false)] {
+            assert_eq!(
+                check_roster(&update, from, holder).is_ok(),
+                is_taken,
+                "{from}, {holder}"
+            );
+        }
+    }
+
+    #[test]
+    fn g12_an_update_of_servers_from_another_node_is_bounded() {
+        let id = || "N".repeat(Server::MAX_ID_BYTES);
+        let most = MAX_SERVERS_OF_A_COMMAND;
+        let largest = update(vec![server(&id()); most], vec![id(); most]);
+        assert_eq!(check_roster(&largest, 1, 1), Ok(()));
+        let longer = |text: String| text + "x";
+        let refused = [
+            update(vec![server("NA"); most + 1], Vec::new()),
+            update(Vec::new(), vec![id(); most + 1]),
+            update(vec![server(&longer(id()))], Vec::new()),
+            update(Vec::new(), vec![longer(id())]),
+            UpdateRoster {
+                nats_cluster: longer("e".repeat(MAX_NAME)),
+                ..update(Vec::new(), Vec::new())
+            },
+            UpdateRoster {
+                nats_cluster: "east/term".to_owned(),
+                ..update(Vec::new(), Vec::new())
+            },
+        ];
+        for (at, update) in refused.iter().enumerate() {
+            assert!(matches!(check_roster(update, 1, 1), Err(NotLed::Refused(_))), "{at}");
         }
     }
 }

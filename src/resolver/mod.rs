@@ -8,7 +8,7 @@
 //!   threads that answer lookups.
 //! - **Trust** (`trust.rs`) turns the agreed operators into verified keys, once for each change.
 //! - **Other nodes' commands** (`lead.rs`) are verified again by the leader, which trusts no follower.
-//! - **Publishers** (`publish.rs`) read and propose positions here. They always look up the current token, never a
+//! - **Publishers** (`publish.rs`) read and propose positions and servers here. They always look up the current token, never a
 //!   remembered one.
 //!
 //! A failure is one of three kinds (`error.rs`): the caller's, which says what to change; transient, which says to try
@@ -41,3 +41,6 @@ pub use crate::state::Changes;
 pub use crate::state::Listed;
 pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;
+pub use crate::state::Server;
+pub use crate::state::UpdateRoster;
+pub use crate::state::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND};

@@ -1,5 +1,5 @@
-//! What the publishers of NATS clusters need besides lookups: positions, requests to send an account again, and a place
-//! for what they hear about the time.
+//! What the publishers of NATS clusters need besides lookups: positions, the servers that are known, requests to send
+//! an account again, and a place for what they hear about the time.
 
 use std::sync::atomic::Ordering;
 
@@ -10,10 +10,13 @@ use super::handle::Resolver;
 use super::resend::Resend;
 use crate::jwt::AccountKey;
 use crate::raft::ProposeError;
+use crate::state::ForgetServer;
 use crate::state::Lease;
 use crate::state::MarkPropagated;
 use crate::state::Revision;
+use crate::state::Server;
 use crate::state::TakeLease;
+use crate::state::UpdateRoster;
 
 impl Resolver {
     /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was
@@ -61,6 +64,16 @@ impl Resolver {
         self.0.state.position(nats_cluster)
     }
 
+    /// The servers of `nats_cluster` that the mesh knows, in the order of their ids.
+    pub fn servers(&self, nats_cluster: &str) -> Vec<Server> {
+        self.0.state.servers(nats_cluster)
+    }
+
+    /// The revision at which an administrator last had a server of `nats_cluster` forgotten; 0 if never.
+    pub fn forgotten(&self, nats_cluster: &str) -> Revision {
+        self.0.state.forgotten(nats_cluster)
+    }
+
     /// Who may publish to `nats_cluster`; `None` if nobody ever could.
     pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
         self.0.state.lease(nats_cluster)
@@ -104,5 +117,20 @@ impl Resolver {
             position,
         };
         Ok(self.0.raft.propose(mark).await?)
+    }
+
+    /// Has the mesh agree on what this node found out about a NATS cluster. `false`: nothing changed, because its term
+    /// is not the current one.
+    pub async fn update_roster(&self, update: UpdateRoster) -> Result<bool, SubmitError> {
+        Ok(self.0.raft.propose(update).await?)
+    }
+
+    /// Has the mesh agree that the server `id` of `nats_cluster` is gone. Whether it was known.
+    pub async fn forget_server(&self, nats_cluster: &str, id: &str) -> Result<bool, SubmitError> {
+        let forget = ForgetServer {
+            nats_cluster: nats_cluster.to_owned(),
+            id: id.to_owned(),
+        };
+        Ok(self.0.raft.propose(forget).await?)
     }
 }

@@ -7,11 +7,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use super::revision::Revision;
+use super::roster::Server;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorKey;
-
-/// The log index of the entry that wrote a row. Grows with every entry; several rows of one entry share it.
-pub type Revision = u64;
 
 /// A change that the nodes agree on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +27,10 @@ pub enum Command {
     ReplaceOperator(ReplaceOperator),
     /// Who publishes to a NATS cluster.
     TakeLease(TakeLease),
+    /// What the publisher of a NATS cluster knows about its servers.
+    UpdateRoster(UpdateRoster),
+    /// A server that an administrator has forgotten.
+    ForgetServer(ForgetServer),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -297,6 +300,8 @@ pub enum Outcomes {
     Marked,
     /// Of [`TakeLease`]: the revision of the lease, or `None` where another one was taken meanwhile.
     Lease(Option<Revision>),
+    /// Of [`UpdateRoster`]: whether it was applied. Of [`ForgetServer`]: whether the server was there.
+    Roster(bool),
 }
 
 /// Who may publish to a NATS cluster from now on. How long is not agreed: the holder and those that wait for it each
@@ -309,6 +314,32 @@ pub struct TakeLease {
     pub holder: u64,
     /// The revision of the lease that it takes the place of; 0 if there is none. It is refused where that is another.
     pub before: Revision,
+}
+
+/// What the publisher of a NATS cluster knows about its servers, and how far it has updated them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRoster {
+    /// The NATS cluster.
+    pub nats_cluster: String,
+    /// The term in which the publisher found it, [`Lease::term`](super::Lease::term); 0 if no lease was ever taken.
+    /// Refused where another one is current, so that a publisher that lost its lease overwrites nothing.
+    pub term: Revision,
+    /// As in [`MarkPropagated::position`]; a server that is still to be sent something says so in [`Server::behind`].
+    pub position: Revision,
+    /// Servers that are new or changed, each with its whole row. One whose texts are too long is not stored, nor is a new
+    /// one beyond [`MAX_SERVERS`](super::MAX_SERVERS).
+    pub seen: Vec<Server>,
+    /// The ids of servers to remove, before room is made for new ones.
+    pub gone: Vec<String>,
+}
+
+/// Removes a server from the roster because an administrator says so, whoever publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetServer {
+    /// The NATS cluster.
+    pub nats_cluster: String,
+    /// The server's id.
+    pub id: String,
 }
 
 macro_rules! proposal {
@@ -348,5 +379,8 @@ proposal!(MarkPropagated, true, (), Outcomes::Marked => (), |()| true);
 proposal!(OverrideAccount, false, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(AccountOutcome::has_happened));
 proposal!(TakeLease, true, Option<Revision>, Outcomes::Lease(granted) => granted, Option::is_some);
+proposal!(UpdateRoster, true, bool, Outcomes::Roster(applied) => applied, |applied| *applied);
+// Repeated, it no longer finds the server.
+proposal!(ForgetServer, true, bool, Outcomes::Roster(found) => found, |_| true);
 proposal!(ReplaceOperator, false, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(OperatorOutcome::has_happened));

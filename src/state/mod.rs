@@ -32,7 +32,7 @@
 //! | part | what |
 //! |---|---|
 //! | [`command`](Command) | what can happen: each command, its outcome, its bytes in the log |
-//! | `rows` | what is agreed, as plain data |
+//! | `rows`, `roster` | what is agreed, as plain data |
 //! | `apply/` | what each command does: pure functions |
 //! | `recent/` | what is applied and not yet in redb, and the steps that move it there |
 //! | `file/` | the redb file: tables, encodings, one moment of it, replacing it whole |
@@ -43,6 +43,8 @@ mod fault;
 mod file;
 mod options;
 mod recent;
+mod revision;
+mod roster;
 mod rows;
 
 use std::error::Error as _;
@@ -52,18 +54,20 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 use bytes::Bytes;
 
 pub use command::{
-    AccountOutcome, Barred, Command, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount, Proposal, PutAccount,
-    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease, UnknownCommand,
+    AccountOutcome, Barred, Command, ForgetServer, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount,
+    Proposal, PutAccount, PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease, UnknownCommand,
+    UpdateRoster,
 };
 pub use fault::Fault;
 pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};
 pub use options::Options;
+pub use roster::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Server};
 pub use rows::{AccountRow, Changes, Lease, Mark, OperatorRow, ReplacedOperator, Trust, Version};
 
 use apply::{Before, Present};
 use file::Store;
 use recent::{Change, Flush, Live, RowCache};
-use rows::lease_names;
+use rows::{forgotten_name, lease_names};
 
 use crate::jwt::AccountKey;
 
@@ -370,11 +374,24 @@ impl State {
     /// Who may publish to a NATS cluster; `None` if nobody ever could.
     pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
         let live = self.live();
-        let [holder, granted] = lease_names(nats_cluster).map(|name| live.memtable.positions.get(&name).copied());
+        let [holder, granted, term] = lease_names(nats_cluster).map(|name| live.memtable.positions.get(&name).copied());
         Some(Lease {
             holder: holder?,
             granted: granted?,
+            term: term.unwrap_or(0),
         })
+    }
+
+    /// The servers of a NATS cluster, in the order of their ids.
+    pub fn servers(&self, nats_cluster: &str) -> Vec<Server> {
+        let live = self.live();
+        let servers = live.memtable.rosters.get(nats_cluster);
+        servers.map_or_else(Vec::new, |servers| servers.values().cloned().collect())
+    }
+
+    /// The revision at which a server of a NATS cluster was last forgotten ([`ForgetServer`]); 0 if none ever was.
+    pub fn forgotten(&self, nats_cluster: &str) -> Revision {
+        self.position(&forgotten_name(nats_cluster))
     }
 
     /// The same as [`Self::rows_since`] while all of it is still in memory, without waiting for the flush; `None` if
@@ -445,6 +462,20 @@ impl Before for State {
 
     fn position(&self, nats_cluster: &str) -> Revision {
         self.position(nats_cluster)
+    }
+
+    fn server_count(&self, nats_cluster: &str) -> usize {
+        self.live()
+            .memtable
+            .rosters
+            .get(nats_cluster)
+            .map_or(0, |servers| servers.len())
+    }
+
+    fn has_server(&self, nats_cluster: &str, id: &str) -> bool {
+        let live = self.live();
+        let servers = live.memtable.rosters.get(nats_cluster);
+        servers.is_some_and(|servers| servers.contains_key(id))
     }
 }
 

@@ -289,9 +289,18 @@ pub struct Lease {
     pub holder: u64,
     /// The revision at which it was taken or renewed.
     pub granted: Revision,
+    /// The revision at which the holder took it from another member or from none: a renewal leaves it as it is. 0 if the
+    /// lease was given back.
+    pub term: Revision,
 }
 
-/// Under which names a lease is kept among the positions: the name of a NATS cluster has no `/`.
-pub(super) fn lease_names(nats_cluster: &str) -> [String; 2] {
-    ["holder", "granted"].map(|what| format!("{nats_cluster}/{what}"))
+/// Under which names the holder, revision and term of a lease are kept among the positions: the name of a NATS cluster
+/// has no `/`.
+pub(super) fn lease_names(nats_cluster: &str) -> [String; 3] {
+    ["holder", "granted", "term"].map(|what| format!("{nats_cluster}/{what}"))
+}
+
+/// Under which name the revision is kept, among the positions, at which a server of the NATS cluster was last forgotten.
+pub(super) fn forgotten_name(nats_cluster: &str) -> String {
+    format!("{nats_cluster}/forgotten")
 }

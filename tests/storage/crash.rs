@@ -54,7 +54,7 @@ impl Life<'_> {
                 0 => self.checkpointed = self.state.checkpoint()?,
                 1..=3 => drop(self.state.flush_step(random.gen_range(1..12))?),
                 _ => {
-                    let command = random_command(random, model.epoch);
+                    let command = random_command(random, &model);
                     self.log.push(command.clone());
                     let index = self.log.len() as u64;
                     let outcomes = apply(&self.state, index, &command);

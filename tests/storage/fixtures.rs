@@ -1,6 +1,6 @@
 //! What earlier formats wrote is still read, and this build writes format 1 byte for byte as it was written then.
 //!
-//! `tests/fixtures/README.md` says what is in `v1`, and how a new format gets a folder of its own.
+//! `tests/fixtures/README.md` says what is in `v1` and `v2`, and how a new format gets a folder of its own.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,20 +11,26 @@ use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
 use jwtmesh::raft::log::RealDisk;
 use jwtmesh::raft::{Entry, Vote};
-use jwtmesh::state::{Command, Effect, MarkPropagated, Options, PutAccounts, PutOperator, PutOperators, State};
+use jwtmesh::state::{
+    Command, Effect, ForgetServer, Lease, MarkPropagated, Options, PutAccounts, PutOperator, PutOperators, Server,
+    State, TakeLease, UpdateRoster,
+};
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
 use crate::driven::{Contents, Log, blank, id, membership, normal, options};
-use crate::model::{flush, item, mark};
+use crate::model::{flush, item, mark, server};
 
 /// Small enough that the log goes over several of them.
 const SEGMENT_BYTES: u64 = 8 * 1024;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/v1")
-        .join(name)
+    fixture_of("v1", name)
+}
+
+fn fixture_of(version: &str, name: &str) -> PathBuf {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    fixtures.join(version).join(name)
 }
 
 /// Every kind of record and payload, over more than one segment.
@@ -70,17 +76,57 @@ fn expected_log() -> Contents {
     }
 }
 
-/// Everything that a state keeps: two operators, accounts with history, replaced versions and odd tokens, positions,
-/// members.
+/// Everything that a state kept in `v1`: two operators, accounts with history, replaced versions and odd tokens,
+/// positions, members.
 fn write_state(path: &Path) {
-    let state = State::open_file(path, state_options()).unwrap();
+    write_commands(path, commands());
+}
+
+/// The same with what `v2` keeps beside it: leases with their terms, and servers.
+fn write_state_2(path: &Path) {
+    let take = |holder, before| TakeLease {
+        nats_cluster: "east".to_owned(),
+        holder,
+        before,
+    };
+    let update = |nats_cluster: &str, term, seen, gone| UpdateRoster {
+        nats_cluster: nats_cluster.to_owned(),
+        term,
+        position: 9,
+        seen,
+        gone,
+    };
+    let longest = Server {
+        id: "N".repeat(64),
+        name: "n".repeat(256),
+        cluster: "c".repeat(256),
+        version: "2".repeat(64),
+        behind: Some(u64::MAX),
+    };
+    let first = vec![server("NA", None), server("NB", Some(3)), server("NC", None), longest];
+    let more: [Command; 6] = [
+        take(7, 0).into(),
+        take(7, 10).into(),
+        update("east", 10, first, Vec::new()).into(),
+        update("west", 0, vec![server("NA", Some(300))], Vec::new()).into(),
+        update("east", 10, vec![server("NB", Some(8))], vec!["NC".to_owned()]).into(),
+        ForgetServer {
+            nats_cluster: "east".to_owned(),
+            id: "NA".to_owned(),
+        }
+        .into(),
+    ];
+    write_commands(path, commands().into_iter().chain(more).collect());
+}
+
+fn commands() -> Vec<Command> {
     let operator = |n: u8, issued_at, token: &'static str| PutOperator {
         operator: OperatorKey::from_bytes([n; 32]),
         issued_at,
         token: Bytes::from_static(token.as_bytes()),
     };
     let put = |trust_epoch, items| Command::from(PutAccounts { trust_epoch, items });
-    let commands: Vec<Command> = vec![
+    vec![
         PutOperators {
             items: vec![operator(200, 5, "QQ.QUI.QUJD"), operator(7, -1, "not base64!")],
         }
@@ -106,7 +152,11 @@ fn write_state(path: &Path) {
         }
         .into(),
         put(2, vec![item(5, i64::MAX, &"e30.".repeat(2_000)), item(2, 11, "x")]),
-    ];
+    ]
+}
+
+fn write_commands(path: &Path, commands: Vec<Command>) {
+    let state = State::open_file(path, state_options()).unwrap();
     let members = Effect::Membership(Bytes::from_static(b"members"));
     state.apply(mark(1), members).unwrap();
     state.apply(mark(2), Effect::Blank).unwrap();
@@ -187,7 +237,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn digest(of: &str) -> String {
-    let text = fs::read_to_string(fixture("digests")).expect("the digests beside the fixture");
+    digest_of("v1", of)
+}
+
+fn digest_of(version: &str, of: &str) -> String {
+    let text = fs::read_to_string(fixture_of(version, "digests")).expect("the digests beside the fixture");
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{of} ")));
     line.expect("a line for each").to_owned()
 }
@@ -283,4 +337,119 @@ fn a_state_file_of_format_3_opens_with_the_digest_beside_it() {
     write_state(&fresh);
     let fresh = State::open_file(&fresh, state_options()).unwrap();
     assert_eq!(hex(&fresh.digest().unwrap()), digest("state"));
+}
+
+fn write_2_if_asked() {
+    static WRITTEN: Once = Once::new();
+    if std::env::var_os("WRITE_FIXTURES").is_some() {
+        WRITTEN.call_once(write_fixture_2);
+    }
+}
+
+fn write_fixture_2() {
+    let (path, digests) = (fixture_of("v2", "state.redb"), fixture_of("v2", "digests"));
+    assert!(!digests.exists(), "{} is there", digests.display());
+    fs::create_dir_all(fixture_of("v2", "")).unwrap();
+    write_state_2(&path);
+    let state = State::open_file(&path, state_options()).unwrap();
+    let mut export = state.snapshot().unwrap().export();
+    let mut snapshot = Vec::new();
+    while let Some(piece) = export.next_piece().unwrap() {
+        snapshot.extend(u32::try_from(piece.len()).unwrap().to_le_bytes());
+        snapshot.extend(&piece);
+    }
+    fs::write(fixture_of("v2", "snapshot"), snapshot).unwrap();
+    fs::write(digests, format!("state {}\n", hex(&state.digest().unwrap()))).unwrap();
+}
+
+/// The state that the snapshot of a fixture becomes, in a file of its own.
+fn received(version: &str, folder: &Path) -> State {
+    let state = State::open_file(&folder.join("state.redb"), state_options()).unwrap();
+    let mut import = state.begin_import().unwrap();
+    let stored = fs::read(fixture_of(version, "snapshot")).unwrap();
+    let mut rest = &stored[..];
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let (piece, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        import.add(piece).expect("a piece that is still read");
+        rest = behind;
+    }
+    state.install(import.finish().expect("a whole snapshot")).unwrap();
+    state
+}
+
+fn expect_servers_of_2(state: &State) {
+    let lease = state.lease("east").expect("taken");
+    assert_eq!((lease.holder, lease.granted, lease.term), (7, 11, 10));
+    let servers = state.servers("east");
+    assert_eq!(servers[0], server("NB", Some(8)));
+    assert_eq!(
+        (servers.len(), servers[1].id.len(), servers[1].behind),
+        (2, 64, Some(u64::MAX))
+    );
+    assert_eq!(state.servers("west"), [server("NA", Some(300))]);
+    assert_eq!((state.forgotten("east"), state.position("east")), (15, 9));
+}
+
+/// An earlier version sends it to this one while the nodes of a mesh are upgraded one by one.
+#[test]
+fn a_snapshot_of_format_1_is_received_as_a_state_without_servers() {
+    let temp = tempfile::tempdir().unwrap();
+    let state = received("v1", temp.path());
+    assert_eq!(hex(&state.digest().unwrap()), digest("state"));
+    assert_eq!(state.servers("east"), []);
+}
+
+#[test]
+fn a_state_file_with_servers_opens_with_the_digest_beside_it() {
+    write_2_if_asked();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("state.redb");
+    fs::copy(fixture_of("v2", "state.redb"), &path).unwrap();
+    let state = State::open_file(&path, state_options()).expect("it opens");
+    assert_eq!(hex(&state.digest().unwrap()), digest_of("v2", "state"));
+    expect_servers_of_2(&state);
+    // The same commands, the same state.
+    let fresh = temp.path().join("fresh.redb");
+    write_state_2(&fresh);
+    let fresh = State::open_file(&fresh, state_options()).unwrap();
+    assert_eq!(hex(&fresh.digest().unwrap()), digest_of("v2", "state"));
+}
+
+#[test]
+fn a_snapshot_of_format_2_is_received_with_its_servers() {
+    write_2_if_asked();
+    let temp = tempfile::tempdir().unwrap();
+    let state = received("v2", temp.path());
+    assert_eq!(hex(&state.digest().unwrap()), digest_of("v2", "state"));
+    expect_servers_of_2(&state);
+}
+
+/// A lease that was taken before leases had terms begins one with its renewal.
+#[test]
+fn a_lease_without_a_term_gets_one_when_it_is_renewed() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("state.redb");
+    fs::copy(fixture("state.redb"), &path).unwrap();
+    let database = ::redb::Database::open(&path).unwrap();
+    let writing = database.begin_write().unwrap();
+    {
+        let positions = ::redb::TableDefinition::<&str, u64>::new("positions_v1");
+        let mut positions = writing.open_table(positions).unwrap();
+        positions.insert("east/holder", 7).unwrap();
+        positions.insert("east/granted", 5).unwrap();
+    }
+    writing.commit().unwrap();
+    drop(database);
+    let state = State::open_file(&path, state_options()).expect("it opens");
+    for (index, before, term) in [(10, 5, 10), (11, 10, 10)] {
+        let renewed = Command::from(TakeLease {
+            nats_cluster: "east".to_owned(),
+            holder: 7,
+            before,
+        });
+        state.apply(mark(index), Effect::Command(&renewed.encode())).unwrap();
+        let (holder, granted) = (7, index);
+        let lease = Lease { holder, granted, term };
+        assert_eq!(state.lease("east"), Some(lease));
+    }
 }

@@ -26,6 +26,8 @@ mod opening;
 #[cfg(test)]
 mod redb;
 #[cfg(test)]
+mod roster;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod snapshot;

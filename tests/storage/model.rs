@@ -7,8 +7,8 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::state::{
-    AccountOutcome, Command, Effect, Mark, MarkPropagated, OperatorOutcome, Options, Outcomes, PutAccount, PutAccounts,
-    PutOperator, PutOperators, State,
+    AccountOutcome, Command, Effect, ForgetServer, Lease, Mark, MarkPropagated, OperatorOutcome, Options, Outcomes,
+    PutAccount, PutAccounts, PutOperator, PutOperators, Server, State, TakeLease, UpdateRoster,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -23,6 +23,8 @@ pub(crate) enum Outcome {
     StaleTrust { trust_epoch: u64 },
     NotTrusted,
     Marked,
+    Lease(Option<u64>),
+    Roster(bool),
 }
 
 impl From<AccountOutcome> for Outcome {
@@ -116,7 +118,9 @@ pub(crate) fn apply(state: &State, index: u64, command: &Command) -> Vec<Outcome
         Outcomes::None => panic!("a command has an outcome"),
         Outcomes::Accounts(each) => each.into_iter().map(Outcome::from).collect(),
         Outcomes::Operators(each) => each.into_iter().map(Outcome::from).collect(),
-        Outcomes::Marked | Outcomes::Lease(_) => vec![Outcome::Marked],
+        Outcomes::Marked => vec![Outcome::Marked],
+        Outcomes::Lease(granted) => vec![Outcome::Lease(granted)],
+        Outcomes::Roster(done) => vec![Outcome::Roster(done)],
     }
 }
 
@@ -144,6 +148,9 @@ pub(crate) struct Model {
     operator: Option<(i64, Bytes, u64)>,
     pub(crate) accounts: BTreeMap<AccountKey, Vec<(i64, Bytes, u64)>>,
     positions: BTreeMap<String, u64>,
+    leases: BTreeMap<String, Lease>,
+    rosters: BTreeMap<String, BTreeMap<String, Server>>,
+    forgotten: BTreeMap<String, u64>,
 }
 
 impl Model {
@@ -173,15 +180,70 @@ impl Model {
                 })
                 .collect(),
             Command::MarkPropagated(MarkPropagated { nats_cluster, position }) => {
-                let present = self.positions.entry(nats_cluster.clone()).or_default();
-                *present = (*present).max(*position);
+                self.advance(nats_cluster, *position);
                 vec![Outcome::Marked]
             }
-            // Tested one by one in `state.rs`, and never among the random commands.
-            Command::OverrideAccount(_) | Command::ReplaceOperator(_) | Command::TakeLease(_) => {
-                panic!("the model does not know {command:?}")
+            Command::TakeLease(command) => vec![Outcome::Lease(self.take(revision, command))],
+            Command::UpdateRoster(command) => vec![Outcome::Roster(self.update(command))],
+            Command::ForgetServer(ForgetServer { nats_cluster, id }) => {
+                let servers = self.rosters.entry(nats_cluster.clone()).or_default();
+                let was_there = servers.remove(id).is_some();
+                if was_there {
+                    self.forgotten.insert(nats_cluster.clone(), revision);
+                }
+                vec![Outcome::Roster(was_there)]
             }
+            // Tested one by one in `state.rs`, and never among the random commands.
+            Command::OverrideAccount(_) | Command::ReplaceOperator(_) => panic!("the model does not know {command:?}"),
         }
+    }
+
+    fn advance(&mut self, nats_cluster: &str, position: u64) {
+        let present = self.positions.entry(nats_cluster.to_owned()).or_default();
+        *present = (*present).max(position);
+    }
+
+    fn lease(&self, nats_cluster: &str) -> Lease {
+        let none = Lease {
+            holder: 0,
+            granted: 0,
+            term: 0,
+        };
+        self.leases.get(nats_cluster).copied().unwrap_or(none)
+    }
+
+    fn take(&mut self, revision: u64, command: &TakeLease) -> Option<u64> {
+        let present = self.lease(&command.nats_cluster);
+        if command.before != present.granted {
+            return None;
+        }
+        let term = match command.holder {
+            0 => 0,
+            holder if holder == present.holder => present.term,
+            _ => revision,
+        };
+        let lease = Lease {
+            holder: command.holder,
+            granted: revision,
+            term,
+        };
+        self.leases.insert(command.nats_cluster.clone(), lease);
+        Some(revision)
+    }
+
+    fn update(&mut self, command: &UpdateRoster) -> bool {
+        if command.term != self.lease(&command.nats_cluster).term {
+            return false;
+        }
+        self.advance(&command.nats_cluster, command.position);
+        let servers = self.rosters.entry(command.nats_cluster.clone()).or_default();
+        for server in command.seen.iter().filter(|server| server.name.len() <= 256) {
+            servers.insert(server.id.clone(), server.clone());
+        }
+        for id in &command.gone {
+            servers.remove(id);
+        }
+        true
     }
 
     fn put(&mut self, revision: u64, trust_epoch: u64, item: &PutAccount) -> Outcome {
@@ -226,6 +288,13 @@ impl Model {
         for (nats_cluster, position) in &self.positions {
             assert_eq!(state.position(nats_cluster), *position);
         }
+        for nats_cluster in NATS_CLUSTERS {
+            assert_eq!(state.lease(nats_cluster), self.leases.get(nats_cluster).copied());
+            let forgotten = self.forgotten.get(nats_cluster).copied();
+            assert_eq!(state.forgotten(nats_cluster), forgotten.unwrap_or(0));
+            let servers = self.rosters.get(nats_cluster).into_iter().flat_map(BTreeMap::values);
+            assert_eq!(state.servers(nats_cluster), servers.cloned().collect::<Vec<_>>());
+        }
     }
 
     /// Compares what redb holds, including the history. Redb must have reached what is applied.
@@ -241,6 +310,9 @@ impl Model {
             .map(|(key, rows)| (*key, rows.last().unwrap().clone()))
             .collect();
         assert_eq!(rows, wanted);
+        let mut rosters = self.rosters.clone();
+        rosters.retain(|_, servers| !servers.is_empty());
+        assert_eq!(view.rosters().expect("sound servers"), rosters);
         for (key, versions) in &self.accounts {
             let kept = view.history(*key).expect("readable");
             let kept: Vec<_> = kept
@@ -274,8 +346,62 @@ fn judge(stored: Option<&(i64, Bytes, u64)>, issued_at: i64, token: &Bytes, revi
 
 pub(crate) const ACCOUNTS: u8 = 12;
 
-pub(crate) fn random_command(random: &mut SmallRng, epoch: u64) -> Command {
-    match random.gen_range(0..20) {
+const NATS_CLUSTERS: [&str; 2] = ["east", "west"];
+
+pub(crate) fn server(id: &str, behind: Option<u64>) -> Server {
+    Server {
+        id: id.to_owned(),
+        name: format!("server {id}"),
+        cluster: String::new(),
+        version: "2.12.0".to_owned(),
+        behind,
+    }
+}
+
+/// A change of a roster, or what its term depends on. Nobody ever takes the lease of the second NATS cluster.
+fn random_roster_command(random: &mut SmallRng, model: &Model) -> Command {
+    let nats_cluster = NATS_CLUSTERS[random.gen_range(0..2)].to_owned();
+    let id = |random: &mut SmallRng| format!("N{}", random.gen_range(0..8));
+    let lease = model.lease(&nats_cluster);
+    let is_right = random.gen_bool(0.8);
+    match random.gen_range(0..4) {
+        0 => TakeLease {
+            nats_cluster: NATS_CLUSTERS[0].to_owned(),
+            holder: random.gen_range(0..3),
+            before: model.lease(NATS_CLUSTERS[0]).granted + u64::from(!is_right),
+        }
+        .into(),
+        1 => ForgetServer {
+            nats_cluster,
+            id: id(random),
+        }
+        .into(),
+        _ => {
+            let mut seen: Vec<_> = (0..random.gen_range(0..5))
+                .map(|_| {
+                    let behind = random.gen_bool(0.5).then(|| random.gen_range(0..50));
+                    server(&id(random), behind)
+                })
+                .collect();
+            for server in seen.iter_mut().filter(|_| random.gen_bool(0.05)) {
+                server.name = "n".repeat(257);
+            }
+            UpdateRoster {
+                nats_cluster,
+                term: lease.term + u64::from(!is_right),
+                position: random.gen_range(0..50),
+                seen,
+                gone: (0..random.gen_range(0..3)).map(|_| id(random)).collect(),
+            }
+            .into()
+        }
+    }
+}
+
+pub(crate) fn random_command(random: &mut SmallRng, model: &Model) -> Command {
+    let epoch = model.epoch;
+    match random.gen_range(0..24) {
+        2..=5 => random_roster_command(random, model),
         0 => trust_operator(random.gen_range(0..40)),
         1 => MarkPropagated {
             nats_cluster: "east".to_owned(),

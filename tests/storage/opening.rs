@@ -264,7 +264,7 @@ fn g1_a_power_cut_within_an_installation_leaves_the_old_state_or_the_new_one() {
                 let command = if index == 1 {
                     trust_operator(1)
                 } else {
-                    random_command(random, model.epoch)
+                    random_command(random, &model)
                 };
                 model.apply(index, &command);
                 apply(&state, index, &command);

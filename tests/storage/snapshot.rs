@@ -1,11 +1,11 @@
 //! A snapshot as pieces: what is sent is what is received, and nothing else is taken for it.
 
 use bytes::Bytes;
-use jwtmesh::state::{ImportError, MAX_PIECE_BYTES, MarkPropagated, State};
+use jwtmesh::state::{ImportError, MAX_PIECE_BYTES, MarkPropagated, State, UpdateRoster};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::model::{apply, flush, item, options, put, trusting};
+use crate::model::{apply, flush, item, options, put, server, trusting};
 
 /// A state with some history, one token of the largest size, and `more` accounts.
 fn filled(more: u64) -> State {
@@ -29,6 +29,16 @@ fn filled(more: u64) -> State {
         MarkPropagated {
             nats_cluster: "east".to_owned(),
             position: 300,
+        }
+        .into(),
+    );
+    next(
+        UpdateRoster {
+            nats_cluster: "east".to_owned(),
+            term: 0,
+            position: 300,
+            seen: vec![server("NA", Some(3)), server("NB", None)],
+            gone: Vec::new(),
         }
         .into(),
     );
@@ -61,6 +71,7 @@ fn a_state_that_is_received_is_the_one_that_was_sent_and_its_pieces_are_always_t
     assert_eq!(sent, pieces(&state));
     let copy = received(&sent).expect("a whole snapshot");
     assert_eq!(copy.digest().expect("a digest"), state.digest().expect("a digest"));
+    assert_eq!(copy.servers("east"), [server("NA", Some(3)), server("NB", None)]);
     assert_eq!(pieces(&copy), sent);
     assert_eq!(copy.installed().expect("read"), Some(state.flushed()));
 }
@@ -177,6 +188,34 @@ fn g3_a_snapshot_of_a_damaged_state_is_refused_before_it_takes_the_place_of_a_so
     assert!(matches!(refused, ImportError::Stream { .. }), "{refused}");
     assert!(refused.to_string().contains("damaged"), "{refused}");
     assert_eq!(sound.digest().expect("a digest"), digest);
+}
+
+#[test]
+fn g3_a_snapshot_with_a_damaged_server_is_refused() {
+    let state = trusting();
+    let update = UpdateRoster {
+        nats_cluster: "east".to_owned(),
+        term: 0,
+        position: 0,
+        seen: vec![server("NA", None)],
+        gone: Vec::new(),
+    };
+    apply(&state, 2, &update.into());
+    flush(&state);
+    let sent = pieces(&state);
+    received(&sent).expect("a whole snapshot");
+    let block = zstd::bulk::decompress(&sent[1][5..], MAX_PIECE_BYTES).expect("a block");
+    // The record of the server: its table, its key, and the version of its value.
+    let key = block.windows(7).position(|bytes| bytes == b"east/NA").expect("its key");
+    for (place, what) in [
+        (key + 4, "a key without a NATS cluster"),
+        (key + 8, "a value of another version"),
+    ] {
+        let Err(refused) = received(&with_other_content(&sent, place)) else {
+            panic!("{what} was taken");
+        };
+        assert!(refused.to_string().contains("servers_v1"), "{what}: {refused}");
+    }
 }
 
 /// The stream as a sender makes it whose file has another byte at `place` of the first block that is so long: every

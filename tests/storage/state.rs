@@ -7,8 +7,8 @@ use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
 use jwtmesh::state::{
-    Barred, Command, Effect, Fault, Lease, Listed, MarkPropagated, Options, Outcomes, OverrideAccount, PutAccount,
-    PutOperator, PutOperators, ReplaceOperator, State, TakeLease, Version,
+    Barred, Command, Effect, Fault, ForgetServer, Lease, Listed, MarkPropagated, Options, Outcomes, OverrideAccount,
+    PutAccount, PutOperator, PutOperators, ReplaceOperator, Server, State, TakeLease, UpdateRoster, Version,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -362,7 +362,7 @@ fn the_same_commands_make_the_same_bytes_however_they_are_flushed() {
     let mut log = vec![trust_operator(1)];
     model.apply(1, &log[0]);
     for index in 2..400 {
-        let command = random_command(random, model.epoch);
+        let command = random_command(random, &model);
         model.apply(index, &command);
         log.push(command);
     }
@@ -402,7 +402,7 @@ fn changes_are_reported_completely_and_in_order_however_small_the_steps() {
         let command = if index == 1 {
             trust_operator(1)
         } else {
-            random_command(random, model.epoch)
+            random_command(random, &model)
         };
         model.apply(index, &command);
         apply(&state, index, &command);
@@ -508,9 +508,33 @@ fn commands_keep_their_bytes() {
         before: 300,
     });
     assert_eq!(&lease.encode()[..], b"\x01\x05\x04east\x03\xac\x02");
+    let update = Command::from(UpdateRoster {
+        nats_cluster: "east".to_owned(),
+        term: 300,
+        position: 7,
+        seen: vec![Server {
+            id: "NA".to_owned(),
+            name: "n1".to_owned(),
+            cluster: String::new(),
+            version: "2.1".to_owned(),
+            behind: Some(5),
+        }],
+        gone: vec!["NB".to_owned()],
+    });
+    assert_eq!(
+        &update.encode()[..],
+        b"\x01\x06\x04east\xac\x02\x07\x01\x02NA\x02n1\x00\x032.1\x01\x05\x01\x02NB"
+    );
+    let forget = Command::from(ForgetServer {
+        nats_cluster: "east".to_owned(),
+        id: "NA".to_owned(),
+    });
+    assert_eq!(&forget.encode()[..], b"\x01\x07\x04east\x02NA");
     for command in [
         mark,
         lease,
+        update,
+        forget,
         trust_operator(7),
         put(3, vec![item(1, -5, "x"), item(2, 9, "y")]),
         overriding(3, item(1, -5, "x"), vec![barred]),
@@ -823,16 +847,18 @@ fn a_lease_is_given_to_whoever_names_the_one_before_it() {
             .apply(mark(index), Effect::Command(&command.encode()))
             .expect("applies")
     };
-    let lease = |holder, granted| Some(Lease { holder, granted });
+    let lease = |holder, granted, term| Some(Lease { holder, granted, term });
     assert_eq!(state.lease("east"), None);
     assert_eq!(take(2, 7, 0), Outcomes::Lease(Some(2)));
-    assert_eq!(state.lease("east"), lease(7, 2));
+    assert_eq!(state.lease("east"), lease(7, 2, 2));
     assert_eq!(take(3, 8, 0), Outcomes::Lease(None), "it did not know of the first");
     assert_eq!(take(4, 7, 2), Outcomes::Lease(Some(4)), "renewed");
+    assert_eq!(state.lease("east"), lease(7, 4, 2));
     assert_eq!(take(5, 8, 2), Outcomes::Lease(None), "renewed meanwhile");
     assert_eq!(take(6, 0, 4), Outcomes::Lease(Some(6)), "given back");
+    assert_eq!(state.lease("east"), lease(0, 6, 0));
     assert_eq!(take(7, 8, 6), Outcomes::Lease(Some(7)));
-    assert_eq!(state.lease("east"), lease(8, 7));
+    assert_eq!(state.lease("east"), lease(8, 7, 7));
     assert_eq!(state.lease("west"), None);
     // It is kept like everything else, and no position of the NATS cluster itself.
     flush(&state);

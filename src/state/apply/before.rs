@@ -25,4 +25,8 @@ pub(in crate::state) trait Before {
     fn account(&self, account: AccountKey) -> Result<Present, Fault>;
     /// How far `nats_cluster` has been updated; 0 if it never was.
     fn position(&self, nats_cluster: &str) -> Revision;
+    /// How many servers the roster of `nats_cluster` has.
+    fn server_count(&self, nats_cluster: &str) -> usize;
+    /// Whether the roster of `nats_cluster` has the server `id`.
+    fn has_server(&self, nats_cluster: &str, id: &str) -> bool;
 }

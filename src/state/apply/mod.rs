@@ -8,6 +8,7 @@ mod accounts;
 mod before;
 mod operators;
 mod positions;
+mod roster;
 
 pub(super) use before::{Before, Present};
 
@@ -30,6 +31,8 @@ pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command
         Command::ReplaceOperator(command) => {
             Outcomes::Operators(vec![operators::replace(change, &before.trust(), command)])
         }
+        Command::UpdateRoster(command) => Outcomes::Roster(roster::update(change, before, command)),
+        Command::ForgetServer(command) => Outcomes::Roster(roster::forget(change, before, command)),
     })
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Meta;
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::state::command::{ETAG_BYTES, Revision};
+use crate::state::roster::Server;
 use crate::state::rows::{AccountRow, OperatorRow, Past, ReplacedOperator, RowId};
 
 /// The first byte of every value that we encode, but for the two that follow.
@@ -65,6 +66,15 @@ struct TrustedOperator {
 struct Replaced {
     successor: OperatorKey,
     revision: Revision,
+}
+
+/// A server without its id, which is part of its key.
+#[derive(Serialize, Deserialize)]
+struct StoredServer<'a> {
+    name: &'a str,
+    cluster: &'a str,
+    version: &'a str,
+    behind: Option<Revision>,
 }
 
 /// What `operators_v1` says about an operator.
@@ -214,6 +224,32 @@ pub(super) fn decode_operator(operator: OperatorKey, value: &[u8]) -> Result<Sto
     }))
 }
 
+pub(in crate::state) fn encode_server(server: &Server) -> Vec<u8> {
+    encode(&StoredServer {
+        name: &server.name,
+        cluster: &server.cluster,
+        version: &server.version,
+        behind: server.behind,
+    })
+}
+
+/// The server that stands under `key`, and the name of its NATS cluster; or what is wrong with it.
+pub(super) fn decode_server<'a>(key: &'a str, value: &[u8]) -> Result<(&'a str, Server), String> {
+    let (nats_cluster, id) = key.split_once('/').ok_or("its key names no NATS cluster")?;
+    let stored: StoredServer<'_> = decode(value)?;
+    let server = Server {
+        id: id.to_owned(),
+        name: stored.name.to_owned(),
+        cluster: stored.cluster.to_owned(),
+        version: stored.version.to_owned(),
+        behind: stored.behind,
+    };
+    if !server.is_within_bounds() {
+        return Err("it has a text that is too long".to_owned());
+    }
+    Ok((nats_cluster, server))
+}
+
 pub(super) fn encode_meta(meta: &Meta) -> Vec<u8> {
     encode(meta)
 }
@@ -333,6 +369,41 @@ mod tests {
             Ok(StoredOperator::Replaced(found)) => assert_eq!(found, replaced),
             _ => panic!("it is a replaced operator"),
         }
+    }
+
+    #[test]
+    fn the_bytes_of_a_server_do_not_change() {
+        let server = Server {
+            id: "NA".to_owned(),
+            name: "n1".to_owned(),
+            cluster: String::new(),
+            version: "2.12.0".to_owned(),
+            behind: Some(300),
+        };
+        for (behind, stored) in [(Some(300), "01ac02"), (None, "00")] {
+            let server = Server {
+                behind,
+                ..server.clone()
+            };
+            let value = encode_server(&server);
+            assert_eq!(hex(&value), format!("01026e310006{}{stored}", hex(b"2.12.0")));
+            assert_eq!(decode_server("east/NA", &value), Ok(("east", server)));
+            for length in 0..value.len() {
+                assert!(decode_server("east/NA", &value[..length]).is_err(), "{length} bytes");
+            }
+        }
+        assert!(
+            decode_server("NA", &encode_server(&server)).is_err(),
+            "a key without a NATS cluster"
+        );
+        let long = Server {
+            name: "n".repeat(Server::MAX_NAME_BYTES + 1),
+            ..server
+        };
+        assert!(
+            decode_server("east/NA", &encode_server(&long)).is_err(),
+            "a name that is never stored"
+        );
     }
 
     fn hex(bytes: &[u8]) -> String {

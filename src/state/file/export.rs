@@ -18,8 +18,8 @@ use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
 use crate::state::fault::Fault;
 use crate::state::rows::RowId;
 
-/// The number of this format.
-pub(super) const FORMAT: u32 = 1;
+/// The number of this format. In format 1 there were no servers, and a header had four counts.
+pub(super) const FORMAT: u32 = 2;
 
 /// Bytes of records in a block before it is compressed. One record may be larger: a token has up to a MiB.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -35,7 +35,7 @@ pub(super) const BLOCK: u8 = 2;
 pub(super) const TRAILER: u8 = 3;
 
 /// The tables by their numbers in a stream.
-pub(super) const TABLES: u8 = 4;
+pub(super) const TABLES: u8 = 5;
 
 /// What a stream begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,44 @@ pub(super) struct Header {
     pub(super) counts: [u64; TABLES as usize],
     /// About how many bytes of disk the state takes.
     pub(super) stored_bytes: u64,
+}
+
+impl Header {
+    /// The header that `content` encodes, in this format or the one before; or what is wrong with it.
+    pub(super) fn decode(content: &[u8]) -> Result<Self, String> {
+        let unreadable = |error: postcard::Error| format!("is no header: {error}");
+        let ((magic, format), _): (([u8; 8], u32), _) = postcard::take_from_bytes(content).map_err(unreadable)?;
+        match (magic, format) {
+            (MAGIC, FORMAT) => postcard::from_bytes(content).map_err(unreadable),
+            (MAGIC, 1) => postcard::from_bytes::<HeaderOf4>(content)
+                .map(Self::from)
+                .map_err(unreadable),
+            _ => Err(format!("is of format {format}, this program reads 1 to {FORMAT}")),
+        }
+    }
+}
+
+/// The header of format 1.
+#[derive(Serialize, Deserialize)]
+struct HeaderOf4 {
+    magic: [u8; 8],
+    format: u32,
+    meta: Meta,
+    counts: [u64; 4],
+    stored_bytes: u64,
+}
+
+impl From<HeaderOf4> for Header {
+    fn from(header: HeaderOf4) -> Self {
+        let [operators, positions, rows, accounts] = header.counts;
+        Self {
+            magic: header.magic,
+            format: header.format,
+            meta: header.meta,
+            counts: [operators, positions, rows, accounts, 0],
+            stored_bytes: header.stored_bytes,
+        }
+    }
 }
 
 pub(super) const MAGIC: [u8; 8] = *b"jwtmesh\n";
@@ -150,8 +188,9 @@ impl Export {
                 length(view.table(POSITIONS)?.len())?,
                 length(rows.len())?,
                 length(accounts.len())?,
+                view.server_count()?,
             ],
-            // The other tables have a few rows.
+            // The other tables are small.
             stored_bytes: stored(rows.stats())? + stored(accounts.stats())?,
         })
     }
@@ -163,6 +202,10 @@ impl Export {
             1 => self.records_of(block, table, self.view.table(POSITIONS)?, after)?,
             2 => self.records_of(block, table, self.view.table(ROWS)?, after)?,
             3 => self.records_of(block, table, self.view.table(ACCOUNTS)?, after)?,
+            4 => match self.view.servers()? {
+                Some(servers) => self.records_of(block, table, servers, after)?,
+                None => None,
+            },
             _ => return Ok(Place::Trailer),
         };
         match last {
@@ -216,6 +259,10 @@ pub(super) fn check(store: &Store, record: &Record<'_>) -> Result<(), Fault> {
             store.row(None, id, record.value).map(drop)
         }
         2 => Err(shape()),
+        4 => {
+            let key = std::str::from_utf8(record.key).map_err(|_| shape())?;
+            store.server(key, record.value).map(drop)
+        }
         _ => Ok(()),
     }
 }

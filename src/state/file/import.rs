@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
-use super::export::{BLOCK, FORMAT, HEADER, Header, MAGIC, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer, check};
+use super::export::{BLOCK, HEADER, Header, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer, check};
 use super::install::received_next;
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
@@ -128,13 +128,10 @@ impl Import {
     }
 
     fn take_header(&mut self, content: &[u8]) -> Result<(), ImportError> {
-        let header: Header = match postcard::from_bytes(content) {
+        let header = match Header::decode(content) {
             Ok(header) => header,
-            Err(error) => return self.wrong(format!("is no header: {error}")),
+            Err(defect) => return self.wrong(defect),
         };
-        if header.magic != MAGIC || header.format != FORMAT {
-            return self.wrong(format!("is of format {}, this program reads {FORMAT}", header.format));
-        }
         self.hash.update(content);
         self.header = Some(header);
         Ok(())
@@ -192,6 +189,7 @@ impl Import {
             create(store, &writing, POSITIONS)?;
             create(store, &writing, ROWS)?;
             create(store, &writing, ACCOUNTS)?;
+            create(store, &writing, SERVERS)?;
             store.write_meta(&writing, &header.meta)?;
             let index = header.meta.applied.as_ref().map_or(0, |mark| mark.index);
             store.write_index(&writing, INSTALLED, index)?;
@@ -207,7 +205,8 @@ impl Import {
         match store {
             Some(store) => {
                 let view = SnapshotView::of(store)?;
-                match view.trust().and(view.positions()) {
+                let used = view.trust().and(view.positions()).and(view.rosters());
+                match used {
                     Ok(_) => Ok(view),
                     Err(fault) => self.wrong(format!("ends a snapshot that cannot be used: {fault}")),
                 }
@@ -234,6 +233,7 @@ fn write_all(store: &Store, writing: &WriteTransaction, block: &[u8]) -> Result<
             1 => write(store, writing, POSITIONS, &record)?,
             2 => write(store, writing, ROWS, &record)?,
             3 => write(store, writing, ACCOUNTS, &record)?,
+            4 => write(store, writing, SERVERS, &record)?,
             other => Err(format!("has a record of table {other}, which there is not")),
         };
         // The sender's redb does not look at what it reads, and what is here now may be the last sound copy.
@@ -254,7 +254,7 @@ fn write<K: Key + 'static, V: Value + 'static>(
     record: &Record<'_>,
 ) -> Result<Result<(), String>, Fault> {
     let fits = |width: Option<usize>, bytes: &[u8]| width.is_none_or(|width| width == bytes.len());
-    // The name of a NATS cluster is the only key without a fixed width.
+    // The keys without a fixed width, which begin with the name of a NATS cluster, are texts.
     let is_text = K::fixed_width().is_some() || std::str::from_utf8(record.key).is_ok();
     if !fits(K::fixed_width(), record.key) || !fits(V::fixed_width(), record.value) || !is_text {
         return Ok(Err(format!("has a record of table {} of another shape", record.table)));

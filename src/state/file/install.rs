@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
+use redb::{Durability, Key, ReadOnlyTable, TableDefinition, Value, WriteTransaction};
 
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
@@ -123,18 +123,30 @@ fn copy_all(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
     copy(store, &writing, view, ROWS)?;
     copy(store, &writing, view, OPERATORS)?;
     copy(store, &writing, view, POSITIONS)?;
+    copy_from(store, &writing, view, SERVERS, view.servers()?)?;
     store.write_meta(&writing, view.meta())?;
     let index = view.mark().map_or(0, |mark| mark.index);
     store.write_index(&writing, INSTALLED, index)?;
     store.commit(writing)
 }
 
-/// Copies one table in the order of its keys: ascending insertions fill their pages and touch no other.
 fn copy<K: Key + 'static, V: Value + 'static>(
     store: &Store,
     writing: &WriteTransaction,
     view: &SnapshotView,
     definition: TableDefinition<'static, K, V>,
+) -> Result<(), Fault> {
+    copy_from(store, writing, view, definition, Some(view.table(definition)?))
+}
+
+/// Copies one table in the order of its keys: ascending insertions fill their pages and touch no other. The copy of a
+/// table that is not there is empty.
+fn copy_from<K: Key + 'static, V: Value + 'static>(
+    store: &Store,
+    writing: &WriteTransaction,
+    view: &SnapshotView,
+    definition: TableDefinition<'static, K, V>,
+    from: Option<ReadOnlyTable<K, V>>,
 ) -> Result<(), Fault> {
     writing
         .delete_table(definition)
@@ -142,11 +154,10 @@ fn copy<K: Key + 'static, V: Value + 'static>(
     let mut table = writing
         .open_table(definition)
         .map_err(|error| store.fault("write to", error))?;
-    for entry in view
-        .table(definition)?
-        .range::<K::SelfType<'_>>(..)
-        .map_err(|error| view.fault(error))?
-    {
+    let Some(from) = from else {
+        return Ok(());
+    };
+    for entry in from.range::<K::SelfType<'_>>(..).map_err(|error| view.fault(error))? {
         let (key, value) = entry.map_err(|error| view.fault(error))?;
         table
             .insert(key.value(), value.value())

@@ -6,6 +6,7 @@
 //! | `rows_v1` | row id, ascending | encoded row, its token without base64: current ones and the history |
 //! | `operators_v1` | operator, 32 bytes | encoded operator row, or who took its place |
 //! | `positions_v1` | name of a NATS cluster | revision |
+//! | `servers_v1` | name of a NATS cluster, `/`, id of a nats-server | encoded server |
 //! | `meta_v1` | `format`, `store`, `state` | format number, store uuid, encoded [`Meta`] |
 //! | | `checkpoint`, `installed` | log index of the last checkpoint, of the last installed snapshot |
 //!
@@ -14,6 +15,10 @@
 //!
 //! What an entry changes is written in one transaction together with its mark (I4), so that the file always holds the
 //! state at the end of an entry. A file of another program, format or store is refused, never converted.
+//!
+//! A file that an earlier version of format 3 wrote has no `servers_v1`, which is read as an empty one; the first flush
+//! makes it. That needs no other format number: an earlier version that opens a file with this table does not read it,
+//! and stops at the first entry that would change it.
 //!
 //! A read that fails (`backend.rs`), and a panic of redb over bytes that it did not write ([`Store`]), fail what needed
 //! them and nothing else. After a write, a sync or a commit that fails nothing more is written.
@@ -31,7 +36,7 @@ use bytes::Bytes;
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
 
-pub(super) use encoding::{EncodedRow, encode_operator, encode_replaced, encode_row};
+pub(super) use encoding::{EncodedRow, encode_operator, encode_replaced, encode_row, encode_server};
 pub use export::Export;
 pub use import::{Import, ImportError, MAX_PIECE_BYTES};
 pub(super) use install::{build_beside, is_received, open_or_make, put_received, replace};
@@ -47,6 +52,7 @@ pub(super) const ACCOUNTS: TableDefinition<&[u8; 32], (u64, u32)> = TableDefinit
 pub(super) const ROWS: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("rows_v1");
 pub(super) const OPERATORS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("operators_v1");
 pub(super) const POSITIONS: TableDefinition<&str, u64> = TableDefinition::new("positions_v1");
+pub(super) const SERVERS: TableDefinition<&str, &[u8]> = TableDefinition::new("servers_v1");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta_v1");
 
 /// Key in [`META`] of the log index at the last checkpoint.

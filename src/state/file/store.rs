@@ -10,12 +10,15 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use super::backend::Backend;
-use super::encoding::{EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, encode_meta, row_account};
-use super::{ACCOUNTS, CHECKPOINT, FORMAT, INSTALLED, META, Meta, OPERATORS, POSITIONS, ROWS};
+use super::encoding::{
+    EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, decode_server, encode_meta, row_account,
+};
+use super::{ACCOUNTS, CHECKPOINT, FORMAT, INSTALLED, META, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::panics;
 use crate::state::fault::Fault;
 use crate::state::options::Options;
+use crate::state::roster::Server;
 use crate::state::rows::{AccountRow, RowId, etag};
 
 /// An open file and its name.
@@ -182,6 +185,7 @@ impl Store {
             writing.open_table(ROWS)?;
             writing.open_table(OPERATORS)?;
             writing.open_table(POSITIONS)?;
+            writing.open_table(SERVERS)?;
             Ok(())
         };
         made().map_err(|error| self.fault("write to", error))
@@ -306,6 +310,11 @@ impl Store {
     pub(in crate::state) fn operator(&self, key: &[u8; 32], value: &[u8]) -> Result<StoredOperator, Fault> {
         let operator = OperatorKey::from_bytes(*key);
         decode_operator(operator, value).map_err(|what| self.damaged(format!("operators_v1, {operator}: {what}")))
+    }
+
+    /// The server that stands under `key`, and the name of its NATS cluster.
+    pub(in crate::state) fn server<'a>(&self, key: &'a str, value: &[u8]) -> Result<(&'a str, Server), Fault> {
+        decode_server(key, value).map_err(|what| self.damaged(format!("servers_v1, {key:?}: {what}")))
     }
 
     pub(in crate::state) fn fault(&self, operation: &'static str, cause: impl Into<redb::Error>) -> Fault {

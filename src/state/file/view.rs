@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, Value};
+use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, TableError, Value};
 
 use super::encoding::StoredOperator;
 use super::store::Store;
-use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::fault::Fault;
+use crate::state::roster::Rosters;
 use crate::state::rows::{AccountRow, Mark, RowId, Trust, Version};
 
 /// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb cannot
@@ -174,6 +175,21 @@ impl SnapshotView {
         Ok(positions)
     }
 
+    /// The servers of all NATS clusters as of then.
+    pub fn rosters(&self) -> Result<Rosters, Fault> {
+        let mut rosters = Rosters::new();
+        let Some(table) = self.servers()? else {
+            return Ok(rosters);
+        };
+        for entry in table.range::<&str>(..).map_err(|error| self.fault(error))? {
+            let (key, value) = entry.map_err(|error| self.fault(error))?;
+            let (nats_cluster, server) = self.0.store.server(key.value(), value.value())?;
+            let servers = rosters.entry(nats_cluster.to_owned()).or_default();
+            servers.insert(server.id.clone(), server);
+        }
+        Ok(rosters)
+    }
+
     /// A hash over everything agreed in it, byte by byte: equal on all nodes at the same index (I3). The store's own
     /// uuid and its checkpoints are not part of it.
     pub fn digest(&self) -> Result<[u8; 32], Fault> {
@@ -191,6 +207,10 @@ impl SnapshotView {
         self.each(ROWS, &mut add)?;
         self.each(OPERATORS, &mut add)?;
         self.each(POSITIONS, &mut add)?;
+        // A state without servers has the same digest as before there were any.
+        if self.server_count()? > 0 {
+            self.each(SERVERS, &mut add)?;
+        }
         Ok(*hash.finalize().as_bytes())
     }
 
@@ -218,6 +238,20 @@ impl SnapshotView {
         table: TableDefinition<'static, K, V>,
     ) -> Result<ReadOnlyTable<K, V>, Fault> {
         self.0.reading.open_table(table).map_err(|error| self.fault(error))
+    }
+
+    /// The table of servers; `None` in a file of an earlier version, see `mod.rs`.
+    pub(super) fn servers(&self) -> Result<Option<ReadOnlyTable<&'static str, &'static [u8]>>, Fault> {
+        match self.0.reading.open_table(SERVERS) {
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            table => table.map(Some).map_err(|error| self.fault(error)),
+        }
+    }
+
+    /// How many servers it has.
+    pub(super) fn server_count(&self) -> Result<u64, Fault> {
+        let servers = self.servers()?;
+        servers.map_or(Ok(0), |table| table.len().map_err(|error| self.fault(error)))
     }
 
     pub(in crate::state) fn row(

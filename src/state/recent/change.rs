@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::state::command::Revision;
+use crate::state::roster::Server;
 use crate::state::rows::{AccountRow, Mark, OperatorRow, ReplacedOperator, RowId, Trust};
 
 /// What one log entry changed. Decided completely before any of it can be seen.
@@ -21,6 +22,41 @@ pub(in crate::state) struct Change {
     pub(in crate::state) trust: Option<Arc<Trust>>,
     /// New values of positions by their names.
     pub(in crate::state) positions: Vec<(String, Revision)>,
+    /// The servers of a NATS cluster, if it changed them.
+    pub(in crate::state) roster: Option<RosterChange>,
+}
+
+/// What an entry changed in the roster of one NATS cluster. No id is in both lists, nor twice in one.
+#[derive(Debug)]
+pub(in crate::state) struct RosterChange {
+    pub(in crate::state) nats_cluster: String,
+    /// New rows, and rows in the place of another with their id.
+    pub(in crate::state) seen: Vec<Server>,
+    /// The ids of removed rows.
+    pub(in crate::state) gone: Vec<String>,
+}
+
+impl RosterChange {
+    /// A change of `nats_cluster` that changes nothing.
+    pub(in crate::state) fn of(nats_cluster: String) -> Self {
+        Self {
+            nats_cluster,
+            seen: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub(in crate::state) fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.gone.is_empty()
+    }
+
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let seen: usize = self.seen.iter().map(Server::bytes).sum();
+        let gone: usize = self.gone.iter().map(|id| id.len() + size_of::<String>()).sum();
+        seen + gone
+    }
 }
 
 impl Change {
@@ -35,6 +71,7 @@ impl Change {
             replaced: Vec::new(),
             trust: None,
             positions: Vec::new(),
+            roster: None,
         }
     }
 
@@ -42,7 +79,8 @@ impl Change {
     pub(in crate::state) fn bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(|row| row.bytes()).sum();
         let operators: usize = self.operators.iter().map(|row| row.token.len()).sum();
-        CHANGE_OVERHEAD_BYTES + rows + operators + self.membership.as_ref().map_or(0, Bytes::len)
+        let roster = self.roster.as_ref().map_or(0, RosterChange::bytes);
+        CHANGE_OVERHEAD_BYTES + rows + operators + roster + self.membership.as_ref().map_or(0, Bytes::len)
     }
 }
 

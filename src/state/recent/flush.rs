@@ -10,8 +10,10 @@ use super::change::Change;
 use super::live::Live;
 use crate::state::fault::Fault;
 use crate::state::file::{
-    ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, Store, encode_operator, encode_replaced, encode_row,
+    ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, SERVERS, Store, encode_operator, encode_replaced, encode_row,
+    encode_server,
 };
+use crate::state::roster::server_key;
 use crate::state::rows::RowId;
 
 /// One step of the flush: some of the oldest entries, whole and in order.
@@ -79,6 +81,7 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
     let mut rows = writing.open_table(ROWS)?;
     let mut operators = writing.open_table(OPERATORS)?;
     let mut positions = writing.open_table(POSITIONS)?;
+    let mut servers = writing.open_table(SERVERS)?;
     // Sorted, so that neighbours are removed from the same page. A row that was added and forgotten within this step is
     // not written.
     let mut forgotten: BTreeSet<RowId> = changes
@@ -100,6 +103,15 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
         }
         for (nats_cluster, position) in &change.positions {
             positions.insert(nats_cluster.as_str(), *position)?;
+        }
+        if let Some(roster) = &change.roster {
+            for id in &roster.gone {
+                servers.remove(server_key(&roster.nats_cluster, id).as_str())?;
+            }
+            for server in &roster.seen {
+                let key = server_key(&roster.nats_cluster, &server.id);
+                servers.insert(key.as_str(), encode_server(server).as_slice())?;
+            }
         }
     }
     for id in forgotten {

@@ -26,7 +26,7 @@ impl Live {
         let held = SnapshotView::of(store.clone())?;
         let flushed_meta = held.meta().clone();
         let live = Self {
-            memtable: Memtable::new(flushed_meta.clone(), held.trust()?, held.positions()?),
+            memtable: Memtable::new(flushed_meta.clone(), held.trust()?, held.positions()?, held.rosters()?),
             lookups: Arc::new(Lookups::of(store.clone())?),
             store,
             checkpointed: flushed_meta.applied.as_ref().map(|mark| mark.index),

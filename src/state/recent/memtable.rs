@@ -9,6 +9,7 @@ use super::change::Change;
 use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::file::Meta;
+use crate::state::roster::Rosters;
 use crate::state::rows::{AccountRow, Changes, Mark, Trust};
 
 /// The small part of the applied state, all of it, and the rows that redb does not have yet.
@@ -26,11 +27,17 @@ pub(in crate::state) struct Memtable {
     pub(in crate::state) membership: Option<Bytes>,
     pub(in crate::state) trust: Arc<Trust>,
     pub(in crate::state) positions: BTreeMap<String, Revision>,
+    pub(in crate::state) rosters: Rosters,
 }
 
 impl Memtable {
     /// Empty, on top of what redb holds.
-    pub(in crate::state) fn new(meta: Meta, trust: Trust, positions: BTreeMap<String, Revision>) -> Self {
+    pub(in crate::state) fn new(
+        meta: Meta,
+        trust: Trust,
+        positions: BTreeMap<String, Revision>,
+        rosters: Rosters,
+    ) -> Self {
         Self {
             changes: VecDeque::new(),
             newest: HashMap::new(),
@@ -39,6 +46,7 @@ impl Memtable {
             membership: meta.membership,
             trust: Arc::new(trust),
             positions,
+            rosters,
         }
     }
 
@@ -66,6 +74,13 @@ impl Memtable {
         }
         for (nats_cluster, position) in &change.positions {
             self.positions.insert(nats_cluster.clone(), *position);
+        }
+        if let Some(roster) = &change.roster {
+            let servers = self.rosters.entry(roster.nats_cluster.clone()).or_default();
+            for id in &roster.gone {
+                servers.remove(id);
+            }
+            servers.extend(roster.seen.iter().map(|server| (server.id.clone(), server.clone())));
         }
         self.applied = Some(change.mark.clone());
         self.changes.push_back(Arc::new(change));

@@ -11,6 +11,6 @@ mod live;
 mod memtable;
 
 pub(super) use cache::RowCache;
-pub(super) use change::Change;
+pub(super) use change::{Change, RosterChange};
 pub(super) use flush::Flush;
 pub(super) use live::Live;
