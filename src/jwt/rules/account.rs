@@ -6,7 +6,7 @@ use super::info::info;
 use super::issues::Issues;
 use super::shape::{Account, doubtful_revocation, permissions, revocations};
 use super::{exports, imports, mapping, subject};
-use crate::jwt::json::{Fields, Json};
+use crate::jwt::json::Fields;
 use crate::jwt::nkey::{self, KeyKind};
 use crate::jwt::quote::cut;
 use crate::jwt::rejection::Rejection;
@@ -78,34 +78,24 @@ fn version_2(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection
 }
 
 fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
-    for (from, targets) in nats.map("mappings")? {
+    for mapping in mapping::read(nats)? {
+        let from = mapping.from;
         subject::check(from, "a mapping", issues);
-        let path = nats.path("mappings");
-        let wrong = || Rejection::FieldType {
-            field: path.clone(),
-            wanted: "lists of weighted mappings",
-        };
-        let targets = match targets {
-            Json::List(targets) => targets.as_slice(),
-            Json::Null => &[],
-            _ => return Err(wrong()),
-        };
         let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut subjects = Vec::with_capacity(targets.len());
-        for target in targets {
-            let target = Fields::of(target, &path, &["subject", "weight", "cluster"])?;
-            subjects.push(target.text("subject")?);
-            subject::check(target.text("subject")?, "a mapping's target", issues);
-            // Go reads the weight as a byte; 0 counts as 100.
-            let weight = u8::try_from(target.int("weight")?).map_err(|_| wrong())?;
-            let weight = if weight == 0 { 100 } else { weight };
-            if weight > 100 {
+        for target in &mapping.targets {
+            subject::check(target.subject, "a mapping's target", issues);
+            if target.weight > 100 {
                 issues.add("mapping", || {
-                    format!("mapping {:?} has a weight of {weight}: use 1 to 100", cut(from))
+                    format!(
+                        "mapping {:?} has a weight of {}: use 1 to 100",
+                        cut(from),
+                        target.weight
+                    )
                 });
             }
-            *sums.entry(target.text("cluster")?).or_default() += u64::from(weight);
+            *sums.entry(target.cluster).or_default() += u64::from(target.weight);
         }
+        let subjects: Vec<&str> = mapping.targets.iter().map(|target| target.subject).collect();
         if let Some(defect) = mapping::defect(from, &subjects) {
             issues.warn("mapping-not-installed", || {
                 format!(

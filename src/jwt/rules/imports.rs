@@ -74,22 +74,39 @@ fn reference(token: &str) -> Option<i64> {
         .and_then(|digits| digits.parse().ok())
 }
 
+/// Reads every import of `nats`; `None` for one that is null.
+fn read<'j>(nats: &Fields<'j, '_>) -> Result<Vec<Option<Import<'j>>>, Rejection> {
+    let path = nats.path("imports");
+    let read = |(at, json): (usize, &'j Json<'_>)| match json {
+        Json::Null => Ok(None),
+        json => Import::read(json, &format!("{path}[{at}]")).map(Some),
+    };
+    nats.list("imports")?.iter().enumerate().map(read).collect()
+}
+
+/// The service imports: the account that exports each of them, and the subject at which it is seen.
+fn services_among<'i, 'j>(imports: &'i [Option<Import<'j>>]) -> impl Iterator<Item = (&'j str, String)> + use<'i, 'j> {
+    let services = imports
+        .iter()
+        .flatten()
+        .filter(|import| import.traffic == Traffic::Service);
+    services.map(|import| (import.account, import.appears_at()))
+}
+
 /// Checks every import of `nats` and returns their number.
 pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -> Result<usize, Rejection> {
-    let list = nats.list("imports")?;
-    let path = nats.path("imports");
-    let mut services: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (at, json) in list.iter().enumerate() {
-        if *json == Json::Null {
+    let imports = read(nats)?;
+    for import in &imports {
+        let Some(import) = import else {
             issues.add("import", || "an import is null: remove it".to_owned());
             continue;
-        }
-        let import = Import::read(json, &format!("{path}[{at}]"))?;
-        if import.traffic == Traffic::Service {
-            services.entry(import.account).or_default().push(import.appears_at());
-        }
-        shape(&import, issues);
-        activate(&import, account, issues);
+        };
+        shape(import, issues);
+        activate(import, account, issues);
+    }
+    let mut services: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (from, subject) in services_among(&imports) {
+        services.entry(from).or_default().push(subject);
     }
     for (from, subjects) in &services {
         let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
@@ -103,7 +120,7 @@ pub(super) fn check(nats: &Fields<'_, '_>, account: &str, issues: &mut Issues) -
             }),
         }
     }
-    Ok(list.len())
+    Ok(imports.len())
 }
 
 fn shape(import: &Import<'_>, issues: &mut Issues) {

@@ -1,7 +1,58 @@
-//! Mappings that the jwt library takes and nats-server does not install (nats-server `accounts.go`,
-//! `AddWeightedMappings`; `sublist.go`, `ValidateMapping`; `subject_transform.go`, `NewSubjectTransform`).
+//! Mappings: how they are read, and those that the jwt library takes and nats-server does not install (nats-server
+//! `accounts.go`, `AddWeightedMappings`; `sublist.go`, `ValidateMapping`; `subject_transform.go`, `NewSubjectTransform`).
 
 use std::collections::BTreeSet;
+
+use crate::jwt::json::{Fields, Json};
+use crate::jwt::rejection::Rejection;
+
+/// A subject whose messages go to other subjects (jwt `account_claims.go`, `Mapping`).
+pub(in crate::jwt) struct Mapping<'j> {
+    pub(in crate::jwt) from: &'j str,
+    pub(in crate::jwt) targets: Vec<Target<'j>>,
+}
+
+/// One of the subjects that messages go to (jwt `account_claims.go`, `WeightedMapping`).
+pub(in crate::jwt) struct Target<'j> {
+    pub(in crate::jwt) subject: &'j str,
+    /// Percent; 100 where none is written.
+    pub(in crate::jwt) weight: u8,
+    /// The only NATS cluster in which it counts; empty for all others.
+    pub(in crate::jwt) cluster: &'j str,
+}
+
+/// Reads the mappings of `nats`.
+pub(in crate::jwt) fn read<'j>(nats: &Fields<'j, '_>) -> Result<Vec<Mapping<'j>>, Rejection> {
+    let path = nats.path("mappings");
+    let wrong = || Rejection::FieldType {
+        field: path.clone(),
+        wanted: "lists of weighted mappings",
+    };
+    let target = |json: &'j Json<'_>| {
+        let target = Fields::of(json, &path, &["subject", "weight", "cluster"])?;
+        let subject = target.text("subject")?;
+        // Go reads the weight as a byte; 0 counts as 100.
+        let weight = u8::try_from(target.int("weight")?).map_err(|_| wrong())?;
+        Ok(Target {
+            subject,
+            weight: if weight == 0 { 100 } else { weight },
+            cluster: target.text("cluster")?,
+        })
+    };
+    let mut mappings = Vec::new();
+    for (from, targets) in nats.map("mappings")? {
+        let targets = match targets {
+            Json::List(targets) => targets.as_slice(),
+            Json::Null => &[],
+            _ => return Err(wrong()),
+        };
+        mappings.push(Mapping {
+            from,
+            targets: targets.iter().map(target).collect::<Result<_, Rejection>>()?,
+        });
+    }
+    Ok(mappings)
+}
 
 /// What a token of a destination stands for.
 enum Place {
