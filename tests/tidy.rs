@@ -109,6 +109,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "claims",
             "trust",
             "explain",
+            "older",
             "mod",
         ],
     ),

@@ -19,12 +19,15 @@
 //! that says what to do. An operator's token passes steps 1 to 4 and 7, and must be signed by its own identity key.
 //! [`explain()`] takes the same steps to inform a person, but goes on after a defect as far as the token can be read.
 //!
+//! [`refusals()`] judges a token that was accepted by the rules of older nats-servers, which are stricter in a few cases.
+//!
 //! This room uses no private key, and no sentence of it repeats one that was sent by mistake (`quote.rs`).
 
 mod claims;
 mod explain;
 mod json;
 mod nkey;
+mod older;
 mod opened;
 mod quote;
 mod rejection;
@@ -36,6 +39,7 @@ pub use claims::account::AccountClaims;
 pub use claims::operator::OperatorClaims;
 pub use explain::{Explanation, explain, render_decoded};
 pub use nkey::{AccountKey, KEY_CHARS, KeyError, KeyKind, OperatorKey, UserKey, kind, verify};
+pub use older::{OLDEST_SERVER, Refusal, ServerVersion, VersionError, refusals};
 pub use quote::{time, without_seeds};
 pub use rejection::{Issue, Rejection};
 pub use token::{MAX_TOKEN_BYTES, Token};

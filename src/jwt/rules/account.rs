@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::info::info;
 use super::issues::Issues;
+use super::mapping::Mapping;
 use super::shape::{Account, doubtful_revocation, permissions, revocations};
 use super::{exports, imports, mapping, subject};
 use crate::jwt::json::Fields;
@@ -64,7 +65,7 @@ fn version_2(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection
     for subject in subscribe {
         subject::check_permission(subject, true, issues);
     }
-    mappings(nats, issues)?;
+    check_mappings(nats, issues)?;
     authorization(nats, issues)?;
     trace(nats, issues)?;
     info(nats, "the account", issues)?;
@@ -77,7 +78,15 @@ fn version_2(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection
     Ok(())
 }
 
-fn mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
+/// The mappings of an account, which has some only in version 2.
+pub(in crate::jwt) fn mappings<'j>(account: &Account<'j, '_>) -> Result<Vec<Mapping<'j>>, Rejection> {
+    if account.v1 {
+        return Ok(Vec::new());
+    }
+    mapping::read(&account.nats)
+}
+
+fn check_mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Rejection> {
     for mapping in mapping::read(nats)? {
         let from = mapping.from;
         subject::check(from, "a mapping", issues);

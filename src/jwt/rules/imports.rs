@@ -84,7 +84,11 @@ fn read<'j>(nats: &Fields<'j, '_>) -> Result<Vec<Option<Import<'j>>>, Rejection>
     nats.list("imports")?.iter().enumerate().map(read).collect()
 }
 
-/// The service imports: the account that exports each of them, and the subject at which it is seen.
+/// The service imports of `nats`: the account that exports each of them, and the subject at which it is seen.
+pub(in crate::jwt) fn services<'j>(nats: &Fields<'j, '_>) -> Result<Vec<(&'j str, String)>, Rejection> {
+    Ok(services_among(&read(nats)?).collect())
+}
+
 fn services_among<'i, 'j>(imports: &'i [Option<Import<'j>>]) -> impl Iterator<Item = (&'j str, String)> + use<'i, 'j> {
     let services = imports
         .iter()

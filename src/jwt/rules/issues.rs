@@ -15,7 +15,7 @@ pub(in crate::jwt) struct Issues {
 
 impl Issues {
     /// Adds a rule that the token breaks, and for which nats-server refuses it.
-    pub(super) fn add(&mut self, code: &'static str, detail: impl FnOnce() -> String) {
+    pub(in crate::jwt) fn add(&mut self, code: &'static str, detail: impl FnOnce() -> String) {
         push(&mut self.blocking, code, detail);
     }
 

@@ -21,8 +21,8 @@ pub(in crate::jwt) struct Target<'j> {
     pub(in crate::jwt) cluster: &'j str,
 }
 
-/// Reads the mappings of `nats`.
-pub(in crate::jwt) fn read<'j>(nats: &Fields<'j, '_>) -> Result<Vec<Mapping<'j>>, Rejection> {
+/// Reads the mappings of `nats`, an account's of version 2.
+pub(super) fn read<'j>(nats: &Fields<'j, '_>) -> Result<Vec<Mapping<'j>>, Rejection> {
     let path = nats.path("mappings");
     let wrong = || Rejection::FieldType {
         field: path.clone(),

@@ -18,9 +18,10 @@ mod subject;
 mod url;
 mod user;
 
-pub(super) use account::account;
-pub(super) use imports::activation;
+pub(super) use account::{account, mappings};
+pub(super) use imports::{activation, services};
 pub(super) use issues::Issues;
 pub(super) use operator::operator;
 pub(super) use shape::{Account, doubtful_times, revocations};
+pub(super) use subject::{Overlap, has_wildcards, overlap};
 pub(super) use user::user;

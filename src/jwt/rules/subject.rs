@@ -54,7 +54,7 @@ pub(super) fn check_permission(subject: &str, queue: bool, issues: &mut Issues) 
 }
 
 /// Whether a subject has wildcards as the library counts them: `*` as a whole token, or `>` as the last one.
-pub(super) fn has_wildcards(subject: &str) -> bool {
+pub(in crate::jwt) fn has_wildcards(subject: &str) -> bool {
     subject == ">" || subject.ends_with(".>") || subject.split('.').any(|token| token == "*")
 }
 
@@ -81,7 +81,7 @@ pub(super) fn is_contained(subject: &str, other: &str) -> bool {
 
 /// What a search for overlaps found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Overlap<'s> {
+pub(in crate::jwt) enum Overlap<'s> {
     /// No subject is contained in another one.
     None,
     /// The second matches every subject that the first matches.
@@ -103,7 +103,7 @@ struct Node<'s> {
 }
 
 /// Whether one of `subjects` is contained in another one of them; a duplicate counts as contained.
-pub(super) fn overlap<'s>(subjects: &[&'s str]) -> Overlap<'s> {
+pub(in crate::jwt) fn overlap<'s>(subjects: &[&'s str]) -> Overlap<'s> {
     overlap_in(subjects, &mut steps_for(subjects))
 }
 
