@@ -492,6 +492,7 @@ fn a_seed_given_as_an_argument_is_never_printed() {
         for args in [
             &["inspect", given][..],
             &["inspect", "--operator", given, "-"],
+            &["inspect", "--nats-server", given, "-"],
             &["account", "show", given],
             &["account", "push", given],
             &["account", "push", given, "--json"],
