@@ -108,8 +108,8 @@ fn check_mappings(nats: &Fields<'_, '_>, issues: &mut Issues) -> Result<(), Reje
         if let Some(defect) = mapping::defect(from, &subjects) {
             issues.warn("mapping-not-installed", || {
                 format!(
-                    "nats-server does not install mapping {:?}, because {}, and keeps the one before it; from 2.15.2 on it refuses \
-                     the whole JWT",
+                    "nats-server does not install mapping {:?}, because {}, and keeps the one before it; with a directory resolver it \
+                     refuses the whole JWT from 2.14.8 and 2.15.1 on",
                     cut(from),
                     cut(&defect)
                 )
