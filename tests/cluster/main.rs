@@ -44,6 +44,8 @@ mod nsc;
 #[cfg(test)]
 mod older_copy;
 #[cfg(test)]
+mod older_servers;
+#[cfg(test)]
 mod partition;
 #[cfg(test)]
 mod propagation;
