@@ -36,7 +36,7 @@
 //!   submissions; `raft/log/writer.rs` writes the entry and syncs it; `raft/machine.rs` hands it to
 //!   [`state::State::apply`], where `state/apply/accounts.rs` decides stored, unchanged or superseded. Later
 //!   `raft/stores/flusher.rs` moves it into redb.
-//! - **A revocation.** It is an account change like any other. An applied entry moves the revision; `nats/cluster.rs` wakes and asks the resolver for the
+//! - **A revocation.** It is an account change like any other. An applied entry moves the revision; `nats/cluster/` wakes and asks the resolver for the
 //!   accounts changed since its position; `nats/publish/` decides what to send next; the *current* token is looked up
 //!   at that moment and published under a subject from `nats/subjects/`. Nothing but a position is remembered.
 //! - **A start.** `cli/serve.rs` reads the configuration; `node/assemble.rs` takes the data folder, opens both stores,
@@ -69,7 +69,7 @@
 //!   `purged <= checkpointed <= flushed <= applied <= committed`: `raft/log/`, `state/recent/live.rs`.
 //! - **I6** A lookup never waits for another node: [`resolver`].
 //! - **I7** A NATS cluster is sent the stored token, never a remembered one, and by one node at a time:
-//!   `nats/cluster.rs`, `nats/lease.rs`.
+//!   `nats/cluster/`, `nats/lease.rs`.
 //! - **I8** No operator or account seed is ever read by a node: [`config`] has no such setting, and no room of a node
 //!   may name [`sign`], nor may `cli/serve.rs`.
 //! - **I9** Every task is tracked and ends when it is told to: [`tasks`]; `tokio::spawn` is a disallowed method.

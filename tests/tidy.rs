@@ -62,7 +62,9 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "cli/account",
-        &["pages", "named", "tally", "list", "show", "push", "pull", "mod"],
+        &[
+            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "mod",
+        ],
     ),
     (
         "cli/demo",
@@ -81,20 +83,20 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli/member", &["list", "bootstrap", "mod"]),
-    ("cli/nats", &["pointing", "config", "mod"]),
+    ("cli/nats", &["pointing", "config", "servers", "mod"]),
     ("cli/operator", &["named", "show", "update", "replace", "mod"]),
     ("client", &["call", "admin", "public", "mod"]),
     ("config", &["error", "meaning", "text", "read", "mod"]),
     // `mod` has the reader, and reads the rest of the file.
     ("config/read", &["mod", "peers", "nats"]),
-    ("http", &["error", "request", "upload", "public", "v1", "mod"]),
+    ("http", &["error", "proof", "request", "upload", "public", "v1", "mod"]),
     (
         "http/public",
         &["answer", "accounts", "operator", "pack", "help", "health", "mod"],
     ),
     (
         "http/v1",
-        &["answer", "members", "status", "accounts", "operators", "mod"],
+        &["answer", "members", "nats", "status", "accounts", "operators", "mod"],
     ),
     (
         "jwt",
@@ -154,21 +156,26 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
+    // `mod` is the task, whose parts the others are.
+    ("nats/cluster", &["mod", "send", "answer", "agree"]),
     ("nats/connection", &["creds", "route", "mod"]),
     (
         "nats/publish",
         &[
             "step",
+            "roster",
             "pending",
             "agenda",
-            "roster",
             "lanes",
             "position",
             "propagation",
+            "servers",
             "mod",
         ],
     ),
-    ("nats/subjects", &["names", "replies", "mod"]),
+    // `mod` has the servers; `checks` finds out what each of them enforces.
+    ("nats/publish/roster", &["looking", "mod", "checks"]),
+    ("nats/subjects", &["names", "servers", "replies", "mod"]),
     ("node", &["runtime", "life", "trust", "reload", "assemble", "mod"]),
     // `mod` is the handle that `start` returns.
     (
@@ -208,9 +215,22 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "resolver",
         &[
-            "error", "resend", "handle", "lookup", "members", "scan", "submit", "trust", "publish", "lead", "mod",
+            "error",
+            "nats",
+            "handle",
+            "lookup",
+            "members",
+            "scan",
+            "older",
+            "submit",
+            "trust",
+            "publish",
+            "publishers",
+            "lead",
+            "mod",
         ],
     ),
+    ("resolver/nats", &["resend", "seen", "versions", "mod"]),
     ("sign", &["claims", "creds", "mod"]),
     (
         "state",
@@ -263,7 +283,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ed25519_dalek", &["jwt/nkey.rs"]),
     ("clap", &["cli/"]),
     ("rcgen", &["cli/demo/"]),
-    ("governor", &["resolver/resend.rs"]),
+    ("governor", &["resolver/nats/resend.rs"]),
     ("x509_parser", &["tls/"]),
     ("toml", &["config/"]),
     // The demo stops its nodes, which are processes, with SIGTERM.

@@ -200,6 +200,7 @@ impl From<SubmitError> for Refusal {
             SubmitError::Undated { .. } => (StatusCode::BAD_REQUEST, "no-issue-time"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
+            SubmitError::OlderServer(_) => (StatusCode::CONFLICT, "older-server"),
             SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
             SubmitError::NotAgreed(ProposeError::Unavailable { .. } | ProposeError::NoLeader) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")

@@ -3,7 +3,7 @@
 //! In a mesh one node at a time publishes to a NATS cluster: whoever has the lease that was agreed on (`lease.rs`). It looks at
 //! the lease before each message that it sends.
 //!
-//! Each NATS cluster has one publisher (`cluster.rs`). It is connected to one of the cluster's servers (`connection/`),
+//! Each NATS cluster has one publisher (`cluster/`). It is connected to one of the cluster's servers (`connection/`),
 //! wakes when something changed, asks `publish/` for the next step and takes it, in the subjects and replies of the
 //! protocol (`subjects/`). `notices.rs` writes its log lines. Each reply carries its server's time, which `clocks.rs`
 //! compares with ours.
@@ -13,21 +13,22 @@
 //! 1. An applied entry moves the revision, which wakes the publisher.
 //! 2. The publisher asks the resolver which accounts changed since it last asked.
 //! 3. For each account it looks up the *current* token at the moment of sending, and publishes it.
-//! 4. The servers reply. One reply shows that the NATS cluster was reached. The change is sent again to each server that
-//!    answered earlier changes but not this one, until it answers, for at most ten minutes. Then the change is finished.
-//! 5. The mesh agrees on the position, up to which every change is finished, at most once a second. After a restart the
-//!    publisher continues from there.
+//! 4. The servers reply. One reply shows that the NATS cluster was reached. Each server is known, by its reports and its
+//!    replies; one that does not reply is *behind* from that change on. Then the change is finished.
+//! 5. The mesh agrees on the position, up to which every change is finished, and on the servers that are behind, at most
+//!    once a second. After a restart, or on another node, the publisher continues from there.
+//! 6. A server that is behind is asked every two seconds which accounts it has loaded. Once it answers, each of those that
+//!    changed is looked at there, and sent if the server holds another token than the current one. Then it is up to date.
 //!
 //! An account's first revision goes behind such changes: an import of any size keeps no revocation waiting.
 //!
-//! This room promises that each change is sent to every server that is connected at that moment, again and again until it
-//! answers (G5). Servers cut off then are told when they are heard again, unless this node was restarted, lost its connection or
-//! was replaced as the publisher meanwhile: which servers should have answered is remembered in memory only. When a message, a reply, a connection or this process is lost, the
-//! change is still above the position, and is sent again. Only keys and revisions are remembered, never a token, so that an older token never follows a
-//! newer one (I7).
+//! This room promises that each change is in force at every server, or that the server is named as the one where it may not
+//! be (G5), until the server says that it ends or an administrator has it forgotten. When a message, a reply, a connection or
+//! this process is lost, the change is still above the position or its server behind, and it is sent again. Only keys and
+//! revisions are remembered, never a token, so that an older token never follows a newer one (I7).
 //!
 //! It never decides what is stored, and never believes what a server says about an account. No upload and no lookup
-//! waits for it.
+//! waits for it, unless the caller asks for proof.
 
 mod clocks;
 mod cluster;

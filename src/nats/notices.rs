@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::connection::Server;
 use super::payload::Limit;
-use super::publish::{Lane, Summary};
-use super::subjects::{MissingPermission, Reply, Verdict};
+use super::publish::{Lane, News, Summary};
+use super::subjects::{MissingPermission, Reply, ServerInfo, Verdict};
 use crate::jwt::{AccountKey, time};
 
 /// How soon the same line is logged again: often enough for an administrator who begins to look.
@@ -21,9 +21,6 @@ const SAID: usize = 64;
 
 /// The prefix under which `said` remembers a connection; its URL follows.
 const CONNECTED: &str = "connected to ";
-
-/// Servers named in one line.
-const NAMES: usize = 8;
 
 /// How often the progress of catching up is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -193,11 +190,11 @@ impl Notices {
     }
 
     pub(super) fn concluded(&mut self, summary: &Summary) {
-        self.missing(summary);
         let what = match (summary.updated, summary.skipped, summary.refused) {
             (0, _, 1..) => "account refused",
-            (0, 1.., 0) => "account sent; no server has it loaded",
-            _ => "account propagated to the servers that answered",
+            (0, 1.., 0) => "account sent; no server that answered has it loaded",
+            _ if summary.missing > 0 => "account propagated to the servers that answered",
+            _ => "account propagated to every server",
         };
         macro_rules! line {
             ($level:ident) => {
@@ -208,6 +205,7 @@ impl Notices {
                     updated = summary.updated,
                     skipped = summary.skipped,
                     refused = summary.refused,
+                    missing = summary.missing,
                     first_answer_ms = summary.first_answer_ms,
                     again = summary.again,
                     "{what}"
@@ -251,39 +249,59 @@ impl Notices {
         );
     }
 
-    /// Logs servers that should have answered and did not: once a minute, since every change finds the same ones.
-    fn missing(&mut self, summary: &Summary) {
-        if summary.missing.is_empty() {
-            return;
-        }
-        let mut servers = summary.missing[..summary.missing.len().min(NAMES)].join(", ");
-        if summary.missing.len() > NAMES {
-            servers.push_str(", and others");
-        }
-        let (account, revision) = (summary.account, summary.revision);
-        if summary.again && self.is_due(&format!("waiting for {servers}")) {
-            tracing::warn!(
-                nats_cluster = %self.cluster,
-                servers,
-                %account,
-                revision,
-                "servers that answered earlier changes have not answered this one; it is sent again until they do"
-            );
-        } else if !summary.again && self.is_due(&format!("not waiting for {servers}")) {
-            tracing::warn!(
-                nats_cluster = %self.cluster,
-                servers,
-                %account,
-                revision,
-                "servers that answered earlier changes never answered this one, and are no longer waited for. Those that \
-                 still run may enforce an older JWT: restart them, then they fetch this one"
-            );
+    /// Logs what became of a server. Hundreds may be cut off at once: what exceeds the limit of different lines is left out.
+    pub(super) fn server(&mut self, news: &News) {
+        let cluster = self.cluster.clone();
+        match news {
+            News::Missing { server } => {
+                if self.is_due(&format!("missing {}", server.id)) {
+                    tracing::warn!(
+                        nats_cluster = %cluster,
+                        server = %server.name,
+                        server_id = %server.id,
+                        version = %server.version,
+                        "this server does not answer, and may enforce older JWTs: it is asked until it answers, and then brought \
+                         up to date. If it was shut down for good: `jwtmesh nats forget {}`",
+                        server.id
+                    );
+                }
+            }
+            News::UpToDate {
+                server,
+                was_missing: true,
+            } => {
+                if self.is_due(&format!("back {}", server.id)) {
+                    tracing::info!(
+                        nats_cluster = %cluster,
+                        server = %server.name,
+                        server_id = %server.id,
+                        "this server answers again, and enforces every change"
+                    );
+                }
+            }
+            News::UpToDate { server, .. } => {
+                tracing::debug!(nats_cluster = %cluster, server = %server.name, server_id = %server.id, "this server enforces every change");
+            }
+            News::Gone { server } => {
+                tracing::debug!(nats_cluster = %cluster, server = %server.name, server_id = %server.id, "this server has ended");
+            }
+            News::Repaired { server, account } => {
+                if self.is_due(&format!("repaired {}", server.id)) {
+                    tracing::warn!(
+                        nats_cluster = %cluster,
+                        server = %server.name,
+                        server_id = %server.id,
+                        %account,
+                        "this server enforces another JWT of this account than the current one, which is sent again"
+                    );
+                }
+            }
         }
     }
 
     /// Logs a server's answer. `routine`: it is one of many, of interest to a debugger only.
     pub(super) fn answer(&mut self, account: AccountKey, revision: u64, reply: &Reply, routine: bool) {
-        let server = reply.server.as_str();
+        let server = reply.server.name.as_str();
         let due =
             matches!(&reply.verdict, Verdict::Refused(reason) if self.is_due(&format!("{server} refuses: {reason}")));
         let cluster = &self.cluster;
@@ -298,7 +316,7 @@ impl Notices {
                 tracing::info!(nats_cluster = %cluster, server, %account, revision, result = "skipped", "a server does not have this account loaded");
             }
             Verdict::Refused(reason) => {
-                let version = reply.version.as_str();
+                let version = reply.server.version.as_str();
                 if due {
                     tracing::warn!(
                         nats_cluster = %cluster,
@@ -320,9 +338,12 @@ impl Notices {
     }
 
     /// A server refused an account's JWT for the last time. It may refuse thousands, so one a minute is logged.
-    /// `version` is the server's; empty if it is not known.
-    pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &str, version: &str, words: &str) {
-        let version = if version.is_empty() { "unknown" } else { version };
+    pub(super) fn refused(&mut self, account: AccountKey, revision: u64, server: &ServerInfo, words: &str) {
+        let version = match server.version.as_str() {
+            "" => "unknown",
+            version => version,
+        };
+        let server = server.name.as_str();
         if self.is_due(&format!("{server} refused: {words}")) {
             tracing::error!(
                 nats_cluster = %self.cluster,
@@ -394,19 +415,22 @@ impl Notices {
     }
 
     pub(super) fn missing_permission(&mut self, permission: MissingPermission, words: &str) {
-        let advice = match permission {
-            MissingPermission::Publish => {
-                "the user may not publish updates: run `nsc edit user -a SYS -n jwtmesh --allow-pub \
-                 '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'`, then generate its creds again; they are read within seconds"
-            }
-            MissingPermission::Subscribe => {
-                "the user may not receive the servers' answers: run `nsc edit user -a SYS -n jwtmesh --allow-sub \
-                 '_INBOX.jwtmesh.>'`, then generate its creds again; they are read within seconds"
-            }
-        };
+        let (what, option) = (permission.lack(), permission.option());
+        let advice = format!(
+            "{what}: run `nsc edit user -a SYS -n jwtmesh {option}`, then generate its creds again; they are read for the \
+             next connection"
+        );
         // Remembered by the advice, because each complaint names another account.
-        if self.is_due(advice) {
-            tracing::error!(nats_cluster = %self.cluster, complaint = words, "{advice}");
+        if !self.is_due(&advice) {
+            return;
+        }
+        match permission {
+            MissingPermission::Publish | MissingPermission::Subscribe => {
+                tracing::error!(nats_cluster = %self.cluster, complaint = words, "{advice}");
+            }
+            MissingPermission::Ask | MissingPermission::Events => {
+                tracing::warn!(nats_cluster = %self.cluster, complaint = words, "{advice}");
+            }
         }
     }
 

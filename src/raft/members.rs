@@ -99,6 +99,15 @@ impl Raft {
         members.membership().get_node(&leader).map(|node| node.name.clone())
     }
 
+    /// The name of the member with this id.
+    pub fn member_name(&self, id: u64) -> Option<String> {
+        let member = self.0.handler.inner().member.get()?;
+        members(&member.core)
+            .membership()
+            .get_node(&id)
+            .map(|node| node.name.clone())
+    }
+
     /// The id of the member that leads. Not one that no quorum has acknowledged for a while, and not the one that
     /// the disk names after a start.
     fn known_leader(&self) -> Option<u64> {

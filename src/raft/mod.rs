@@ -75,6 +75,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
@@ -282,6 +283,11 @@ impl Raft {
     /// Tells the other members that `account` is to be sent again to the NATS clusters that they publish to.
     pub fn resend(&self, account: [u8; 32]) {
         self.0.settle.resend(account);
+    }
+
+    /// Asks the publishers of the member `to` something. `None` if it does not publish, or does not answer in time.
+    pub async fn ask_publisher(&self, to: u64, question: Bytes, patience: Duration) -> Option<Bytes> {
+        self.0.settle.ask_publisher(to, question, patience).await
     }
 
     /// Hands the leadership to another voter, if this node has it, and waits until that one leads. Gives up after a

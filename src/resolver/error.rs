@@ -8,6 +8,26 @@ use crate::raft::ProposeError;
 use crate::state::Fault;
 use crate::state::Revision;
 
+/// A nats-server that would refuse an account's JWT.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nats-server {server}, version {version}, of NATS cluster {nats_cluster:?} would refuse this JWT of account {account}, and go on \
+     with the one it has: {reason}. Change the account, or update that server (if it was shut down for good: `jwtmesh nats forget \
+     {server}`); `older_servers = \"warn\"` under [cluster] takes such JWTs all the same"
+)]
+pub struct OlderServer {
+    /// The account.
+    pub account: AccountKey,
+    /// The server's name.
+    pub server: String,
+    /// Its version.
+    pub version: String,
+    /// The NATS cluster that it belongs to.
+    pub nats_cluster: String,
+    /// The rule, one sentence.
+    pub reason: String,
+}
+
 /// Why a submission failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
@@ -111,6 +131,9 @@ pub enum SubmitError {
         /// The mesh's time, Unix seconds.
         now: i64,
     },
+    /// A nats-server that is sent accounts would refuse it, as a whole.
+    #[error(transparent)]
+    OlderServer(Box<OlderServer>),
     /// The account belongs to another trusted operator (G3).
     #[error(
         "account {account} belongs to operator {owner}, whose JWT for it was stored first, and this JWT was signed for operator \

@@ -1,15 +1,15 @@
 //! The resolver's handle, which every caller shares, and the parts behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
-use super::resend::Resends;
+use super::nats::{Inquiry, Resends, Seen, Versions};
 use crate::clock::{Clock, UnixSeconds};
 use crate::jwt::AccountKey;
 use crate::jwt::TrustedKeys;
@@ -96,6 +96,13 @@ pub(super) struct Inner {
     pub(super) checking: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
     pub(super) resends: Resends,
+    /// What the publishers of this node see, by the names of the NATS clusters.
+    pub(super) publishers: Mutex<BTreeMap<String, Seen>>,
+    /// The versions of the servers that are sent accounts, and whether what those refuse is taken all the same.
+    pub(super) versions: ArcSwap<Versions>,
+    pub(super) takes_refused: AtomicBool,
+    /// Where they are asked.
+    pub(super) inquiries: Mutex<BTreeMap<String, mpsc::Sender<Inquiry>>>,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
     pub(super) heard_offset: AtomicI64,
 }
@@ -125,6 +132,10 @@ impl Resolver {
             checking: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             resends: Resends::default(),
+            publishers: Mutex::default(),
+            inquiries: Mutex::default(),
+            versions: ArcSwap::default(),
+            takes_refused: AtomicBool::new(false),
             heard_offset: AtomicI64::new(i64::MIN),
         }))
     }

@@ -4,6 +4,7 @@
 //! What an administrator may do at any node, such a node can do too: put an older JWT that was signed back, or name
 //! another operator in the place of one.
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::error::SubmitError;
@@ -25,6 +26,11 @@ impl Leading for Resolver {
     fn resend(&self, account: [u8; 32]) {
         // Without a NATS cluster there is no receiver, and nothing to send.
         let _ = self.0.republish.send(AccountKey::from_bytes(account));
+    }
+
+    fn ask_publisher(&self, question: Bytes) -> BoxFuture<'static, Option<Bytes>> {
+        let resolver = self.clone();
+        Box::pin(async move { resolver.answer_peer(question).await })
     }
 }
 

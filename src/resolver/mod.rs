@@ -23,15 +23,19 @@ mod handle;
 mod lead;
 mod lookup;
 mod members;
+mod nats;
+mod older;
 mod publish;
-mod resend;
+mod publishers;
 mod scan;
 mod submit;
 mod trust;
 
-pub use error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
+pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use lookup::AtLeast;
+pub use nats::{Enforcement, Inquiry, Seen, Standing, Told};
+pub use publishers::{NatsView, is_everywhere};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;

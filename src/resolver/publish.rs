@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 
 use super::error::SubmitError;
 use super::handle::Resolver;
-use super::resend::Resend;
+use super::nats::Resend;
 use crate::jwt::AccountKey;
 use crate::raft::ProposeError;
 use crate::state::ForgetServer;

@@ -89,14 +89,8 @@ impl Resolver {
                     account: claims.account,
                 });
             }
-            let item = PutAccount {
-                account: claims.account,
-                operator: claims.operator,
-                issued_at: claims.issued_at,
-                expires_at: claims.expires_at,
-                name: claims.name.clone(),
-                token: verified.token().bytes().clone(),
-            };
+            self.check_servers(&verified, submitter == Submitter::Insisting).await?;
+            let item = item(&verified);
             let outcome = if in_order_of_arrival {
                 self.override_account(trust.epoch, item, submitter).await?
             } else {
@@ -330,5 +324,18 @@ fn warn(claims: &AccountClaims, revision: Revision) {
     if !claims.warnings.is_empty() {
         let warnings = Issue::joined(&claims.warnings);
         tracing::warn!(account = %claims.account, operator = %claims.operator, revision, warnings, "submission stored, but doubtful");
+    }
+}
+
+/// A token as it is proposed.
+fn item(verified: &Verified<AccountClaims>) -> PutAccount {
+    let claims = verified.claims();
+    PutAccount {
+        account: claims.account,
+        operator: claims.operator,
+        issued_at: claims.issued_at,
+        expires_at: claims.expires_at,
+        name: claims.name.clone(),
+        token: verified.token().bytes().clone(),
     }
 }

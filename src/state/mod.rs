@@ -61,7 +61,7 @@ pub use command::{
 pub use fault::Fault;
 pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};
 pub use options::Options;
-pub use roster::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Server};
+pub use roster::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Rosters, Server};
 pub use rows::{AccountRow, Changes, Lease, Mark, OperatorRow, ReplacedOperator, Trust, Version};
 
 use apply::{Before, Present};
@@ -387,6 +387,11 @@ impl State {
         let live = self.live();
         let servers = live.memtable.rosters.get(nats_cluster);
         servers.map_or_else(Vec::new, |servers| servers.values().cloned().collect())
+    }
+
+    /// The servers of all NATS clusters, by the names of those and by their ids. Another value after each change.
+    pub fn rosters(&self) -> Arc<Rosters> {
+        self.live().memtable.rosters.clone()
     }
 
     /// The revision at which a server of a NATS cluster was last forgotten ([`ForgetServer`]); 0 if none ever was.

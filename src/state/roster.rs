@@ -59,7 +59,7 @@ pub const MAX_SERVERS: usize = 10_000;
 pub const MAX_SERVERS_OF_A_COMMAND: usize = 1_024;
 
 /// The servers of each NATS cluster, by their ids.
-pub(super) type Rosters = BTreeMap<String, BTreeMap<String, Server>>;
+pub type Rosters = BTreeMap<String, BTreeMap<String, Server>>;
 
 /// A server's key in `servers_v1`. The name of a NATS cluster has no `/`.
 pub(super) fn server_key(nats_cluster: &str, id: &str) -> String {

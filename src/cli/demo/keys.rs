@@ -20,9 +20,14 @@ pub(super) const ALICE_CREDS: &str = "creds/alice.creds";
 /// The user of APP that the demo revokes.
 pub(super) const BOB_CREDS: &str = "creds/bob.creds";
 
-/// The least permissions that a node needs: to send accounts to nats-servers, and to read their replies.
-const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"];
-const NODE_SUBSCRIBE: &[&str] = &["_INBOX.jwtmesh.>"];
+/// The least permissions that a node needs: to send accounts to nats-servers, to ask them what they hold, and to read
+/// their replies and reports.
+const NODE_PUBLISH: &[&str] = &[
+    "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE",
+    "$SYS.REQ.SERVER.PING",
+    "$SYS.REQ.SERVER.*.ACCOUNTZ",
+];
+const NODE_SUBSCRIBE: &[&str] = &["_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN"];
 
 /// The subjects on which every other client receives replies.
 const INBOX: &[&str] = &["_INBOX.>"];

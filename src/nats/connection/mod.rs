@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::SelectAll;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -55,7 +56,7 @@ pub(in crate::nats) struct Connection {
     url: String,
     client: Client,
     inbox: String,
-    replies: Subscriber,
+    messages: SelectAll<Subscriber>,
     events: mpsc::Receiver<Event>,
     /// The claims of its user, if they can be read.
     user: serde_json::Value,
@@ -65,10 +66,10 @@ pub(in crate::nats) struct Connection {
 
 /// Something that arrived over the connection.
 pub(in crate::nats) enum Incoming {
-    /// An answer, with the subject it was sent to.
-    Reply { subject: String, payload: Bytes },
-    /// No server subscribes to the subject of a request.
-    NoResponders,
+    /// An answer or an event, with the subject it was sent to.
+    Message { subject: String, payload: Bytes },
+    /// No server subscribes to the subject of the request whose answer was to be sent to `subject`.
+    NoResponders { subject: String },
     /// An error that the server reports, in its own words.
     Complaint(String),
     /// The server will shut down soon.
@@ -120,15 +121,16 @@ impl Connection {
         // From here on the client must not reconnect by itself.
         client.set_server_pool(NOWHERE).await.map_err(|error| ended(&error))?;
         let inbox = client.new_inbox();
-        let replies = client
-            .subscribe(format!("{inbox}.*"))
-            .await
-            .map_err(|error| ended(&error))?;
+        let mut messages = SelectAll::new();
+        for subject in [&*format!("{inbox}.*"), subjects::REPORTS, subjects::SHUTDOWNS] {
+            let subscriber = client.subscribe(subject.to_owned()).await;
+            messages.push(subscriber.map_err(|error| ended(&error))?);
+        }
         Ok(Self {
             url: url.to_owned(),
             client,
             inbox,
-            replies,
+            messages,
             events,
             user,
             last_error: None,
@@ -205,7 +207,7 @@ impl Connection {
                     Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },
-                Some(message) = self.replies.next() => return incoming(message),
+                Some(message) = self.messages.next() => return incoming(message),
                 // Both channels have ended, as they also do when the client's own task has died.
                 else => return Incoming::End(self.ended()),
             }
@@ -229,8 +231,10 @@ impl Connection {
 
 fn incoming(message: Message) -> Incoming {
     match message.status {
-        Some(async_nats::StatusCode::NO_RESPONDERS) => Incoming::NoResponders,
-        _ => Incoming::Reply {
+        Some(async_nats::StatusCode::NO_RESPONDERS) => Incoming::NoResponders {
+            subject: message.subject.to_string(),
+        },
+        _ => Incoming::Message {
             subject: message.subject.to_string(),
             payload: message.payload,
         },

@@ -54,6 +54,11 @@ impl Agenda {
         self.behind
     }
 
+    /// Whether there is nothing in flight or waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// How many accounts no server has answered yet.
     pub(super) fn unanswered(&self) -> usize {
         self.unanswered.len()

@@ -88,7 +88,7 @@ fn g5_a_revocation_uploaded_during_an_import_is_among_the_first_after_a_lost_con
         }
         world.connect();
         let mut passed = 0;
-        while world.held.get(&account(1)) != Some(&revision) {
+        while world.held.get("n1").and_then(|held| held.get(&account(1))) != Some(&revision) {
             world.answer_all();
             world.pass(10);
             passed += 10;

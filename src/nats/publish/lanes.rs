@@ -113,6 +113,16 @@ impl Lanes {
             .map_or(self.fresh.firsts, |catch_up| catch_up.readers.firsts)
     }
 
+    /// Whether what changed at `revision` has been listed, so that it is finished if it is not in flight.
+    pub(super) fn is_listed(&self, revision: u64) -> bool {
+        let lists = |readers: &Readers| revision <= readers.firsts;
+        lists(&self.fresh)
+            && self
+                .catch_up
+                .as_ref()
+                .is_none_or(|catch_up| revision > catch_up.goal || lists(&catch_up.readers))
+    }
+
     /// Whether first revisions were left where they are.
     pub(super) fn is_behind(&self) -> bool {
         self.catch_up.is_some() || self.fresh.firsts < self.fresh.read
@@ -152,6 +162,15 @@ impl Lanes {
             self.catch_up_from(from);
         }
         None
+    }
+
+    /// Everything after `from` is sent again, unless that is happening already. Gives up to where.
+    pub(super) fn rewind_to(&mut self, from: u64) -> Option<u64> {
+        if self.catch_up.is_some() {
+            return None;
+        }
+        self.catch_up_from(from);
+        Some(self.fresh.read)
     }
 
     /// Catches up on what is listed already, and on the first revisions that fresh reading has left.

@@ -2,10 +2,13 @@
 //!
 //! [`Propagation`] decides the next [`Step`]; `cluster.rs` takes it and reports the result. Inside, the [`lanes`] know
 //! what to read next, the [`agenda`] which account is due, the [`position`] how far the NATS cluster has been updated
-//! for certain, and the [`roster`] which servers should have answered. The tests run all of it in a simulated world
+//! for certain, the [`roster`] which servers there are and since when each may enforce something older, and what
+//! each of those is asked to find out. The tests run all of it in a simulated world
 //! that loses messages, replies and connections (`world.rs`).
 
 mod agenda;
+#[cfg(test)]
+mod away;
 #[cfg(test)]
 mod import;
 mod lanes;
@@ -13,6 +16,7 @@ mod pending;
 mod position;
 mod propagation;
 mod roster;
+mod servers;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -20,4 +24,5 @@ mod tests;
 mod world;
 
 pub(super) use propagation::{ANSWER_MS, Propagation};
-pub(super) use step::{Changed, Lane, Step, Summary};
+pub(super) use roster::Held;
+pub(super) use step::{Agreement, Changed, Lane, News, Question, Step, Summary};

@@ -1,10 +1,7 @@
 //! What is remembered about one account until it is finished.
 
+use super::roster::Slot;
 use crate::nats::subjects::Verdict;
-
-/// How many servers are remembered, and how many answers to one update are counted. In a larger supercluster the other
-/// answers are logged and not counted.
-pub(super) const SERVERS: usize = 64;
 
 /// An account that is in flight or waiting.
 #[derive(Debug)]
@@ -29,24 +26,26 @@ pub(super) struct Pending {
     pub(super) routine: bool,
     /// Whether `listed` is the account's first revision.
     pub(super) first: bool,
-    /// Whether every known server has to answer: it is a fresh change, not one found while catching up.
+    /// Whether it is a fresh change, not one found while catching up.
     pub(super) fresh: bool,
+    /// Whether every server has to answer: it is a change, and not only sent on request.
+    pub(super) expected: bool,
 
     // The last send.
     pub(super) sent_at: u64,
     /// Bytes received on the connection when it was sent.
     pub(super) received: u64,
     pub(super) first_answer_ms: u64,
-    answers: Vec<(u64, Answer)>,
+    /// By the slot of the server.
+    answers: Vec<Answer>,
 
     // Why it is sent again.
+    /// When its answers were last summed up; when it was first sent if they never were.
+    pub(super) open_since: u64,
     /// Sends since the last answer.
     pub(super) tries: u32,
     pub(super) repeats: u8,
     pub(super) refusals: u8,
-    /// Since when it waits for a server that should have answered, and how often it was sent again for that.
-    pub(super) missing_since: Option<u64>,
-    pub(super) misses: u32,
 }
 
 /// The phase of an account.
@@ -60,14 +59,22 @@ pub(super) enum Phase {
     Listening,
 }
 
-/// A server's verdict, without its words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a server said about the newest revision.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Answer {
+    /// Nothing.
+    #[default]
+    None,
+    /// It enforces it.
     Updated,
+    /// It does not have the account loaded. A fetch of an older token may be under way.
     Skipped,
+    /// The same, to an earlier send: it has to say so once more.
+    SkippedEarlier,
+    /// It refuses it.
     Refused,
-    /// One of these, to an earlier send of the same revision.
-    Earlier,
+    /// The same, to an earlier send.
+    RefusedEarlier,
 }
 
 impl Pending {
@@ -85,35 +92,37 @@ impl Pending {
             sent_at: 0,
             received: 0,
             first_answer_ms: 0,
+            open_since: u64::MAX / 2,
             tries: 0,
             repeats: 0,
             refusals: 0,
             routine,
             fresh: !routine,
-            missing_since: None,
-            misses: 0,
+            expected: true,
             answers: Vec::new(),
         }
     }
 
     /// Records the answer of `server` to the last send; it replaces an earlier one.
-    pub(super) fn record(&mut self, server: u64, verdict: &Verdict) {
-        let answer = match verdict {
+    pub(super) fn record(&mut self, server: Slot, verdict: &Verdict) {
+        if self.answers.len() <= server {
+            self.answers.resize(server + 1, Answer::None);
+        }
+        self.answers[server] = match verdict {
             Verdict::Updated => Answer::Updated,
             Verdict::Skipped => Answer::Skipped,
             Verdict::Refused(_) => Answer::Refused,
         };
-        match self.answers.iter().position(|(known, _)| *known == server) {
-            Some(at) => self.answers[at].1 = answer,
-            None if self.answers.len() < SERVERS => self.answers.push((server, answer)),
-            None => {}
-        }
     }
 
-    /// It is sent again: verdicts on the earlier send no longer count, but the servers that gave them have answered.
+    /// It is sent again: what servers enforce stays so, everything else has to be said once more.
     pub(super) fn listen_anew(&mut self) {
-        for (_, answer) in &mut self.answers {
-            *answer = Answer::Earlier;
+        for answer in &mut self.answers {
+            *answer = match *answer {
+                Answer::Skipped => Answer::SkippedEarlier,
+                Answer::Refused => Answer::RefusedEarlier,
+                answer => answer,
+            };
         }
     }
 
@@ -123,18 +132,16 @@ impl Pending {
         self.first = false;
         self.repeats = 0;
         self.refusals = 0;
-        self.missing_since = None;
-        self.misses = 0;
         self.answers.clear();
     }
 
-    /// Each server's answer, by the number that the roster gave the server.
-    pub(super) fn answers(&self) -> &[(u64, Answer)] {
-        &self.answers
+    /// What `server` said.
+    pub(super) fn answer(&self, server: Slot) -> Answer {
+        self.answers.get(server).copied().unwrap_or_default()
     }
 
     /// How many servers gave `wanted`.
     pub(super) fn count(&self, wanted: Answer) -> usize {
-        self.answers.iter().filter(|(_, answer)| *answer == wanted).count()
+        self.answers.iter().filter(|answer| **answer == wanted).count()
     }
 }

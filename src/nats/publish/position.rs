@@ -84,12 +84,14 @@ impl Position {
 
     /// Whether to have the position agreed now. `finished` is the revision up to which nothing is to be sent again. The
     /// position never passes it: what is to be sent again must be sent by the next process if this one ends first.
-    pub(super) fn next_mark(&mut self, finished: u64, now: u64) -> Mark {
-        let markable = finished.min(self.updated_to);
-        if !self.mark_needed || self.marking || markable <= self.marked {
+    /// `is_more`: something else is to be agreed with it. `is_last`: there will be no later opportunity.
+    pub(super) fn next_mark(&mut self, finished: u64, is_more: bool, is_last: bool, now: u64) -> Mark {
+        let markable = finished.min(self.updated_to).max(self.marked);
+        let is_due = self.mark_needed && markable > self.marked;
+        if self.marking || !(is_due || is_more) {
             return Mark::No;
         }
-        if now < self.mark_again_at {
+        if now < self.mark_again_at && !is_last {
             return Mark::At(self.mark_again_at);
         }
         self.marking = true;

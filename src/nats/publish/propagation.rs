@@ -14,9 +14,9 @@
 //! an import makes a hundred thousand of them; most servers skip each, which makes it wait for its repetition. So first
 //! revisions have places of their own, and what they take never keeps another change waiting.
 //!
-//! One answer moves the position, so that one server cannot hold up all others. But a server that answered earlier
-//! changes is expected to answer the next fresh one too (`roster.rs`). Until it does, that change is sent again, for at
-//! most ten minutes.
+//! One answer moves the position, so that one server cannot hold up all others. But every server has to answer each change.
+//! One that does not is *behind* from there on (`roster.rs`), which is agreed before the position passes that change. It
+//! stays so until a check has shown that it enforces every newer token (`checks.rs`), however long it is away.
 
 use std::collections::VecDeque;
 
@@ -24,10 +24,11 @@ use super::agenda::{Agenda, Rank};
 use super::lanes::{Lanes, REWIND_MS};
 use super::pending::{Answer, Pending, Phase};
 use super::position::{Mark, Position};
-use super::roster::Roster;
-use super::step::{Changed, Lane, Step, Summary};
+use super::roster::{Checks, Roster};
+use super::step::{Changed, Lane, News, Step, Summary};
 use crate::jwt::AccountKey;
-use crate::nats::subjects::Verdict;
+use crate::nats::subjects::{ServerInfo, Verdict};
+use crate::resolver::Server;
 
 /// Changes of accounts that existed that are read and unanswered at once. Enough to fill a connection over a 50 ms round
 /// trip with 5,000 accounts a second; few enough that a NATS cluster that stopped answering costs nothing.
@@ -90,14 +91,20 @@ const ASKED_REMEMBERED: usize = 1_024;
 /// How far one NATS cluster has been updated, and what is under way.
 #[derive(Debug)]
 pub(in crate::nats) struct Propagation {
-    connected: bool,
+    pub(super) connected: bool,
+    /// When the connection came up.
+    pub(super) connected_at: u64,
     draining: bool,
     /// Total bytes received on this connection.
     received: u64,
-    lanes: Lanes,
-    agenda: Agenda,
-    position: Position,
-    roster: Roster,
+    pub(super) lanes: Lanes,
+    pub(super) agenda: Agenda,
+    pub(super) position: Position,
+    pub(super) roster: Roster,
+    pub(super) checks: Checks,
+    pub(super) news: VecDeque<News>,
+    /// The account that was sent last: to see whether a server is back that cannot be asked.
+    pub(super) last_sent: Option<AccountKey>,
     /// When the next first revision may be sent, in microseconds.
     behind_at_us: u64,
     /// Accounts that were sent on request: the time, the account, its revision.
@@ -105,16 +112,20 @@ pub(in crate::nats) struct Propagation {
 }
 
 impl Propagation {
-    /// Continues at the agreed position.
-    pub(in crate::nats) fn new(agreed: u64) -> Self {
+    /// Continues at the agreed position, with the agreed servers.
+    pub(in crate::nats) fn new(agreed: u64, servers: Vec<Server>) -> Self {
         Self {
             connected: false,
+            connected_at: 0,
             draining: false,
             received: 0,
             lanes: Lanes::new(agreed),
             agenda: Agenda::default(),
             position: Position::new(agreed),
-            roster: Roster::default(),
+            roster: Roster::new(servers),
+            checks: Checks::default(),
+            news: VecDeque::new(),
+            last_sent: None,
             behind_at_us: 0,
             asked: VecDeque::new(),
         }
@@ -150,7 +161,9 @@ impl Propagation {
     /// A connection is up. Nothing that an earlier one sent is relied upon: what is not finished is sent again.
     pub(in crate::nats) fn connected(&mut self, now: u64) {
         self.connected = true;
+        self.connected_at = now;
         self.lanes.connected();
+        self.checks.connected(&self.roster, true, now);
         for account in self.agenda.accounts() {
             let urgent = |pending: &Pending| pending.fresh && !pending.behind && pending.answered < pending.listed;
             let urgent = self.agenda.get(account).is_some_and(urgent);
@@ -165,6 +178,7 @@ impl Propagation {
     /// The connection is gone, and with it every message under way.
     pub(in crate::nats) fn disconnected(&mut self, now: u64) {
         self.connected = false;
+        self.checks.disconnected();
         self.advance(now);
         self.lanes.disconnected(self.position.before_loss(), now);
     }
@@ -246,11 +260,13 @@ impl Propagation {
         let Some(pending) = self.agenda.get_mut(account) else {
             return;
         };
+        self.last_sent = Some(account);
+        pending.open_since = pending.open_since.min(now);
         pending.sent = revision;
         pending.sent_at = now;
         pending.received = self.received;
         // The revision that was listed is no longer current, so no server needs it.
-        self.raise(account, revision);
+        self.raise(account, revision, now);
     }
 
     /// There is no such account any more.
@@ -258,8 +274,16 @@ impl Propagation {
         self.finish(account);
     }
 
-    /// `account` is too large to be sent, which was logged. It must not hold up the others.
-    pub(in crate::nats) fn too_large(&mut self, account: AccountKey) {
+    /// `account` cannot be sent, which was logged: it is too large, or its row cannot be read. It must not hold up the others.
+    pub(in crate::nats) fn unsendable(&mut self, account: AccountKey, now: u64) {
+        if let Some(pending) = self.agenda.get(account).filter(|pending| pending.expected) {
+            let upto = pending.listed.saturating_sub(1);
+            let slots: Vec<_> = self.roster.iter().map(|(slot, _)| slot).collect();
+            for slot in slots {
+                self.refuse(slot, account, upto, now);
+            }
+        }
+        self.cannot_be_repaired(account, now);
         self.finish(account);
     }
 
@@ -268,11 +292,12 @@ impl Propagation {
         &mut self,
         account: AccountKey,
         revision: u64,
-        server: &str,
+        server: &ServerInfo,
         verdict: &Verdict,
         now: u64,
     ) {
-        let server = self.roster.record(server, now);
+        let slot = self.hear(server, now);
+        self.is_back(slot, now);
         let Some(pending) = self.agenda.get_mut(account) else {
             return;
         };
@@ -282,7 +307,12 @@ impl Propagation {
         pending.answered = revision;
         let waited = pending.tries > 1;
         pending.tries = 0;
-        pending.record(server, verdict);
+        if let Some(slot) = slot {
+            pending.record(slot, verdict);
+            if !matches!(verdict, Verdict::Refused(_)) {
+                self.checks.answered(slot, account);
+            }
+        }
         if pending.phase == Phase::Sent {
             pending.first_answer_ms = now.saturating_sub(pending.sent_at);
         }
@@ -302,15 +332,21 @@ impl Propagation {
 
     /// The result of [`Step::Mark`].
     pub(in crate::nats) fn marked(&mut self, position: u64, agreed: bool, now: u64) {
+        self.roster.agreed(agreed);
         self.position.mark_ended(position, agreed, now);
     }
 
     /// What to do now.
     pub(in crate::nats) fn next(&mut self, now: u64) -> Step {
         self.advance(now);
+        self.end_checks(now);
+        if let Some(news) = self.news.pop_front() {
+            return Step::News(news);
+        }
         let finished = self.agenda.finished_up_to(self.position.marked());
-        let mut wake = match self.position.next_mark(finished, now) {
-            Mark::Now(position) => return Step::Mark(position),
+        let (is_more, is_last) = (self.roster.is_changed(), self.draining && !self.connected);
+        let mut wake = match self.position.next_mark(finished, is_more, is_last, now) {
+            Mark::Now(position) => return Step::Mark(self.agreement(position)),
             Mark::At(at) => Some(at),
             Mark::No => None,
         };
@@ -324,6 +360,14 @@ impl Propagation {
             wake = earlier(wake, at);
         }
         for rank in [Rank::Sent, Rank::Ahead, Rank::Behind] {
+            // Behind what takes rights away, and before what does not.
+            if rank == Rank::Behind {
+                match self.next_check(now) {
+                    Ok(step) => return step,
+                    Err(Some(at)) => wake = earlier(wake, at),
+                    Err(None) => {}
+                }
+            }
             while let Some((due, account)) = self.agenda.first_due(rank) {
                 let at = due.max(self.not_before(rank, due, now));
                 if at > now {
@@ -419,10 +463,14 @@ impl Propagation {
     fn conclude(&mut self, account: AccountKey, now: u64) -> Option<Summary> {
         let pending = self.agenda.get_mut(account)?;
         let (skipped, refused) = (pending.count(Answer::Skipped), pending.count(Answer::Refused));
-        let missing = if pending.fresh {
-            self.roster.missing(pending, now)
+        let pause = if refused > 0 && pending.refusals < REFUSALS {
+            pending.refusals += 1;
+            Some(ANSWER_MS << (pending.refusals - 1))
+        } else if skipped > 0 && pending.repeats < REPEATS {
+            pending.repeats += 1;
+            Some(0)
         } else {
-            Vec::new()
+            None
         };
         let mut summary = Summary {
             account,
@@ -431,29 +479,18 @@ impl Propagation {
             skipped,
             refused,
             first_answer_ms: pending.first_answer_ms,
-            // A missing server was logged, so it is also logged that none is missing any more.
-            routine: pending.routine && (pending.missing_since.is_none() || !missing.is_empty()),
-            missing,
+            routine: pending.routine,
+            missing: 0,
             first: pending.first && pending.fresh,
-            again: false,
+            again: pause.is_some(),
         };
         pending.routine = true;
-        let pause = if refused > 0 && pending.refusals < REFUSALS {
-            pending.refusals += 1;
-            Some(ANSWER_MS << (pending.refusals - 1))
-        } else if skipped > 0 && pending.repeats < REPEATS {
-            pending.repeats += 1;
-            Some(0)
-        } else if summary.missing.is_empty() {
-            None
-        } else {
-            self.roster.wait_for(account, pending, now)
-        };
+        pending.open_since = now;
+        summary.missing = self.miss_silent(account, pause.is_none(), now);
         match pause {
             Some(pause) => self.agenda.queue(account, now + pause),
             None => self.finish(account),
         }
-        summary.again = pause.is_some();
         Some(summary)
     }
 
@@ -480,12 +517,13 @@ impl Propagation {
         };
         // Its token may have been looked up and sent before the change was listed.
         pending.fresh |= lane.is_fresh();
+        pending.expected = true;
         let is_new = revision > pending.listed;
         let under_way = pending.sent >= revision;
         let urgent = due == 0 && pending.phase == Phase::Queued;
         if is_new {
             pending.routine &= !lane.is_fresh();
-            self.raise(account, revision);
+            self.raise(account, revision, now);
         }
         if !first {
             self.agenda.put_ahead(account);
@@ -498,26 +536,42 @@ impl Propagation {
     /// A caller asked for `account`, which is at `revision`. It is sent behind every other change: any client may ask,
     /// and a revocation must not wait for it. An account in flight, or whose answers are still coming in, is not sent
     /// again.
-    fn list_asked(&mut self, account: AccountKey, revision: u64, now: u64) {
+    pub(super) fn list_asked(&mut self, account: AccountKey, revision: u64, now: u64) {
         if self.agenda.get(account).is_none() {
             let mut pending = Pending::new(revision, now, true, true);
+            pending.expected = false;
             expect_little(&mut pending);
             self.agenda.insert(account, pending);
         }
     }
 
     /// Records that `account` is at `revision`, unless a newer revision is known.
-    fn raise(&mut self, account: AccountKey, revision: u64) {
+    fn raise(&mut self, account: AccountKey, revision: u64, now: u64) {
+        let is_new = |pending: &&Pending| pending.listed < revision && pending.sent > 0;
+        let open_since = self
+            .agenda
+            .get(account)
+            .filter(is_new)
+            .map(|pending| pending.open_since);
+        // An account that changes again and again before its answers are summed up hides no server that gives none.
+        if open_since.is_some_and(|since| since + REPEAT_AFTER_MS <= now) {
+            self.miss_silent(account, false, now);
+            if let Some(pending) = self.agenda.get_mut(account) {
+                pending.open_since = now;
+            }
+        }
         if self.agenda.raise(account, revision) {
             self.position.need_mark();
-            self.roster.wait_no_more(account);
         }
     }
 
     fn finish(&mut self, account: AccountKey) {
         if self.agenda.remove(account) {
-            self.roster.wait_no_more(account);
             self.position.need_mark();
+            self.checks.finished(account);
+            if self.agenda.is_empty() {
+                self.roster.free_slots();
+            }
         }
     }
 
@@ -529,7 +583,7 @@ impl Propagation {
 }
 
 /// No caller waits for it, and a million of them pass here: one repetition is enough.
-fn expect_little(pending: &mut Pending) {
+pub(super) fn expect_little(pending: &mut Pending) {
     pending.repeats = REPEATS - 1;
     pending.refusals = REFUSALS - 1;
 }

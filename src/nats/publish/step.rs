@@ -1,6 +1,7 @@
 //! What `propagation.rs` decides and the publisher does: steps, lanes and summaries.
 
 use crate::jwt::AccountKey;
+use crate::resolver::Server;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,12 +13,52 @@ pub(in crate::nats) enum Step {
     Send(AccountKey),
     /// No more answers to a send are waited for. Only to be logged.
     Concluded(Summary),
-    /// Have this position agreed, and call `Propagation::marked`.
-    Mark(u64),
+    /// Have this agreed, and call `Propagation::marked`.
+    Mark(Agreement),
+    /// Publish this question. What servers answer is handed to `Propagation`.
+    Ask(Question),
+    /// Something became of a server. Only to be logged.
+    News(News),
     /// Do nothing until this time, or until an event.
     Wait(Option<u64>),
     /// Go on with another server: an answer is overdue, and nothing at all was received since its change was sent.
     Leave,
+}
+
+/// How far a NATS cluster has been updated, and what differs from the servers that are agreed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::nats) struct Agreement {
+    pub(in crate::nats) position: u64,
+    /// Servers that are new or changed.
+    pub(in crate::nats) seen: Vec<Server>,
+    /// The ids of servers that have ended.
+    pub(in crate::nats) gone: Vec<String>,
+}
+
+/// What servers are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::nats) enum Question {
+    /// Every server: who it is. The answers go to `Propagation::heard`.
+    Ping,
+    /// The server with this id: is it there? `Propagation::heard`.
+    Alive(String),
+    /// The server with this id: which accounts it has loaded. `Propagation::loaded`.
+    Loaded(String),
+    /// The server with this id: what it holds of this account. `Propagation::held`.
+    Held(String, AccountKey),
+}
+
+/// What became of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::nats) enum News {
+    /// It does not answer.
+    Missing { server: Server },
+    /// It answers again, or is new, and everything is in force there.
+    UpToDate { server: Server, was_missing: bool },
+    /// It has ended, by its own word or because its name runs as another process.
+    Gone { server: Server },
+    /// It enforced another token of this account, which was sent again.
+    Repaired { server: Server, account: AccountKey },
 }
 
 /// Which changes are read.
@@ -63,8 +104,8 @@ pub(in crate::nats) struct Summary {
     pub(in crate::nats) updated: usize,
     pub(in crate::nats) skipped: usize,
     pub(in crate::nats) refused: usize,
-    /// Servers that answered earlier changes but not this one yet.
-    pub(in crate::nats) missing: Vec<String>,
+    /// How many servers have not answered.
+    pub(in crate::nats) missing: usize,
     /// From sending to the first answer.
     pub(in crate::nats) first_answer_ms: u64,
     /// Whether it was one of many sent while catching up, or sent again: of interest to a debugger only.

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::propagation::Propagation;
-use super::step::{Changed, Lane, Step, Summary};
+use super::roster::Held;
+use super::step::{Agreement, Changed, Lane, News, Question, Step, Summary};
 use crate::jwt::AccountKey;
-use crate::nats::subjects::Verdict;
+use crate::nats::subjects::{ServerInfo, Verdict};
+use crate::resolver::Server;
 
 pub(super) const UPDATED: Verdict = Verdict::Updated;
 pub(super) const SKIPPED: Verdict = Verdict::Skipped;
@@ -17,6 +19,16 @@ pub(super) fn refused() -> Verdict {
 
 pub(super) fn account(n: u8) -> AccountKey {
     AccountKey::from_bytes([n; 32])
+}
+
+/// A server whose id is `id`, without a name of its own.
+pub(super) fn server(id: &str) -> ServerInfo {
+    ServerInfo {
+        id: id.to_owned(),
+        name: id.to_owned(),
+        cluster: String::new(),
+        version: "2.15.1".to_owned(),
+    }
 }
 
 pub(super) struct World {
@@ -30,6 +42,7 @@ pub(super) struct World {
     /// Accounts that have changed since their first revision.
     changed: BTreeSet<AccountKey>,
     pub(super) agreed: u64,
+    pub(super) roster: BTreeMap<String, Server>,
     pub(super) propagation: Propagation,
     /// A read of earlier changes takes until [`World::finish_read`].
     pub(super) reads_slowly: bool,
@@ -47,18 +60,34 @@ pub(super) struct World {
     /// Published, and on its way to the servers.
     pub(super) messages: VecDeque<(AccountKey, u64)>,
     pub(super) replies: VecDeque<(AccountKey, u64, String, Verdict)>,
+    /// Whether our user may ask servers, and whether they answer only in [`World::answer_questions`].
+    pub(super) may_ask: bool,
+    pub(super) asks_slowly: bool,
+    questions: VecDeque<Question>,
 
     // The NATS cluster.
     /// The names of the servers that receive our messages.
     pub(super) servers: Vec<String>,
-    pub(super) held: BTreeMap<AccountKey, u64>,
+    /// Those that ever did.
+    ever: BTreeSet<String>,
+    /// What each server holds.
+    pub(super) held: BTreeMap<String, BTreeMap<AccountKey, u64>>,
+    /// A server that answers "updated" and takes nothing.
+    pub(super) ignores: Option<&'static str>,
+    /// What was delivered last of each account.
+    pub(super) delivered: BTreeMap<AccountKey, u64>,
+    /// Something older reached a server behind our back.
+    pub(super) is_undone: bool,
     pub(super) verdict: Verdict,
 
     // What the tests look at.
     /// The newest revision of each account whose answer reached us.
     pub(super) answered: BTreeMap<AccountKey, u64>,
-    pub(super) marks: VecDeque<u64>,
+    pub(super) marks: VecDeque<Agreement>,
     pub(super) concluded: Vec<Summary>,
+    pub(super) news: Vec<News>,
+    /// Questions to single servers.
+    pub(super) asked: usize,
     pub(super) sends: usize,
 }
 
@@ -72,7 +101,8 @@ impl World {
             open: BTreeSet::new(),
             changed: BTreeSet::new(),
             agreed: 0,
-            propagation: Propagation::new(0),
+            roster: BTreeMap::new(),
+            propagation: Propagation::new(0, Vec::new()),
             reads_slowly: false,
             reading: None,
             connected: false,
@@ -81,12 +111,21 @@ impl World {
             left: 0,
             messages: VecDeque::new(),
             replies: VecDeque::new(),
+            may_ask: true,
+            asks_slowly: false,
+            questions: VecDeque::new(),
             servers: vec!["n1".to_owned()],
+            ever: BTreeSet::new(),
             held: BTreeMap::new(),
+            ignores: None,
+            delivered: BTreeMap::new(),
+            is_undone: false,
             answered: BTreeMap::new(),
             marks: VecDeque::new(),
             verdict: UPDATED,
             concluded: Vec::new(),
+            news: Vec::new(),
+            asked: 0,
             sends: 0,
         }
     }
@@ -105,6 +144,7 @@ impl World {
     /// From now on these servers receive our messages, and no others.
     pub(super) fn heard_by(&mut self, servers: &[&str]) {
         self.servers = servers.iter().map(|server| (*server).to_owned()).collect();
+        self.ever.extend(self.servers.iter().cloned());
     }
 
     pub(super) fn change(&mut self, accounts: &[u8]) -> u64 {
@@ -143,6 +183,7 @@ impl World {
             self.hung = false;
             self.messages.clear();
             self.replies.clear();
+            self.questions.clear();
             self.reading = None;
             self.propagation.disconnected(self.now);
             self.pump();
@@ -153,7 +194,8 @@ impl World {
     pub(super) fn restart(&mut self) {
         self.disconnect();
         self.marks.clear();
-        self.propagation = Propagation::new(self.agreed);
+        let servers = self.roster.values().cloned().collect();
+        self.propagation = Propagation::new(self.agreed, servers);
         self.propagation.newest(self.revision);
     }
 
@@ -162,11 +204,17 @@ impl World {
             return;
         }
         if let Some((account, revision)) = self.messages.pop_front() {
-            let held = self.held.insert(account, revision).unwrap_or(0);
-            assert!(
-                held <= revision,
-                "revision {held} of {account} was followed by {revision}"
-            );
+            self.delivered.insert(account, revision);
+            let takes = !matches!(self.verdict, Verdict::Refused(_));
+            let takes = |server: &&String| takes && self.ignores != Some(server.as_str());
+            for server in self.servers.iter().filter(takes) {
+                let held = self.held.entry(server.clone()).or_default();
+                let held = held.insert(account, revision).unwrap_or(0);
+                assert!(
+                    held <= revision,
+                    "{server}: revision {held} of {account} was followed by {revision}"
+                );
+            }
             for server in &self.servers {
                 self.replies
                     .push_back((account, revision, server.clone(), self.verdict.clone()));
@@ -178,13 +226,13 @@ impl World {
         if self.hung {
             return;
         }
-        if let Some((account, revision, server, verdict)) = self.replies.pop_front() {
+        if let Some((account, revision, name, verdict)) = self.replies.pop_front() {
             let answered = self.answered.entry(account).or_default();
             *answered = revision.max(*answered);
             self.open.remove(&(revision, account));
             self.receive();
             self.propagation
-                .answered(account, revision, &server, &verdict, self.now);
+                .answered(account, revision, &server(&name), &verdict, self.now);
             self.pump();
         }
     }
@@ -203,9 +251,9 @@ impl World {
     }
 
     pub(super) fn mark(&mut self, agreed: bool) {
-        if let Some(position) = self.marks.pop_front() {
+        if let Some(Agreement { position, seen, gone }) = self.marks.pop_front() {
             if agreed {
-                self.agreed = self.agreed.max(position);
+                self.agree(position, seen, &gone);
                 // Agreeing on a position is an entry of the log like any other.
                 self.revision += 1;
                 self.propagation.newest(self.revision);
@@ -215,10 +263,29 @@ impl World {
         }
     }
 
+    /// The mesh agrees on what is asked of it, and nobody hears of it.
+    pub(super) fn agree_unheard(&mut self) {
+        if let Some(Agreement { position, seen, gone }) = self.marks.pop_front() {
+            self.agree(position, seen, &gone);
+        }
+    }
+
+    fn agree(&mut self, position: u64, seen: Vec<Server>, gone: &[String]) {
+        self.agreed = self.agreed.max(position);
+        self.roster
+            .extend(seen.into_iter().map(|server| (server.id.clone(), server)));
+        self.roster.retain(|id, _| !gone.contains(id));
+    }
+
     pub(super) fn pass(&mut self, ms: u64) {
         self.now += ms;
         // A server that has nothing to send answers pings.
         self.receive();
+        if self.connected && !self.hung && self.may_ask {
+            for name in &self.servers {
+                self.propagation.heard(&server(name), self.now);
+            }
+        }
         self.pump();
     }
 
@@ -257,6 +324,59 @@ impl World {
         }
     }
 
+    /// Servers answer what they were asked.
+    pub(super) fn answer_questions(&mut self) {
+        while let Some(question) = self.questions.pop_front() {
+            self.answer_question(&question);
+        }
+        self.pump();
+    }
+
+    fn answer_question(&mut self, question: &Question) {
+        let id = match question {
+            Question::Ping => "",
+            Question::Alive(id) | Question::Loaded(id) | Question::Held(id, _) => id,
+        };
+        let is_reached = |name: &&String| !self.hung && (id.is_empty() || *name == id);
+        let reached: Vec<ServerInfo> = self
+            .servers
+            .iter()
+            .filter(is_reached)
+            .map(|name| server(name))
+            .collect();
+        for info in reached {
+            let held = self.held.get(&info.id).cloned().unwrap_or_default();
+            match question {
+                Question::Ping | Question::Alive(_) => self.propagation.heard(&info, self.now),
+                Question::Loaded(_) => {
+                    if let Some(behind) = self.propagation.loaded(&info, self.now) {
+                        let changed = held.keys().filter(|account| self.rows[*account] > behind);
+                        let changed = Some(changed.copied().collect());
+                        self.propagation.compared(&info.id, changed, self.now);
+                    }
+                }
+                Question::Held(_, account) => {
+                    let revision = self.rows[account];
+                    let is_current = held.get(account).is_none_or(|held| *held == revision);
+                    let held = if is_current { Held::Current } else { Held::Other };
+                    self.propagation.held(&info, *account, revision, held, self.now);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, question: Question) {
+        if !self.may_ask {
+            return self.propagation.cannot_ask(self.now);
+        }
+        self.asked += usize::from(question != Question::Ping);
+        if self.asks_slowly {
+            self.questions.push_back(question);
+        } else {
+            self.answer_question(&question);
+        }
+    }
+
     pub(super) fn pump(&mut self) {
         for _ in 0..100_000 {
             match self.propagation.next(self.now) {
@@ -277,7 +397,9 @@ impl World {
                     self.propagation.sent(account, revision, self.now);
                 }
                 Step::Concluded(summary) => self.concluded.push(summary),
-                Step::Mark(position) => self.marks.push_back(position),
+                Step::Mark(agreement) => self.marks.push_back(agreement),
+                Step::Ask(question) => self.ask(question),
+                Step::News(news) => self.news.push(news),
                 Step::Leave => {
                     assert!(self.hung, "left a server that answers");
                     self.left += 1;
@@ -309,6 +431,21 @@ impl World {
                 "position {updated_to} passed revision {revision} of {account}, answered {answered}"
             );
         }
+        // An import of 40,000 would be looked at 40,000 times.
+        if self.rows.len() > 1_000 || self.is_undone {
+            return;
+        }
+        // Whoever continues from what is agreed knows of every server that enforces something older.
+        for (id, server) in &self.roster {
+            for (account, held) in self.held.get(id).into_iter().flatten() {
+                let current = self.rows[account];
+                assert!(
+                    *held == current || current > self.agreed || server.behind.is_some_and(|behind| behind < current),
+                    "{server:?} holds revision {held} of {account}, current is {current}, agreed {}",
+                    self.agreed
+                );
+            }
+        }
     }
 
     /// Everything works again, for longer than any repetition takes: then every change must be propagated and agreed.
@@ -316,6 +453,11 @@ impl World {
         self.verdict = UPDATED;
         self.reads_slowly = false;
         self.finish_read();
+        self.asks_slowly = false;
+        self.answer_questions();
+        self.servers = self.ever.iter().cloned().chain(["n1".to_owned()]).collect();
+        self.servers.sort();
+        self.servers.dedup();
         if self.hung {
             self.disconnect();
         }
@@ -336,13 +478,26 @@ impl World {
             self.revision,
             "the position reaches the end"
         );
-        assert_eq!(self.held, self.rows, "the servers hold every current token");
+        for (server, held) in &self.held {
+            for (account, revision) in held {
+                assert_eq!(
+                    *revision, self.rows[account],
+                    "{server} holds the current token of {account}"
+                );
+            }
+        }
+        assert_eq!(self.delivered, self.rows, "every current token was sent");
+        let is_behind = |server: &&Server| server.behind.is_some() && self.ever.contains(&server.id);
+        let behind: Vec<_> = self.roster.values().filter(is_behind).collect();
+        assert!(behind.is_empty(), "{behind:?}");
         let last = self.rows.values().copied().max().unwrap_or(0);
         assert!(self.agreed >= last, "agreed {}, last change {last}", self.agreed);
         assert!(self.propagation.is_drained());
         let (sends, agreed) = (self.sends, self.agreed);
-        self.pass(3_600_000);
-        self.mark(true);
+        for _ in 0..360 {
+            self.pass(10_000);
+            self.mark(true);
+        }
         assert_eq!(
             (self.sends, self.agreed),
             (sends, agreed),

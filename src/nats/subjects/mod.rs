@@ -1,12 +1,16 @@
 //! THE WORDS OF THE PROTOCOL: every `$SYS` subject, and the shape of each reply. No I/O.
 //!
 //! An update is published to a subject that names its account (`names.rs`). The replies come back to a subject that
-//! names account and revision, so that nothing has to be remembered to read them (`replies.rs`).
+//! names account and revision, so that nothing has to be remembered to read them (`replies.rs`). What servers say of
+//! themselves and of what they have loaded is in `servers.rs`.
 
 mod names;
 mod replies;
+mod servers;
 
 pub(super) use names::{
-    INBOX_PREFIX, MissingPermission, about, is_payload_violation, missing_permission, reply_to, update,
+    About, INBOX_PREFIX, MissingPermission, PING, REPORTS, SHUTDOWNS, about, accounts_of, is_payload_violation,
+    missing_permission, reply_to, reply_to_held, reply_to_loaded, reply_to_ping, update,
 };
-pub(super) use replies::{Reply, Verdict, clip};
+pub(super) use replies::{Reply, Verdict};
+pub(super) use servers::{ServerInfo, clip, held, loaded, reporter};

@@ -18,11 +18,69 @@ pub(in crate::nats) fn reply_to(inbox: &str, account: AccountKey, revision: u64)
     format!("{inbox}.{account}-{revision}")
 }
 
-/// The account and revision that an answer to `subject` is about; `None` if it is not one of ours.
-pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<(AccountKey, u64)> {
-    let token = subject.strip_prefix(inbox)?.strip_prefix('.')?;
-    let (account, revision) = token.split_once('-')?;
-    Some((account.parse().ok()?, revision.parse().ok()?))
+/// Each server's report about itself, sent every ten seconds (nats-server `server/events.go`, `serverStatsSubj`).
+pub(in crate::nats) const REPORTS: &str = "$SYS.SERVER.*.STATSZ";
+
+/// What each server says before it ends (`shutdownEventSubj`).
+pub(in crate::nats) const SHUTDOWNS: &str = "$SYS.SERVER.*.SHUTDOWN";
+
+/// Asks every server for its report (`serverStatsPingReqSubj`).
+pub(in crate::nats) const PING: &str = "$SYS.REQ.SERVER.PING";
+
+/// Asks the server with this id about accounts: which it has loaded, or what it holds of one (`accountz`).
+pub(in crate::nats) fn accounts_of(server: &str) -> String {
+    format!("$SYS.REQ.SERVER.{server}.ACCOUNTZ")
+}
+
+/// The subject that answers to [`PING`] are sent to.
+pub(in crate::nats) fn reply_to_ping(inbox: &str) -> String {
+    format!("{inbox}.ping")
+}
+
+/// The subject that a server's answer is sent to which accounts it has loaded.
+pub(in crate::nats) fn reply_to_loaded(inbox: &str) -> String {
+    format!("{inbox}.loaded")
+}
+
+/// The subject that a server's answer is sent to what it holds of `account`.
+pub(in crate::nats) fn reply_to_held(inbox: &str, account: AccountKey) -> String {
+    format!("{inbox}.held-{account}")
+}
+
+/// What a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::nats) enum About {
+    /// An answer to an update: its account and revision.
+    Update(AccountKey, u64),
+    /// A server's report about itself.
+    Report,
+    /// A server ends.
+    Shutdown,
+    /// Which accounts a server has loaded.
+    Loaded,
+    /// What a server holds of this account.
+    Held(AccountKey),
+}
+
+/// What a message to `subject` is about; `None` if it is not one of ours.
+pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<About> {
+    let Some(token) = subject.strip_prefix(inbox).and_then(|rest| rest.strip_prefix('.')) else {
+        let event = subject.strip_prefix("$SYS.SERVER.")?;
+        return match event.split_once('.')?.1 {
+            "STATSZ" => Some(About::Report),
+            "SHUTDOWN" => Some(About::Shutdown),
+            _ => None,
+        };
+    };
+    match token {
+        "ping" => return Some(About::Report),
+        "loaded" => return Some(About::Loaded),
+        _ => {}
+    }
+    match token.split_once('-')? {
+        ("held", account) => Some(About::Held(account.parse().ok()?)),
+        (account, revision) => Some(About::Update(account.parse().ok()?, revision.parse().ok()?)),
+    }
 }
 
 /// A permission that the user we connect as lacks.
@@ -32,6 +90,38 @@ pub(in crate::nats) enum MissingPermission {
     Publish,
     /// To receive the servers' answers.
     Subscribe,
+    /// To ask servers who they are and what they have loaded. Updates can be sent without it.
+    Ask,
+    /// To receive what servers say of themselves. Updates can be sent without it.
+    Events,
+}
+
+impl MissingPermission {
+    /// What cannot be done without it, one sentence.
+    pub(in crate::nats) fn lack(self) -> &'static str {
+        match self {
+            Self::Publish => "the user may not publish updates",
+            Self::Subscribe => "the user may not receive the servers' answers",
+            Self::Ask => {
+                "the user may not ask servers who they are and what they have loaded: a server is known only once it has \
+                 answered a change, and what it had loaded before is not looked at"
+            }
+            Self::Events => {
+                "the user may not receive what servers say of themselves: a server that shuts down counts as missing, and a \
+                 new one is noticed late"
+            }
+        }
+    }
+
+    /// The option of `nsc add user` and `nsc edit user` that grants it.
+    pub(in crate::nats) fn option(self) -> &'static str {
+        match self {
+            Self::Publish => "--allow-pub '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE'",
+            Self::Subscribe => "--allow-sub '_INBOX.jwtmesh.>'",
+            Self::Ask => "--allow-pub '$SYS.REQ.SERVER.PING,$SYS.REQ.SERVER.*.ACCOUNTZ'",
+            Self::Events => "--allow-sub '$SYS.SERVER.*.STATSZ,$SYS.SERVER.*.SHUTDOWN'",
+        }
+    }
 }
 
 /// The permission that a server's complaint is about; `None` if it is about something else (nats-server
@@ -42,6 +132,8 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
     let (kind, subject) = violation.split_once(" to ")?;
     match kind {
         "publish" if subject.contains(".claims.update") => Some(MissingPermission::Publish),
+        "publish" if subject.contains("$sys.req.server.") => Some(MissingPermission::Ask),
+        "subscription" if subject.contains("$sys.server.") => Some(MissingPermission::Events),
         "subscription" if subject.contains(&INBOX_PREFIX.to_lowercase()) => Some(MissingPermission::Subscribe),
         _ => None,
     }
@@ -71,7 +163,7 @@ mod tests {
     fn an_answer_says_which_account_and_revision_it_is_about() {
         let inbox = "_INBOX.jwtmesh.fra-1.x9Y";
         let subject = reply_to(inbox, account(), 41);
-        assert_eq!(about(inbox, &subject), Some((account(), 41)));
+        assert_eq!(about(inbox, &subject), Some(About::Update(account(), 41)));
         for foreign in [
             "_INBOX.jwtmesh.fra-1.other.AAAA-1".to_owned(),
             inbox.to_owned(),
@@ -87,6 +179,22 @@ mod tests {
     }
 
     #[test]
+    fn what_servers_say_of_themselves_and_of_their_accounts_is_told_apart() {
+        let inbox = "_INBOX.jwtmesh.fra-1.x9Y";
+        for (subject, wanted) in [
+            (reply_to_ping(inbox), Some(About::Report)),
+            ("$SYS.SERVER.NAAA.STATSZ".to_owned(), Some(About::Report)),
+            ("$SYS.SERVER.NAAA.SHUTDOWN".to_owned(), Some(About::Shutdown)),
+            ("$SYS.SERVER.NAAA.LAMEDUCK".to_owned(), None),
+            (reply_to_loaded(inbox), Some(About::Loaded)),
+            (reply_to_held(inbox, account()), Some(About::Held(account()))),
+            (format!("{inbox}.held-ABC"), None),
+        ] {
+            assert_eq!(about(inbox, &subject), wanted, "{subject}");
+        }
+    }
+
+    #[test]
     fn only_a_complaint_about_our_own_subjects_names_a_missing_permission() {
         for (complaint, permission) in [
             (
@@ -96,6 +204,14 @@ mod tests {
             (
                 r#"nats: Permissions Violation for Subscription to "_INBOX.jwtmesh.fra-1.x9Y.*""#,
                 Some(MissingPermission::Subscribe),
+            ),
+            (
+                r#"nats: Permissions Violation for Publish to "$SYS.REQ.SERVER.PING""#,
+                Some(MissingPermission::Ask),
+            ),
+            (
+                r#"nats: Permissions Violation for Subscription to "$SYS.SERVER.*.STATSZ""#,
+                Some(MissingPermission::Events),
             ),
             (r#"nats: Permissions Violation for Publish to "_INBOX.other""#, None),
             (r#"nats: Permissions Violation for Subscription to "foo""#, None),

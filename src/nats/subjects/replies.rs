@@ -1,7 +1,8 @@
 //! Parses a nats-server's reply to an update.
 
 use serde::Deserialize;
-use serde_json::Value;
+
+use super::servers::{ServerInfo, ServerText, clip};
 
 /// The longest reply that is read. A real one has less than 2 KiB, but any user of the system account can write to our
 /// inbox.
@@ -13,10 +14,8 @@ const MAX_REASON_CHARS: usize = 400;
 /// One nats-server's reply to an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::nats) struct Reply {
-    /// The server's name, or its key if it has no name.
-    pub(in crate::nats) server: String,
-    /// The server's version; empty if the reply does not say.
-    pub(in crate::nats) version: String,
+    /// The server.
+    pub(in crate::nats) server: ServerInfo,
     /// The server's clock when it replied, Unix seconds; `None` if the reply does not say.
     pub(in crate::nats) time: Option<i64>,
     /// What became of the token there.
@@ -41,19 +40,6 @@ struct ReplyText {
     server: ServerText,
     data: Option<DataText>,
     error: Option<ErrorText>,
-}
-
-#[derive(Deserialize, Default)]
-struct ServerText {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    id: String,
-    #[serde(default)]
-    ver: Value,
-    /// RFC 3339 with nanoseconds (nats-server `server/events.go`, `ServerInfo`).
-    #[serde(default)]
-    time: Value,
 }
 
 #[derive(Deserialize)]
@@ -85,27 +71,9 @@ impl Reply {
             (None, Some(data)) => Verdict::Refused(clip(&data.message, MAX_REASON_CHARS)),
             (None, None) => return None,
         };
-        let time = text.server.time.as_str().and_then(|time| time.parse().ok());
-        let server = if text.server.name.is_empty() {
-            text.server.id
-        } else {
-            text.server.name
-        };
-        Some(Self {
-            server: clip(&server, MAX_REASON_CHARS),
-            version: clip(text.server.ver.as_str().unwrap_or_default(), MAX_REASON_CHARS),
-            time: time.map(jiff::Timestamp::as_second),
-            verdict,
-        })
+        let (server, time) = text.server.read();
+        Some(Self { server, time, verdict })
     }
-}
-
-/// The first `chars` of `text` on one line: it comes from outside and goes into a log.
-pub(in crate::nats) fn clip(text: &str, chars: usize) -> String {
-    text.chars()
-        .take(chars)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 #[cfg(test)]
@@ -150,7 +118,7 @@ mod tests {
             ),
         ] {
             let reply = Reply::read(text.as_bytes()).expect(text);
-            assert_eq!((reply.server.as_str(), reply.verdict), ("n1", verdict), "{text}");
+            assert_eq!((reply.server.name.as_str(), reply.verdict), ("n1", verdict), "{text}");
         }
     }
 
@@ -159,7 +127,10 @@ mod tests {
         for (version, wanted) in [(r#""2.14.6""#, "2.14.6"), ("2", ""), ("null", "")] {
             let text = format!(r#"{{"server":{{"name":"n1","ver":{version}}},"error":{{"description":"no"}}}}"#);
             let reply = Reply::read(text.as_bytes()).expect(version);
-            assert_eq!((reply.version.as_str(), reply.server.as_str()), (wanted, "n1"));
+            assert_eq!(
+                (reply.server.version.as_str(), reply.server.name.as_str()),
+                (wanted, "n1")
+            );
         }
     }
 

@@ -78,6 +78,8 @@ pub(in crate::raft) enum Request {
     Newest,
     /// Somebody asked for this account to be sent to the NATS clusters again.
     Resend([u8; 32]),
+    /// A question to a publisher of NATS clusters, which only the rooms above read.
+    Publisher(Bytes),
 }
 
 /// Entries from a leader; a heartbeat has none.
@@ -215,6 +217,8 @@ pub(in crate::raft) enum AnswerContent {
     Newest(u64),
     /// Of [`Request::Resend`].
     Noted,
+    /// Of [`Request::Publisher`]; `None` where the node does not publish.
+    Publisher(Option<Bytes>),
 }
 
 /// What a node says of itself before it is a member of anything.

@@ -255,6 +255,21 @@ impl<T: Transport> Peers<T> {
         self.ask(to, peer, Lane::Bulk, request, RESEND_PATIENCE).await.map(drop)
     }
 
+    /// Asks the publishers of `to` something; `None` if it does not publish.
+    pub(super) async fn question(
+        &self,
+        to: u64,
+        peer: &Member,
+        question: Bytes,
+        patience: Duration,
+    ) -> Result<Option<Bytes>, CallError> {
+        let request = Request::Publisher(question);
+        match self.ask(to, peer, Lane::Bulk, request, patience).await? {
+            AnswerContent::Publisher(answer) => Ok(answer),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Has the leader `to` have `command` agreed on.
     pub(super) async fn forward(
         &self,

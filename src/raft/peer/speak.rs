@@ -45,6 +45,15 @@ pub(in crate::raft) trait Speak: Send + Sync {
 
     /// Tells `to` that an account is to be sent again to the NATS clusters that it publishes to.
     fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>>;
+
+    /// Asks the publishers of `to` something; `None` if it does not publish.
+    fn question(
+        &self,
+        to: u64,
+        peer: Member,
+        question: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, CallError>>;
 }
 
 impl<T: Transport> Speak for Peers<T> {
@@ -88,5 +97,15 @@ impl<T: Transport> Speak for Peers<T> {
     fn resend(&self, to: u64, peer: Member, account: [u8; 32]) -> BoxFuture<'static, Result<(), CallError>> {
         let peers = self.clone();
         Box::pin(async move { peers.tell_resend(to, &peer, account).await })
+    }
+
+    fn question(
+        &self,
+        to: u64,
+        peer: Member,
+        question: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, CallError>> {
+        Box::pin(async move { self.question(to, &peer, question, patience).await })
     }
 }

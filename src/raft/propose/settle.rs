@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::watch;
 
@@ -95,6 +96,13 @@ impl Settle {
                 drop(told.await);
             });
         }
+    }
+
+    /// Asks the publishers of the member `to` something. `None` if it does not publish, or does not answer.
+    pub(in crate::raft) async fn ask_publisher(&self, to: u64, question: Bytes, patience: Duration) -> Option<Bytes> {
+        let own = self.0.handler.inner();
+        let peer = members(&own.member.get()?.core).membership().get_node(&to)?.clone();
+        self.0.peers.question(to, peer, question, patience).await.ok()?
     }
 
     /// The other voters that have answered lately.

@@ -27,7 +27,8 @@ pub(in crate::state) struct Memtable {
     pub(in crate::state) membership: Option<Bytes>,
     pub(in crate::state) trust: Arc<Trust>,
     pub(in crate::state) positions: BTreeMap<String, Revision>,
-    pub(in crate::state) rosters: Rosters,
+    /// Another one after each change, so that what was made of it can be kept with it.
+    pub(in crate::state) rosters: Arc<Rosters>,
 }
 
 impl Memtable {
@@ -46,7 +47,7 @@ impl Memtable {
             membership: meta.membership,
             trust: Arc::new(trust),
             positions,
-            rosters,
+            rosters: Arc::new(rosters),
         }
     }
 
@@ -76,7 +77,8 @@ impl Memtable {
             self.positions.insert(nats_cluster.clone(), *position);
         }
         if let Some(roster) = &change.roster {
-            let servers = self.rosters.entry(roster.nats_cluster.clone()).or_default();
+            let rosters = Arc::make_mut(&mut self.rosters);
+            let servers = rosters.entry(roster.nats_cluster.clone()).or_default();
             for id in &roster.gone {
                 servers.remove(id);
             }

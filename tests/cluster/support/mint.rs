@@ -136,8 +136,18 @@ impl Account {
         User { key, token }
     }
 
-    /// The user that a node connects as. It may publish updates and receive the servers' answers, nothing else.
+    /// The user that a node connects as, with the permissions of `deploy/nats` and no others.
     pub(crate) fn propagating_user(&self) -> User {
+        self.user_with(json!({
+            "pub": {"allow": [
+                "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
+            ]},
+            "sub": {"allow": ["_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN"]},
+        }))
+    }
+
+    /// One that may publish updates and receive the servers' answers, as earlier versions needed it.
+    pub(crate) fn sending_user(&self) -> User {
         self.user_with(json!({
             "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"]},
             "sub": {"allow": ["_INBOX.>"]},

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use openraft::RaftLogReader;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest};
@@ -48,6 +48,9 @@ pub trait Leading: Send + Sync {
 
     /// Has `account` sent again to the NATS clusters that this node publishes to.
     fn resend(&self, account: [u8; 32]);
+
+    /// Answers a question to this node's publishers; `None` if it does not publish.
+    fn ask_publisher(&self, question: Bytes) -> BoxFuture<'static, Option<Bytes>>;
 }
 
 /// What became of a follower's command.
@@ -370,6 +373,11 @@ impl Handler {
                     leading.resend(account);
                 }
                 Ok(AnswerContent::Noted)
+            }
+            Request::Publisher(question) => {
+                let leading = self.hooks().leading.clone();
+                let asked = leading.map(|leading| leading.ask_publisher(question));
+                Ok(AnswerContent::Publisher(OptionFuture::from(asked).await.flatten()))
             }
             Request::Applied(wanted) => {
                 let mut applied = self.0.applied.clone();

@@ -1,34 +1,40 @@
 //! The publisher: the task that keeps one NATS cluster updated. It wakes, looks at the current state, and does one
 //! bounded piece of work.
+//!
+//! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `agree.rs` has the mesh agree on the outcome.
 
+mod agree;
+mod answer;
+mod send;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, timeout};
 
 use super::clocks::Clocks;
 use super::connection::{Connection, Ended, Incoming, Route};
 use super::lease::{Asked, Lease};
 use super::notices::Notices;
-use super::payload::{self, Learned, Limit, Unanswered};
-use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
-use super::subjects::{self, Reply, Verdict};
+use super::payload::{Learned, Unanswered};
+use super::publish::{ANSWER_MS, Changed, Held, Lane, Propagation, Step};
+use super::subjects::ServerInfo;
 use super::wait::{outcome, until};
-use crate::clock::{Clock, UnixSeconds};
+use crate::clock::Clock;
 use crate::config::NatsCluster;
-use crate::jwt::{AccountKey, Token};
-use crate::resolver::{Changes, ReadError, Resolver};
+use crate::jwt::AccountKey;
+use crate::resolver::{Changes, Inquiry, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
 
 /// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
-
-/// Replies read at once before the next steps are taken.
-const REPLIES: usize = 256;
 
 /// A connection that lasted this long counts as useful, even if no server had anything to answer. A peer that accepts
 /// and hangs up (a load balancer without servers behind it) does so within seconds.
@@ -44,9 +50,6 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How long the last agreement on the position may take, and how long the connection may take to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a payload limit that a server showed is believed. The next message that is larger shows it again.
-const LIMIT_LASTS: Duration = Duration::from_secs(600);
-
 /// Starts a publisher for each of `clusters` in `scope`; it runs until the scope stops. The NATS clusters need not be
 /// reachable yet. `clock` is what their servers' clocks are compared with.
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
@@ -57,13 +60,22 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             revision: resolver.watch_revision(),
             republished: resolver.republished(),
             resolver: resolver.clone(),
-            propagation: Propagation::new(resolver.position(&cluster.name)),
+            propagation: Propagation::new(resolver.position(&cluster.name), resolver.servers(&cluster.name)),
+            term: 0,
+            forgotten: 0,
+            comparing: FuturesUnordered::new(),
+            inquiries: resolver.attend(&cluster.name),
+            waiting: Vec::new(),
+            answer_at: Instant::now(),
             lease: Lease::new(resolver.clone(), &cluster.name),
             is_publishing: false,
             started: Instant::now(),
             marking: None,
             reading: None,
             route: Route::new(&cluster.servers),
+            connected: None,
+            lacks: BTreeSet::new(),
+            is_shown: false,
             answered: false,
             unanswered: Unanswered::default(),
             learned: None,
@@ -71,11 +83,13 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             clocks: Clocks::default(),
             notices: Notices::new(&cluster.name),
         };
+        publisher.show();
         scope.spawn("the publisher of a NATS cluster", publisher.run(scope.clone()));
     }
 }
 
 type Marking = Pin<Box<dyn Future<Output = (u64, bool)> + Send>>;
+type Comparing = BoxFuture<'static, Compared>;
 type Reading = Pin<Box<dyn Future<Output = (Lane, Result<Changes, ReadError>)> + Send>>;
 
 /// The task that sends updates to one NATS cluster.
@@ -89,6 +103,17 @@ struct Publisher {
     republished: broadcast::Receiver<AccountKey>,
     // What to send next, the position that is being agreed, and the earlier changes that are being read.
     propagation: Propagation,
+    /// The term of the lease under which this node publishes.
+    term: Revision,
+    /// The revision at which an administrator last had a server forgotten.
+    forgotten: Revision,
+    /// What servers hold, being compared with the state.
+    comparing: FuturesUnordered<Comparing>,
+    /// Questions at which servers a token is in force, and those that are not answered yet.
+    inquiries: mpsc::Receiver<Inquiry>,
+    waiting: Vec<Inquiry>,
+    /// When to look at those again.
+    answer_at: Instant,
     lease: Lease,
     /// Whether this node was allowed to send when it last looked.
     is_publishing: bool,
@@ -97,6 +122,11 @@ struct Publisher {
     reading: Option<Reading>,
     // The connection.
     route: Route,
+    /// The server that this node is connected to, and what our user may not do there.
+    connected: Option<String>,
+    lacks: BTreeSet<&'static str>,
+    /// Whether what this node sees is shown.
+    is_shown: bool,
     /// Whether a server has answered over this connection.
     answered: bool,
     /// What was sent over this connection and not answered.
@@ -120,6 +150,27 @@ enum End {
     WithoutPermission,
 }
 
+/// What a server holds, compared with the state.
+enum Compared {
+    /// Which accounts a server has loaded.
+    Listed {
+        server: ServerInfo,
+        accounts: Vec<AccountKey>,
+    },
+    /// Which of the accounts that it has loaded have changed since it was up to date; `None` if that could not be read.
+    Loaded {
+        server: String,
+        changed: Option<Vec<AccountKey>>,
+    },
+    /// Whether it holds the current token of an account.
+    Held {
+        server: ServerInfo,
+        account: AccountKey,
+        revision: Revision,
+        held: Held,
+    },
+}
+
 /// What woke the task.
 enum Woken {
     Stop,
@@ -128,6 +179,8 @@ enum Woken {
     Asked(Result<AccountKey, RecvError>),
     Marked((u64, bool)),
     Read((Lane, Result<Changes, ReadError>)),
+    Compared(Compared),
+    Inquiry(Inquiry),
     Lease(Asked),
     Time,
 }
@@ -138,14 +191,26 @@ impl Publisher {
             let opened = Instant::now();
             self.answered = false;
             self.unanswered = Unanswered::default();
-            self.look();
-            self.propagation.connected(self.now());
             self.is_publishing = self.lease.is_held();
+            self.look();
+            self.begin_term();
+            self.propagation.connected(self.now());
             self.note_catching_up();
+            self.connected = Some(connection.url().to_owned());
+            self.lacks.clear();
+            self.show();
             let end = self.serve(&mut connection, &scope).await;
             let learned = self.learn_limit(&connection, &end).await;
             self.propagation.disconnected(self.now());
+            self.connected = None;
+            self.show();
             self.reading = None;
+            self.comparing.clear();
+            self.waiting.clear();
+            if matches!(end, End::Stopped) {
+                // While the term lasts.
+                self.last_mark().await;
+            }
             // Another node may be connected.
             self.lease.give_back(!self.unanswered.is_empty()).await;
             if self.is_publishing && !self.lease.is_held() && !matches!(end, End::Stopped) {
@@ -176,13 +241,18 @@ impl Publisher {
     /// Begins to publish where whoever published before has been, or stops.
     fn change_over(&mut self) {
         let held = self.lease.is_held();
-        if held == self.is_publishing {
+        // What was to be agreed before may still come, and must not come after what is found from now on.
+        if held == self.is_publishing || (held && self.marking.is_some()) {
             return;
         }
         self.is_publishing = held;
         self.notices.lease(held);
         self.reading = None;
-        self.propagation = Propagation::new(self.resolver.position(&self.cluster.name));
+        self.comparing.clear();
+        self.waiting.clear();
+        let name = &self.cluster.name;
+        self.propagation = Propagation::new(self.resolver.position(name), self.resolver.servers(name));
+        self.begin_term();
         if held {
             self.propagation.taken_over(self.now());
         }
@@ -191,6 +261,29 @@ impl Publisher {
         if held {
             self.note_catching_up();
         }
+        self.show();
+    }
+
+    /// What is agreed from now on is agreed under the present lease.
+    fn begin_term(&mut self) {
+        let lease = self.resolver.lease(&self.cluster.name);
+        self.term = lease.map_or(0, |lease| lease.term);
+        self.forgotten = self.resolver.forgotten(&self.cluster.name);
+    }
+
+    /// Shows what this node sees, for whoever asks.
+    fn show(&self) {
+        let seen = Seen {
+            connected: self.connected.clone(),
+            publishes: self.is_publishing && self.connected.is_some(),
+            lacks: self.lacks.iter().copied().collect(),
+            troubled: if self.is_publishing {
+                self.propagation.troubled()
+            } else {
+                BTreeMap::new()
+            },
+        };
+        self.resolver.show_publisher(&self.cluster.name, seen);
     }
 
     fn note_catching_up(&mut self) {
@@ -207,6 +300,13 @@ impl Publisher {
     fn look(&mut self) {
         let newest = *self.revision.borrow_and_update();
         self.propagation.newest(newest);
+        let forgotten = self.resolver.forgotten(&self.cluster.name);
+        if forgotten != self.forgotten {
+            self.forgotten = forgotten;
+            let servers = self.resolver.servers(&self.cluster.name);
+            let ids: BTreeSet<String> = servers.into_iter().map(|server| server.id).collect();
+            self.propagation.forgotten(&ids);
+        }
     }
 
     /// Tries until there is a connection; `None` if the scope stops.
@@ -254,6 +354,8 @@ impl Publisher {
                 done = &mut work => return Some(done),
                 asked = self.republished.recv() => self.asked(asked).await,
                 marked = outcome(&mut self.marking) => self.marked(marked),
+                // Nothing is known without a connection: dropped, it tells whoever asks.
+                Some(_) = self.inquiries.recv() => {}
             }
         }
     }
@@ -279,7 +381,8 @@ impl Publisher {
             if give_up.is_some_and(|at| self.propagation.is_drained() || Instant::now() >= at) {
                 return End::Stopped;
             }
-            let wake = [wake, give_up, trial].into_iter().flatten().min();
+            let answer_at = self.answer_inquiries();
+            let wake = [wake, give_up, trial, answer_at].into_iter().flatten().min();
             let woken = tokio::select! {
                 biased;
                 () = scope.stopping(), if give_up.is_none() => Woken::Stop,
@@ -288,6 +391,8 @@ impl Publisher {
                 asked = self.republished.recv() => Woken::Asked(asked),
                 done = outcome(&mut self.marking) => Woken::Marked(done),
                 done = outcome(&mut self.reading) => Woken::Read(done),
+                Some(done) = self.comparing.next() => Woken::Compared(done),
+                Some(inquiry) = self.inquiries.recv() => Woken::Inquiry(inquiry),
                 done = outcome(&mut self.lease.asking) => Woken::Lease(done),
                 () = until(wake) => Woken::Time,
             };
@@ -309,40 +414,12 @@ impl Publisher {
                     self.reading = None;
                     self.listed(lane, read);
                 }
+                Woken::Compared(compared) => self.compared(compared),
+                Woken::Inquiry(inquiry) => self.inquire(inquiry),
                 Woken::Lease(asked) => self.lease.asked(asked),
                 Woken::Time => {}
             }
         }
-    }
-
-    /// Handles `first` and what else has arrived, at most `REPLIES` of them. `Some` says why the connection is no
-    /// longer used.
-    fn take_in(&mut self, connection: &mut Connection, first: Incoming) -> Option<End> {
-        let mut incoming = first;
-        for _ in 0..REPLIES {
-            match incoming {
-                Incoming::Reply { subject, payload } => self.reply(connection, &subject, &payload),
-                // No server received the message; it is sent again when its answer is overdue.
-                Incoming::NoResponders => self.notices.no_responders(),
-                Incoming::Complaint(words) if subjects::is_payload_violation(&words) => {
-                    return Some(End::TooLarge(words));
-                }
-                Incoming::Complaint(words) => match subjects::missing_permission(&words) {
-                    None => self.notices.complaint(&words),
-                    Some(permission) => {
-                        self.notices.missing_permission(permission, &words);
-                        return Some(End::WithoutPermission);
-                    }
-                },
-                Incoming::LameDuck => self.notices.going_away(),
-                Incoming::End(reason) => return Some(End::Lost(reason)),
-            }
-            match connection.next().now_or_never() {
-                Some(next) => incoming = next,
-                None => break,
-            }
-        }
-        None
     }
 
     /// Takes up to `STEPS` steps, and gives the time of the next one; `None` if it needs an event. An error says why
@@ -363,12 +440,20 @@ impl Publisher {
                 Step::Send(account) => self.send(connection, account).await?,
                 Step::Read { lane, after, limit } => self.read(lane, after, limit).await,
                 Step::Concluded(summary) => self.notices.concluded(&summary),
-                Step::Mark(position) => self.mark(position),
+                Step::Mark(agreement) => self.mark(agreement),
+                Step::Ask(question) => self.ask(connection, question).await?,
+                Step::News(news) => {
+                    self.notices.server(&news);
+                    self.is_shown = false;
+                }
                 Step::Leave => {
                     let seconds = ANSWER_MS / 1_000;
                     return Err(format!("no answer from {} for {seconds} s", connection.url()));
                 }
                 Step::Wait(until) => {
+                    if !std::mem::replace(&mut self.is_shown, true) {
+                        self.show();
+                    }
                     self.notices.firsts(self.propagation.has_firsts());
                     let until = until.map(|at| self.started + Duration::from_millis(at));
                     return Ok([until, pursued].into_iter().flatten().min());
@@ -376,83 +461,6 @@ impl Publisher {
             }
         }
         Ok(Some(Instant::now()))
-    }
-
-    async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
-        // Looked up now and not earlier: nats-server takes an account of any age, so the
-        // token that is sent last must be the current one.
-        let row = match self.resolver.lookup(account).await {
-            Ok(Some(row)) => row,
-            Ok(None) => {
-                self.propagation.gone(account);
-                return Ok(());
-            }
-            // The resolver has logged it. The other accounts must be sent all the same.
-            Err(ReadError::Damaged(_)) => {
-                self.propagation.gone(account);
-                return Ok(());
-            }
-            Err(error) => return Err(chain(&error)),
-        };
-        let bytes = row.token.len();
-        if let Some(limit) = self.limit_below(connection, bytes).await {
-            self.notices.too_large(account, row.revision, bytes, limit);
-            self.propagation.too_large(account);
-            return Ok(());
-        }
-        // The lookup may have waited for a disk, and another node may have sent a newer one meanwhile.
-        if !self.lease.is_held() {
-            self.is_publishing = false;
-            self.notices.lease(false);
-            return Ok(());
-        }
-        self.unanswered.sent(account, row.revision, bytes);
-        let reply = subjects::reply_to(connection.inbox(), account, row.revision);
-        connection
-            .publish(subjects::update(account), reply, row.token.clone())
-            .await?;
-        self.propagation.sent(account, row.revision, self.now());
-        Ok(())
-    }
-
-    /// The limit that a message of `bytes` is above; `None` if it may be sent.
-    async fn limit_below(&mut self, connection: &Connection, bytes: usize) -> Option<Limit> {
-        let announced = Limit::Server(connection.max_payload());
-        if !announced.allows(bytes) {
-            return Some(announced);
-        }
-        let learned = self.learned.as_ref().filter(|learned| !learned.limit.allows(bytes))?;
-        let (limit, until, then) = (learned.limit, learned.until, learned.account);
-        let now = user_account(self.resolver.clone(), connection).await.0;
-        if now == then && Instant::now() < until {
-            return Some(limit);
-        }
-        self.learned = None;
-        None
-    }
-
-    /// Learns how large a message may be, if a server ended the connection because one was larger. It says so in words,
-    /// which may be lost with the connection; then what the JWTs state is as good.
-    async fn learn_limit(&mut self, connection: &Connection, end: &End) -> bool {
-        let said = matches!(end, End::TooLarge(_));
-        let Some(largest) = self
-            .unanswered
-            .largest()
-            .filter(|_| said || matches!(end, End::Lost(_)))
-        else {
-            return false;
-        };
-        let (account, claims) = user_account(self.resolver.clone(), connection).await;
-        let limit = Limit::learned(largest, payload::stated(connection.user(), &claims));
-        let is_known = said || matches!(limit, Limit::Stated(_));
-        if is_known {
-            self.learned = Some(Learned {
-                limit,
-                account,
-                until: Instant::now() + LIMIT_LASTS,
-            });
-        }
-        is_known
     }
 
     /// Reads changes for `lane`. Fresh ones at once; for others the disk may be needed, and no fresh change waits for it.
@@ -483,115 +491,4 @@ impl Publisher {
             }
         }
     }
-
-    fn mark(&mut self, position: u64) {
-        let (resolver, cluster) = (self.resolver.clone(), self.cluster.name.clone());
-        self.marking = Some(Box::pin(async move {
-            let agreed = resolver.mark_propagated(&cluster, position).await;
-            if let Err(error) = &agreed {
-                // Nothing is lost: after a restart a few changes are sent again needlessly.
-                tracing::debug!(nats_cluster = %cluster, position, %error, "the position is not agreed yet");
-            }
-            (position, agreed.is_ok())
-        }));
-    }
-
-    fn marked(&mut self, (position, agreed): (u64, bool)) {
-        self.marking = None;
-        self.propagation.marked(position, agreed, self.now());
-    }
-
-    /// Has the position agreed a last time, so that the next start has nothing to repeat.
-    async fn last_mark(&mut self) {
-        if !self.is_publishing {
-            return;
-        }
-        let until = Instant::now() + CLOSE_PATIENCE;
-        loop {
-            if self.marking.is_some() {
-                let Ok(done) = timeout_at(until, outcome(&mut self.marking)).await else {
-                    return;
-                };
-                self.marked(done);
-            }
-            match self.propagation.next(self.now()) {
-                Step::Mark(position) => self.mark(position),
-                _ => return,
-            }
-        }
-    }
-
-    async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
-        if !self.is_publishing {
-            // Whoever publishes was asked too.
-            return;
-        }
-        let account = match asked {
-            Ok(account) => account,
-            Err(RecvError::Lagged(lost)) => return self.notices.requests_dropped(lost),
-            Err(RecvError::Closed) => return,
-        };
-        let Ok(Some(row)) = self.resolver.lookup(account).await else {
-            return;
-        };
-        if !self.propagation.ask(account, row.revision, self.now()) {
-            self.notices.no_room(account);
-        }
-    }
-
-    fn reply(&mut self, connection: &Connection, subject: &str, payload: &[u8]) {
-        let Some((account, revision)) = subjects::about(connection.inbox(), subject) else {
-            return;
-        };
-        let Some(mut reply) = Reply::read(payload) else {
-            return self.notices.unknown_reply(account, revision, payload.len());
-        };
-        if reply.version.is_empty() && matches!(reply.verdict, Verdict::Refused(_)) {
-            let server = connection.server();
-            if server.name == reply.server {
-                reply.version = server.version;
-            }
-        }
-        self.notices
-            .answer(account, revision, &reply, self.propagation.is_routine(account));
-        if let Verdict::Refused(words) = &reply.verdict
-            && self.propagation.is_last_try(account)
-        {
-            self.notices
-                .refused(account, revision, &reply.server, &reply.version, words);
-        }
-        self.answered = true;
-        self.unanswered.answered(account, revision);
-        if let Some(time) = reply.time {
-            self.heard_time(&reply.server, time);
-        }
-        self.propagation
-            .answered(account, revision, &reply.server, &reply.verdict, self.now());
-    }
-
-    /// A server's clock said `theirs` when it replied.
-    fn heard_time(&mut self, server: &str, theirs: UnixSeconds) {
-        let ours = self.clock.now();
-        let comparison = self.clocks.heard(server, theirs, ours);
-        self.resolver.heard_time(comparison.offset);
-        if let Some(differ) = comparison.changed {
-            self.notices.clocks(differ, ours, comparison.offset);
-        }
-    }
-}
-
-/// The account of our user: its key and current revision, and its claims.
-async fn user_account(
-    resolver: Resolver,
-    connection: &Connection,
-) -> (Option<(AccountKey, Option<u64>)>, serde_json::Value) {
-    let Some(account) = connection.account() else {
-        return Default::default();
-    };
-    let row = resolver.lookup(account).await.ok().flatten();
-    let claims = row
-        .as_ref()
-        .and_then(|row| Token::parse(&row.token).ok()?.unverified_claims());
-    let revision = row.map(|row| row.revision);
-    (Some((account, revision)), claims.unwrap_or_default())
 }

@@ -30,7 +30,7 @@ const LOGGED: Duration = Duration::from_secs(60);
 
 /// What becomes of a request to send an account again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resend {
+pub(in crate::resolver) enum Resend {
     /// It is sent.
     Now,
     /// It was sent within the last second.
@@ -43,7 +43,7 @@ type All<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock
 type Each<C> = RateLimiter<AccountKey, HashMapStateStore<AccountKey>, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
 /// Counts the requests to send accounts again.
-pub(super) struct Resends<C: Clock = DefaultClock> {
+pub(in crate::resolver) struct Resends<C: Clock = DefaultClock> {
     each: Each<C>,
     all: All<C>,
     forgetting: All<C>,
@@ -68,7 +68,7 @@ impl<C: Clock + Clone> Resends<C> {
     }
 
     /// What becomes of one more request for `account`.
-    pub(super) fn ask(&self, account: AccountKey) -> Resend {
+    pub(in crate::resolver) fn ask(&self, account: AccountKey) -> Resend {
         // Forgetting looks at each account that is remembered.
         if self.each.len() >= REMEMBERED && self.forgetting.check().is_ok() {
             self.each.retain_recent();

@@ -1,0 +1,256 @@
+//! Takes in what servers answer and say, and asks them what they have loaded.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::{Compared, End, Publisher};
+use crate::clock::UnixSeconds;
+use crate::jwt::AccountKey;
+use crate::nats::connection::{Connection, Incoming};
+use crate::nats::publish::{Held, Question};
+use crate::nats::subjects::{self, About, MissingPermission, Reply, Verdict};
+use crate::resolver::{Inquiry, ReadError, Revision};
+use crate::tasks::off_the_workers;
+
+/// Replies read at once before the next steps are taken.
+const REPLIES: usize = 256;
+
+/// Questions that wait at once: more than administrators and scripts ask, few enough to be looked at after each reply.
+const INQUIRIES: usize = 256;
+
+/// How often those are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+impl Publisher {
+    /// Handles `first` and what else has arrived, at most `REPLIES` of them. `Some` says why the connection is no
+    /// longer used.
+    pub(super) fn take_in(&mut self, connection: &mut Connection, first: Incoming) -> Option<End> {
+        let mut incoming = first;
+        for _ in 0..REPLIES {
+            match incoming {
+                Incoming::Message { subject, payload } => self.message(connection, &subject, &payload),
+                // No server received it; it is sent again when its answer is overdue.
+                Incoming::NoResponders { subject } => {
+                    if let Some(About::Update(..)) = subjects::about(connection.inbox(), &subject) {
+                        self.notices.no_responders();
+                    }
+                }
+                Incoming::Complaint(words) if subjects::is_payload_violation(&words) => {
+                    return Some(End::TooLarge(words));
+                }
+                Incoming::Complaint(words) => match subjects::missing_permission(&words) {
+                    None => self.notices.complaint(&words),
+                    Some(permission @ (MissingPermission::Ask | MissingPermission::Events)) => {
+                        self.notices.missing_permission(permission, &words);
+                        if permission == MissingPermission::Ask {
+                            self.propagation.cannot_ask(self.now());
+                        }
+                        self.lacks.insert(permission.lack());
+                        self.show();
+                    }
+                    Some(permission) => {
+                        self.notices.missing_permission(permission, &words);
+                        return Some(End::WithoutPermission);
+                    }
+                },
+                Incoming::LameDuck => self.notices.going_away(),
+                Incoming::End(reason) => return Some(End::Lost(reason)),
+            }
+            match connection.next().now_or_never() {
+                Some(next) => incoming = next,
+                None => break,
+            }
+        }
+        None
+    }
+
+    fn message(&mut self, connection: &Connection, subject: &str, payload: &Bytes) {
+        // Another node publishes, and is told as well.
+        if !self.is_publishing {
+            return;
+        }
+        match subjects::about(connection.inbox(), subject) {
+            Some(About::Update(account, revision)) => self.reply(connection, account, revision, payload),
+            Some(About::Report) => {
+                if let Some(server) = subjects::reporter(payload) {
+                    self.propagation.heard(&server, self.now());
+                }
+            }
+            Some(About::Shutdown) => {
+                if let Some(server) = subjects::reporter(payload) {
+                    self.propagation.ended(&server.id);
+                }
+            }
+            Some(About::Loaded) => self.loaded(payload),
+            Some(About::Held(account)) => self.held(account, payload),
+            None => {}
+        }
+    }
+
+    fn reply(&mut self, connection: &Connection, account: AccountKey, revision: u64, payload: &[u8]) {
+        let Some(mut reply) = Reply::read(payload) else {
+            return self.notices.unknown_reply(account, revision, payload.len());
+        };
+        if reply.server.version.is_empty() && matches!(reply.verdict, Verdict::Refused(_)) {
+            let server = connection.server();
+            if server.name == reply.server.name {
+                reply.server.version = server.version;
+            }
+        }
+        self.notices
+            .answer(account, revision, &reply, self.propagation.is_routine(account));
+        if let Verdict::Refused(words) = &reply.verdict
+            && self.propagation.is_last_try(account)
+        {
+            self.notices.refused(account, revision, &reply.server, words);
+        }
+        self.answered = true;
+        self.unanswered.answered(account, revision);
+        if let Some(time) = reply.time {
+            self.heard_time(&reply.server.name, time);
+        }
+        self.propagation
+            .answered(account, revision, &reply.server, &reply.verdict, self.now());
+    }
+
+    /// A server's clock said `theirs` when it replied.
+    fn heard_time(&mut self, server: &str, theirs: UnixSeconds) {
+        let ours = self.clock.now();
+        let comparison = self.clocks.heard(server, theirs, ours);
+        self.resolver.heard_time(comparison.offset);
+        if let Some(differ) = comparison.changed {
+            self.notices.clocks(differ, ours, comparison.offset);
+        }
+    }
+
+    /// Asks a server, or all of them.
+    pub(super) async fn ask(&mut self, connection: &Connection, question: Question) -> Result<(), String> {
+        let inbox = connection.inbox();
+        let (subject, reply, text) = match question {
+            Question::Ping => (subjects::PING.to_owned(), subjects::reply_to_ping(inbox), String::new()),
+            // An error is an answer, and a short one.
+            Question::Alive(server) => (
+                subjects::accounts_of(&server),
+                subjects::reply_to_ping(inbox),
+                serde_json::json!({ "account": "none" }).to_string(),
+            ),
+            Question::Loaded(server) => (
+                subjects::accounts_of(&server),
+                subjects::reply_to_loaded(inbox),
+                String::new(),
+            ),
+            Question::Held(server, account) => (
+                subjects::accounts_of(&server),
+                subjects::reply_to_held(inbox, account),
+                serde_json::json!({ "account": account.to_string() }).to_string(),
+            ),
+        };
+        connection.publish(subject, reply, text.into()).await
+    }
+
+    /// A server has said which accounts it has loaded. A list may be long, so it is read elsewhere.
+    fn loaded(&mut self, payload: &Bytes) {
+        let payload = payload.clone();
+        self.comparing.push(Box::pin(async move {
+            let read = off_the_workers(move || subjects::loaded(&payload)).await;
+            let (server, accounts) = read.unwrap_or_default();
+            Compared::Listed { server, accounts }
+        }));
+    }
+
+    /// Which of `accounts` have changed after `behind`?
+    fn compare(&mut self, server: String, accounts: Vec<AccountKey>, behind: Revision) {
+        let resolver = self.resolver.clone();
+        self.comparing.push(Box::pin(async move {
+            let mut changed = Vec::new();
+            for account in accounts {
+                match resolver.lookup(account).await {
+                    Ok(Some(row)) if row.revision <= behind => {}
+                    Ok(None) => {}
+                    // What cannot be read may have changed.
+                    Ok(Some(_)) | Err(ReadError::Damaged(_)) => changed.push(account),
+                    Err(_) => return Compared::Loaded { server, changed: None },
+                }
+                tokio::task::consume_budget().await;
+            }
+            Compared::Loaded {
+                server,
+                changed: Some(changed),
+            }
+        }));
+    }
+
+    /// A server has said what it holds of `account`: is that the current token?
+    fn held(&mut self, account: AccountKey, payload: &[u8]) {
+        let Some((server, token)) = subjects::held(payload) else {
+            return;
+        };
+        if !self.propagation.is_asked(&server.id, account) {
+            return;
+        }
+        let resolver = self.resolver.clone();
+        self.comparing.push(Box::pin(async move {
+            let row = resolver.lookup(account).await;
+            let held = match (&row, &token) {
+                (Err(_), _) => Held::Unknown,
+                (Ok(Some(row)), Some(token)) if row.token != token.as_bytes() => Held::Other,
+                _ => Held::Current,
+            };
+            Compared::Held {
+                server,
+                account,
+                revision: row.ok().flatten().map_or(0, |row| row.revision),
+                held,
+            }
+        }));
+    }
+
+    pub(super) fn compared(&mut self, compared: Compared) {
+        let now = self.now();
+        match compared {
+            Compared::Listed { server, accounts } => {
+                if let Some(behind) = self.propagation.loaded(&server, now) {
+                    self.compare(server.id, accounts, behind);
+                }
+            }
+            Compared::Loaded { server, changed } => self.propagation.compared(&server, changed, now),
+            Compared::Held {
+                server,
+                account,
+                revision,
+                held,
+            } => self.propagation.held(&server, account, revision, held, now),
+        }
+    }
+
+    /// Takes a question at which servers a token is in force.
+    pub(super) fn inquire(&mut self, inquiry: Inquiry) {
+        // Whoever asks may ask again; another node may publish by then.
+        if self.is_publishing && self.waiting.len() < INQUIRIES {
+            self.waiting.push(inquiry);
+        }
+    }
+
+    /// Answers the questions whose answers are complete or due; gives when to look again.
+    pub(super) fn answer_inquiries(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if self.waiting.is_empty() || now < self.answer_at {
+            return (!self.waiting.is_empty()).then_some(self.answer_at);
+        }
+        self.answer_at = now + LOOK_EVERY;
+        let ms = self.now();
+        for inquiry in std::mem::take(&mut self.waiting) {
+            let Inquiry { account, revision, .. } = inquiry;
+            if now >= inquiry.until || self.propagation.is_everywhere(account, revision, ms) {
+                // Whoever asked may have gone.
+                let _ = inquiry.answer.send(self.propagation.in_force(account, revision));
+            } else if !inquiry.answer.is_closed() {
+                self.waiting.push(inquiry);
+            }
+        }
+        (!self.waiting.is_empty()).then_some(self.answer_at)
+    }
+}

@@ -1,0 +1,130 @@
+//! Sends an account's current token, as far as the servers take it.
+
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+use super::{End, Publisher};
+use crate::jwt::{AccountKey, Token};
+use crate::nats::connection::Connection;
+use crate::nats::payload::{self, Learned, Limit};
+use crate::nats::subjects;
+use crate::resolver::{ReadError, Resolver};
+use crate::tasks::chain;
+
+/// How long a payload limit that a server showed is believed. The next message that is larger shows it again.
+const LIMIT_LASTS: Duration = Duration::from_secs(600);
+
+impl Publisher {
+    pub(super) async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
+        // Looked up now and not earlier: nats-server takes an account of any age, so the
+        // token that is sent last must be the current one.
+        let row = match self.resolver.lookup(account).await {
+            Ok(Some(row)) => row,
+            Ok(None) => {
+                self.propagation.gone(account);
+                return Ok(());
+            }
+            // The resolver has logged it. The other accounts must be sent all the same.
+            Err(ReadError::Damaged(_)) => {
+                self.propagation.unsendable(account, self.now());
+                return Ok(());
+            }
+            Err(error) => return Err(chain(&error)),
+        };
+        let bytes = row.token.len();
+        if let Some(limit) = self.limit_below(connection, bytes).await {
+            self.notices.too_large(account, row.revision, bytes, limit);
+            self.propagation.unsendable(account, self.now());
+            return Ok(());
+        }
+        // The lookup may have waited for a disk, and another node may have sent a newer one meanwhile.
+        if !self.lease.is_held() {
+            self.is_publishing = false;
+            self.notices.lease(false);
+            return Ok(());
+        }
+        self.unanswered.sent(account, row.revision, bytes);
+        let reply = subjects::reply_to(connection.inbox(), account, row.revision);
+        connection
+            .publish(subjects::update(account), reply, row.token.clone())
+            .await?;
+        self.propagation.sent(account, row.revision, self.now());
+        Ok(())
+    }
+
+    /// The limit that a message of `bytes` is above; `None` if it may be sent.
+    async fn limit_below(&mut self, connection: &Connection, bytes: usize) -> Option<Limit> {
+        let announced = Limit::Server(connection.max_payload());
+        if !announced.allows(bytes) {
+            return Some(announced);
+        }
+        let learned = self.learned.as_ref().filter(|learned| !learned.limit.allows(bytes))?;
+        let (limit, until, then) = (learned.limit, learned.until, learned.account);
+        let now = user_account(self.resolver.clone(), connection).await.0;
+        if now == then && Instant::now() < until {
+            return Some(limit);
+        }
+        self.learned = None;
+        None
+    }
+
+    /// Learns how large a message may be, if a server ended the connection because one was larger. It says so in words,
+    /// which may be lost with the connection; then what the JWTs state is as good.
+    pub(super) async fn learn_limit(&mut self, connection: &Connection, end: &End) -> bool {
+        let said = matches!(end, End::TooLarge(_));
+        let Some(largest) = self
+            .unanswered
+            .largest()
+            .filter(|_| said || matches!(end, End::Lost(_)))
+        else {
+            return false;
+        };
+        let (account, claims) = user_account(self.resolver.clone(), connection).await;
+        let limit = Limit::learned(largest, payload::stated(connection.user(), &claims));
+        let is_known = said || matches!(limit, Limit::Stated(_));
+        if is_known {
+            self.learned = Some(Learned {
+                limit,
+                account,
+                until: Instant::now() + LIMIT_LASTS,
+            });
+        }
+        is_known
+    }
+
+    pub(super) async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
+        if !self.is_publishing {
+            // Whoever publishes was asked too.
+            return;
+        }
+        let account = match asked {
+            Ok(account) => account,
+            Err(RecvError::Lagged(lost)) => return self.notices.requests_dropped(lost),
+            Err(RecvError::Closed) => return,
+        };
+        let Ok(Some(row)) = self.resolver.lookup(account).await else {
+            return;
+        };
+        if !self.propagation.ask(account, row.revision, self.now()) {
+            self.notices.no_room(account);
+        }
+    }
+}
+
+/// The account of our user: its key and current revision, and its claims.
+async fn user_account(
+    resolver: Resolver,
+    connection: &Connection,
+) -> (Option<(AccountKey, Option<u64>)>, serde_json::Value) {
+    let Some(account) = connection.account() else {
+        return Default::default();
+    };
+    let row = resolver.lookup(account).await.ok().flatten();
+    let claims = row
+        .as_ref()
+        .and_then(|row| Token::parse(&row.token).ok()?.unverified_claims());
+    let revision = row.map(|row| row.revision);
+    (Some((account, revision)), claims.unwrap_or_default())
+}

@@ -1,0 +1,105 @@
+//! The accounts of one server that are being looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::jwt::AccountKey;
+
+/// How often a token is sent to a server that says "updated" and still holds another one: a directory resolver says so about
+/// tokens that it does not trust.
+const SENDS: u8 = 2;
+
+/// What a server has loaded and may hold another token of than the current one.
+#[derive(Debug, Default)]
+pub(super) struct Looking {
+    /// How often the server had missed something when the check began.
+    pub(super) misses: u64,
+    /// Whether it was asked for its accounts for the second time.
+    pub(super) is_second: bool,
+    todo: Vec<AccountKey>,
+    asked: BTreeMap<AccountKey, u64>,
+    /// What it does not enforce yet, which is being sent.
+    sent: BTreeSet<AccountKey>,
+    /// How often each was sent.
+    sends: BTreeMap<AccountKey, u8>,
+    /// What it does not take.
+    refused: BTreeSet<AccountKey>,
+}
+
+impl Looking {
+    pub(super) fn at(todo: Vec<AccountKey>, misses: u64, is_second: bool) -> Self {
+        Self {
+            misses,
+            is_second,
+            todo,
+            ..Self::default()
+        }
+    }
+
+    /// The next account to ask about.
+    pub(super) fn next(&mut self, now: u64) -> Option<AccountKey> {
+        let account = self.todo.pop()?;
+        self.asked.insert(account, now);
+        Some(account)
+    }
+
+    pub(super) fn asked(&self) -> usize {
+        self.asked.len()
+    }
+
+    pub(super) fn is_asked(&self, account: AccountKey) -> bool {
+        self.asked.contains_key(&account)
+    }
+
+    /// It holds the current token of `account`, or none.
+    pub(super) fn is_current(&mut self, account: AccountKey) {
+        self.asked.remove(&account);
+        self.sends.remove(&account);
+    }
+
+    /// It holds another token of `account`; gives whether the current one is to be sent.
+    pub(super) fn is_other(&mut self, account: AccountKey) -> bool {
+        self.asked.remove(&account);
+        let sends = self.sends.entry(account).or_default();
+        if *sends >= SENDS {
+            self.refuses(account);
+            return false;
+        }
+        *sends += 1;
+        self.sent.insert(account);
+        true
+    }
+
+    /// `account` was sent, or is in flight no more: what it holds now has to be looked at.
+    pub(super) fn look_again(&mut self, account: AccountKey) -> bool {
+        let was_sent = self.sent.remove(&account);
+        if was_sent {
+            self.todo.push(account);
+        }
+        was_sent
+    }
+
+    /// It does not take the current token of `account`, or that cannot be sent.
+    pub(super) fn refuses(&mut self, account: AccountKey) {
+        self.asked.remove(&account);
+        self.sent.remove(&account);
+        self.refused.insert(account);
+    }
+
+    pub(super) fn is_sent(&self, account: AccountKey) -> bool {
+        self.sent.contains(&account)
+    }
+
+    pub(super) fn refused(&self) -> &BTreeSet<AccountKey> {
+        &self.refused
+    }
+
+    /// Whether there is nothing left to find out.
+    pub(super) fn is_over(&self) -> bool {
+        self.todo.is_empty() && self.asked.is_empty() && self.sent.is_empty()
+    }
+
+    /// When the first question was asked that is not answered yet.
+    pub(super) fn asked_since(&self) -> Option<u64> {
+        self.asked.values().min().copied()
+    }
+}

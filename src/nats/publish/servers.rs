@@ -1,0 +1,327 @@
+//! What [`Propagation`] does about servers: it hears of them, notices who has not answered, and brings who was away up to
+//! date.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::pending::{Answer, Pending};
+use super::propagation::{Propagation, expect_little};
+use super::roster::{Due, Ended, Held, Known, ROLL_CALL_MS, Slot};
+use super::step::{Agreement, News, Step};
+use crate::jwt::AccountKey;
+use crate::nats::subjects::ServerInfo;
+use crate::resolver::{Enforcement, MAX_SERVERS, Server, Standing, Told};
+
+/// Accounts that are sent or remembered before no more are looked at: what a server needs must not keep fresh changes
+/// waiting.
+const LOOK_UNDER_WAY: usize = 64;
+const LOOK_REMEMBERED: usize = 4_096;
+
+impl Propagation {
+    /// A server has said something.
+    pub(in crate::nats) fn heard(&mut self, server: &ServerInfo, now: u64) {
+        self.hear(server, now);
+    }
+
+    /// The server with this id says that it ends.
+    pub(in crate::nats) fn ended(&mut self, id: &str) {
+        if let Some(known) = self.roster.slot(id).and_then(|slot| self.roster.get(slot)) {
+            let server = known.server.clone();
+            self.news.push_back(News::Gone { server });
+            self.remove(id);
+        }
+    }
+
+    /// The mesh knows only the servers with these ids: an administrator had others forgotten.
+    pub(in crate::nats) fn forgotten(&mut self, agreed: &BTreeSet<String>) {
+        for slot in self.roster.retain(agreed) {
+            self.checks.forget(slot);
+        }
+    }
+
+    /// Our user may not ask servers what they have loaded. Those that were away are sent everything since then.
+    pub(in crate::nats) fn cannot_ask(&mut self, now: u64) {
+        if self.checks.can_ask() {
+            self.roster.take_as_they_are();
+            self.checks.connected(&self.roster, false, now);
+        }
+    }
+
+    /// A server answers that it has accounts loaded. `Some(behind)`: it is to be said which of them have changed since that
+    /// revision ([`Self::compared`]).
+    pub(in crate::nats) fn loaded(&mut self, server: &ServerInfo, now: u64) -> Option<u64> {
+        let slot = self.hear(server, now)?;
+        if !self.checks.listed(slot, now) {
+            return None;
+        }
+        let behind = self.roster.get(slot)?.server.behind;
+        if behind.is_none() {
+            // It was only silent.
+            self.checks.compared(slot, Some(Vec::new()), now);
+        }
+        behind
+    }
+
+    /// Which accounts that the server has loaded have changed since it was up to date; `None` if that could not be read.
+    pub(in crate::nats) fn compared(&mut self, id: &str, changed: Option<Vec<AccountKey>>, now: u64) {
+        if let Some(slot) = self.roster.slot(id) {
+            self.checks.compared(slot, changed, now);
+        }
+    }
+
+    /// Whether the server with this id was asked what it holds of `account`.
+    pub(in crate::nats) fn is_asked(&self, id: &str, account: AccountKey) -> bool {
+        let slot = self.roster.slot(id);
+        slot.is_some_and(|slot| self.checks.is_asked(slot, account))
+    }
+
+    /// What a server holds of `account`, which is at `revision`.
+    pub(in crate::nats) fn held(
+        &mut self,
+        server: &ServerInfo,
+        account: AccountKey,
+        revision: u64,
+        held: Held,
+        now: u64,
+    ) {
+        let Some(slot) = self.hear(server, now) else { return };
+        if !self.checks.held(slot, account, held) {
+            return;
+        }
+        if let Some(known) = self.roster.get(slot) {
+            let server = known.server.clone();
+            self.news.push_back(News::Repaired { server, account });
+        }
+        // Where one is in flight already, that brings it.
+        if self.agenda.get(account).is_none() {
+            let mut pending = Pending::new(revision, now, false, true);
+            pending.expected = false;
+            expect_little(&mut pending);
+            self.agenda.insert(account, pending);
+        }
+    }
+
+    /// A server was heard: its slot, unless there is no room for it.
+    pub(super) fn hear(&mut self, info: &ServerInfo, now: u64) -> Option<Slot> {
+        // What a new server has loaded was fetched from anyone, at any time.
+        let behind = self.checks.can_ask().then_some(0);
+        let (slot, is_back) = self.roster.heard(info, behind, now)?;
+        if let Some(known) = self.roster.get(slot) {
+            self.checks.heard(slot, known, is_back, now);
+        }
+        if is_back {
+            for id in self.roster.replaced_by(slot) {
+                self.ended(&id);
+            }
+        }
+        Some(slot)
+    }
+
+    fn remove(&mut self, id: &str) {
+        if let Some(slot) = self.roster.remove(id) {
+            self.checks.forget(slot);
+            self.position.need_mark();
+        }
+    }
+
+    /// What changed after `upto` may not be in force at a server, which has not answered.
+    pub(super) fn miss(&mut self, slot: Slot, upto: u64, now: u64) {
+        let Some(known) = self.roster.get(slot) else { return };
+        let is_new = known.standing != Standing::Missing;
+        let server = known.server.clone();
+        self.roster.miss(slot, upto, Standing::Missing);
+        self.checks.missed(slot, now);
+        if !is_new {
+            return;
+        }
+        let id = server.id.clone();
+        self.news.push_back(News::Missing { server });
+        if self.roster.is_replaced(slot) {
+            self.ended(&id);
+        }
+    }
+
+    /// A server refuses the token of `account`, or that cannot be sent to it.
+    pub(super) fn refuse(&mut self, slot: Slot, account: AccountKey, upto: u64, now: u64) {
+        self.roster.miss(slot, upto, Standing::Refuses);
+        self.roster.refuses(slot, account);
+        self.checks.refused(slot, account, now);
+    }
+
+    /// Which servers have not said what became of `account`; gives how many. `is_last`: it is not sent again.
+    pub(super) fn miss_silent(&mut self, account: AccountKey, is_last: bool, now: u64) -> usize {
+        let Some(pending) = self.agenda.get(account).filter(|pending| pending.expected) else {
+            return 0;
+        };
+        let upto = pending.listed.saturating_sub(1);
+        let missed: Vec<(Slot, Standing)> = self
+            .roster
+            .iter()
+            .filter_map(|(slot, _)| match pending.answer(slot) {
+                Answer::None | Answer::SkippedEarlier | Answer::RefusedEarlier => Some((slot, Standing::Missing)),
+                Answer::Refused if is_last => Some((slot, Standing::Refuses)),
+                _ => None,
+            })
+            .collect();
+        for (slot, standing) in &missed {
+            match standing {
+                Standing::Refuses => self.refuse(*slot, account, upto, now),
+                _ => self.miss(*slot, upto, now),
+            }
+        }
+        missed
+            .iter()
+            .filter(|(_, standing)| *standing == Standing::Missing)
+            .count()
+    }
+
+    /// `account` cannot be sent: the servers that it was sent for stay as they are.
+    pub(super) fn cannot_be_repaired(&mut self, account: AccountKey, now: u64) {
+        for slot in self.checks.sent_for(account) {
+            self.checks.refused(slot, account, now);
+        }
+    }
+
+    /// A server that cannot be asked has answered something: everything that it may have missed is sent again.
+    pub(super) fn is_back(&mut self, slot: Option<Slot>, now: u64) {
+        let Some((slot, known)) = slot.and_then(|slot| Some((slot, self.roster.get(slot)?))) else {
+            return;
+        };
+        if self.checks.can_ask() || !self.checks.is_waiting(slot) {
+            return;
+        }
+        let (Some(behind), misses) = (known.server.behind, known.misses) else {
+            return;
+        };
+        if let Some(goal) = self.lanes.rewind_to(behind) {
+            self.checks.resending(slot, misses, goal, now);
+        }
+    }
+
+    /// Servers whose checks have ended are up to date, unless they have missed something meanwhile.
+    pub(super) fn end_checks(&mut self, now: u64) {
+        let (agenda, roster, floor) = (&self.agenda, &self.roster, self.lanes.floor());
+        let finished = |slot: Slot| {
+            let behind = roster.get(slot).and_then(|known| known.server.behind);
+            agenda.finished_up_to(behind.unwrap_or(0)).min(floor)
+        };
+        for Ended { slot, misses, refused } in self.checks.ended(finished, now) {
+            let Some(known) = self.roster.get(slot) else { continue };
+            let (was_missing, behind) = (known.was_missing, known.server.behind);
+            if !refused.is_empty() {
+                self.roster.miss(slot, behind.unwrap_or(0), Standing::Refuses);
+                for account in refused {
+                    self.roster.refuses(slot, account);
+                }
+                self.checks.pause(slot, now);
+            } else if !self.roster.confirm(slot, misses) {
+                self.checks.again(slot, now);
+            } else if let Some(known) = self.roster.get(slot).filter(|_| behind.is_some() || was_missing) {
+                let server = known.server.clone();
+                self.checks.confirmed(slot);
+                self.news.push_back(News::UpToDate { server, was_missing });
+            }
+        }
+    }
+
+    /// What to ask servers next; otherwise when.
+    pub(super) fn next_check(&mut self, now: u64) -> Result<Step, Option<u64>> {
+        loop {
+            let ahead = self.agenda.ahead();
+            let may_look = ahead.unanswered < LOOK_UNDER_WAY && ahead.all < LOOK_REMEMBERED;
+            match self.checks.next(&self.roster, may_look, now) {
+                Due::Step(step) => return Ok(step),
+                Due::Wait(at) => return Err(at),
+                Due::Missing(slot) => {
+                    let upto = self.position.marked();
+                    self.miss(slot, upto, now);
+                    if let Some(news) = self.news.pop_front() {
+                        return Ok(Step::News(news));
+                    }
+                }
+                Due::Probe(slot) => {
+                    match self.last_sent {
+                        Some(account) => self.list_asked(account, 0, now),
+                        // Whatever is sent shows whether it is back.
+                        None => self.is_back(Some(slot), now),
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is to be agreed now: `position`, unless more has to be agreed before it.
+    pub(super) fn agreement(&mut self, position: u64) -> Agreement {
+        let (seen, gone, is_all) = self.roster.begin_agreeing();
+        let position = if is_all { position } else { self.position.marked() };
+        Agreement { position, seen, gone }
+    }
+
+    /// The servers that are missing or refuse, by their ids.
+    pub(in crate::nats) fn troubled(&self) -> BTreeMap<String, Standing> {
+        let troubled = self
+            .roster
+            .iter()
+            .filter(|(_, known)| known.standing != Standing::Reached);
+        troubled
+            .map(|(_, known)| (known.server.id.clone(), known.standing))
+            .collect()
+    }
+
+    /// Whether `revision` of `account`, or a newer one, is in force at every server, as far as can be known yet.
+    pub(in crate::nats) fn is_everywhere(&self, account: AccountKey, revision: u64, now: u64) -> bool {
+        // Before, some servers may not have been heard at all.
+        let has_called_roll = now >= self.connected_at + ROLL_CALL_MS;
+        let mut all = self.roster.iter();
+        has_called_roll
+            && self.roster.iter().next().is_some()
+            && !self.roster.overflows()
+            && all.all(|(slot, known)| self.enforcement(account, revision, slot, known) == Enforcement::InForce)
+    }
+
+    /// At which servers `revision` of `account`, or a newer one, is in force.
+    pub(in crate::nats) fn in_force(&self, account: AccountKey, revision: u64) -> Vec<Told> {
+        let told = self.roster.iter().map(|(slot, known)| Told {
+            server: known.server.clone(),
+            enforcement: self.enforcement(account, revision, slot, known),
+        });
+        let mut told: Vec<Told> = told.collect();
+        if self.roster.overflows() {
+            let name = format!("more than {MAX_SERVERS} servers, which are not known");
+            let server = Server {
+                id: String::new(),
+                name,
+                cluster: String::new(),
+                version: String::new(),
+                behind: Some(0),
+            };
+            let enforcement = Enforcement::Waiting;
+            told.push(Told { server, enforcement });
+        }
+        told
+    }
+
+    fn enforcement(&self, account: AccountKey, revision: u64, slot: Slot, known: &Known) -> Enforcement {
+        let pending = self.agenda.get(account);
+        let pending = pending.filter(|pending| pending.expected && pending.listed >= revision);
+        let is_listed = self.lanes.is_listed(revision);
+        match (pending.map(|pending| pending.answer(slot)), known.standing) {
+            (Some(Answer::Updated), _) => Enforcement::InForce,
+            (Some(Answer::Refused | Answer::RefusedEarlier), _) => Enforcement::Refused,
+            (Some(Answer::Skipped | Answer::SkippedEarlier), _) => Enforcement::NotLoaded,
+            (_, Standing::Missing) => Enforcement::Missing,
+            (Some(Answer::None), _) => Enforcement::Waiting,
+            (None, _) if !is_listed => Enforcement::Waiting,
+            (None, _) if known.server.behind.is_none() => Enforcement::InForce,
+            // It has answered every change, and refused those.
+            (None, Standing::Refuses) if known.takes(account) => Enforcement::InForce,
+            (None, Standing::Refuses) => Enforcement::Refused,
+            (None, Standing::Reached) => Enforcement::Waiting,
+        }
+    }
+
+    /// The ids of all servers.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> Vec<String> {
+        self.roster.iter().map(|(_, known)| known.server.id.clone()).collect()
+    }
+}

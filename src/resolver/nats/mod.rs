@@ -1,0 +1,9 @@
+//! WHAT IS KEPT FOR PUBLISHERS and of what they see, as plain data: the resolver's handle holds it.
+
+mod resend;
+mod seen;
+mod versions;
+
+pub(super) use resend::{Resend, Resends};
+pub use seen::{Enforcement, Inquiry, Seen, Standing, Told};
+pub(super) use versions::Versions;

@@ -1,0 +1,70 @@
+//! What a running nats-server would refuse: an account JWT must be acceptable to the oldest server that gets it.
+//!
+//! A server that refuses a JWT refuses all of it, a revocation in it included, and after a restart it cannot load the account.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::error::{OlderServer, SubmitError};
+use super::handle::Resolver;
+use super::nats::Versions;
+use crate::jwt::{AccountClaims, ServerVersion, Verified, refusals};
+use crate::state::AccountRow;
+
+impl Resolver {
+    /// Takes JWTs that older servers refuse from now on, with a warning in the log.
+    pub fn take_what_older_servers_refuse(&self) {
+        self.0.takes_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses `verified` if a server of a NATS cluster would, unless that is only to be warned of.
+    pub(super) async fn check_servers(
+        &self,
+        verified: &Verified<AccountClaims>,
+        is_insisting: bool,
+    ) -> Result<(), SubmitError> {
+        let versions = self.versions();
+        let servers: Vec<ServerVersion> = versions.servers.keys().copied().collect();
+        // Oldest first. What cannot be read was refused before.
+        let refused = refusals(verified.token().bytes(), &servers).unwrap_or_default();
+        let Some(refusal) = refused.into_iter().next() else {
+            return Ok(());
+        };
+        let account = verified.claims().account;
+        let Some((nats_cluster, server)) = versions.servers.get(&refusal.server) else {
+            return Ok(());
+        };
+        let reason = refusal.issues.into_iter().next().map(|issue| issue.detail);
+        let error = OlderServer {
+            account,
+            server: server.name.clone(),
+            version: server.version.clone(),
+            nats_cluster: nats_cluster.clone(),
+            reason: reason.unwrap_or_default(),
+        };
+        let takes = self.0.takes_refused.load(Ordering::Relaxed);
+        // A revocation must not wait for what was stored before.
+        let is_stored = |stored: &AccountRow| {
+            !refusals(&stored.token, &[refusal.server])
+                .unwrap_or_default()
+                .is_empty()
+        };
+        let is_no_worse = self.lookup(account).await?.is_some_and(|stored| is_stored(&stored));
+        if is_insisting || is_no_worse || takes {
+            tracing::warn!(%account, "{error}");
+            return Ok(());
+        }
+        Err(SubmitError::OlderServer(Box::new(error)))
+    }
+
+    fn versions(&self) -> Arc<Versions> {
+        let rosters = self.0.state.rosters();
+        let known = self.0.versions.load_full();
+        if Arc::ptr_eq(&known.rosters, &rosters) {
+            return known;
+        }
+        let found = Arc::new(Versions::of(rosters));
+        self.0.versions.store(found.clone());
+        found
+    }
+}

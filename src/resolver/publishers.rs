@@ -1,0 +1,188 @@
+//! What is known of the NATS clusters, for whoever asks: the agreed servers of each, what this node's own publisher sees of
+//! them now, and at which of them an account's token is in force, as whoever publishes says.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::handle::Resolver;
+use super::nats::{Enforcement, Inquiry, Seen, Told};
+use crate::jwt::AccountKey;
+use crate::state::{Revision, Server};
+
+/// Questions that wait for a publisher. It takes them within milliseconds.
+const INQUIRIES: usize = 64;
+
+/// How long one question to another node waits; it is repeated. A node that publishes no longer is noticed by then.
+const ASK_FOR: Duration = Duration::from_secs(5);
+
+/// The pause where nobody publishes, or somebody else from now on.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A question to another node's publisher, as it travels (postcard).
+#[derive(Serialize, Deserialize)]
+struct Question {
+    nats_cluster: String,
+    account: AccountKey,
+    revision: Revision,
+    wait_ms: u64,
+}
+
+/// A NATS cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsView {
+    /// Its name in `cluster.toml`.
+    pub name: String,
+    /// The member that publishes to it; `None` if none does, as far as is agreed.
+    pub publisher: Option<String>,
+    /// Every change up to here has been sent, and is in force at each server that is not behind.
+    pub position: Revision,
+    /// Its servers, in the order of their ids.
+    pub servers: Vec<Server>,
+    /// What this node's own publisher sees.
+    pub seen: Seen,
+}
+
+impl Resolver {
+    /// The publisher of `nats_cluster` on this node sees this now.
+    pub fn show_publisher(&self, nats_cluster: &str, seen: Seen) {
+        let mut all = self.0.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(nats_cluster.to_owned(), seen);
+    }
+
+    /// The NATS clusters of this node's configuration, and those that the mesh has servers of, in the order of their names.
+    pub fn nats_clusters(&self) -> Vec<NatsView> {
+        let mut all = self.0.publishers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Others that the mesh has servers of.
+        for name in self.0.state.rosters().keys() {
+            all.entry(name.clone()).or_default();
+        }
+        all.into_iter().map(|(name, seen)| self.nats_view(name, seen)).collect()
+    }
+
+    fn nats_view(&self, name: String, seen: Seen) -> NatsView {
+        let holder = self.lease(&name).map(|lease| lease.holder);
+        let publisher = match holder {
+            _ if self.is_alone() => self.member_id().filter(|_| seen.publishes),
+            holder => holder.filter(|holder| *holder != 0),
+        };
+        NatsView {
+            publisher: publisher.and_then(|id| self.0.raft.member_name(id)),
+            position: self.position(&name),
+            servers: self.servers(&name),
+            name,
+            seen,
+        }
+    }
+
+    /// Where the publisher of `nats_cluster` on this node is asked.
+    pub fn attend(&self, nats_cluster: &str) -> mpsc::Receiver<Inquiry> {
+        let (asking, asked) = mpsc::channel(INQUIRIES);
+        let mut all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(nats_cluster.to_owned(), asking);
+        asked
+    }
+
+    /// At which servers of `nats_cluster` `revision` of `account` is in force: as soon as it is at all of them, and at the
+    /// latest at `until`. Where nobody publishes, what is agreed has to do.
+    pub async fn in_force(
+        &self,
+        nats_cluster: &str,
+        account: AccountKey,
+        revision: Revision,
+        until: Instant,
+    ) -> Vec<Told> {
+        loop {
+            let slice = until.min(Instant::now() + ASK_FOR);
+            let told = self.ask(nats_cluster, account, revision, slice).await;
+            let is_over = Instant::now() >= until;
+            match told {
+                Some(told) if is_over || is_everywhere(&told) => return told,
+                Some(_) => {}
+                None if is_over => return self.agreed(nats_cluster, revision),
+                None => tokio::time::sleep_until(until.min(Instant::now() + ASK_AGAIN)).await,
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        nats_cluster: &str,
+        account: AccountKey,
+        revision: Revision,
+        until: Instant,
+    ) -> Option<Vec<Told>> {
+        if let Some(told) = self.ask_here(nats_cluster, account, revision, until).await {
+            return Some(told);
+        }
+        let holder = self.lease(nats_cluster)?.holder;
+        if holder == 0 || Some(holder) == self.member_id() {
+            return None;
+        }
+        let wait = until.saturating_duration_since(Instant::now());
+        let question = Question {
+            nats_cluster: nats_cluster.to_owned(),
+            account,
+            revision,
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
+        };
+        let question = postcard::to_stdvec(&question).ok()?.into();
+        let answer = self.0.raft.ask_publisher(holder, question, wait + ASK_FOR).await?;
+        postcard::from_bytes(&answer).ok()
+    }
+
+    async fn ask_here(
+        &self,
+        nats_cluster: &str,
+        account: AccountKey,
+        revision: Revision,
+        until: Instant,
+    ) -> Option<Vec<Told>> {
+        let asking = {
+            let all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(nats_cluster)?.clone()
+        };
+        let (answer, answered) = oneshot::channel();
+        let inquiry = Inquiry {
+            account,
+            revision,
+            until,
+            answer,
+        };
+        timeout_at(until + ASK_AGAIN, asking.send(inquiry)).await.ok()?.ok()?;
+        answered.await.ok()
+    }
+
+    /// Another node's question.
+    pub(super) async fn answer_peer(&self, question: Bytes) -> Option<Bytes> {
+        let question: Question = postcard::from_bytes(&question).ok()?;
+        let wait = Duration::from_millis(question.wait_ms).min(ASK_FOR);
+        let until = Instant::now() + wait;
+        let told = self
+            .ask_here(&question.nats_cluster, question.account, question.revision, until)
+            .await?;
+        Some(postcard::to_stdvec(&told).ok()?.into())
+    }
+
+    /// What is agreed of `revision`.
+    fn agreed(&self, nats_cluster: &str, revision: Revision) -> Vec<Told> {
+        let is_sent = self.position(nats_cluster) >= revision;
+        let told = self.servers(nats_cluster).into_iter().map(|server| {
+            let enforcement = match server.behind {
+                None if is_sent => Enforcement::InForce,
+                _ => Enforcement::Waiting,
+            };
+            Told { server, enforcement }
+        });
+        told.collect()
+    }
+}
+
+/// Whether there are servers, and it is in force at each.
+pub fn is_everywhere(told: &[Told]) -> bool {
+    !told.is_empty() && told.iter().all(|told| told.enforcement == Enforcement::InForce)
+}
