@@ -181,6 +181,100 @@ pub struct Operators {
     pub candidates: Vec<Operator>,
 }
 
+/// `GET /v1/nats`: the NATS clusters that this node's configuration names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsClusters {
+    /// In the order of their names.
+    pub items: Vec<NatsCluster>,
+}
+
+/// A NATS cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsCluster {
+    /// Its name in `cluster.toml`.
+    pub name: String,
+    /// The member that publishes to it; null if none does.
+    pub publisher: Option<String>,
+    /// The URL of the server that the node that answers is connected to; null if it is not connected.
+    pub connected: Option<String>,
+    /// Every change up to this revision was sent, and is in force at each server that is not behind.
+    pub position: u64,
+    /// How many servers it has.
+    pub servers: usize,
+    /// How many of them may enforce something older.
+    pub behind: usize,
+    /// What is not as it should be, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// `GET /v1/nats/{name}/servers`: the servers of a NATS cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsServers {
+    /// In the order of their names.
+    pub items: Vec<NatsServer>,
+}
+
+/// A nats-server, for as long as its process lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsServer {
+    /// The NATS cluster, as `cluster.toml` calls it.
+    pub nats: String,
+    /// Its key, which is new at each start.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The name of its own cluster; empty if it has none.
+    pub cluster: String,
+    /// Its version.
+    pub version: String,
+    /// `up-to-date`; `behind`: being brought up to date, or only the publisher knows why not; `missing`: it does not
+    /// answer; `refuses` a JWT.
+    pub state: String,
+    /// The last revision of which is known that it is in force there; null if all are.
+    pub behind: Option<u64>,
+}
+
+/// `GET /v1/accounts/{account}/propagation?wait=SECONDS`, and `POST /jwt/v1/accounts/{account}?wait=all`: where the
+/// account's token is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propagation {
+    /// The account.
+    pub account: String,
+    /// The revision of its token.
+    pub revision: u64,
+    /// Whether it is in force at every server of every NATS cluster.
+    pub confirmed: bool,
+    /// How many servers there are.
+    pub servers: usize,
+    /// At how many of them it is in force.
+    pub in_force: usize,
+    /// The NATS clusters.
+    pub nats: Vec<Propagated>,
+}
+
+/// Where a token is in force in one NATS cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propagated {
+    /// The name of the NATS cluster.
+    pub name: String,
+    /// Its servers.
+    pub servers: Vec<Enforced>,
+}
+
+/// Whether a token is in force at one server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// The server's name.
+    pub name: String,
+    /// Its key.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// `in-force`, also where the account is not loaded for certain; `not-loaded` as it says itself, and it is asked once
+    /// more; `waiting` for its answer; `missing`; `refused`.
+    pub state: String,
+}
+
 /// RFC 9457 problem details, the body of every error under `/v1`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

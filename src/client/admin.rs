@@ -9,7 +9,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT};
-use crate::api::{Account, Accounts, Bootstrap, Bootstrapped, Members, Operators, Status, Submitted};
+use crate::api::{
+    Account, Accounts, Bootstrap, Bootstrapped, Members, NatsClusters, NatsServer, NatsServers, Operators, Propagation,
+    Status, Submitted,
+};
 use crate::jwt::{AccountKey, OperatorKey};
 
 /// Accounts in one page of a listing: the most that a node gives. With their tokens it may give fewer.
@@ -92,6 +95,30 @@ impl AdminClient {
         let replace = if replace { "?replace=true" } else { "" };
         self.ask(Method::PUT, &format!("/v1/accounts/{account}{replace}"), token)
             .await
+    }
+
+    /// The NATS clusters of the node's configuration.
+    pub async fn nats_clusters(&self) -> Result<NatsClusters, ClientError> {
+        self.ask(Method::GET, "/v1/nats", Bytes::new()).await
+    }
+
+    /// The servers of the NATS cluster called `nats`.
+    pub async fn nats_servers(&self, nats: &str) -> Result<NatsServers, ClientError> {
+        self.ask(Method::GET, &format!("/v1/nats/{nats}/servers"), Bytes::new())
+            .await
+    }
+
+    /// Has the server `id` of the NATS cluster `nats` waited for no longer.
+    pub async fn forget_server(&self, nats: &str, id: &str) -> Result<NatsServer, ClientError> {
+        let path = format!("/v1/nats/{nats}/servers/{id}");
+        self.ask(Method::DELETE, &path, Bytes::new()).await
+    }
+
+    /// Where the token of `account` is in force: as soon as it is everywhere, at the latest after `wait` seconds.
+    pub async fn propagation(&self, account: AccountKey, wait: u64) -> Result<Propagation, ClientError> {
+        let path = format!("/v1/accounts/{account}/propagation?wait={wait}");
+        let limit = REQUEST_LIMIT + Duration::from_secs(wait);
+        self.ask_for(limit, Method::GET, &path, Bytes::new(), JWT).await
     }
 
     /// The operators that the mesh trusts.

@@ -18,6 +18,7 @@
 //! node's log. It never takes an administrative request on the public port: those are under `/v1`, on a Unix socket.
 
 mod error;
+mod proof;
 mod public;
 mod request;
 mod upload;

@@ -1,4 +1,4 @@
-//! `account`: list, show, push, pull.
+//! `account`: list, show, push, pull, watch.
 //!
 //! Each verb is a file. `push` and `pull` handle many accounts: each account has an outcome of its own, printed as soon
 //! as it is known, and the tally turns all outcomes into one exit code. Listings are read a page at a time, so that a
@@ -11,6 +11,7 @@ mod pull;
 mod push;
 mod show;
 mod tally;
+mod watch;
 
 use std::io::Write;
 
@@ -30,6 +31,8 @@ pub(super) enum AccountCommand {
     Push(push::Push),
     /// Write accounts' tokens to stdout or to files
     Pull(pull::Pull),
+    /// Wait until an account's JWT is in force at every nats-server
+    Watch(watch::Watch),
 }
 
 impl AccountCommand {
@@ -39,6 +42,7 @@ impl AccountCommand {
             Self::Show(show) => show.run(out).await,
             Self::Push(push) => push.run(out).await,
             Self::Pull(pull) => pull.run(out).await,
+            Self::Watch(watch) => watch.run(out).await,
         }
     }
 }

@@ -1,7 +1,8 @@
-//! `nats`: the configuration that nats-servers and nsc need to use this mesh.
+//! `nats`: the configuration that nats-servers and nsc need to use this mesh, and the NATS clusters that it updates.
 
 mod config;
 mod pointing;
+mod servers;
 
 use std::io::Write;
 
@@ -15,12 +16,21 @@ use super::exit::{Exit, Failure};
 pub(super) enum NatsCommand {
     /// Print the nats-server configuration for this mesh, and the nsc command
     Config(config::ConfigCommand),
+    /// List the NATS clusters, and who publishes to each
+    List(servers::List),
+    /// List the nats-servers, and which of them may enforce older JWTs
+    Servers(servers::Servers),
+    /// Forget a server that was shut down for good
+    Forget(servers::Forget),
 }
 
 impl NatsCommand {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         match self {
             Self::Config(command) => command.run(out).await,
+            Self::List(list) => list.run(out).await,
+            Self::Servers(servers) => servers.run(out).await,
+            Self::Forget(forget) => forget.run(out).await,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `/jwt/v1/accounts/{account}`: looks up and submits one account's token.
 
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
@@ -8,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::answer::Shared;
 use crate::http::error::{Refusal, not_ready};
+use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::Token;
@@ -112,7 +115,11 @@ fn tagged(mut answer: Response, row: &AccountRow) -> Response {
     answer
 }
 
-/// `POST`: 200 without a body once the token is on disk and applied here (G1).
+/// How long `POST ...?wait=all` waits, unless it says.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// `POST`: 200 without a body once the token is on disk and applied here (G1). With `?wait=all`, and `&timeout=SECONDS`, as
+/// soon as it is in force at every server, or after that time, with where it is.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
@@ -123,14 +130,38 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
                 return Err(refusal);
             }
         };
+        let wait = match wanted_wait(&parts) {
+            Ok(wait) => wait,
+            Err(refusal) => {
+                request::discard(&parts.headers, body).await;
+                return Err(refusal);
+            }
+        };
         let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
-        Ok(state
+        let submitted = state
             .resolver
             .submit(Some(account), upload.bytes, Submitter::Anyone)
-            .await?)
+            .await?;
+        // Tokens are public: who sends a known one has not shown that they may sign for the account.
+        let Some(wait) = wait.filter(|_| submitted.stored) else {
+            return Ok((submitted, None));
+        };
+        let proof = proof::propagation(&state.resolver, account, submitted.revision, wait).await;
+        Ok((submitted, Some(proof)))
     };
     match outcome.await {
-        Ok(submitted) => state.stored(submitted.revision),
+        Ok((submitted, None)) => state.stored(submitted.revision),
+        Ok((submitted, Some(proof))) => state.proven(submitted.revision, &proof),
         Err(refusal) => upload::refused(&parts.uri, refusal).plain(),
+    }
+}
+
+/// How long the caller wants to wait for every server; `None` if not at all.
+fn wanted_wait(request: &Parts) -> Result<Option<Duration>, Refusal> {
+    let timeout = request::parameter(&request.uri, "timeout");
+    match request::parameter(&request.uri, "wait").as_deref() {
+        None => Ok(None),
+        Some("all") => timeout.map_or(Ok(WAIT), |text| proof::seconds(&text)).map(Some),
+        Some(_) => Err(Refusal::bad("bad-parameter", "wait can only be \"all\"")),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use crate::api;
 use crate::http::error::{Refusal, not_ready};
 use crate::http::upload::Uploads;
 use crate::listener::Limits;
@@ -123,6 +125,15 @@ impl PublicState {
     pub(super) fn stored(&self, revision: u64) -> Response {
         let mut answer = self.answer(StatusCode::OK, Bytes::new());
         answer.headers_mut().insert(REVISION, revision.into());
+        answer
+    }
+
+    /// 200 for an upload that waited, with where it is in force.
+    pub(super) fn proven(&self, revision: u64, proof: &api::Propagation) -> Response {
+        let mut answer = Json(proof).into_response();
+        let headers = answer.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REVISION, revision.into());
         answer
     }
 }

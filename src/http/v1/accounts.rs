@@ -1,15 +1,18 @@
 //! `/v1/accounts`: lists, shows and submits accounts.
 
-use axum::extract::{Request, State};
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
 use super::answer::{AdminState, Shared, answer, submitted};
 use crate::api;
 use crate::http::error::Refusal;
+use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, KeyError};
 use crate::resolver::{AccountRow, Listed, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
@@ -116,11 +119,31 @@ async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     state.check_state()?;
     match state.resolver.lookup(account).await? {
         Some(row) => Ok(shown(state, &row, true)),
-        None => Err(Refusal::missing(
-            "unknown-account",
-            format!("there is no account {account} in this mesh"),
-        )),
+        None => Err(unknown(account)),
     }
+}
+
+/// `GET /v1/accounts/{account}/propagation?wait=SECONDS`: where the account's token is in force, as soon as it is everywhere
+/// or after so many seconds.
+pub(super) async fn propagation(State(state): State<Shared>, Path(account): Path<String>, uri: Uri) -> Response {
+    let outcome = async {
+        let account: AccountKey = account
+            .parse()
+            .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))?;
+        let wait = match request::parameter(&uri, "wait") {
+            Some(text) => proof::seconds(&text)?,
+            None => Duration::ZERO,
+        };
+        state.check_state()?;
+        let row = state.resolver.lookup(account).await?;
+        let row = row.ok_or_else(|| unknown(account))?;
+        Ok(proof::propagation(&state.resolver, account, row.revision, wait).await)
+    };
+    answer(outcome.await)
+}
+
+fn unknown(account: AccountKey) -> Refusal {
+    Refusal::missing("unknown-account", format!("there is no account {account} in this mesh"))
 }
 
 /// `PUT` or `POST /v1/accounts/{account}`; with `?replace=true` the token is stored even if the stored one is newer.

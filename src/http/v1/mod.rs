@@ -7,6 +7,7 @@
 mod accounts;
 mod answer;
 mod members;
+mod nats;
 mod operators;
 mod status;
 
@@ -18,7 +19,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::middleware::{self, Next};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 
 pub use answer::About;
 use answer::AdminState;
@@ -90,10 +91,17 @@ fn router(state: AdminState) -> Router {
         .route("/v1/status", only(get(status::show), READ))
         .route("/v1/members", only(get(members::list), READ))
         .route("/v1/mesh", only(post(members::form), "POST"))
+        .route("/v1/nats", only(get(nats::list), READ))
+        .route("/v1/nats/{name}/servers", only(get(nats::servers), READ))
+        .route("/v1/nats/{name}/servers/{id}", only(delete(nats::forget), "DELETE"))
         .route("/v1/accounts", only(get(accounts::list), READ))
         .route(
             "/v1/accounts/{account}",
             only(get(accounts::show).put(accounts::submit).post(accounts::submit), WRITE),
+        )
+        .route(
+            "/v1/accounts/{account}/propagation",
+            only(get(accounts::propagation), READ),
         )
         .route("/v1/operators", only(get(operators::list), READ))
         .route("/v1/operators/{operator}", only(put(operators::update), "PUT"))

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::{AdminState, Shared, answer};
-use super::members;
+use super::{members, nats};
 use crate::api;
 use crate::resolver::{CLOCK_TOLERANCE_SECONDS, MemberView};
 
@@ -55,6 +55,7 @@ fn troubles(state: &AdminState, members: &[MemberView]) -> Vec<String> {
             operator.claims().name
         )
     }));
+    said.extend(state.resolver.nats_clusters().iter().flat_map(nats::troubles));
     let offset = state.resolver.time_offset();
     if offset.abs() > CLOCK_TOLERANCE_SECONDS {
         said.push(format!(
