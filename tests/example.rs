@@ -35,7 +35,14 @@ fn the_example_is_read() {
 
 #[test]
 fn a_default_written_out_changes_nothing() {
-    for setting in ["timing = ", "acknowledge = ", "nodes = ", "peer = ", "tls_first = "] {
+    for setting in [
+        "timing = ",
+        "acknowledge = ",
+        "older_servers = ",
+        "nodes = ",
+        "peer = ",
+        "tls_first = ",
+    ] {
         assert_eq!(parse(&with(setting)), parse(EXAMPLE), "{setting}");
     }
     assert_eq!(parse(EXAMPLE).timing, Timing::Lan);

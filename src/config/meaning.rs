@@ -17,6 +17,8 @@ pub struct Config {
     pub timing: Timing,
     /// When an upload is answered.
     pub acknowledge: Acknowledge,
+    /// What becomes of a JWT that a running nats-server would refuse.
+    pub older_servers: OlderServers,
     /// This node's name.
     pub node: String,
     /// This node's data folder.
@@ -71,6 +73,17 @@ pub enum Acknowledge {
     Reachable,
     /// When it is agreed on and the answering node serves it.
     Majority,
+}
+
+/// What becomes of an account JWT that an older nats-server which is sent accounts would refuse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OlderServers {
+    /// It is refused, with the server, its version and the rule.
+    #[default]
+    Refuse,
+    /// It is taken, with a warning in the log.
+    Warn,
 }
 
 /// Certificate files of the public port.

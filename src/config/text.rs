@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::meaning::{Acknowledge, Timing};
+use super::meaning::{Acknowledge, OlderServers, Timing};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +27,8 @@ pub(super) struct ClusterText {
     pub(super) timing: Timing,
     #[serde(default)]
     pub(super) acknowledge: Acknowledge,
+    #[serde(default)]
+    pub(super) older_servers: OlderServers,
 }
 
 #[derive(Deserialize, Default)]

@@ -11,7 +11,7 @@ use super::runtime::AgreementRuntime;
 use super::trust::{agree_on_operators, read_operators, submit_operators_if_possible};
 
 use crate::clock::Clock;
-use crate::config::{Config, Peering};
+use crate::config::{Config, OlderServers, Peering};
 use crate::folder::Folder;
 use crate::http::About;
 use crate::http::Admin;
@@ -115,6 +115,9 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     let raft = open(&config, &folder, stores, clock.clone(), &agreeing)?;
     let folder = Arc::new(Mutex::new(folder));
     let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
+    if config.older_servers == OlderServers::Warn {
+        resolver.take_what_older_servers_refuse();
+    }
     join(&config, &raft, &folder).await?;
     raft.handler().set_leading(Arc::new(resolver.clone()));
 

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use jwtmesh::jwt::{ServerVersion, refusals};
 
-use crate::support::mint::{Account, Operator};
+use crate::propagation::Mesh;
+use crate::support::mint::{Account, Operator, claims, now};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{Node, jwtmesh};
-use crate::support::process::PATIENCE;
+use crate::support::process::{PATIENCE, eventually};
 use crate::support::tools::NATS_SERVER_VERSIONS;
 
 /// The claims under `nats` in each line of the table that the unit tests have too, and two mappings that no server
@@ -109,4 +110,51 @@ fn inspect_says_which_nats_server_will_not_serve_an_account() {
     assert_eq!(inspect(&[]).1, Some(0));
     let unknown = jwtmesh().args(["inspect", "--nats-server", "newest", &token]).output();
     assert_eq!(unknown.expect("it runs").status.code(), Some(2));
+}
+
+/// It was answered with 200; the server went on with the JWT that it had, and after a restart could not load the account.
+#[test]
+fn g5_an_upload_that_a_running_server_would_refuse_is_refused_with_the_server_and_the_rule() {
+    let oldest = NATS_SERVER_VERSIONS[0];
+    let mesh = Mesh::start(oldest, 1);
+    let exporters = [Account::new("X").id(), Account::new("Y").id()];
+    let imports = exporters.map(|exporter| json!({"subject": "a", "account": exporter, "type": "service"}));
+    let token = token_with(&mesh.operator, &mesh.account, &json!({ "imports": imports }));
+    eventually("the server is known", || {
+        let servers = mesh.node.cli_json(&["nats", "servers"]);
+        (servers["items"].as_array()?.len() == 1).then_some(())
+    });
+    let refused = mesh.node.post_account(&mesh.account.id(), &token);
+    let words = refused.text();
+    assert_eq!(refused.status, 409, "{words}");
+    for named in ["nats-server n1", oldest, "nats-server allows from", "older_servers"] {
+        assert!(words.contains(named), "no {named} in {words}");
+    }
+    let file = mesh.node.folder().join("overlap.jwt");
+    std::fs::write(&file, &token).expect("the test's own folder");
+    let refused = mesh.node.cli(&["account", "push", &file.display().to_string()]);
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    let pushed = mesh
+        .node
+        .cli(&["account", "push", "--replace", &file.display().to_string()]);
+    assert!(pushed.status.success(), "an administrator may insist: {pushed:?}");
+    eventually("the log warns of it", || {
+        mesh.node
+            .log()
+            .contains("would refuse this JWT of account")
+            .then_some(())
+    });
+    // A revocation does not wait for what was stored before.
+    let alice = mesh.account.user();
+    let revoking = mesh.operator.account_with(&mesh.account, |claims| {
+        let nats = claims["nats"].as_object_mut().expect("claims");
+        nats.insert("imports".to_owned(), imports_of(&token));
+        nats.insert("revocations".to_owned(), json!({ alice.id(): now() }));
+        claims["iat"] = json!(now() + 1);
+    });
+    assert_eq!(mesh.node.post_account(&mesh.account.id(), &revoking).status, 200);
+}
+
+fn imports_of(token: &str) -> Value {
+    claims(token)["nats"]["imports"].clone()
 }

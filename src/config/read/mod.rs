@@ -106,6 +106,7 @@ impl Reader<'_> {
             operators,
             timing: text.cluster.timing,
             acknowledge: text.cluster.acknowledge,
+            older_servers: text.cluster.older_servers,
             node: name.to_owned(),
             data: self.data(&node.data, name)?,
             public,
