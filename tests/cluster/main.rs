@@ -48,6 +48,8 @@ mod older_servers;
 #[cfg(test)]
 mod partition;
 #[cfg(test)]
+mod proof;
+#[cfg(test)]
 mod propagation;
 #[cfg(test)]
 mod proxy;

@@ -65,6 +65,15 @@ fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
     assert!(taken <= 1, "{}{}", mesh.nodes[1].log(), mesh.nodes[2].log());
     let (next, other) = ((first + 1) % 3, (first + 2) % 3);
     revoke(&operator, &account, &server, &mesh.nodes[next], now() - 30);
+    // Whoever is asked asks the node that publishes.
+    for node in &mesh.nodes {
+        let watched = node.cli(&["account", "watch", &account.id()]);
+        let shown = String::from_utf8_lossy(&watched.stdout).into_owned();
+        assert!(
+            watched.status.success() && shown.contains("1 of 1 servers"),
+            "{watched:?}"
+        );
+    }
     mesh.nodes[first].kill();
     eventually("a node that is left takes uploads", || {
         (status(&mesh.nodes[other])?["writable"] == true).then_some(())

@@ -1,0 +1,373 @@
+//! Every server enforces every change, however long it was cut off: it is named as missing, and brought up to date.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::gate::Gate;
+use crate::support::mint::{Account, Operator, User, now};
+use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::nats_user::NatsUser;
+use crate::support::node::{NatsLink, Node, Options};
+use crate::support::process::{PATIENCE, eventually, free_port};
+use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
+
+/// How the second server is connected to the first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Tie {
+    Route,
+    Gateway,
+    Leaf,
+}
+
+/// A node that is connected to server n1, and a server n2 behind a link that can be cut.
+struct Split {
+    operator: Operator,
+    account: Account,
+    node: Node,
+    first: NatsServer,
+    second: NatsServer,
+    links: Vec<Gate>,
+}
+
+impl Split {
+    fn start(version: &str, tie: Tie) -> Self {
+        let operator = Operator::new("O");
+        let user = operator.system.propagating_user();
+        Self::with(version, tie, operator, &user)
+    }
+
+    fn with(version: &str, tie: Tie, operator: Operator, user: &User) -> Self {
+        let account = Account::new("A");
+        let (port, far_port) = (free_port(), free_port());
+        let options = Options {
+            nats: vec![NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())],
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        node.put(&operator.system, &operator.system_token());
+        node.put(&account, &operator.account_at(&account, now() - 60));
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (near, far) = (free_port(), free_port());
+        let to_first = Gate::open(address(near));
+        let to_second = Gate::open(address(far));
+        let folder = node.folder().to_owned();
+        let (first, second) = match tie {
+            Tie::Route => (
+                format!("cluster {{ name: test, listen: \"127.0.0.1:{near}\" }}"),
+                format!(
+                    "cluster {{ name: test, listen: \"127.0.0.1:{far}\", routes: [\"nats://{}\"] }}",
+                    to_first.address
+                ),
+            ),
+            Tie::Gateway => (
+                format!(
+                    "gateway {{ name: near, listen: \"127.0.0.1:{near}\", advertise: \"{}\", gateways: [{{name: far, url: \"nats://{}\"}}] }}",
+                    to_first.address, to_second.address
+                ),
+                format!(
+                    "gateway {{ name: far, listen: \"127.0.0.1:{far}\", advertise: \"{}\", gateways: [{{name: near, url: \"nats://{}\"}}] }}",
+                    to_second.address, to_first.address
+                ),
+            ),
+            Tie::Leaf => {
+                let creds = folder.join("leaf.creds");
+                std::fs::write(&creds, operator.system.user().creds()).expect("the test's own folder");
+                (
+                    format!("leafnodes {{ listen: \"127.0.0.1:{near}\" }}"),
+                    format!(
+                        "leafnodes {{ remotes: [{{ url: \"nats-leaf://{}\", account: {}, credentials: \"{}\" }}] }}",
+                        to_first.address,
+                        operator.system.id(),
+                        creds.display()
+                    ),
+                )
+            }
+        };
+        let first = NatsServer::start_named(version, "n1", port, &format!("{config}{first}\n"));
+        let second = NatsServer::start_named(version, "n2", far_port, &format!("{config}{second}\n"));
+        let split = Self {
+            operator,
+            account,
+            node,
+            first,
+            second,
+            links: vec![to_first, to_second],
+        };
+        split.wait_until_tied();
+        split
+    }
+
+    fn wait_until_tied(&self) {
+        eventually("the servers hear each other", || {
+            let mut system = NatsUser::connect(self.first.address(), &self.operator.system.user()).ok()?;
+            let answers = system.ask("$SYS.REQ.SERVER.PING.IDZ", b"", 2, Duration::from_millis(300));
+            (answers.len() == 2).then_some(())
+        });
+    }
+
+    fn cut(&self) {
+        self.links.iter().for_each(Gate::shut);
+    }
+
+    fn heal(&self) {
+        self.links.iter().for_each(Gate::reopen);
+    }
+
+    /// A user with a connection to the second server.
+    fn user(&self) -> (User, NatsUser) {
+        let user = self.account.user();
+        let connection = NatsUser::connect(self.second.address(), &user)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.second.log()));
+        (user, connection)
+    }
+
+    /// Both servers have the account loaded and are known.
+    #[track_caller]
+    fn warm_up(&self) {
+        for age in [50, 40] {
+            let (alice, mut connection) = self.user();
+            let _near = NatsUser::connect(self.first.address(), &self.account.user());
+            self.node.put(
+                &self.account,
+                &self.operator.revoking(&self.account, &[&alice], now() - age),
+            );
+            let reason = connection.disconnected(PATIENCE);
+            assert_eq!(
+                reason.as_deref(),
+                Some("User Authentication Revoked"),
+                "{}",
+                self.node.log()
+            );
+        }
+    }
+
+    #[track_caller]
+    fn says(&self, words: &str) {
+        let says = || self.node.log().lines().any(|line| line.contains(words)).then_some(());
+        eventually(words, says);
+    }
+
+    #[track_caller]
+    fn is_cut_off(&self, mut connection: NatsUser, user: &User) {
+        let reason = connection.disconnected(PATIENCE);
+        assert_eq!(
+            reason.as_deref(),
+            Some("User Authentication Revoked"),
+            "{}",
+            self.node.log()
+        );
+        let again = NatsUser::connect(self.second.address(), user);
+        assert_eq!(again.err().as_deref(), Some("Authorization Violation"));
+    }
+}
+
+const MISSING: &str = "this server does not answer";
+
+/// Who should answer was known only from earlier answers, in memory: after a restart nobody was missed.
+#[test]
+fn g5_a_server_that_was_cut_off_while_the_node_restarted_is_named_and_enforces_the_revocation_when_it_is_back() {
+    for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
+        let mut split = Split::start(version, Tie::Route);
+        split.warm_up();
+        let (alice, mut connection) = split.user();
+        split.node.terminate();
+        split.cut();
+        split.node.start_again();
+        split.node.put(
+            &split.account,
+            &split.operator.revoking(&split.account, &[&alice], now() - 20),
+        );
+        split.says(MISSING);
+        // Once more: what is known about n2 is agreed.
+        split.node.kill();
+        split.node.start_again();
+        split.says(MISSING);
+        assert!(connection.ping(), "{version}: it was cut off");
+        split.heal();
+        split.is_cut_off(connection, &alice);
+        split.says("this server answers again, and enforces every change");
+    }
+}
+
+#[test]
+fn g5_a_server_behind_a_gateway_or_a_leaf_node_link_is_missed_and_brought_up_to_date_too() {
+    for tie in [Tie::Gateway, Tie::Leaf] {
+        for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
+            println!("{tie:?} {version}");
+            let split = Split::start(version, tie);
+            split.warm_up();
+            let (alice, connection) = split.user();
+            split.cut();
+            split.node.put(
+                &split.account,
+                &split.operator.revoking(&split.account, &[&alice], now() - 20),
+            );
+            split.says(MISSING);
+            split.heal();
+            split.is_cut_off(connection, &alice);
+        }
+    }
+}
+
+/// A server that has loaded the account before anyone here has heard of it, and holds an older JWT than the current one.
+#[test]
+fn g6_what_a_server_that_is_heard_for_the_first_time_holds_is_looked_at() {
+    let split = Split::start(NEWEST, Tie::Route);
+    split.node.cli(&["nats", "servers"]);
+    let (alice, connection) = split.user();
+    split.cut();
+    becomes(&split.node, "n1", "up-to-date");
+    // Nobody knows it any more, as if it had been cut off before anyone could.
+    eventually("it is forgotten", || {
+        split.node.cli(&["nats", "forget", "n2"]);
+        state_of(&split.node, "n2").is_none().then_some(())
+    });
+    split.node.put(
+        &split.account,
+        &split.operator.revoking(&split.account, &[&alice], now() - 20),
+    );
+    let watched = split.node.cli(&["account", "watch", &split.account.id()]);
+    assert!(watched.status.success(), "of the servers that are known: {watched:?}");
+    split.heal();
+    split.is_cut_off(connection, &alice);
+}
+
+/// Creds that have only the permissions of earlier versions go on working.
+#[test]
+fn g5_without_permission_to_ask_everything_is_sent_again_to_a_server_that_was_away() {
+    let operator = Operator::new("O");
+    let user = operator.system.sending_user();
+    let split = Split::with(NEWEST, Tie::Route, operator, &user);
+    split.says("the user may not ask servers who they are");
+    split.warm_up();
+    let (alice, connection) = split.user();
+    split.cut();
+    split.node.put(
+        &split.account,
+        &split.operator.revoking(&split.account, &[&alice], now() - 20),
+    );
+    split.says(MISSING);
+    split.heal();
+    split.is_cut_off(connection, &alice);
+}
+
+/// The state of server `name`, as `nats servers` shows it.
+fn state_of(node: &Node, name: &str) -> Option<String> {
+    let servers = node.cli_json(&["nats", "servers"]);
+    let items = servers["items"].as_array().expect("a list");
+    let server = items.iter().find(|server| server["name"] == name)?;
+    server["state"].as_str().map(ToOwned::to_owned)
+}
+
+#[track_caller]
+fn becomes(node: &Node, name: &str, state: &str) {
+    eventually(&format!("{name} is {state}"), || {
+        (state_of(node, name)? == state).then_some(())
+    });
+}
+
+/// What `POST ...?wait=all` answers.
+fn put_and_wait(split: &Split, token: &str, timeout: u64) -> Value {
+    let path = format!("/jwt/v1/accounts/{}?wait=all&timeout={timeout}", split.account.id());
+    let answer = split.node.post(&path, token.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    serde_json::from_str(&answer.text()).expect("JSON")
+}
+
+#[test]
+fn g5_whoever_uploads_or_watches_learns_at_which_servers_a_revocation_is_in_force() {
+    let split = Split::start(NEWEST, Tie::Route);
+    split.warm_up();
+    let (alice, mut connection) = split.user();
+    let _near = NatsUser::connect(split.first.address(), &split.account.user());
+    let token = split.operator.revoking(&split.account, &[&alice], now() - 30);
+    let proof = put_and_wait(&split, &token, 20);
+    assert_eq!(
+        (&proof["confirmed"], &proof["servers"]),
+        (&json!(true), &json!(2)),
+        "{proof}"
+    );
+    assert!(
+        connection.disconnected(Duration::from_millis(1)).is_some(),
+        "it is cut off by then"
+    );
+    let watched = split.node.cli(&["account", "watch", &split.account.id()]);
+    assert!(watched.status.success(), "{watched:?}");
+    let path = format!("/jwt/v1/accounts/{}?wait=all", split.account.id());
+    let again = split.node.post(&path, token.as_bytes());
+    assert_eq!((again.status, again.text()), (200, String::new()), "tokens are public");
+
+    split.cut();
+    let (bob, _connection) = split.user();
+    let token = split.operator.revoking(&split.account, &[&bob], now() - 20);
+    let proof = put_and_wait(&split, &token, 3);
+    assert_eq!(
+        (&proof["confirmed"], &proof["in_force"], &proof["servers"]),
+        (&json!(false), &json!(1), &json!(2)),
+        "{proof}"
+    );
+    let servers = proof["nats"][0]["servers"].as_array().expect("its servers");
+    let missing = servers.iter().find(|server| server["name"] == "n2").expect("n2");
+    assert_eq!(missing["state"], "missing");
+    let watched = split
+        .node
+        .cli(&["account", "watch", &split.account.id(), "--timeout", "1"]);
+    let shown = String::from_utf8_lossy(&watched.stdout).into_owned();
+    assert_eq!(watched.status.code(), Some(1), "{shown}");
+    assert!(
+        shown.contains("is in force on 1 of 2 servers") && shown.contains("missing     n2"),
+        "{shown}"
+    );
+    becomes(&split.node, "n2", "missing");
+    let status = split.node.cli_json(&["status"]);
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("1 of 2 servers of NATS cluster"), "{problems}");
+    split.heal();
+    let watched = split.node.cli(&["account", "watch", &split.account.id()]);
+    assert!(watched.status.success(), "{watched:?}");
+    becomes(&split.node, "n2", "up-to-date");
+    for (query, code) in [
+        ("wait=some", 400),
+        ("wait=all&timeout=61", 400),
+        ("wait=all&timeout=x", 400),
+    ] {
+        let path = format!("/jwt/v1/accounts/{}?{query}", split.account.id());
+        assert_eq!(split.node.post(&path, token.as_bytes()).status, code, "{query}");
+    }
+}
+
+#[test]
+fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_again() {
+    let mut split = Split::start(NEWEST, Tie::Route);
+    split.warm_up();
+    becomes(&split.node, "n2", "up-to-date");
+    split.second.signal(Signal::TERM);
+    eventually("it has said that it ends", || {
+        state_of(&split.node, "n2").is_none().then_some(())
+    });
+    split.second.restart();
+    becomes(&split.node, "n2", "up-to-date");
+    // Killed, it says nothing; the next process of its name replaces it.
+    split.second.restart();
+    let count = |node: &Node| node.cli_json(&["nats", "servers"])["items"].as_array().map(Vec::len);
+    eventually("two servers, both up to date", || {
+        split.node.put(&split.account, &split.operator.account(&split.account));
+        let is_up = |name| state_of(&split.node, name).as_deref() == Some("up-to-date");
+        (count(&split.node) == Some(2) && is_up("n1") && is_up("n2")).then_some(())
+    });
+    split.second.signal(Signal::KILL);
+    eventually("it is missed", || {
+        split.node.put(&split.account, &split.operator.account(&split.account));
+        (state_of(&split.node, "n2")? == "missing").then_some(())
+    });
+    let forgotten = split.node.cli(&["nats", "forget", "n2"]);
+    assert!(forgotten.status.success(), "{forgotten:?}");
+    eventually("nobody waits for it", || (count(&split.node) == Some(1)).then_some(()));
+    let watched = split.node.cli(&["account", "watch", &split.account.id()]);
+    assert!(watched.status.success(), "{watched:?}");
+    assert_eq!(split.node.cli(&["nats", "forget", "n2"]).status.code(), Some(3));
+}
