@@ -146,6 +146,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "publish",
             "clocks",
             "payload",
+            "said",
             "notices",
             "lease",
             "wait",

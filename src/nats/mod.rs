@@ -36,6 +36,7 @@ mod lease;
 mod notices;
 mod payload;
 mod publish;
+mod said;
 mod subjects;
 mod wait;
 
