@@ -142,6 +142,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         );
     }
     nats::start(&config.node, &config.nats, &resolver, &clock, &serving);
+    nats::start_answering(&config.node, &config.nats, &resolver, &clock, &serving);
     Ok(Node {
         name: config.node,
         public_url,

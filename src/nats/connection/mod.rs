@@ -5,6 +5,7 @@
 //! server's sentence. A new client for each connection avoids all three.
 
 mod creds;
+mod requests;
 mod route;
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use creds::Creds;
+pub(super) use requests::{Answering, Request, Requests};
 pub(super) use route::{Ended, Route};
 
 use super::subjects;
@@ -43,6 +45,12 @@ const EVENTS: usize = 64;
 /// Replies that may wait to be read: enough for every server of a large supercluster to answer everything in flight.
 /// The client drops further ones, and the changes that they answered are sent again.
 const REPLIES: usize = 32 * 1024;
+
+/// The same of requests, for each subject. They are read as fast as they come, and set aside or refused.
+const WAITING_REQUESTS: usize = 1024;
+
+/// Answers that may wait for the socket. Each may have a megabyte, and whoever answers waits for a place.
+const WAITING_ANSWERS: usize = 64;
 
 /// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
 const MAX_CREDS_BYTES: u64 = 256 * 1024;
@@ -89,14 +97,35 @@ impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
     /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
+        Self::open_with(node, cluster, url, |options| {
+            options.name(format!("jwtmesh-{node}")).subscription_capacity(REPLIES)
+        })
+        .await
+    }
+
+    /// The same to answer requests.
+    pub(in crate::nats) async fn open_to_answer(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
+        Self::open_with(node, cluster, url, |options| {
+            options
+                .name(format!("jwtmesh-{node}-responder"))
+                .subscription_capacity(WAITING_REQUESTS)
+                .client_capacity(WAITING_ANSWERS)
+        })
+        .await
+    }
+
+    async fn open_with(
+        node: &str,
+        cluster: &NatsCluster,
+        url: &str,
+        purpose: impl FnOnce(ConnectOptions) -> ConnectOptions + Send,
+    ) -> Result<Self, String> {
         let (events_in, events) = mpsc::channel(EVENTS);
         let (options, user) = credentials(&cluster.creds).await?;
-        let mut options = options
-            .name(format!("jwtmesh-{node}"))
+        let mut options = purpose(options)
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
             .connection_timeout(CONNECT_PATIENCE)
             .ping_interval(PING_EVERY)
-            .subscription_capacity(REPLIES)
             .ignore_discovered_servers()
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
@@ -187,6 +216,13 @@ impl Connection {
             Ok(sent) => sent.map_err(|error| error.to_string()),
             Err(_) => Err(format!("nothing could be sent for {} s", PUBLISH_PATIENCE.as_secs())),
         }
+    }
+
+    /// Subscribes to every request, and gives them and a handle to answer them with. The server complains, as one of
+    /// [`Incoming`], about subjects that our user may not subscribe to.
+    pub(in crate::nats) async fn answer(&self) -> Result<(Requests, Answering), String> {
+        let requests = Requests::subscribe(&self.client).await?;
+        Ok((requests, Answering::over(self.client.clone())))
     }
 
     /// Waits for whatever arrives next. Dropping the future loses nothing.
