@@ -21,8 +21,8 @@ pub(super) const ALICE_CREDS: &str = "creds/alice.creds";
 pub(super) const BOB_CREDS: &str = "creds/bob.creds";
 
 /// The least permissions that a node needs: to send accounts to nats-servers and to read their replies, and to receive
-/// requests, which it may answer.
-const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE"];
+/// requests and to answer them.
+const NODE_PUBLISH: &[&str] = &["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "_INBOX.>", "$SYS._INBOX.>"];
 const NODE_SUBSCRIBE: &[&str] = &[
     "_INBOX.jwtmesh.>",
     "$SYS.REQ.CLAIMS.UPDATE",
@@ -76,8 +76,7 @@ impl Keys {
         let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;
         folder.keep(NODE_CREDS, Secrecy::Secret, || {
             // Signed with the identity key: only such users may connect while nats-server has not fetched the account.
-            let claims = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE)
-                .with(|nats| nats["resp"] = json!({"max": -1, "ttl": 0}));
+            let claims = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE);
             creds(&claims.sign(&system, now)?, &node)
         })?;
         let alice = seed(folder, "alice-user", KeyPairType::User)?;
