@@ -96,6 +96,8 @@ pub(super) struct Inner {
     pub(super) checking: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
     pub(super) resends: Resends,
+    /// The same for accounts whose tokens were overwritten on the servers.
+    pub(super) overrules: Resends,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
     pub(super) heard_offset: AtomicI64,
 }
@@ -125,6 +127,7 @@ impl Resolver {
             checking: Arc::new(Semaphore::new(LARGE_VERIFICATIONS)),
             republish: broadcast::channel(REPUBLISH_QUEUE).0,
             resends: Resends::default(),
+            overrules: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),
         }))
     }
