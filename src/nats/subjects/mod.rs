@@ -13,6 +13,6 @@ pub(super) use names::{
 };
 pub(super) use replies::{Reply, Verdict, clip};
 pub(super) use requests::{
-    Asked, Denied, LISTED_KEY_BYTES, REQUESTS, ServerInfo, asked, denied, failed, is_from_publisher, listed,
-    may_answer, not_deleted, packed, unverified, updated,
+    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, REQUESTS, ServerInfo, asked, denied, failed, is_from_publisher,
+    kept_of_delete, listed, may_answer, not_deleted, packed, unverified, updated,
 };

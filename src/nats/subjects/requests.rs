@@ -26,6 +26,9 @@ pub(in crate::nats) const REQUESTS: [(&str, &str); 7] = [
     ("$SYS.ACCOUNT.*.CLAIMS.UPDATE", GROUP),
 ];
 
+/// Where answers go: clients' inboxes, and those of nats-servers. What a gateway puts before them, the server removes.
+pub(in crate::nats) const ANSWERS: [&str; 2] = ["_INBOX.>", "$SYS._INBOX.>"];
+
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nats) enum Asked {
@@ -35,7 +38,7 @@ pub(in crate::nats) enum Asked {
     List,
     /// To delete accounts.
     Delete,
-    /// For all accounts, if they differ from those of whoever asks.
+    /// For all accounts, if they differ from those of the sender.
     Pack,
     /// For the token of this account.
     Lookup(AccountKey),
@@ -77,8 +80,12 @@ pub(in crate::nats) fn is_from_publisher(reply: &str) -> bool {
 }
 
 /// Whether an answer may be sent to `reply`. Not to the subjects of the system account, where it would be a request in
-/// our name, which whoever asks may not be allowed to send; servers' own inboxes excepted.
+/// our name, which the sender may not be allowed to make; servers' own inboxes excepted. Nor to a publisher of ours, which
+/// would count the answer as that of a nats-server.
 pub(in crate::nats) fn may_answer(reply: &str) -> bool {
+    if is_from_publisher(reply) {
+        return false;
+    }
     let reply = unrouted(reply);
     !reply.is_empty() && (!reply.starts_with("$SYS.") || reply.starts_with("$SYS._INBOX."))
 }
@@ -169,7 +176,7 @@ pub(in crate::nats) fn packed(account: AccountKey, token: &[u8]) -> Bytes {
     [account.to_string().as_bytes(), b"|", token].concat().into()
 }
 
-/// The account that a token is of by its own claims, which nobody has verified, and when it says that it was issued.
+/// The account that a token is of by its own claims, unverified, and when it says that it was issued.
 pub(in crate::nats) fn unverified(token: &[u8]) -> (Option<AccountKey>, Option<i64>) {
     let claims = Token::parse(token).ok().and_then(|token| token.unverified_claims());
     let claims = claims.unwrap_or_default();
@@ -177,9 +184,19 @@ pub(in crate::nats) fn unverified(token: &[u8]) -> (Option<AccountKey>, Option<i
     (account, claims["iat"].as_i64())
 }
 
+/// The largest request to delete accounts whose signer is named. A request for a thousand accounts is smaller.
+const MAX_DELETE_BYTES: usize = 64 * 1024;
+
+/// What is kept of a request to delete accounts until it is answered: nothing of a larger one.
+pub(in crate::nats) fn kept_of_delete(request: &[u8]) -> &[u8] {
+    if request.len() > MAX_DELETE_BYTES { b"" } else { request }
+}
+
 /// Why nothing is deleted, as nats-server begins that sentence: with the key that signed the request.
 pub(in crate::nats) fn not_deleted(request: &[u8], reason: &str) -> String {
-    let claims = Token::parse(request).ok().and_then(|token| token.unverified_claims());
+    let claims = Token::parse(kept_of_delete(request))
+        .ok()
+        .and_then(|token| token.unverified_claims());
     let claims = claims.unwrap_or_default();
     // Only a public key is repeated: anything else may be what must not be shown.
     let signer = claims["sub"].as_str().filter(|signer| kind(signer).is_some());
@@ -253,9 +270,10 @@ mod tests {
         }
     }
 
-    /// Otherwise a user who may only look accounts up could have us reload a server.
+    /// Otherwise a user who may only look accounts up could have us reload a server, or tell a publisher of ours that a
+    /// server has taken a change.
     #[test]
-    fn nothing_is_answered_to_a_subject_on_which_the_answer_would_be_a_request() {
+    fn nothing_is_answered_to_a_subject_on_which_the_answer_would_be_a_request_or_a_servers_reply() {
         for (reply, may) in [
             ("_INBOX.x", true),
             ("custom.inbox", true),
@@ -265,6 +283,8 @@ mod tests {
             ("$SYS.REQ.SERVER.N.RELOAD", false),
             ("_GR_.AbC.xyz.$SYS.REQ.SERVER.N.RELOAD", false),
             ("$SYS._INBOXES.x", false),
+            ("_INBOX.jwtmesh.fra-1.x9Y.AAAA-1", false),
+            ("_GR_.AbC.xyz._INBOX.jwtmesh.fra-1.x9Y.AAAA-1", false),
             ("", false),
         ] {
             assert_eq!(may_answer(reply), may, "{reply}");
@@ -341,6 +361,14 @@ mod tests {
                 format!("delete accounts request by {shown} failed - no")
             );
         }
+        let names = |padding: usize| {
+            let request = token(&json!({"sub": signer, "x": "x".repeat(padding)}).to_string());
+            not_deleted(request.as_bytes(), "no").contains(&signer)
+        };
+        assert!(
+            names(MAX_DELETE_BYTES / 2) && !names(MAX_DELETE_BYTES),
+            "a large one is not parsed"
+        );
         assert_eq!(not_deleted(b"", "no"), "delete accounts request by  failed - no");
     }
 
