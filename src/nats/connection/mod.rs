@@ -46,10 +46,12 @@ const EVENTS: usize = 64;
 /// The client drops further ones, and the changes that they answered are sent again.
 const REPLIES: usize = 32 * 1024;
 
-/// The same of requests, for each subject. They are read as fast as they come, and set aside or refused.
-const WAITING_REQUESTS: usize = 1024;
+/// The same of requests, for each of seven subjects: more small ones than the client reads from the socket at once. They are
+/// read as fast as they come, and set aside or refused. With the default `max_payload` they are 3.5 GiB at most, if the
+/// responder did not run for as long as it takes to receive so much.
+const WAITING_REQUESTS: usize = 512;
 
-/// Answers that may wait for the socket. Each may have a megabyte, and whoever answers waits for a place.
+/// Answers that may wait for the socket. Each may have a megabyte, and a task with a further one waits.
 const WAITING_ANSWERS: usize = 64;
 
 /// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
@@ -237,7 +239,7 @@ impl Connection {
                         return Incoming::Complaint(words);
                     }
                     Event::LameDuckMode => return Incoming::LameDuck,
-                    Event::SlowConsumer(_) => return Incoming::Complaint("replies came faster than they were read".to_owned()),
+                    Event::SlowConsumer(_) => return Incoming::Complaint("messages came faster than they were read, and some were dropped".to_owned()),
                     Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::nats::subjects::REQUESTS;
 
-/// How long the client may take to accept one answer, or the socket those before. After that whoever asked waits no more.
+/// How long the client may take to accept one answer, or the socket those before. After that the sender of the request no longer waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A request. Headers are left out: some libraries add them, and none has a meaning here.

@@ -70,7 +70,7 @@ impl Answers {
         self.send(reply, answer).await;
     }
 
-    /// How many keys a list has room for; the rest is for who answers.
+    /// How many keys a list has room for; the rest is for the server's own fields.
     pub(super) fn room_for_keys(&self) -> usize {
         let beside = subjects::listed(&self.0.server.at(u64::MAX, self.0.clock.now()), &[]).len();
         self.0.limit.saturating_sub(beside) / subjects::LISTED_KEY_BYTES
@@ -83,8 +83,8 @@ impl Answers {
         }
     }
 
-    /// The same; an error is the reason why it was not sent.
-    pub(super) async fn try_send(&self, reply: &str, answer: Bytes) -> Result<(), String> {
+    /// Whether a message can take `answer`; an error says what to change.
+    pub(super) fn fits(&self, answer: &Bytes) -> Result<(), String> {
         let (bytes, limit) = (answer.len(), self.0.limit);
         if bytes > limit {
             return Err(format!(
@@ -92,6 +92,12 @@ impl Answers {
                  with: raise max_payload there, and the payload limits of the user and its account"
             ));
         }
+        Ok(())
+    }
+
+    /// The same as [`Self::send`]; an error is the reason why it was not sent.
+    pub(super) async fn try_send(&self, reply: &str, answer: Bytes) -> Result<(), String> {
+        self.fits(&answer)?;
         self.0.sending.send(reply, answer).await
     }
 

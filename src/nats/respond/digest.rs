@@ -39,7 +39,7 @@ struct Known {
 }
 
 impl Digest {
-    /// Nothing is read before somebody asks.
+    /// Nothing is read before the first request.
     pub(super) fn new(resolver: Resolver) -> Self {
         Self {
             resolver,
@@ -47,7 +47,8 @@ impl Digest {
         }
     }
 
-    /// The hash now. Reads what has changed since it was asked for last, at the first time everything.
+    /// The hash now. Reads what has changed since it was asked for last, at the first time everything. It cannot
+    /// be said while a row cannot be read.
     pub(super) async fn current(&self) -> Result<Hash, ReadError> {
         let mut known = self.known.lock().await;
         // Taken out, so that half of an update is not left behind if this is not driven to its end.
@@ -87,11 +88,14 @@ impl Digest {
         parts.begin(run.clone());
         let mut pages = Pages::after(self.resolver.clone(), before(run.start));
         while let Some(rows) = pages.next().await? {
-            let tokens: Vec<_> = rows
+            let tokens = rows
                 .into_iter()
-                .filter(|row| part_of(row.account) < run.end)
-                .map(|row| (row.account, row.expires_at, row.token.clone()))
-                .collect();
+                .filter(|listed| part_of(listed.account) < run.end)
+                .map(|listed| {
+                    let row = listed.row.map_err(ReadError::Damaged)?;
+                    Ok((row.account, row.expires_at, row.token.clone()))
+                })
+                .collect::<Result<Vec<_>, ReadError>>()?;
             if tokens.is_empty() {
                 break;
             }

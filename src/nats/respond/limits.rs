@@ -12,6 +12,11 @@ const UPDATES: usize = 256;
 /// KiB of tokens that are stored at once: thirty-two of the largest. Further ones are refused.
 const UPDATE_KIB: usize = 32 * 1024;
 
+/// The same of tokens that another sender published to the servers, which may hold their permit for half a minute: separate,
+/// so that requests, whose senders wait for an answer, do not have to wait for these.
+const PUBLISHED: usize = 64;
+const PUBLISHED_KIB: usize = 8 * 1024;
+
 /// Lookups that wait, such as after a nats-server's restart; further ones are not answered, and are asked again when the
 /// client connects again.
 const LOOKUPS: usize = 8 * 1024;
@@ -27,19 +32,21 @@ const LISTS: usize = 8;
 const PACKS: usize = 2;
 const WAITING_PACKS: usize = 8;
 
-/// Errors on their way. Further ones are not sent: whoever sends more reads none of them.
+/// Errors on their way. Further ones are not sent: a sender of more does not read them.
 const ERRORS: usize = 1024;
 
-/// A place for one request, which is free again when this is dropped.
-pub(super) struct Place {
+/// A permit for one request, given back when this is dropped.
+pub(super) struct Permit {
     _permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
-/// The places for the requests of one NATS cluster.
+/// The permits for the requests of one NATS cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
     updates: Arc<Semaphore>,
     update_kib: Arc<Semaphore>,
+    published: Arc<Semaphore>,
+    published_kib: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
     reading: Arc<Semaphore>,
     lists: Arc<Semaphore>,
@@ -54,6 +61,8 @@ impl Default for Limits {
         Self {
             updates: of(UPDATES),
             update_kib: of(UPDATE_KIB),
+            published: of(PUBLISHED),
+            published_kib: of(PUBLISHED_KIB),
             lookups: of(LOOKUPS),
             reading: of(READING),
             lists: of(LISTS),
@@ -64,59 +73,69 @@ impl Default for Limits {
     }
 }
 
-fn place(one: &Arc<Semaphore>) -> Option<Place> {
-    let permit = one.clone().try_acquire_owned().ok()?;
-    Some(Place {
-        _permits: [Some(permit), None],
+fn permit(one: &Arc<Semaphore>) -> Option<Permit> {
+    let taken = one.clone().try_acquire_owned().ok()?;
+    Some(Permit {
+        _permits: [Some(taken), None],
     })
 }
 
-/// Waits for a place. The semaphores are never closed.
-async fn wait(one: &Arc<Semaphore>) -> Place {
-    Place {
+/// One of `count`, and `kib` for a token of so many bytes.
+fn token_permit(count: &Arc<Semaphore>, kib: &Arc<Semaphore>, bytes: usize) -> Option<Permit> {
+    let needed = u32::try_from(bytes.div_ceil(1024).max(1)).ok()?;
+    let one = count.clone().try_acquire_owned().ok()?;
+    let memory = kib.clone().try_acquire_many_owned(needed).ok()?;
+    Some(Permit {
+        _permits: [Some(one), Some(memory)],
+    })
+}
+
+/// Waits for a permit. The semaphores are never closed.
+async fn wait(one: &Arc<Semaphore>) -> Permit {
+    Permit {
         _permits: [one.clone().acquire_owned().await.ok(), None],
     }
 }
 
 impl Limits {
-    /// For a token of so many bytes.
-    pub(super) fn update(&self, bytes: usize) -> Option<Place> {
-        let kib = u32::try_from(bytes.div_ceil(1024).max(1)).ok()?;
-        let slot = self.updates.clone().try_acquire_owned().ok()?;
-        let memory = self.update_kib.clone().try_acquire_many_owned(kib).ok()?;
-        Some(Place {
-            _permits: [Some(slot), Some(memory)],
-        })
+    /// For a request to store a token of so many bytes.
+    pub(super) fn update(&self, bytes: usize) -> Option<Permit> {
+        token_permit(&self.updates, &self.update_kib, bytes)
+    }
+
+    /// For a token of so many bytes that another sender published to the servers.
+    pub(super) fn published(&self, bytes: usize) -> Option<Permit> {
+        token_permit(&self.published, &self.published_kib, bytes)
     }
 
     /// For a lookup that waits.
-    pub(super) fn lookup(&self) -> Option<Place> {
-        place(&self.lookups)
+    pub(super) fn lookup(&self) -> Option<Permit> {
+        permit(&self.lookups)
     }
 
     /// For one of those to hold a token.
-    pub(super) async fn read(&self) -> Place {
+    pub(super) async fn read(&self) -> Permit {
         wait(&self.reading).await
     }
 
     /// For a list.
-    pub(super) fn list(&self) -> Option<Place> {
-        place(&self.lists)
+    pub(super) fn list(&self) -> Option<Permit> {
+        permit(&self.lists)
     }
 
     /// For a pack that waits.
-    pub(super) fn waiting_pack(&self) -> Option<Place> {
-        place(&self.waiting_packs)
+    pub(super) fn waiting_pack(&self) -> Option<Permit> {
+        permit(&self.waiting_packs)
     }
 
     /// For one of those to be sent.
-    pub(super) async fn pack(&self) -> Place {
+    pub(super) async fn pack(&self) -> Permit {
         wait(&self.packs).await
     }
 
     /// For an error.
-    pub(super) fn error(&self) -> Option<Place> {
-        place(&self.errors)
+    pub(super) fn error(&self) -> Option<Permit> {
+        permit(&self.errors)
     }
 
     /// Waits until nothing is left that has an answer to come, packs excepted; at most until then.
@@ -139,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn g12_tokens_are_bounded_in_number_and_in_bytes_and_give_their_place_back() {
+    async fn g12_tokens_are_bounded_in_number_and_in_bytes_and_give_their_permit_back() {
         let limits = Limits::default();
         let many: Vec<_> = (0..UPDATES + 1).map_while(|_| limits.update(1_500)).collect();
         assert_eq!(many.len(), UPDATES);
@@ -147,7 +166,9 @@ mod tests {
         drop(many);
         let large: Vec<_> = (0..UPDATES).map_while(|_| limits.update(1_048_576)).collect();
         assert_eq!(large.len(), UPDATE_KIB / 1024);
-        assert!(limits.update(0).is_none(), "an empty one takes a place too");
+        assert!(limits.update(0).is_none(), "an empty one takes a permit too");
+        let published: Vec<_> = (0..PUBLISHED + 1).map_while(|_| limits.published(1)).collect();
+        assert_eq!(published.len(), PUBLISHED, "what is published has permits of its own");
         drop(large);
         assert!(limits.update(0).is_some());
     }
@@ -156,7 +177,7 @@ mod tests {
     async fn every_other_kind_is_bounded_too_and_lookups_do_not_wait_for_packs() {
         let limits = Limits::default();
         for (take, count) in [
-            (Limits::lookup as fn(&Limits) -> Option<Place>, LOOKUPS),
+            (Limits::lookup as fn(&Limits) -> Option<Permit>, LOOKUPS),
             (Limits::list, LISTS),
             (Limits::waiting_pack, WAITING_PACKS),
             (Limits::error, ERRORS),
@@ -166,6 +187,6 @@ mod tests {
         }
         let (_one, _two) = (limits.pack().await, limits.pack().await);
         limits.idle(Instant::now()).await;
-        let _place = limits.read().await;
+        let _permit = limits.read().await;
     }
 }

@@ -1,5 +1,7 @@
 //! One account's token, and the keys of all accounts.
 
+use std::pin::pin;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::answers::Answers;
@@ -9,6 +11,7 @@ use super::update::ANSWER_WITHIN;
 use crate::jwt::AccountKey;
 use crate::nats::subjects;
 use crate::resolver::{AtLeast, ReadError, Resolver};
+use crate::tasks::Scope;
 
 /// `CLAIMS.LOOKUP`: sends the token of `account` to `reply`, as it is stored, also if it has expired; the server judges
 /// that. It keeps whatever it is sent, and asks no more, so nothing else is ever sent.
@@ -24,7 +27,7 @@ pub(super) async fn lookup(
     account: AccountKey,
     (reply, arrived): (&str, Instant),
 ) {
-    let found = async {
+    let found = async || {
         let _reading = limits.read().await;
         if let Some(row) = resolver.lookup(account).await? {
             answers.send(reply, row.token.clone()).await;
@@ -33,7 +36,7 @@ pub(super) async fn lookup(
         Ok::<bool, ReadError>(false)
     };
     let until = arrived + ANSWER_WITHIN;
-    match timeout_at(until, found).await {
+    match timeout_at(until, found()).await {
         Ok(Ok(true)) => return,
         // It may have been stored through another node just now.
         Ok(Ok(false)) if !resolver.is_alone() => {}
@@ -41,20 +44,21 @@ pub(super) async fn lookup(
         Ok(Err(error)) => return notices.unread("a lookup", &error.to_string()),
         Err(_late) => return notices.too_many("lookups"),
     }
-    let is_newest = timeout_at(until, resolver.read_at_least(AtLeast::Newest)).await;
-    if !matches!(is_newest, Ok(Ok(()))) {
-        return;
-    }
-    let _reading = limits.read().await;
-    if let Ok(Some(row)) = resolver.lookup(account).await {
-        answers.send(reply, row.token.clone()).await;
-    }
+    let again = async {
+        resolver.read_at_least(AtLeast::Newest).await?;
+        found().await
+    };
+    // If it is not found in time either, it may be unknown, and gets no answer.
+    drop(timeout_at(until, again).await);
 }
 
-/// `CLAIMS.LIST`: sends the keys of all accounts to `reply`, in one message.
-pub(super) async fn list(resolver: &Resolver, answers: &Answers, (reply, arrived): (&str, Instant)) {
+/// `CLAIMS.LIST`: sends the keys of all accounts to `reply`, in one message. Returns when the disk is no longer read, or the
+/// scope stops: a disk that hangs must not be read by ever more lists.
+pub(super) async fn list(resolver: &Resolver, answers: &Answers, scope: &Scope, (reply, arrived): (&str, Instant)) {
     let room = answers.room_for_keys();
-    let read = timeout_at(arrived + ANSWER_WITHIN, resolver.account_keys(room)).await;
+    let mut reading = pin!(resolver.account_keys(room));
+    let read = timeout_at(arrived + ANSWER_WITHIN, &mut reading).await;
+    let is_late = read.is_err();
     let reason = match read {
         Ok(Ok((keys, count))) if keys.len() as u64 == count => return answers.listed(reply, &keys).await,
         Ok(Ok((_, count))) => format!(
@@ -67,6 +71,9 @@ pub(super) async fn list(resolver: &Resolver, answers: &Answers, (reply, arrived
     answers
         .failed(reply, None, &format!("list accounts failed - {reason}"))
         .await;
+    if is_late {
+        drop(scope.until_stop(reading).await);
+    }
 }
 
 /// Why a request to delete accounts fails. `request` is the signed request.

@@ -9,17 +9,18 @@
 //! | `$SYS.REQ.CLAIMS.UPDATE` | stored or refused, as by HTTP, within 700 ms (`update.rs`) |
 //! | `$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP` | the account's JWT, or nothing (`lookup.rs`) |
 //! | `$SYS.REQ.CLAIMS.LIST` | the keys of all accounts (`lookup.rs`) |
-//! | `$SYS.REQ.CLAIMS.PACK` | all accounts, if they differ from those of whoever asks (`pack.rs`, `digest.rs`) |
+//! | `$SYS.REQ.CLAIMS.PACK` | all accounts, if they differ from those of the sender (`pack.rs`, `digest.rs`) |
 //! | `$SYS.REQ.CLAIMS.DELETE` | an error: accounts cannot be deleted yet |
 //! | `$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE`, `$SYS.ACCOUNT.*.CLAIMS.UPDATE` | none: adopted or overruled (`published.rs`) |
 //!
-//! The last two go to every nats-server too, and whoever sends them counts the servers' answers. A server with a URL
+//! The last two go to every nats-server too, and their sender counts the servers' answers. A server with a URL
 //! resolver takes a JWT of any age there. So a newer one is adopted, and one that is refused here is overruled: our
-//! publishers are asked to send the present one again (`overrule.rs`).
+//! publishers are asked to send the present one again, until they are (`overrule.rs`).
 //!
-//! This room promises that a request is answered in time, with an error where nobody can agree (G7). A lookup alone may
-//! go unanswered: an empty answer counts as that of a nats-server, and can end its search before another server, which
-//! has the account, has answered.
+//! This room promises that a request is answered in time, with an error where no majority agrees (G7). These get no answer:
+//! a lookup of an account that is not stored here, since an empty answer counts as that of a nats-server, and can end its
+//! search before another server, which has the account, has answered; a lookup whose row cannot be read; what is beyond the
+//! limits of lookups and packs, and of errors on their way (`limits.rs`); a pack that lacks an account, which gets no end.
 //!
 //! It sends nothing that is not stored here, and never what another resolver says: it asks none. It publishes no update,
 //! which is left to the publishers. Requests wait in bounded numbers and bytes (`limits.rs`); beyond them the answer is
@@ -45,7 +46,8 @@ use crate::tasks::Scope;
 use digest::Digest;
 use limits::Limits;
 use notices::Notices;
-use pack::Sent;
+use overrule::Refusals;
+use pack::SentPacks;
 use responder::Responder;
 
 /// Starts a responder for each of `clusters` whose requests are to be answered, in `scope`; it runs until the scope stops.
@@ -53,6 +55,10 @@ use responder::Responder;
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
     let digest = Digest::new(resolver.clone());
     for cluster in clusters.iter().filter(|cluster| cluster.respond) {
+        let (refusals, refused) = Refusals::channel();
+        let notices = Notices::new(&cluster.name);
+        let overruling = overrule::run(resolver.clone(), notices.clone(), refused);
+        scope.spawn("sending accounts again that were overwritten", overruling);
         let responder = Responder {
             node: node.to_owned(),
             cluster: cluster.clone(),
@@ -61,8 +67,9 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             route: Route::new(&cluster.servers),
             limits: Limits::default(),
             digest: digest.clone(),
-            sent: Sent::default(),
-            notices: Notices::new(&cluster.name),
+            sent: SentPacks::default(),
+            refusals,
+            notices,
         };
         scope.spawn("the responder of a NATS cluster", responder.run(scope.clone()));
     }

@@ -1,13 +1,19 @@
-//! When accounts are sent again that somebody else has overwritten on the nats-servers. No I/O, no clock.
+//! Sends accounts again whose tokens another sender has overwritten on the nats-servers.
 //!
 //! A refused JWT may still be on its way to some of the servers, and an account is not sent twice within a second. So each
-//! refusal is followed by a second request to send the account again, more than a second later.
+//! refusal is followed by a second request to send the account again, more than a second later. An account stays due until
+//! the resolver has taken that request. All this lasts longer than any connection: the task ends when the responder and the
+//! tasks of its requests have.
 
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::notices::Notices;
 use crate::jwt::AccountKey;
+use crate::nats::wait::until;
+use crate::resolver::Resolver;
 
 /// The second request comes so long after the refusal: later than the second in which nothing is sent again, and than a
 /// message takes to the farthest server.
@@ -17,7 +23,61 @@ const AGAIN: Duration = Duration::from_millis(1_200);
 const LATEST: Duration = Duration::from_millis(3_500);
 
 /// Accounts that wait for it. Of more at once only the first request is made.
-const ACCOUNTS: usize = 1024;
+const ACCOUNTS: usize = 4096;
+
+/// Refusals that wait for the task; it only has to note them.
+const REFUSALS: usize = 256;
+
+/// Takes the accounts whose tokens were refused. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Refusals(mpsc::Sender<AccountKey>);
+
+impl Refusals {
+    /// A place to report refusals, and where they arrive.
+    pub(super) fn channel() -> (Self, mpsc::Receiver<AccountKey>) {
+        let (sender, receiver) = mpsc::channel(REFUSALS);
+        (Self(sender), receiver)
+    }
+
+    /// A JWT of `account` was refused, and servers may have taken it.
+    pub(super) async fn report(&self, account: AccountKey) {
+        // It fails only where the task has panicked, which ends the node.
+        let _ = self.0.send(account).await;
+    }
+}
+
+/// Has the accounts in `refusals` sent again, until no more can come.
+pub(super) async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc::Receiver<AccountKey>) {
+    let mut waiting = Overrules::default();
+    loop {
+        let refused = tokio::select! {
+            biased;
+            () = until(waiting.next()) => None,
+            refused = refusals.recv() => match refused {
+                Some(account) => Some(account),
+                None => break,
+            },
+        };
+        let now = Instant::now();
+        if let Some(account) = refused {
+            // If it is not taken now, the second request is to come.
+            let is_taken = resolver.overrule(account);
+            if !waiting.refused(account, now) && !is_taken {
+                notices.too_many("refused JWTs that servers may have taken");
+            }
+            continue;
+        }
+        for account in waiting.take_due(now) {
+            if !resolver.overrule(account) {
+                let _ = waiting.refused(account, now);
+            }
+        }
+    }
+    // The node stops: the second request comes early, rather than not at all.
+    for account in waiting.take_due(Instant::now() + LATEST + AGAIN) {
+        let _ = resolver.overrule(account);
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -28,11 +88,11 @@ struct Waiting {
 
 /// The accounts to be sent again once more.
 #[derive(Debug, Default)]
-pub(super) struct Overrules(Vec<Waiting>);
+struct Overrules(Vec<Waiting>);
 
 impl Overrules {
-    /// A JWT of `account` was refused at `now`, and the account was requested to be sent again.
-    pub(super) fn refused(&mut self, account: AccountKey, now: Instant) {
+    /// A JWT of `account` was refused at `now`, or the account could not be sent then. `false` if too many wait.
+    fn refused(&mut self, account: AccountKey, now: Instant) -> bool {
         if let Some(known) = self.0.iter_mut().find(|known| known.account == account) {
             known.due = (now + AGAIN).min(known.first + LATEST);
         } else if self.0.len() < ACCOUNTS {
@@ -41,16 +101,19 @@ impl Overrules {
                 first: now,
                 due: now + AGAIN,
             });
+        } else {
+            return false;
         }
+        true
     }
 
     /// When the next one is due.
-    pub(super) fn next(&self) -> Option<Instant> {
+    fn next(&self) -> Option<Instant> {
         self.0.iter().map(|waiting| waiting.due).min()
     }
 
     /// Those that are due at `now`.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<AccountKey> {
+    fn take_due(&mut self, now: Instant) -> Vec<AccountKey> {
         let due = self.0.extract_if(.., |waiting| waiting.due <= now);
         due.map(|waiting| waiting.account).collect()
     }
@@ -72,13 +135,12 @@ mod tests {
         let at = |ms: u64| begin + Duration::from_millis(ms);
         let mut overrules = Overrules::default();
         assert_eq!(overrules.next(), None);
-        overrules.refused(account(1), at(0));
-        overrules.refused(account(2), at(500));
+        assert!(overrules.refused(account(1), at(0)) && overrules.refused(account(2), at(500)));
         assert_eq!(overrules.next(), Some(at(1_200)));
         assert_eq!(overrules.take_due(at(1_199)), []);
         assert_eq!(overrules.take_due(at(1_200)), [account(1)]);
         for ms in [1_000, 2_000, 3_000, 3_900] {
-            overrules.refused(account(2), at(ms));
+            assert!(overrules.refused(account(2), at(ms)));
             assert_eq!(overrules.take_due(at(ms)), [], "{ms}");
         }
         assert_eq!(overrules.next(), Some(at(4_000)));
@@ -90,7 +152,9 @@ mod tests {
     fn g12_the_number_of_accounts_that_wait_is_bounded() {
         let mut overrules = Overrules::default();
         let now = Instant::now();
-        (0..5_000).for_each(|n| overrules.refused(account(n), now));
+        let taken = (0..5_000).filter(|n| overrules.refused(account(*n), now)).count();
+        assert_eq!(taken, ACCOUNTS);
+        assert!(overrules.refused(account(0), now), "it waits already");
         assert_eq!(overrules.take_due(now + AGAIN).len(), ACCOUNTS);
     }
 }

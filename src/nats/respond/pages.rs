@@ -1,12 +1,11 @@
 //! All accounts, a few at a time, with rests between, so that lookups stay fast.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::jwt::AccountKey;
-use crate::resolver::{AccountRow, ReadError, Resolver};
+use crate::resolver::{Listed, ReadError, Resolver};
 
 /// Rows read in one step, about 25 KB; 16 of the largest tokens are 16 MiB.
 const PAGE_ROWS: usize = 16;
@@ -34,16 +33,15 @@ impl Pages {
         }
     }
 
-    /// The next ones; `None` at the end. A row that cannot be read is an error.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<Arc<AccountRow>>>, ReadError> {
+    /// The next ones; `None` at the end. An account whose row cannot be read is there with the reason.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Listed>>, ReadError> {
         self.began = Instant::now();
         let listed = self.resolver.accounts(self.after, PAGE_ROWS).await?;
         let Some(last) = listed.last() else {
             return Ok(None);
         };
         self.after = Some(last.account);
-        let rows = listed.into_iter().map(|listed| listed.row.map_err(ReadError::Damaged));
-        rows.collect::<Result<_, _>>().map(Some)
+        Ok(Some(listed))
     }
 
     /// Rests after what was done with them.

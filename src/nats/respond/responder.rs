@@ -1,26 +1,25 @@
 //! The responder: the task that answers the requests of one NATS cluster. It reads them as fast as they come, and gives
-//! each its place and a task, or refuses it.
+//! each a permit and a task, or refuses it.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::answers::Answers;
 use super::digest::Digest;
-use super::limits::{Limits, Place};
+use super::limits::{Limits, Permit};
 use super::notices::Notices;
-use super::overrule::Overrules;
-use super::pack::Sent;
+use super::overrule::Refusals;
+use super::pack::SentPacks;
 use super::{lookup, pack, published, update};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token};
 use crate::nats::connection::{Connection, Ended, Incoming, Request, Requests, Route};
 use crate::nats::payload;
-use crate::nats::subjects::{self, Asked, ServerInfo};
+use crate::nats::subjects::{self, Asked, Denied, ServerInfo};
 use crate::nats::wait::until;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
@@ -48,9 +47,6 @@ const LAST_PATIENCE: Duration = Duration::from_millis(250);
 /// Bytes allowed after the largest token, for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
 
-/// Refused accounts that wait to be sent again; past it they are not.
-const REFUSED: usize = 256;
-
 const BUSY: &str = "too many requests at once; nothing was stored, try again in a second";
 
 /// The task that answers the requests of one NATS cluster.
@@ -62,15 +58,15 @@ pub(super) struct Responder {
     pub(super) route: Route,
     pub(super) limits: Limits,
     pub(super) digest: Digest,
-    pub(super) sent: Sent,
+    pub(super) sent: SentPacks,
+    pub(super) refusals: Refusals,
     pub(super) notices: Notices,
 }
 
 /// What the tasks of one connection's requests need.
-struct Desk {
+struct Serving {
     scope: Scope,
     answers: Answers,
-    refused: mpsc::Sender<AccountKey>,
 }
 
 /// Why a connection is no longer used.
@@ -83,17 +79,15 @@ enum End {
 enum Woken {
     Stop,
     Incoming(Incoming),
-    Refused(AccountKey),
-    Overrule,
     Creds,
     Request(Option<Request>),
 }
 
 impl Responder {
     pub(super) async fn run(mut self, scope: Scope) {
-        while let Some(connection) = self.connect(&scope).await {
+        while let Some((connection, creds)) = self.connect(&scope).await {
             let opened = Instant::now();
-            match self.serve(connection, &scope).await {
+            match self.serve(connection, creds, &scope).await {
                 End::Stopped => return,
                 End::Lost(reason) => self.notices.lost(&reason),
             }
@@ -106,19 +100,22 @@ impl Responder {
     }
 
     /// Tries until there is a connection; `None` if the scope stops.
-    async fn connect(&mut self, scope: &Scope) -> Option<Connection> {
+    async fn connect(&mut self, scope: &Scope) -> Option<(Connection, Stamp)> {
         let since = Instant::now();
         loop {
             scope.until_stop(self.ready()).await?;
             let (pause, url) = self.route.attempt();
             let opening = async {
                 sleep(pause).await;
-                Connection::open_to_answer(&self.node, &self.cluster, &url).await
+                // Before they are read: a change meanwhile must not go unnoticed.
+                let creds = stamp(&self.cluster.creds).await;
+                let opened = Connection::open_to_answer(&self.node, &self.cluster, &url).await;
+                opened.map(|connection| (connection, creds))
             };
             match scope.until_stop(opening).await? {
-                Ok(connection) => {
+                Ok((connection, creds)) => {
                     self.route.learn(connection.server().others);
-                    return Some(connection);
+                    return Some((connection, creds));
                 }
                 Err(reason) if since.elapsed() >= SILENT_FOR => {
                     self.notices.not_answering(&reason, since.elapsed().as_secs());
@@ -137,60 +134,47 @@ impl Responder {
     }
 
     /// Answers over one connection until it ends or the scope stops.
-    async fn serve(&mut self, mut connection: Connection, scope: &Scope) -> End {
+    async fn serve(&mut self, mut connection: Connection, creds: Stamp, scope: &Scope) -> End {
+        // Requests wait unread from the subscription on, so that comes last.
+        let stated = self.stated_limit(&connection).await;
         let (mut requests, sending) = match connection.answer().await {
             Ok(both) => both,
             Err(reason) => return End::Lost(reason),
         };
         self.notices.answering(connection.url());
         let server = server_info(&self.node, &self.resolver);
-        let stated = self.stated_limit(&connection).await;
-        let (refused, mut refusals) = mpsc::channel(REFUSED);
-        let desk = Desk {
+        let serving = Serving {
             scope: scope.clone(),
             answers: Answers::new(sending, stated, server, self.clock.clone(), self.notices.clone()),
-            refused,
         };
-        let mut overrules = Overrules::default();
-        let creds = stamp(&self.cluster.creds).await;
         let mut look_at_creds = None;
-        loop {
+        let end = loop {
             let woken = tokio::select! {
                 biased;
                 () = scope.stopping() => Woken::Stop,
                 incoming = connection.next() => Woken::Incoming(incoming),
-                Some(account) = refusals.recv() => Woken::Refused(account),
-                () = until(overrules.next()) => Woken::Overrule,
                 () = until(look_at_creds) => Woken::Creds,
                 request = requests.next() => Woken::Request(request),
             };
             match woken {
-                Woken::Stop => break,
+                Woken::Stop => break End::Stopped,
                 Woken::Incoming(Incoming::End(reason)) => return End::Lost(reason),
                 Woken::Incoming(Incoming::Complaint(words)) => {
-                    if self.heard(&words, look_at_creds.is_some()) {
+                    if self.log_complaint(&words, look_at_creds.is_some()) {
                         look_at_creds.get_or_insert_with(|| Instant::now() + CREDS_EVERY);
                     }
                 }
                 Woken::Incoming(Incoming::Reply { .. } | Incoming::NoResponders | Incoming::LameDuck) => {}
-                Woken::Refused(account) => {
-                    self.resolver.republish(account);
-                    overrules.refused(account, Instant::now());
-                }
-                Woken::Overrule => {
-                    let due = overrules.take_due(Instant::now());
-                    due.into_iter().for_each(|account| self.resolver.republish(account));
-                }
                 Woken::Creds if stamp(&self.cluster.creds).await == creds => {
                     look_at_creds = Some(Instant::now() + CREDS_EVERY);
                 }
-                Woken::Creds => return End::Lost("the creds file has changed".to_owned()),
-                Woken::Request(Some(request)) => self.take(request, &desk),
+                Woken::Creds => break End::Lost("the creds file has changed".to_owned()),
+                Woken::Request(Some(request)) => self.take(request, &serving),
                 Woken::Request(None) => return End::Lost("no more requests come".to_owned()),
             }
-        }
-        self.finish(connection, requests, &desk).await;
-        End::Stopped
+        };
+        self.finish(connection, requests, &serving).await;
+        end
     }
 
     /// The largest message that our user may send, by its JWT and its account's; `None` if they do not say.
@@ -205,140 +189,150 @@ impl Responder {
     ///
     /// The client library forgets a subscription as soon as it has written that it ends, and with it what the server had
     /// sent by then. So that is done in a moment in which nothing comes.
-    async fn finish(&self, connection: Connection, mut requests: Requests, desk: &Desk) {
+    async fn finish(&self, connection: Connection, mut requests: Requests, serving: &Serving) {
         let begun = Instant::now();
         while begun.elapsed() < QUIET_PATIENCE
             && let Ok(Some(request)) = timeout(QUIET, requests.next()).await
         {
-            self.take(request, desk);
+            self.take(request, serving);
         }
         let until = Instant::now() + CLOSE_PATIENCE;
         drop(timeout_at(until, requests.drain()).await);
         while let Ok(Some(request)) = timeout_at(until, requests.next()).await {
-            self.take(request, desk);
+            self.take(request, serving);
         }
         self.limits.idle(until).await;
         drop(timeout_at(until + LAST_PATIENCE, connection.close()).await);
     }
 
     /// Logs a server's complaint. `true` if it is about a permission that is missing; of several, the first is logged.
-    fn heard(&self, words: &str, was_denied: bool) -> bool {
+    fn log_complaint(&self, words: &str, was_denied: bool) -> bool {
         let Some(denied) = subjects::denied(words) else {
             self.notices.complaint(words);
             return false;
         };
+        if denied == Denied::Publish {
+            self.sent.denied();
+        }
         if !was_denied {
             self.notices.denied(&denied, words);
         }
         true
     }
 
-    /// Gives a request its place, and answers it in a task of its own. Waits for nothing.
-    fn take(&self, request: Request, desk: &Desk) {
+    /// Gives a request its permit, and answers it in a task of its own. Waits for nothing.
+    fn take(&self, request: Request, serving: &Serving) {
         let Some(asked) = subjects::asked(&request.subject) else {
             return;
         };
         let Request { reply, payload, .. } = request;
+        // What our own publishers send.
         if matches!(asked, Asked::Published(_)) && reply.as_deref().is_some_and(subjects::is_from_publisher) {
             return;
         }
         let reply = reply.filter(|reply| subjects::may_answer(reply));
         match (asked, reply) {
-            (Asked::Update, reply) => self.update(&payload, reply, desk),
-            (Asked::Published(account), _) => self.published(account, &payload, desk),
+            (Asked::Update, reply) => self.update(&payload, reply, serving),
+            (Asked::Published(account), _) => self.published(account, &payload, serving),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
-            (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, desk),
-            (Asked::List, Some(reply)) => self.list(reply, desk),
-            (Asked::Pack, Some(reply)) => self.pack(payload, reply, desk),
-            (Asked::Delete, Some(reply)) => self.fail(reply, lookup::not_deleted(&payload), desk),
+            (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),
+            (Asked::List, Some(reply)) => self.list(reply, serving),
+            (Asked::Pack, Some(reply)) => self.pack(payload, reply, serving),
+            (Asked::Delete, Some(reply)) => {
+                let payload = Bytes::copy_from_slice(subjects::kept_of_delete(&payload));
+                self.fail(reply, move || lookup::not_deleted(&payload), serving);
+            }
         }
     }
 
-    fn update(&self, payload: &[u8], reply: Option<String>, desk: &Desk) {
+    fn update(&self, payload: &[u8], reply: Option<String>, serving: &Serving) {
         let arrived = Instant::now();
-        let (place, body) = match self.admitted(payload) {
+        let (permit, body) = match self.admitted(payload, Limits::update) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.notices.refused(None, &reason, reply.is_some());
                 if let Some(reply) = reply {
-                    self.fail(reply, format!("{} - {reason}", update::FAILED), desk);
+                    self.fail(reply, move || format!("{} - {reason}", update::FAILED), serving);
                 }
                 return;
             }
         };
         let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
-        let (answers, refused) = (desk.answers.clone(), desk.refused.clone());
-        desk.scope.spawn_for_client(async move {
-            update::answer(&resolver, &answers, &notices, &refused, body, (reply, arrived)).await;
-            drop(place);
+        let (answers, refusals) = (serving.answers.clone(), self.refusals.clone());
+        serving.scope.spawn_for_client(async move {
+            update::answer(&resolver, &answers, &notices, &refusals, body, (reply, arrived)).await;
+            drop(permit);
         });
     }
 
-    fn published(&self, account: AccountKey, payload: &[u8], desk: &Desk) {
-        let (place, body) = match self.admitted(payload) {
+    fn published(&self, account: AccountKey, payload: &[u8], serving: &Serving) {
+        let (permit, body) = match self.admitted(payload, Limits::published) {
             Ok(admitted) => admitted,
             Err(reason) => return self.notices.not_adopted(account, None, &reason),
         };
         let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
-        let (refused, scope) = (desk.refused.clone(), desk.scope.clone());
-        desk.scope.spawn_for_client(async move {
-            let taking = published::take_in(&resolver, &notices, &refused, account, body);
-            scope.until_stop(taking).await;
-            drop(place);
+        let (refusals, scope) = (self.refusals.clone(), serving.scope.clone());
+        serving.scope.spawn_for_client(async move {
+            published::adopt_or_overrule(&resolver, &notices, (&refusals, &scope), account, body).await;
+            drop(permit);
         });
     }
 
-    /// A place for a token that is to be stored, and the token in memory of its own; or why there is none.
-    fn admitted(&self, payload: &[u8]) -> Result<(Place, Bytes), String> {
+    /// A permit for a token that is to be stored, and the token in memory of its own; or why there is none.
+    fn admitted(
+        &self,
+        payload: &[u8],
+        permit: impl FnOnce(&Limits, usize) -> Option<Permit>,
+    ) -> Result<(Permit, Bytes), String> {
         if payload.len() > MAX_TOKEN_BYTES + LINE_END_BYTES
             && let Err(rejection) = Token::parse(payload)
         {
             return Err(rejection.to_string());
         }
-        let Some(place) = self.limits.update(payload.len()) else {
+        let Some(permit) = permit(&self.limits, payload.len()) else {
             self.notices.too_many("updates");
             return Err(BUSY.to_owned());
         };
-        Ok((place, Bytes::copy_from_slice(payload)))
+        Ok((permit, Bytes::copy_from_slice(payload)))
     }
 
-    fn lookup(&self, account: AccountKey, reply: String, desk: &Desk) {
+    fn lookup(&self, account: AccountKey, reply: String, serving: &Serving) {
         let arrived = Instant::now();
-        let Some(place) = self.limits.lookup() else {
+        let Some(permit) = self.limits.lookup() else {
             return self.notices.too_many("lookups");
         };
-        let (resolver, answers) = (self.resolver.clone(), desk.answers.clone());
+        let (resolver, answers) = (self.resolver.clone(), serving.answers.clone());
         let (limits, notices) = (self.limits.clone(), self.notices.clone());
-        desk.scope.spawn_for_client(async move {
+        serving.scope.spawn_for_client(async move {
             lookup::lookup(&resolver, &answers, (&limits, &notices), account, (&reply, arrived)).await;
-            drop(place);
+            drop(permit);
         });
     }
 
-    fn list(&self, reply: String, desk: &Desk) {
+    fn list(&self, reply: String, serving: &Serving) {
         let arrived = Instant::now();
-        let Some(place) = self.limits.list() else {
+        let Some(permit) = self.limits.list() else {
             self.notices.too_many("lists");
-            return self.fail(reply, format!("list accounts failed - {BUSY}"), desk);
+            return self.fail(reply, || format!("list accounts failed - {BUSY}"), serving);
         };
-        let (resolver, answers) = (self.resolver.clone(), desk.answers.clone());
-        desk.scope.spawn_for_client(async move {
-            lookup::list(&resolver, &answers, (&reply, arrived)).await;
-            drop(place);
+        let (resolver, answers, scope) = (self.resolver.clone(), serving.answers.clone(), serving.scope.clone());
+        serving.scope.spawn_for_client(async move {
+            lookup::list(&resolver, &answers, &scope, (&reply, arrived)).await;
+            drop(permit);
         });
     }
 
-    fn pack(&self, hash: Bytes, reply: String, desk: &Desk) {
-        let Some(place) = self.limits.waiting_pack() else {
+    fn pack(&self, hash: Bytes, reply: String, serving: &Serving) {
+        let Some(permit) = self.limits.waiting_pack() else {
             return self.notices.too_many("packs");
         };
-        let (resolver, answers) = (self.resolver.clone(), desk.answers.clone());
+        let (resolver, answers) = (self.resolver.clone(), serving.answers.clone());
         let (digest, sent) = (self.digest.clone(), self.sent.clone());
-        let (limits, notices, scope) = (self.limits.clone(), self.notices.clone(), desk.scope.clone());
+        let (limits, notices, scope) = (self.limits.clone(), self.notices.clone(), serving.scope.clone());
         // No hash is longer, and the message may be.
         let hash = Bytes::copy_from_slice(&hash[..hash.len().min(33)]);
-        desk.scope.spawn_for_client(async move {
+        serving.scope.spawn_for_client(async move {
             let packing = async {
                 let _sending = limits.pack().await;
                 let began = Instant::now();
@@ -348,24 +342,24 @@ impl Responder {
                 }
             };
             scope.until_stop(packing).await;
-            drop(place);
+            drop(permit);
         });
     }
 
-    /// Answers with an error.
-    fn fail(&self, reply: String, description: String, desk: &Desk) {
-        let Some(place) = self.limits.error() else {
+    /// Answers with an error. What `describe` reads of the request is read in the task, with a permit.
+    fn fail(&self, reply: String, describe: impl FnOnce() -> String + Send + 'static, serving: &Serving) {
+        let Some(permit) = self.limits.error() else {
             return self.notices.too_many("refused requests");
         };
-        let answers = desk.answers.clone();
-        desk.scope.spawn_for_client(async move {
-            answers.failed(&reply, None, &description).await;
-            drop(place);
+        let answers = serving.answers.clone();
+        serving.scope.spawn_for_client(async move {
+            answers.failed(&reply, None, &describe()).await;
+            drop(permit);
         });
     }
 }
 
-/// Who answers, as the answers say.
+/// The node, as its answers name it.
 fn server_info(node: &str, resolver: &Resolver) -> ServerInfo {
     let mesh = resolver.mesh().unwrap_or_default();
     ServerInfo {
@@ -375,7 +369,9 @@ fn server_info(node: &str, resolver: &Resolver) -> ServerInfo {
 }
 
 /// What tells a file from a later one of the same name; `None` if it cannot be read.
-async fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
+type Stamp = Option<(SystemTime, u64)>;
+
+async fn stamp(file: &Path) -> Stamp {
     let found = tokio::fs::metadata(file).await.ok()?;
     Some((found.modified().ok()?, found.len()))
 }

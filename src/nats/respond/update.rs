@@ -3,30 +3,30 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::answers::Answers;
 use super::notices::Notices;
+use super::overrule::Refusals;
 use crate::jwt::AccountKey;
 use crate::nats::subjects;
-use crate::resolver::{INLINE_TOKEN_BYTES, Resolver, SubmitError, Submitter};
+use crate::resolver::{INLINE_TOKEN_BYTES, ProposeError, Resolver, SubmitError, Submitter};
 use crate::tasks::off_the_workers;
 
 /// A request is answered so long after its arrival at the latest: nsc and others wait for a second, and the way to them
 /// takes some of that.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(600);
 
-/// How long a submission goes on that nobody waits for.
+/// How long a submission goes on whose sender does not wait for an answer.
 const UNANSWERED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Stores the token in `body`, and answers to `reply`, if an answer is wanted. Accounts whose tokens are refused go to
-/// `refused`: servers with a full or cache resolver get this request too, and may have taken the token.
+/// `refusals`: servers with a full or cache resolver get this request too, and may have taken the token.
 pub(super) async fn answer(
     resolver: &Resolver,
     answers: &Answers,
     notices: &Notices,
-    refused: &mpsc::Sender<AccountKey>,
+    refusals: &Refusals,
     body: Bytes,
     (reply, arrived): (Option<String>, Instant),
 ) {
@@ -35,10 +35,11 @@ pub(super) async fn answer(
     } else {
         UNANSWERED_PATIENCE
     };
-    // Whoever may publish here is a user of the system account.
-    let submitting = resolver.submit(None, body.clone(), Submitter::Administrator);
-    let submitted = timeout_at(arrived + patience, submitting).await;
+    // Before the time is up, so that the answer does not come later.
     let (account, _) = unverified(&body).await;
+    // Only users of the system account may publish here.
+    let submitting = resolver.submit(None, body, Submitter::Administrator);
+    let submitted = timeout_at(arrived + patience, submitting).await;
     let reason = match submitted {
         Ok(Ok(_)) => {
             if let Some(reply) = reply {
@@ -48,8 +49,7 @@ pub(super) async fn answer(
         }
         Ok(Err(error)) => {
             if let Some(account) = account.filter(|_| is_final(&error)) {
-                // Past the limit others wait, whose accounts are sent.
-                let _ = refused.try_send(account);
+                refusals.report(account).await;
             }
             error.to_string()
         }
@@ -65,8 +65,8 @@ pub(super) async fn answer(
 /// How nats-server's sentence about an update that failed begins.
 pub(super) const FAILED: &str = "jwt update resulted in error";
 
-/// The account that a token is of by its own claims, and when it says that it was issued. A large one is read where it
-/// holds up nobody.
+/// The account that a token is of by its own claims, and when it says that it was issued. A large one is read off
+/// the threads that answer.
 pub(super) async fn unverified(body: &Bytes) -> (Option<AccountKey>, Option<i64>) {
     if body.len() <= INLINE_TOKEN_BYTES {
         return subjects::unverified(body);
@@ -77,10 +77,14 @@ pub(super) async fn unverified(body: &Bytes) -> (Option<AccountKey>, Option<i64>
 
 /// Whether the token is refused for good, and not for a reason that passes.
 pub(super) fn is_final(error: &SubmitError) -> bool {
-    !matches!(error, SubmitError::NotAgreed(_) | SubmitError::Read(_))
+    match error {
+        SubmitError::NotAgreed(error) => matches!(error, ProposeError::Refused { .. }),
+        SubmitError::Read(_) => false,
+        _ => true,
+    }
 }
 
-/// What is known of a submission that takes longer than whoever sent it waits.
+/// What is known of a submission that takes longer than its sender waits.
 fn undecided(resolver: &Resolver, patience: Duration) -> String {
     let ms = patience.as_millis();
     match resolver.check_writable() {
