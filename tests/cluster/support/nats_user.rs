@@ -103,8 +103,9 @@ impl NatsUser {
         assert!(self.ping(), "publishing to {subject}: {:?}", self.error);
     }
 
+    /// Publishes without waiting for the server.
     #[track_caller]
-    fn send(&mut self, subject: &str, reply: &str, payload: &[u8]) {
+    pub(crate) fn send(&mut self, subject: &str, reply: &str, payload: &[u8]) {
         let mut bytes = format!("PUB {subject} {reply} {}\r\n", payload.len()).into_bytes();
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(b"\r\n");
