@@ -293,7 +293,8 @@ fn g6_an_older_jwt_is_overruled_although_the_connection_is_lost_at_once() {
     eventually("it is refused", || {
         mesh.node.log().contains("another sender published a JWT").then_some(())
     });
-    system.0.publish(&kick_subject, kick.as_bytes());
+    // Without a reply subject the server would do nothing.
+    assert!(system.try_ask(&kick_subject, None, kick.as_bytes(), PATIENCE).is_some());
     eventually("the connection is lost", || {
         let log = mesh.node.log();
         log.contains("the connection over which requests are answered is lost")
