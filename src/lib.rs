@@ -15,7 +15,7 @@
 //! | [`raft`] | how the nodes agree: the log on disk, proposals, the peers, the two stores |
 //! | [`resolver`] | the single entry point: every lookup and every submission passes here |
 //! | [`http`] | the public port for nats-server and nsc, and `/v1` on the admin socket |
-//! | [`nats`] | publishing changes to the NATS clusters |
+//! | [`nats`] | publishing changes to the NATS clusters, and answering requests that arrive over them |
 //! | [`node`] | the order of a start and of a shutdown |
 //! | [`cli`] | the command line; [`client`] makes its requests, [`sign`] is the only code that signs |
 //!
@@ -53,6 +53,7 @@
 //! | What happens to a log that ends in the middle of a write? | `raft/log/open/torn.rs` |
 //! | What do nodes say to each other, and who may? | `raft/peer/messages.rs`, `raft/peer/handler.rs` |
 //! | Who publishes to a NATS cluster? | `nats/lease.rs` |
+//! | What is answered over NATS, and with what? | `nats/respond/`, with the shapes in `nats/subjects/requests.rs` |
 //! | Which commands can change the state? | `state/command.rs`, one file each in `state/apply/` |
 //! | What does a setting mean? | `config/`: `text.rs` as written, `meaning.rs` as meant, `read.rs` between them |
 //! | What does an exit code mean? | `cli/exit.rs` |

@@ -42,6 +42,7 @@ fn a_default_written_out_changes_nothing() {
         "nodes = ",
         "peer = ",
         "tls_first = ",
+        "respond = ",
     ] {
         assert_eq!(parse(&with(setting)), parse(EXAMPLE), "{setting}");
     }
@@ -51,6 +52,8 @@ fn a_default_written_out_changes_nothing() {
 #[test]
 fn every_other_choice_is_read_too() {
     assert!(parse(&with("ca = ")).nats[0].ca.is_some());
+    let silent = with("respond = ").replacen("respond = true", "respond = false", 1);
+    assert!(!parse(&silent).nats[0].respond && parse(EXAMPLE).nats[0].respond);
     let client = with("cert = ").replacen("# key = ", "key = ", 1);
     assert!(parse(&client).nats[0].client.is_some());
     // The example has two forms of this setting, and TOML allows a key only once.

@@ -99,7 +99,7 @@ pub struct PublicTls {
     pub client_required: bool,
 }
 
-/// One NATS cluster that is sent every change.
+/// One NATS cluster that is sent every change, and whose requests are answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsCluster {
     /// Its name, as it appears in logs and in the agreed position.
@@ -114,6 +114,8 @@ pub struct NatsCluster {
     pub client: Option<ClientCert>,
     /// Whether TLS begins before the servers introduce themselves.
     pub tls_first: bool,
+    /// Whether requests that arrive over its system account are answered.
+    pub respond: bool,
 }
 
 impl NatsCluster {

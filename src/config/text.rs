@@ -80,5 +80,12 @@ pub(super) struct NatsText {
     pub(super) key: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) tls_first: bool,
+    #[serde(default = "on")]
+    pub(super) respond: bool,
     pub(super) nodes: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+/// The default of a setting that is on unless it is set to false.
+fn on() -> bool {
+    true
 }

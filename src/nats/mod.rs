@@ -1,4 +1,7 @@
-//! WHO IS UPDATED: every change is propagated to the NATS clusters. The only room that publishes to them.
+//! WHO IS UPDATED, AND WHO IS ANSWERED: every change is propagated to the NATS clusters, and requests that arrive over them
+//! are answered. The only room that publishes to them.
+//!
+//! `respond/` answers the requests, on a connection of its own; the rest of this page is about propagation.
 //!
 //! In a mesh one node at a time publishes to a NATS cluster: whoever has the lease that was agreed on (`lease.rs`). It looks at
 //! the lease before each message that it sends.
@@ -37,8 +40,11 @@ mod lease;
 mod notices;
 mod payload;
 mod publish;
+mod respond;
+mod said;
 mod subjects;
 mod wait;
 
 pub use cluster::start;
 pub use lease::{Asked, Asking, Lease};
+pub use respond::start as start_answering;

@@ -1,6 +1,5 @@
 //! The log lines about one NATS cluster. A line that would return with every attempt is logged once a minute.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,15 +8,9 @@ use tokio::time::Instant;
 use super::connection::Server;
 use super::payload::Limit;
 use super::publish::{Lane, News, Summary};
+use super::said::{AGAIN, Said};
 use super::subjects::{MissingPermission, Reply, ServerInfo, Verdict};
 use crate::jwt::{AccountKey, time};
-
-/// How soon the same line is logged again: often enough for an administrator who begins to look.
-const AGAIN: Duration = Duration::from_secs(60);
-
-/// Different lines remembered within that time. There are few in practice; past the limit new ones are not logged, so
-/// that a server cannot fill the log with errors that it makes up.
-const SAID: usize = 64;
 
 /// The prefix under which `said` remembers a connection; its URL follows.
 const CONNECTED: &str = "connected to ";
@@ -28,8 +21,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Writes the log lines of the publisher of one NATS cluster.
 pub(super) struct Notices {
     cluster: String,
-    /// Lines that were logged, and when.
-    said: HashMap<String, Instant>,
+    said: Said,
     progress_at: Instant,
     firsts: Option<Firsts>,
 }
@@ -47,7 +39,7 @@ impl Notices {
     pub(super) fn new(cluster: &str) -> Self {
         Self {
             cluster: cluster.to_owned(),
-            said: HashMap::new(),
+            said: Said::default(),
             progress_at: Instant::now(),
             firsts: None,
         }
@@ -55,12 +47,12 @@ impl Notices {
 
     /// A connection was useful: from now on every line is new, and is logged again.
     pub(super) fn forget(&mut self) {
-        self.said.clear();
+        self.said.forget();
     }
 
     /// After a logged failure the next connection is logged too, so that the log shows the end of the failure.
     fn log_next_connection(&mut self) {
-        self.said.retain(|line, _| !line.starts_with(CONNECTED));
+        self.said.forget_those_with(CONNECTED);
     }
 
     pub(super) fn connected(&mut self, url: &str, server: &Server) {
@@ -436,37 +428,13 @@ impl Notices {
 
     /// Whether `what` was not logged within the last minute; if so, it counts as logged now.
     fn is_due(&mut self, what: &str) -> bool {
-        let now = Instant::now();
-        self.said.retain(|_, at| *at + AGAIN > now);
-        if self.said.contains_key(what) || self.said.len() >= SAID {
-            return false;
-        }
-        self.said.insert(what.to_owned(), now);
-        true
+        self.said.is_due(what)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn g12_the_same_line_is_logged_once_a_minute_and_the_number_of_different_lines_is_bounded() {
-        let mut notices = Notices::new("test");
-        assert!(notices.is_due("refused"));
-        tokio::time::advance(AGAIN - Duration::from_millis(1)).await;
-        assert!(!notices.is_due("refused"));
-        assert!(notices.is_due("something else"), "it is another line");
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(notices.is_due("refused"));
-        let said = (0..1_000).filter(|n| notices.is_due(&n.to_string())).count();
-        assert_eq!(said, SAID - 2);
-        notices.forget();
-        assert!(
-            notices.is_due("refused"),
-            "after a useful connection it is logged again"
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn after_each_logged_failure_its_end_is_logged_too() {

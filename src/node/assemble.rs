@@ -115,9 +115,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     let raft = open(&config, &folder, stores, clock.clone(), &agreeing)?;
     let folder = Arc::new(Mutex::new(folder));
     let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
-    if config.older_servers == OlderServers::Warn {
-        resolver.take_what_older_servers_refuse();
-    }
+    configure(&resolver, &config);
     join(&config, &raft, &folder).await?;
     raft.handler().set_leading(Arc::new(resolver.clone()));
 
@@ -145,6 +143,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         );
     }
     nats::start(&config.node, &config.nats, &resolver, &clock, &serving);
+    nats::start_answering(&config.node, &config.nats, &resolver, &clock, &serving);
     Ok(Node {
         name: config.node,
         public_url,
@@ -159,6 +158,13 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         _runtime: runtime,
         _folder: folder,
     })
+}
+
+/// What the configuration says of uploads.
+fn configure(resolver: &Resolver, config: &Config) {
+    if config.older_servers == OlderServers::Warn {
+        resolver.take_what_older_servers_refuse();
+    }
 }
 
 /// Binds the peer port, if this node is to have others.

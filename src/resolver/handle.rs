@@ -96,6 +96,8 @@ pub(super) struct Inner {
     pub(super) checking: Arc<Semaphore>,
     pub(super) republish: broadcast::Sender<AccountKey>,
     pub(super) resends: Resends,
+    /// The same for accounts whose tokens were overwritten on the servers.
+    pub(super) overrules: Resends,
     /// What the publishers of this node see, by the names of the NATS clusters.
     pub(super) publishers: Mutex<BTreeMap<String, Seen>>,
     /// The versions of the servers that are sent accounts, and whether what those refuse is taken all the same.
@@ -136,6 +138,7 @@ impl Resolver {
             inquiries: Mutex::default(),
             versions: ArcSwap::default(),
             takes_refused: AtomicBool::new(false),
+            overrules: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),
         }))
     }

@@ -40,7 +40,20 @@ impl Resolver {
         self.0.raft.resend(*account.as_bytes());
     }
 
-    /// The accounts that [`Self::republish`] asks for.
+    /// The same because NATS servers may have taken a token of `account` that is refused here. Each account is sent once a
+    /// second, out of an allowance of its own, so that requests of the public port cannot use it up. `false` if the account
+    /// was not sent: ask again later.
+    #[must_use]
+    pub fn overrule(&self, account: AccountKey) -> bool {
+        let is_sent = self.0.overrules.ask(account) == Resend::Now;
+        if is_sent {
+            let _ = self.0.republish.send(account);
+            self.0.raft.resend(*account.as_bytes());
+        }
+        is_sent
+    }
+
+    /// The accounts that [`Self::republish`] and [`Self::overrule`] ask for.
     pub fn republished(&self) -> broadcast::Receiver<AccountKey> {
         self.0.republish.subscribe()
     }

@@ -23,6 +23,11 @@ impl Resolver {
         Ok(page)
     }
 
+    /// The keys of up to `limit` accounts, in the order of their bytes, and how many accounts there are.
+    pub async fn account_keys(&self, limit: usize) -> Result<(Vec<AccountKey>, u64), ReadError> {
+        self.scan(move |state| state.account_keys(limit)).await
+    }
+
     /// What changed after the revision `after`, as current rows in the order of their revisions.
     pub async fn changes(&self, after: Revision, limit: usize) -> Result<Changes, ReadError> {
         // The newest changes are still in the memtable. What is not there any more is in redb: nothing has to be flushed,

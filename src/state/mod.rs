@@ -326,6 +326,13 @@ impl State {
         self.snapshot()?.accounts(after, limit)
     }
 
+    /// The keys of up to `limit` accounts, in their order, and how many accounts there are. Reads what the flush has
+    /// reached, and no row.
+    pub fn account_keys(&self, limit: usize) -> Result<(Vec<AccountKey>, u64), Fault> {
+        let view = self.snapshot()?;
+        Ok((view.keys(limit)?, view.len()))
+    }
+
     /// The versions of `account` that are kept, newest first; empty if there is no such account. Reads what the
     /// flush has reached.
     pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {

@@ -77,8 +77,13 @@ fn node_publishing_to(operator: &Operator, address: SocketAddr, creds: String) -
 /// The same with another token of the operator.
 #[track_caller]
 fn node_trusting(operator: &Operator, token: &str, address: SocketAddr, creds: String) -> Node {
+    let link = NatsLink {
+        // The connection of the publisher is looked at, and no other.
+        respond: false,
+        ..NatsLink::plain(vec![format!("nats://{address}")], creds)
+    };
     let options = Options {
-        nats: vec![NatsLink::plain(vec![format!("nats://{address}")], creds)],
+        nats: vec![link],
         ..Options::default()
     };
     let node = Node::start(token, options);

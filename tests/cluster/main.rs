@@ -7,6 +7,8 @@
 mod support;
 
 #[cfg(test)]
+mod askers;
+#[cfg(test)]
 mod cli;
 mod clients;
 #[cfg(test)]
@@ -55,6 +57,8 @@ mod propagation;
 mod proxy;
 #[cfg(test)]
 mod publisher;
+#[cfg(test)]
+mod respond;
 #[cfg(test)]
 mod shutdown;
 #[cfg(test)]

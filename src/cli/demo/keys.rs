@@ -20,14 +20,27 @@ pub(super) const ALICE_CREDS: &str = "creds/alice.creds";
 /// The user of APP that the demo revokes.
 pub(super) const BOB_CREDS: &str = "creds/bob.creds";
 
-/// The least permissions that a node needs: to send accounts to nats-servers, to ask them what they hold, and to read
-/// their replies and reports.
+/// The least permissions that a node needs: to send accounts to nats-servers, to ask them what they hold, to read their
+/// replies and reports, and to receive requests and to answer them.
 const NODE_PUBLISH: &[&str] = &[
     "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE",
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.SERVER.*.ACCOUNTZ",
+    "_INBOX.>",
+    "$SYS._INBOX.>",
 ];
-const NODE_SUBSCRIBE: &[&str] = &["_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN"];
+const NODE_SUBSCRIBE: &[&str] = &[
+    "_INBOX.jwtmesh.>",
+    "$SYS.SERVER.*.STATSZ",
+    "$SYS.SERVER.*.SHUTDOWN",
+    "$SYS.REQ.CLAIMS.UPDATE",
+    "$SYS.REQ.CLAIMS.LIST",
+    "$SYS.REQ.CLAIMS.DELETE",
+    "$SYS.REQ.CLAIMS.PACK",
+    "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP",
+    "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE",
+    "$SYS.ACCOUNT.*.CLAIMS.UPDATE",
+];
 
 /// The subjects on which every other client receives replies.
 const INBOX: &[&str] = &["_INBOX.>"];
@@ -71,8 +84,8 @@ impl Keys {
         let node = seed(folder, "jwtmesh-user", KeyPairType::User)?;
         folder.keep(NODE_CREDS, Secrecy::Secret, || {
             // Signed with the identity key: only such users may connect while nats-server has not fetched the account.
-            let token = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE).sign(&system, now)?;
-            creds(&token, &node)
+            let claims = Claims::user(&node, "jwtmesh", NODE_PUBLISH, NODE_SUBSCRIBE);
+            creds(&claims.sign(&system, now)?, &node)
         })?;
         let alice = seed(folder, "alice-user", KeyPairType::User)?;
         folder.keep(ALICE_CREDS, Secrecy::Secret, || {

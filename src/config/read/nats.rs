@@ -65,6 +65,7 @@ impl Reader<'_> {
                     .transpose()?,
                 client: self.client_cert(nats, node)?,
                 tls_first: nats.tls_first,
+                respond: nats.respond,
             });
         }
         Ok(clusters)

@@ -5,6 +5,7 @@
 //! server's sentence. A new client for each connection avoids all three.
 
 mod creds;
+mod requests;
 mod route;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use creds::Creds;
+pub(super) use requests::{Answering, Request, Requests};
 pub(super) use route::{Ended, Route};
 
 use super::subjects;
@@ -44,6 +46,14 @@ const EVENTS: usize = 64;
 /// Replies that may wait to be read: enough for every server of a large supercluster to answer everything in flight.
 /// The client drops further ones, and the changes that they answered are sent again.
 const REPLIES: usize = 32 * 1024;
+
+/// The same of requests, for each of seven subjects: more small ones than the client reads from the socket at once. They are
+/// read as fast as they come, and set aside or refused. With the default `max_payload` they are 3.5 GiB at most, if the
+/// responder did not run for as long as it takes to receive so much.
+const WAITING_REQUESTS: usize = 512;
+
+/// Answers that may wait for the socket. Each may have a megabyte, and a task with a further one waits.
+const WAITING_ANSWERS: usize = 64;
 
 /// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
 const MAX_CREDS_BYTES: u64 = 256 * 1024;
@@ -90,14 +100,37 @@ impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
     /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
-        let (events_in, events) = mpsc::channel(EVENTS);
+        let reports = [subjects::REPORTS, subjects::SHUTDOWNS];
+        Self::open_with(node, cluster, url, &reports, |options| {
+            options.name(format!("jwtmesh-{node}")).subscription_capacity(REPLIES)
+        })
+        .await
+    }
+
+    /// The same to answer requests.
+    pub(in crate::nats) async fn open_to_answer(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
+        Self::open_with(node, cluster, url, &[], |options| {
+            options
+                .name(format!("jwtmesh-{node}-responder"))
+                .subscription_capacity(WAITING_REQUESTS)
+                .client_capacity(WAITING_ANSWERS)
+        })
+        .await
+    }
+
+    async fn open_with(
+        node: &str,
+        cluster: &NatsCluster,
+        url: &str,
+        events: &[&'static str],
+        purpose: impl FnOnce(ConnectOptions) -> ConnectOptions + Send,
+    ) -> Result<Self, String> {
+        let (events_in, events_out) = mpsc::channel(EVENTS);
         let (options, user) = credentials(&cluster.creds).await?;
-        let mut options = options
-            .name(format!("jwtmesh-{node}"))
+        let mut options = purpose(options)
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
             .connection_timeout(CONNECT_PATIENCE)
             .ping_interval(PING_EVERY)
-            .subscription_capacity(REPLIES)
             .ignore_discovered_servers()
             .max_reconnects(1)
             .reconnect_delay_callback(|_| Duration::ZERO)
@@ -122,7 +155,8 @@ impl Connection {
         client.set_server_pool(NOWHERE).await.map_err(|error| ended(&error))?;
         let inbox = client.new_inbox();
         let mut messages = SelectAll::new();
-        for subject in [&*format!("{inbox}.*"), subjects::REPORTS, subjects::SHUTDOWNS] {
+        let replies = format!("{inbox}.*");
+        for subject in std::iter::once(&*replies).chain(events.iter().copied()) {
             let subscriber = client.subscribe(subject.to_owned()).await;
             messages.push(subscriber.map_err(|error| ended(&error))?);
         }
@@ -131,7 +165,7 @@ impl Connection {
             client,
             inbox,
             messages,
-            events,
+            events: events_out,
             user,
             last_error: None,
         })
@@ -191,6 +225,13 @@ impl Connection {
         }
     }
 
+    /// Subscribes to every request, and gives them and a handle to answer them with. The server complains, as one of
+    /// [`Incoming`], about subjects that our user may not subscribe to.
+    pub(in crate::nats) async fn answer(&self) -> Result<(Requests, Answering), String> {
+        let requests = Requests::subscribe(&self.client).await?;
+        Ok((requests, Answering::over(self.client.clone())))
+    }
+
     /// Waits for whatever arrives next. Dropping the future loses nothing.
     pub(in crate::nats) async fn next(&mut self) -> Incoming {
         loop {
@@ -203,7 +244,7 @@ impl Connection {
                         return Incoming::Complaint(words);
                     }
                     Event::LameDuckMode => return Incoming::LameDuck,
-                    Event::SlowConsumer(_) => return Incoming::Complaint("replies came faster than they were read".to_owned()),
+                    Event::SlowConsumer(_) => return Incoming::Complaint("messages came faster than they were read, and some were dropped".to_owned()),
                     Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },

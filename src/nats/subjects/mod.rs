@@ -2,10 +2,11 @@
 //!
 //! An update is published to a subject that names its account (`names.rs`). The replies come back to a subject that
 //! names account and revision, so that nothing has to be remembered to read them (`replies.rs`). What servers say of
-//! themselves and of what they have loaded is in `servers.rs`.
+//! themselves and of what they have loaded is in `servers.rs`. Requests of others and their answers are in `requests.rs`.
 
 mod names;
 mod replies;
+mod requests;
 mod servers;
 
 pub(super) use names::{
@@ -13,4 +14,8 @@ pub(super) use names::{
     missing_permission, reply_to, reply_to_held, reply_to_loaded, reply_to_ping, update,
 };
 pub(super) use replies::{Reply, Verdict};
+pub(super) use requests::{
+    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, denied, failed, is_from_publisher,
+    kept_of_delete, listed, may_answer, not_deleted, packed, unverified, updated,
+};
 pub(super) use servers::{ServerInfo, clip, held, loaded, reporter};

@@ -129,6 +129,20 @@ impl SnapshotView {
         Ok(found)
     }
 
+    /// The keys of up to `limit` accounts, in their order. Reads no row.
+    pub fn keys(&self, limit: usize) -> Result<Vec<AccountKey>, Fault> {
+        self.0.store.reading(|| {
+            let accounts = self.table(ACCOUNTS)?;
+            let all = accounts.range::<&[u8; 32]>(..).map_err(|error| self.fault(error))?;
+            all.take(limit)
+                .map(|entry| {
+                    let (account, _) = entry.map_err(|error| self.fault(error))?;
+                    Ok(AccountKey::from_bytes(*account.value()))
+                })
+                .collect()
+        })
+    }
+
     /// The versions of `account` that are kept, newest first; empty if there is no such account.
     pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
         let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::disks::SmallDisk;
-use super::mint::{Account, Operator};
+use super::mint::{Account, Operator, User};
 use super::node::Node;
 use super::process::{eventually, free_port};
 use super::proxy::{Direction, Proxy};
@@ -284,8 +284,13 @@ pub(crate) fn status(node: &Node) -> Option<Value> {
 
 /// The `[[nats]]` of a cluster.toml for the server at `port`, and the file with its creds.
 pub(crate) fn nats_link(operator: &Operator, port: u16) -> (NamedTempFile, String) {
+    nats_link_as(&operator.system.propagating_user(), port)
+}
+
+/// The same as this user.
+pub(crate) fn nats_link_as(user: &User, port: u16) -> (NamedTempFile, String) {
     let creds = NamedTempFile::new().expect("a temporary file");
-    fs::write(creds.path(), operator.system.propagating_user().creds()).expect("the test's own file is writable");
+    fs::write(creds.path(), user.creds()).expect("the test's own file is writable");
     let link = format!(
         "\n[[nats]]\nname = \"test\"\nservers = [\"nats://127.0.0.1:{port}\"]\ncreds = {:?}\n",
         creds.path()

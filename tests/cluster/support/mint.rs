@@ -153,6 +153,18 @@ impl Account {
             "sub": {"allow": ["_INBOX.>"]},
         }))
     }
+
+    /// The same who may also answer requests, as deploy/nats/README.md says.
+    pub(crate) fn answering_user(&self) -> User {
+        self.user_with(json!({
+            "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "_INBOX.>", "$SYS._INBOX.>"]},
+            "sub": {"allow": [
+                "_INBOX.jwtmesh.>",
+                "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST", "$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.CLAIMS.PACK",
+                "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE",
+            ]},
+        }))
+    }
 }
 
 /// A user: its token and private key.

@@ -1,5 +1,6 @@
 //! What the tests need: processes, keys, certificates, and clients that see the program from outside.
 
+pub(crate) mod asker;
 pub(crate) mod disks;
 pub(crate) mod gate;
 pub(crate) mod history;

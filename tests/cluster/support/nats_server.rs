@@ -110,6 +110,11 @@ impl NatsServer {
         &self.name
     }
 
+    /// Its folder, where relative paths of its configuration begin.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.program.stderr()
     }

@@ -14,6 +14,8 @@ use super::process::PATIENCE;
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) subject: String,
+    /// Whether it has headers, which are left out of the payload.
+    pub(crate) has_headers: bool,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -57,7 +59,7 @@ impl NatsUser {
         let signature = user.key.sign(nonce.as_bytes()).map_err(io::Error::other)?;
         let login = json!({
             "jwt": user.token, "sig": BASE64URL_NOPAD.encode(&signature), "verbose": false, "pedantic": false,
-            "lang": "test", "version": "0", "protocol": 1,
+            "lang": "test", "version": "0", "protocol": 1, "headers": true,
         });
         write!(client.stream, "CONNECT {login}\r\nPING\r\n")?;
         while !matches!(client.event(PATIENCE)?, Event::Pong) {}
@@ -101,12 +103,38 @@ impl NatsUser {
         assert!(self.ping(), "publishing to {subject}: {:?}", self.error);
     }
 
+    /// Publishes without waiting for the server.
     #[track_caller]
-    fn send(&mut self, subject: &str, reply: &str, payload: &[u8]) {
+    pub(crate) fn send(&mut self, subject: &str, reply: &str, payload: &[u8]) {
         let mut bytes = format!("PUB {subject} {reply} {}\r\n", payload.len()).into_bytes();
         bytes.extend_from_slice(payload);
         bytes.extend_from_slice(b"\r\n");
         self.stream.write_all(&bytes).expect("the server takes a message");
+    }
+
+    /// Publishes with a reply subject, and a header if one is given; the server has taken the message when this returns.
+    #[track_caller]
+    pub(crate) fn request_to(&mut self, subject: &str, reply: &str, header: Option<&str>, payload: &[u8]) {
+        match header {
+            None => self.send(subject, reply, payload),
+            Some(header) => {
+                let head = format!("NATS/1.0\r\n{header}\r\n\r\n");
+                let total = head.len() + payload.len();
+                let mut bytes = format!("HPUB {subject} {reply} {} {total}\r\n{head}", head.len()).into_bytes();
+                bytes.extend_from_slice(payload);
+                bytes.extend_from_slice(b"\r\n");
+                self.stream.write_all(&bytes).expect("the server takes a message");
+            }
+        }
+        assert!(self.ping(), "publishing to {subject}: {:?}", self.error);
+    }
+
+    /// A subject for answers that nobody else uses, subscribed to.
+    #[track_caller]
+    pub(crate) fn inbox(&mut self) -> String {
+        let inbox = format!("_INBOX.test.{}", nkeys::KeyPair::new_user().public_key());
+        self.subscribe(&inbox);
+        inbox
     }
 
     /// The next message, if one arrives in time.
@@ -146,16 +174,25 @@ impl NatsUser {
             self.stream.write_all(b"PONG\r\n")?;
         } else if line == "PONG" {
             return Ok(Event::Pong);
-        } else if let Some(head) = line.strip_prefix("MSG ") {
+        } else if let Some(head) = line.strip_prefix("MSG ").or_else(|| line.strip_prefix("HMSG ")) {
             let words: Vec<&str> = head.split(' ').collect();
-            let length: usize = words.last().and_then(|word| word.parse().ok()).unwrap_or(0);
+            let number = |word: Option<&&str>| word.and_then(|word| word.parse().ok()).unwrap_or(0);
+            let length: usize = number(words.last());
             while self.read.len() < length + 2 {
                 self.more(PATIENCE)?;
             }
-            let payload = self.read.drain(..length).collect();
+            let has_headers = line.starts_with("HMSG ");
+            let headers: usize = if has_headers {
+                number(words.iter().nth_back(1))
+            } else {
+                0
+            };
+            let mut payload: Vec<u8> = self.read.drain(..length).collect();
+            payload.drain(..headers);
             self.read.drain(..2);
             self.inbox.push(Message {
                 subject: words[0].to_owned(),
+                has_headers,
                 payload,
             });
             return Ok(Event::Message);

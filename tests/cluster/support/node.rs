@@ -53,6 +53,8 @@ pub(crate) struct NatsLink {
     /// The certificate that its servers are shown.
     pub(crate) client: Option<Identity>,
     pub(crate) tls_first: bool,
+    /// Whether the node answers requests over it.
+    pub(crate) respond: bool,
 }
 
 impl NatsLink {
@@ -65,6 +67,7 @@ impl NatsLink {
             ca: None,
             client: None,
             tls_first: false,
+            respond: true,
         }
     }
 }
@@ -183,6 +186,9 @@ impl Node {
             }
             if link.tls_first {
                 text.push_str("tls_first = true\n");
+            }
+            if !link.respond {
+                text.push_str("respond = false\n");
             }
         }
         fs::write(folder.path().join("cluster.toml"), text).expect("the test's own folder is writable");
