@@ -20,7 +20,7 @@
 //!    replies; one that does not reply is *behind* from that change on. Then the change is finished.
 //! 5. The mesh agrees on the position, up to which every change is finished, and on the servers that are behind, at most
 //!    once a second. After a restart, or on another node, the publisher continues from there.
-//! 6. A server that is behind is asked every two seconds which accounts it has loaded. Once it answers, each of those that
+//! 6. A server that is behind is asked again and again which accounts it has loaded. Once it answers, each of those that
 //!    changed is looked at there, and sent if the server holds another token than the current one. Then it is up to date.
 //!
 //! An account's first revision goes behind such changes: an import of any size keeps no revocation waiting.

@@ -136,7 +136,7 @@ impl Account {
         User { key, token }
     }
 
-    /// The user that a node connects as, with the permissions of `deploy/nats` and no others.
+    /// The user that a node connects as that answers no requests, with the permissions of deploy/nats/README.md for that.
     pub(crate) fn propagating_user(&self) -> User {
         self.user_with(json!({
             "pub": {"allow": [
@@ -154,12 +154,15 @@ impl Account {
         }))
     }
 
-    /// The same who may also answer requests, as deploy/nats/README.md says.
+    /// The same who may also answer requests: all permissions of deploy/nats/README.md.
     pub(crate) fn answering_user(&self) -> User {
         self.user_with(json!({
-            "pub": {"allow": ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "_INBOX.>", "$SYS._INBOX.>"]},
+            "pub": {"allow": [
+                "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
+                "_INBOX.>", "$SYS._INBOX.>",
+            ]},
             "sub": {"allow": [
-                "_INBOX.jwtmesh.>",
+                "_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN",
                 "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST", "$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.CLAIMS.PACK",
                 "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE",
             ]},
