@@ -53,7 +53,7 @@ enum Command {
     Serve(serve::Serve),
     /// Try everything in one folder: keys, certificates, nodes, a nats-server, a revocation, a failover
     Demo(demo::Demo),
-    /// Accounts: list, show, push, pull
+    /// Accounts: list, show, push, pull, watch
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// The operators the mesh trusts
@@ -64,7 +64,7 @@ enum Command {
     /// The members of the mesh
     #[command(subcommand)]
     Member(member::MemberCommand),
-    /// Print the configuration for nats-server and nsc
+    /// NATS: the configuration for nats-server and nsc, the NATS clusters and their servers
     #[command(subcommand)]
     Nats(nats::NatsCommand),
     /// Verify every stored token again, without relying on the node

@@ -186,6 +186,7 @@ impl Notices {
             (0, _, 1..) => "account refused",
             (0, 1.., 0) => "account sent; no server that answered has it loaded",
             _ if summary.missing > 0 => "account propagated to the servers that answered",
+            (.., 1..) => "account propagated, and refused by some servers",
             _ => "account propagated to every server",
         };
         macro_rules! line {

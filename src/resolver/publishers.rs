@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::handle::Resolver;
 use super::nats::{Enforcement, Inquiry, Seen, Told};
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, refusals};
 use crate::state::{Revision, Server};
 
 /// Questions that wait for a publisher. It takes them within milliseconds.
@@ -101,12 +101,27 @@ impl Resolver {
             let told = self.ask(nats_cluster, account, revision, slice).await;
             let is_over = Instant::now() >= until;
             match told {
-                Some(told) if is_over || is_everywhere(&told) => return told,
+                Some(told) if is_over || is_everywhere(&told) => return self.judged(account, told).await,
                 Some(_) => {}
                 None if is_over => return self.agreed(nats_cluster, revision),
                 None => tokio::time::sleep_until(until.min(Instant::now() + ASK_AGAIN)).await,
             }
         }
+    }
+
+    /// The same, where a server that has not loaded the account would refuse to.
+    async fn judged(&self, account: AccountKey, mut told: Vec<Told>) -> Vec<Told> {
+        let Ok(Some(row)) = self.lookup(account).await else {
+            return told;
+        };
+        for told in told.iter_mut().filter(|told| told.enforcement == Enforcement::InForce) {
+            let version = told.server.version.parse().ok();
+            let refused = version.map(|version| refusals(&row.token, &[version]).unwrap_or_default());
+            if refused.is_some_and(|refused| !refused.is_empty()) {
+                told.enforcement = Enforcement::Refused;
+            }
+        }
+        told
     }
 
     async fn ask(

@@ -153,6 +153,19 @@ fn g5_an_upload_that_a_running_server_would_refuse_is_refused_with_the_server_an
         claims["iat"] = json!(now() + 1);
     });
     assert_eq!(mesh.node.post_account(&mesh.account.id(), &revoking).status, 200);
+    eventually("the log warns of that too", || {
+        let warned = mesh.node.log().matches("would refuse this JWT of account").count();
+        (warned >= 2).then_some(())
+    });
+    // It has not loaded the account, and would not.
+    let watched = mesh
+        .node
+        .cli(&["account", "watch", &mesh.account.id(), "--timeout", "12"]);
+    let shown = String::from_utf8_lossy(&watched.stdout).into_owned();
+    assert!(
+        watched.status.code() == Some(1) && shown.contains("refused     n1"),
+        "{watched:?}"
+    );
 }
 
 fn imports_of(token: &str) -> Value {

@@ -223,7 +223,7 @@ fn g6_what_a_server_that_is_heard_for_the_first_time_holds_is_looked_at() {
     becomes(&split.node, "n1", "up-to-date");
     // Nobody knows it any more, as if it had been cut off before anyone could.
     eventually("it is forgotten", || {
-        split.node.cli(&["nats", "forget", "n2"]);
+        split.node.cli(&["nats", "forget", "n2", "--yes"]);
         state_of(&split.node, "n2").is_none().then_some(())
     });
     split.node.put(
@@ -364,6 +364,8 @@ fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_
         split.node.put(&split.account, &split.operator.account(&split.account));
         (state_of(&split.node, "n2")? == "missing").then_some(())
     });
+    let refused = split.node.cli(&["nats", "forget", "n1"]);
+    assert_eq!(refused.status.code(), Some(2), "it is up to date: {refused:?}");
     let forgotten = split.node.cli(&["nats", "forget", "n2"]);
     assert!(forgotten.status.success(), "{forgotten:?}");
     eventually("nobody waits for it", || (count(&split.node) == Some(1)).then_some(()));

@@ -138,12 +138,16 @@ fn servers_table(out: &mut impl Write, servers: &[NatsServer]) -> std::io::Resul
 /// Forgets a server that was shut down for good.
 ///
 /// A server that says that it ends, or whose name runs as another process, is forgotten by itself. One that still runs is
-/// noticed again.
+/// noticed again when it reports, within seconds; until then no proof waits for it, so forgetting one that is up to date
+/// needs --yes.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Forget {
     /// The server's id, or its name
     #[arg(value_name = "SERVER")]
     server: String,
+    /// Forget it although it is up to date
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -156,6 +160,16 @@ impl Forget {
         let client = self.target.client()?;
         let servers = servers_of(&client, None).await?;
         let found = find(&servers, &self.server)?;
+        if found.state == UP_TO_DATE && !self.yes {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "{} ({}) is up to date, so it was heard lately: if it was shut down for good all the same, add --yes",
+                    plain(&found.name),
+                    plain(&found.id)
+                ),
+            ));
+        }
         let forgotten = client.forget_server(&found.nats, &found.id).await?;
         if self.json {
             json(out, &forgotten)?;
@@ -171,6 +185,9 @@ impl Forget {
         Ok(Exit::Done)
     }
 }
+
+/// The state of a server that enforces every change.
+const UP_TO_DATE: &str = "up-to-date";
 
 /// The server that `wanted` names, by its id or its name.
 fn find<'s>(servers: &'s [NatsServer], wanted: &str) -> Result<&'s NatsServer, Failure> {

@@ -35,6 +35,13 @@ pub(super) async fn forget(State(state): State<Shared>, Path((name, id)): Path<(
         let server = view.servers.iter().find(|server| server.id == id).ok_or_else(missing)?;
         let shown = shown(&view, server);
         if state.resolver.forget_server(&name, &id).await? {
+            tracing::warn!(
+                nats_cluster = %name,
+                server = %shown.name,
+                server_id = %shown.id,
+                state = %shown.state,
+                "an administrator had this server forgotten"
+            );
             Ok(shown)
         } else {
             Err(missing())

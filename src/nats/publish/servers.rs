@@ -156,9 +156,9 @@ impl Propagation {
         let missed: Vec<(Slot, Standing)> = self
             .roster
             .iter()
-            .filter_map(|(slot, _)| match pending.answer(slot) {
+            .filter_map(|(slot, known)| match pending.answer(slot) {
                 Answer::None | Answer::SkippedEarlier | Answer::RefusedEarlier => Some((slot, Standing::Missing)),
-                Answer::Refused if is_last => Some((slot, Standing::Refuses)),
+                Answer::Refused if is_last || !known.refused.contains(&account) => Some((slot, Standing::Refuses)),
                 _ => None,
             })
             .collect();
