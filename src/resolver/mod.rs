@@ -35,7 +35,7 @@ pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use lookup::AtLeast;
 pub use nats::{Enforcement, Inquiry, Seen, Standing, Told};
-pub use publishers::{NatsView, is_everywhere};
+pub use publishers::NatsView;
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::error::{OlderServer, SubmitError};
 use super::handle::Resolver;
 use super::nats::Versions;
-use crate::jwt::{AccountClaims, ServerVersion, Verified, refusals};
-use crate::state::AccountRow;
+use crate::jwt::{AccountClaims, Refusal, ServerVersion, Verified, refusals};
 
 impl Resolver {
     /// Takes JWTs that older servers refuse from now on, with a warning in the log.
@@ -25,8 +26,7 @@ impl Resolver {
     ) -> Result<(), SubmitError> {
         let versions = self.versions();
         let servers: Vec<ServerVersion> = versions.servers.keys().copied().collect();
-        // Oldest first. What cannot be read was refused before.
-        let refused = refusals(verified.token().bytes(), &servers).unwrap_or_default();
+        let refused = self.refusals(verified.token().bytes(), servers).await?;
         let Some(refusal) = refused.into_iter().next() else {
             return Ok(());
         };
@@ -44,17 +44,31 @@ impl Resolver {
         };
         let takes = self.0.takes_refused.load(Ordering::Relaxed);
         // A revocation must not wait for what was stored before.
-        let is_stored = |stored: &AccountRow| {
-            !refusals(&stored.token, &[refusal.server])
-                .unwrap_or_default()
-                .is_empty()
+        let is_no_worse = match self.lookup(account).await {
+            Ok(Some(stored)) => !self.refusals(&stored.token, vec![refusal.server]).await?.is_empty(),
+            // A row that cannot be read says nothing.
+            _ => false,
         };
-        let is_no_worse = self.lookup(account).await?.is_some_and(|stored| is_stored(&stored));
         if is_insisting || is_no_worse || takes {
             tracing::warn!(%account, "{error}");
             return Ok(());
         }
         Err(SubmitError::OlderServer(Box::new(error)))
+    }
+
+    /// Which of `servers` refuse `token`, in the order given. A large one is read where it holds up nobody.
+    pub(super) async fn refusals(
+        &self,
+        token: &Bytes,
+        servers: Vec<ServerVersion>,
+    ) -> Result<Vec<Refusal>, SubmitError> {
+        if servers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (token, bytes) = (token.clone(), token.len());
+        // What cannot be read was refused before.
+        let judge = move || refusals(&token, &servers).unwrap_or_default();
+        self.weighed(&self.0.verifying, bytes, judge).await
     }
 
     fn versions(&self) -> Arc<Versions> {

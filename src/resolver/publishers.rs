@@ -1,6 +1,7 @@
 //! What is known of the NATS clusters, for whoever asks: the agreed servers of each, what this node's own publisher sees of
 //! them now, and at which of them an account's token is in force, as whoever publishes says.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::handle::Resolver;
 use super::nats::{Enforcement, Inquiry, Seen, Told};
-use crate::jwt::{AccountKey, refusals};
+use crate::jwt::{AccountKey, ServerVersion};
 use crate::state::{Revision, Server};
 
 /// Questions that wait for a publisher. It takes them within milliseconds.
@@ -114,10 +115,13 @@ impl Resolver {
         let Ok(Some(row)) = self.lookup(account).await else {
             return told;
         };
+        let version = |told: &Told| told.server.version.parse::<ServerVersion>().ok();
+        let versions: BTreeSet<ServerVersion> = told.iter().filter_map(version).collect();
+        let Ok(refused) = self.refusals(&row.token, versions.into_iter().collect()).await else {
+            return told;
+        };
         for told in told.iter_mut().filter(|told| told.enforcement == Enforcement::InForce) {
-            let version = told.server.version.parse().ok();
-            let refused = version.map(|version| refusals(&row.token, &[version]).unwrap_or_default());
-            if refused.is_some_and(|refused| !refused.is_empty()) {
+            if refused.iter().any(|refusal| Some(refusal.server) == version(told)) {
                 told.enforcement = Enforcement::Refused;
             }
         }
@@ -198,6 +202,6 @@ impl Resolver {
 }
 
 /// Whether there are servers, and it is in force at each.
-pub fn is_everywhere(told: &[Told]) -> bool {
+fn is_everywhere(told: &[Told]) -> bool {
     !told.is_empty() && told.iter().all(|told| told.enforcement == Enforcement::InForce)
 }
