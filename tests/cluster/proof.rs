@@ -125,6 +125,13 @@ impl Split {
         (user, connection)
     }
 
+    /// Uploads a token that revokes `user`.
+    #[track_caller]
+    fn revoke(&self, user: &User) {
+        let token = self.operator.revoking(&self.account, &[user], now() - 20);
+        self.node.put(&self.account, &token);
+    }
+
     /// Both servers have the account loaded and are known.
     #[track_caller]
     fn warm_up(&self) {
@@ -177,10 +184,7 @@ fn g5_a_server_that_was_cut_off_while_the_node_restarted_is_named_and_enforces_t
         split.node.terminate();
         split.cut();
         split.node.start_again();
-        split.node.put(
-            &split.account,
-            &split.operator.revoking(&split.account, &[&alice], now() - 20),
-        );
+        split.revoke(&alice);
         split.says(MISSING);
         // Once more: what is known about n2 is agreed.
         split.node.kill();
@@ -202,10 +206,7 @@ fn g5_a_server_behind_a_gateway_or_a_leaf_node_link_is_missed_and_brought_up_to_
             split.warm_up();
             let (alice, connection) = split.user();
             split.cut();
-            split.node.put(
-                &split.account,
-                &split.operator.revoking(&split.account, &[&alice], now() - 20),
-            );
+            split.revoke(&alice);
             split.says(MISSING);
             split.heal();
             split.is_cut_off(connection, &alice);
@@ -226,10 +227,7 @@ fn g6_what_a_server_that_is_heard_for_the_first_time_holds_is_looked_at() {
         split.node.cli(&["nats", "forget", "n2", "--yes"]);
         state_of(&split.node, "n2").is_none().then_some(())
     });
-    split.node.put(
-        &split.account,
-        &split.operator.revoking(&split.account, &[&alice], now() - 20),
-    );
+    split.revoke(&alice);
     let watched = split.node.cli(&["account", "watch", &split.account.id()]);
     assert!(watched.status.success(), "of the servers that are known: {watched:?}");
     split.heal();
@@ -246,10 +244,7 @@ fn g5_without_permission_to_ask_everything_is_sent_again_to_a_server_that_was_aw
     split.warm_up();
     let (alice, connection) = split.user();
     split.cut();
-    split.node.put(
-        &split.account,
-        &split.operator.revoking(&split.account, &[&alice], now() - 20),
-    );
+    split.revoke(&alice);
     split.says(MISSING);
     split.heal();
     split.is_cut_off(connection, &alice);

@@ -1,6 +1,7 @@
 //! What nats-servers say of themselves and of the accounts that they have loaded.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::jwt::AccountKey;
@@ -80,37 +81,40 @@ pub(in crate::nats) fn reporter(payload: &[u8]) -> Option<ServerInfo> {
     (!info.id.is_empty()).then_some(info)
 }
 
-/// The server that answers, and the accounts that it has loaded; those that are no keys, such as `$G`, are left out.
-pub(in crate::nats) fn loaded(payload: &[u8]) -> Option<(ServerInfo, Vec<AccountKey>)> {
+/// The server that answers, and what it says; `None` if that is longer than `most` bytes or none of an answer's form. Where it
+/// answers with an error it says nothing.
+fn answer<D: DeserializeOwned>(payload: &[u8], most: usize) -> Option<(ServerInfo, Option<D>)> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct Answer<D> {
         #[serde(default)]
         server: ServerText,
-        data: Option<Data>,
+        data: Option<D>,
     }
+    if payload.len() > most {
+        return None;
+    }
+    let answer: Answer<D> = serde_json::from_slice(payload).ok()?;
+    let (info, _) = answer.server.read();
+    (!info.id.is_empty()).then_some((info, answer.data))
+}
+
+/// The server that answers, and the accounts that it has loaded; those that are no keys, such as `$G`, are left out.
+pub(in crate::nats) fn loaded(payload: &[u8]) -> Option<(ServerInfo, Vec<AccountKey>)> {
     #[derive(Deserialize)]
     struct Data {
         #[serde(default)]
         accounts: Vec<String>,
     }
-    if payload.len() > MAX_LOADED_BYTES {
-        return None;
-    }
-    let answer: Answer = serde_json::from_slice(payload).ok()?;
-    let accounts = answer.data?.accounts;
-    let accounts = accounts.iter().filter_map(|account| account.parse().ok()).collect();
-    let (info, _) = answer.server.read();
-    (!info.id.is_empty()).then_some((info, accounts))
+    let (info, data) = answer::<Data>(payload, MAX_LOADED_BYTES)?;
+    let accounts = data?.accounts;
+    Some((
+        info,
+        accounts.iter().filter_map(|account| account.parse().ok()).collect(),
+    ))
 }
 
 /// The server that answers, and the token that it holds of an account; `None` inside if it holds none.
 pub(in crate::nats) fn held(payload: &[u8]) -> Option<(ServerInfo, Option<String>)> {
-    #[derive(Deserialize)]
-    struct Answer {
-        #[serde(default)]
-        server: ServerText,
-        data: Option<Data>,
-    }
     #[derive(Deserialize)]
     struct Data {
         account_detail: Option<Detail>,
@@ -120,16 +124,9 @@ pub(in crate::nats) fn held(payload: &[u8]) -> Option<(ServerInfo, Option<String
         #[serde(default)]
         jwt: String,
     }
-    if payload.len() > MAX_HELD_BYTES {
-        return None;
-    }
-    let answer: Answer = serde_json::from_slice(payload).ok()?;
-    let token = answer
-        .data
-        .and_then(|data| data.account_detail)
-        .map(|detail| detail.jwt);
-    let (info, _) = answer.server.read();
-    (!info.id.is_empty()).then(|| (info, token.filter(|token| !token.is_empty())))
+    let (info, data) = answer::<Data>(payload, MAX_HELD_BYTES)?;
+    let token = data.and_then(|data| data.account_detail).map(|detail| detail.jwt);
+    Some((info, token.filter(|token| !token.is_empty())))
 }
 
 /// The first `chars` of `text` on one line: it comes from outside and goes into a log.
