@@ -118,6 +118,9 @@ pub struct Account {
     pub expires_at: i64,
     /// The revision that stored it.
     pub revision: u64,
+    /// Names the token's bytes, for `If-Match`; empty if it cannot be read.
+    #[serde(default)]
+    pub etag: String,
     /// The token, where it was asked for (`?token=true`, or a single account).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,

@@ -35,7 +35,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ),
     ("state", &["jwt", "panics"]),
     ("jwt", &[]),
-    ("client", &["jwt", "tls", "api"]),
+    ("client", &["jwt", "tls", "config", "api"]),
     // Only `cli`, tests and benches name `sign`, so that `serve` cannot sign.
     ("sign", &[]),
     // Shared leaf modules.
@@ -56,8 +56,8 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "exit", "output", "input", "target", "serve", "ready", "inspect", "account", "operator", "member",
-            "status", "nats", "verify", "demo", "mod",
+            "exit", "output", "proof", "input", "target", "serve", "ready", "inspect", "account", "revoke", "operator",
+            "member", "status", "nats", "verify", "demo", "mod",
         ],
     ),
     (
@@ -84,6 +84,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     ("cli/member", &["list", "bootstrap", "mod"]),
     ("cli/nats", &["pointing", "config", "servers", "mod"]),
+    ("cli/revoke", &["way", "mod"]),
     ("cli/operator", &["named", "show", "update", "replace", "mod"]),
     ("client", &["call", "admin", "public", "mod"]),
     ("config", &["error", "meaning", "text", "read", "mod"]),
@@ -96,7 +97,16 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "http/v1",
-        &["answer", "members", "nats", "status", "accounts", "operators", "mod"],
+        &[
+            "answer",
+            "members",
+            "nats",
+            "status",
+            "accounts",
+            "propagation",
+            "operators",
+            "mod",
+        ],
     ),
     (
         "jwt",
@@ -250,7 +260,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("resolver/nats", &["resend", "seen", "versions", "mod"]),
-    ("sign", &["claims", "creds", "mod"]),
+    ("sign", &["claims", "creds", "keys", "mod"]),
     (
         "state",
         &[
@@ -295,6 +305,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "jwt/nkey.rs",
             "sign/",
             "cli/demo/",
+            "cli/revoke/mod.rs",
             "nats/connection/creds.rs",
             "node/tests.rs",
         ],

@@ -1,9 +1,10 @@
 //! THE COMMAND LINE: one file a verb; this one has the grammar and the dispatch.
 //!
-//! There are three kinds of verbs:
+//! There are four kinds of verbs:
 //!
 //! - `serve` and `demo` run a node in this process; with several nodes, `demo` starts processes.
 //! - `inspect` works offline.
+//! - `revoke` signs on the administrator's machine, and asks a node over its public port or its admin socket.
 //! - Every other verb asks a running node over its admin socket, which `target.rs` finds.
 //!
 //! A command passes through here in one direction. clap parses the arguments into a `Cli`. `dispatch` runs the verb, on
@@ -33,7 +34,9 @@ mod member;
 mod nats;
 mod operator;
 mod output;
+mod proof;
 mod ready;
+mod revoke;
 mod serve;
 mod status;
 mod target;
@@ -56,6 +59,8 @@ enum Command {
     /// Accounts: list, show, push, pull, watch
     #[command(subcommand)]
     Account(account::AccountCommand),
+    /// Revoke users of an account, with proof: signs here, with a key that no node has
+    Revoke(revoke::Revoke),
     /// The operators the mesh trusts
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
@@ -114,6 +119,7 @@ fn dispatch(command: Command, out: &mut impl Write) -> Result<Exit, Failure> {
         Command::Demo(demo) => demo.run(out),
         Command::Inspect(inspect) => inspect.run(out),
         Command::Account(command) => client_runtime()?.block_on(command.run(out)),
+        Command::Revoke(revoke) => client_runtime()?.block_on(revoke.run(out)),
         Command::Operator(command) => client_runtime()?.block_on(command.run(out)),
         Command::Status(status) => client_runtime()?.block_on(status.run(out)),
         Command::Member(command) => client_runtime()?.block_on(command.run(out)),
@@ -153,6 +159,7 @@ mod tests {
     #[test]
     fn commands_as_people_type_them() {
         let key = crate::jwt::AccountKey::from_bytes([7; 32]).to_string();
+        let user = "UCJQORK6QRVLF56CYDJXXK2GA2I5R5ALRERL5BBWJFO2N62THNS6N4ER";
         for line in [
             "serve",
             "serve --config cluster.toml",
@@ -164,6 +171,9 @@ mod tests {
             "account show payments",
             "account pull payments KEY",
             "account push --replace a.jwt",
+            "revoke KEY USER --key o.nk",
+            "revoke KEY USER USER --key o.nk --url https://h:9090 --url https://i:9090 --ca ca.pem --timeout 5 --json",
+            "revoke payments --all --key o.nk --config cluster.toml",
             "operator update operator.jwt",
             "operator replace O operator.jwt --yes",
             "account push a.jwt b.jwt jwts/ -",
@@ -178,7 +188,7 @@ mod tests {
             "member bootstrap --config cluster.toml",
             "inspect token.jwt --operator operator.jwt --json",
         ] {
-            let line = line.replace("KEY", &key);
+            let line = line.replace("KEY", &key).replace("USER", user);
             let words = std::iter::once("jwtmesh").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
@@ -188,8 +198,13 @@ mod tests {
             "account pull KEY -A",
             "account push",
             "nats config --client-cert c.pem",
+            "revoke KEY --key o.nk",
+            "revoke KEY USER --all --key o.nk",
+            "revoke KEY KEY --key o.nk",
+            "revoke KEY USER --key o.nk --url https://h --config c.toml",
+            "revoke KEY USER --key o.nk --ca ca.pem",
         ] {
-            let line = line.replace("KEY", &key);
+            let line = line.replace("KEY", &key).replace("USER", user);
             let words = std::iter::once("jwtmesh").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }

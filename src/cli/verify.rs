@@ -183,6 +183,7 @@ mod tests {
             issued_at: 0,
             expires_at: 0,
             revision: 1,
+            etag: String::new(),
             token: token.map(str::to_owned),
             damage: None,
         }

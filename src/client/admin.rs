@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
+use hyper::header::{self, HeaderName};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -97,6 +98,14 @@ impl AdminClient {
             .await
     }
 
+    /// Submits a token in the place of the one whose ETag is `etag`.
+    pub async fn submit_if(&self, account: AccountKey, token: Bytes, etag: &str) -> Result<Submitted, ClientError> {
+        let headers = vec![(header::IF_MATCH, format!("\"{etag}\""))];
+        let path = format!("/v1/accounts/{account}");
+        self.ask_with(headers, REQUEST_LIMIT, Method::PUT, &path, token, JWT)
+            .await
+    }
+
     /// The NATS clusters of the node's configuration.
     pub async fn nats_clusters(&self) -> Result<NatsClusters, ClientError> {
         self.ask(Method::GET, "/v1/nats", Bytes::new()).await
@@ -149,6 +158,18 @@ impl AdminClient {
         body: Bytes,
         content_type: &'static str,
     ) -> Result<T, ClientError> {
+        self.ask_with(Vec::new(), limit, method, path, body, content_type).await
+    }
+
+    async fn ask_with<T: DeserializeOwned>(
+        &self,
+        headers: Vec<(HeaderName, String)>,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        content_type: &'static str,
+    ) -> Result<T, ClientError> {
         let at = self.socket.display().to_string();
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -164,9 +185,11 @@ impl AdminClient {
             body,
             content_type,
             node: self.node.clone(),
+            headers,
             limit,
         };
-        let (status, answer) = call.over(stream).await?;
+        let (head, answer) = call.over(stream).await?.into_parts();
+        let status = head.status;
         if status.is_success() {
             return serde_json::from_slice(&answer)
                 .map_err(|error| call.broken(format!("{error}; is this program of the same version as the node?")));

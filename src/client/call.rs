@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::header::{self, HeaderName};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -16,6 +17,9 @@ pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a mesh may take to form: each node that is admitted receives the whole state first.
 pub(super) const FORMING_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long a connection may take to be opened: then another node is tried.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The media type of a token.
 pub(super) const JWT: &str = "application/jwt";
@@ -60,6 +64,8 @@ pub(super) struct Call {
     pub(super) content_type: &'static str,
     /// The node that is to answer; `None` if any may.
     pub(super) node: Option<String>,
+    /// Further headers.
+    pub(super) headers: Vec<(HeaderName, String)>,
     /// How long the answer may take.
     pub(super) limit: Duration,
 }
@@ -76,7 +82,7 @@ impl Call {
     pub(super) async fn over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<Response<Bytes>, ClientError> {
         match tokio::time::timeout(self.limit, self.exchange(stream)).await {
             Ok(answer) => answer.map_err(|reason| self.broken(reason)),
             Err(_) => Err(self.broken(format!(
@@ -86,7 +92,7 @@ impl Call {
         }
     }
 
-    async fn exchange(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(StatusCode, Bytes), String> {
+    async fn exchange(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Response<Bytes>, String> {
         let mut request = Request::builder()
             .method(&self.method)
             .uri(&self.path)
@@ -98,6 +104,9 @@ impl Call {
         if let Some(node) = &self.node {
             request = request.header(NODE_HEADER, node);
         }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
         let request = request
             .body(Full::new(self.body.clone()))
             .map_err(|error| error.to_string())?;
@@ -106,12 +115,12 @@ impl Call {
             .map_err(|error| error.to_string())?;
         let answer = async {
             let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES)
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, ANSWER_LIMIT_BYTES)
                 .collect()
                 .await
                 .map_err(|error| error.to_string())?;
-            Ok((status, body.to_bytes()))
+            Ok(Response::from_parts(head, body.to_bytes()))
         };
         // `connection` does the reading and writing for `answer`; polled here, it needs no task of its own. It may end
         // first, while the answer's last bytes are still to be read.

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Uri};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::call::{Call, ClientError, JWT, REQUEST_LIMIT};
+use super::call::{CONNECT_LIMIT, Call, ClientError, JWT, REQUEST_LIMIT};
+use crate::config::ClientCert;
 use crate::jwt::AccountKey;
 use crate::tls;
 
@@ -17,8 +21,18 @@ use crate::tls;
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+impl Answer {
+    /// Which token it is, without quotes; `None` if it does not say.
+    pub fn etag(&self) -> Option<&str> {
+        let tag = self.headers.get(header::ETAG)?.to_str().ok()?;
+        Some(tag.trim_matches('"'))
+    }
 }
 
 /// A client of the public port: what nats-server asks and what nsc sends.
@@ -31,8 +45,9 @@ pub struct PublicClient {
 
 impl PublicClient {
     /// A client of the node at `url`, `http://HOST:PORT` or `https://HOST:PORT`; https is verified with the
-    /// certificates in the PEM file `ca` and nothing else, each as an authority and as itself.
-    pub fn new(url: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
+    /// certificates in the PEM file `ca` and nothing else, each as an authority and as itself. A node that asks is shown
+    /// `own`.
+    pub fn new(url: &str, ca: Option<&Path>, own: Option<&ClientCert>) -> anyhow::Result<Self> {
         let uri: Uri = url.parse()?;
         let host = uri
             .host()
@@ -40,7 +55,7 @@ impl PublicClient {
             .to_owned();
         let (tls, default_port) = match (uri.scheme_str(), ca) {
             (Some("http"), _) => (None, 80),
-            (Some("https"), Some(ca)) => (Some(Arc::new(tls::client(ca, None)?).into()), 443),
+            (Some("https"), Some(ca)) => (Some(Arc::new(tls::client(ca, own)?).into()), 443),
             (Some("https"), None) => anyhow::bail!("{url} needs a file with the authority that signed its certificate"),
             _ => anyhow::bail!("{url} begins neither with http:// nor with https://"),
         };
@@ -53,52 +68,86 @@ impl PublicClient {
 
     /// The token of an account, as nats-server asks for it.
     pub async fn lookup(&self, account: AccountKey) -> Result<Answer, ClientError> {
-        self.ask(Method::GET, account, Bytes::new()).await
+        self.ask(self.call(Method::GET, account, Bytes::new())).await
+    }
+
+    /// The token of an account after everything that was acknowledged before, at any node.
+    pub async fn newest(&self, account: AccountKey) -> Result<Answer, ClientError> {
+        let mut call = self.call(Method::GET, account, Bytes::new());
+        call.headers = vec![(MIN_REVISION, "newest".to_owned())];
+        self.ask(call).await
     }
 
     /// Submits a token, as `nsc push` does.
     pub async fn submit(&self, account: AccountKey, token: Bytes) -> Result<Answer, ClientError> {
-        self.ask(Method::POST, account, token).await
+        self.ask(self.call(Method::POST, account, token)).await
     }
 
-    async fn ask(&self, method: Method, account: AccountKey, body: Bytes) -> Result<Answer, ClientError> {
+    /// Submits a token in the place of the one whose ETag is `etag`. Waits until it is in force at every server, at most
+    /// `seconds`; the answer to a token that was not stored already says where it is.
+    pub async fn submit_and_wait(
+        &self,
+        account: AccountKey,
+        token: Bytes,
+        etag: &str,
+        seconds: u64,
+    ) -> Result<Answer, ClientError> {
+        let mut call = self.call(Method::POST, account, token);
+        call.path = format!("{}?wait=all&timeout={seconds}", call.path);
+        call.headers = vec![(header::IF_MATCH, format!("\"{etag}\""))];
+        call.limit += Duration::from_secs(seconds);
+        self.ask(call).await
+    }
+
+    fn call(&self, method: Method, account: AccountKey, body: Bytes) -> Call {
         let at = format!("{}:{}", self.host, self.port);
-        let unreachable = |error: String| ClientError::Unreachable {
+        Call {
             at: at.clone(),
-            reason: error,
-        };
-        let call = Call {
-            at: at.clone(),
-            host: at.clone(),
+            host: at,
             method,
             path: format!("/jwt/v1/accounts/{account}"),
             body,
             content_type: JWT,
             node: None,
+            headers: Vec::new(),
             limit: REQUEST_LIMIT,
+        }
+    }
+
+    async fn ask(&self, call: Call) -> Result<Answer, ClientError> {
+        let unreachable = |error: String| ClientError::Unreachable {
+            at: call.at.clone(),
+            reason: error,
         };
+        let slow = |_| unreachable(format!("no connection within {} seconds", CONNECT_LIMIT.as_secs()));
         let host = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let stream = TcpStream::connect((host.as_str(), self.port))
+        let stream = timeout(CONNECT_LIMIT, TcpStream::connect((host.as_str(), self.port)))
             .await
+            .map_err(slow)?
             .map_err(|error| unreachable(error.to_string()))?;
         // Head and body are two writes: with Nagle's algorithm the second waits 40 ms for an acknowledgement.
         stream
             .set_nodelay(true)
             .map_err(|error| unreachable(error.to_string()))?;
-        let (status, body) = match &self.tls {
+        let answer = match &self.tls {
             None => call.over(stream).await?,
             Some(connector) => {
                 let name = ServerName::try_from(host).map_err(|error| unreachable(error.to_string()))?;
-                let stream = connector
-                    .connect(name, stream)
+                let stream = timeout(CONNECT_LIMIT, connector.connect(name, stream))
                     .await
+                    .map_err(slow)?
                     .map_err(|error| unreachable(tls::words(&error)))?;
                 call.over(stream).await?
             }
         };
+        let (head, body) = answer.into_parts();
         Ok(Answer {
-            status: status.as_u16(),
+            status: head.status.as_u16(),
+            headers: head.headers,
             body,
         })
     }
 }
+
+/// Header of a lookup: the revision that the answer must have seen.
+const MIN_REVISION: HeaderName = HeaderName::from_static("jwtmesh-min-revision");

@@ -197,6 +197,7 @@ impl From<SubmitError> for Refusal {
             SubmitError::OperatorSuperseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::SharedKey { .. } => (StatusCode::BAD_REQUEST, "shared-key"),
             SubmitError::WrongAccount { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
+            SubmitError::Changed { .. } => (StatusCode::PRECONDITION_FAILED, "changed"),
             SubmitError::Undated { .. } => (StatusCode::BAD_REQUEST, "no-issue-time"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
             SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),

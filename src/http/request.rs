@@ -156,6 +156,25 @@ pub(super) fn at_least(headers: &HeaderMap) -> Result<Option<AtLeast>, Refusal> 
     }
 }
 
+/// The ETag, without quotes, of the token that an upload is to take the place of (`If-Match`, RFC 9110, 13.1.1); `None` if
+/// it may take any token's place.
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let tag = value.to_str().ok().and_then(|text| {
+        let tag = text.trim().strip_prefix('"')?.strip_suffix('"')?;
+        (!tag.is_empty() && !tag.contains(['"', ' ', '\t', ','])).then(|| tag.to_owned())
+    });
+    match (tag, headers.get_all(header::IF_MATCH).iter().count()) {
+        (Some(tag), 1) => Ok(Some(tag)),
+        _ => Err(Refusal::bad(
+            "if-match",
+            "If-Match wants one ETag in quotes, which the answer to a GET of the account has as ETag; neither a list nor *",
+        )),
+    }
+}
+
 /// Whether `If-None-Match` names `etag` (without quotes), by the weak comparison that RFC 9110, 13.1.2 asks for.
 pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     // RFC 9110, 8.8.3 allows no whitespace within a tag; the library asserts that there is none.
@@ -239,6 +258,30 @@ mod tests {
                 (answer.status().as_u16(), &answer.headers()[header::CONTENT_TYPE]),
                 (500, &kind.parse().expect("text"))
             );
+        }
+    }
+
+    #[test]
+    fn an_upload_takes_the_place_of_one_token_or_of_any() {
+        let headers = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::IF_MATCH, value.parse().expect("text"));
+            }
+            headers
+        };
+        let read = |values: &[&str]| expected(&headers(values)).map_err(|refusal| refusal.status().as_u16());
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["\"abc_-\""]), Ok(Some("abc_-".to_owned())));
+        for wrong in [
+            &["*"][..],
+            &["abc"],
+            &["W/\"abc\""],
+            &["\"a\", \"b\""],
+            &["\"\""],
+            &["\"a\"", "\"b\""],
+        ] {
+            assert_eq!(read(wrong), Err(400), "{wrong:?}");
         }
     }
 

@@ -109,6 +109,15 @@ pub enum SubmitError {
         /// The token's subject.
         token: AccountKey,
     },
+    /// It was to take the place of a token that is no longer the current one.
+    #[error(
+        "account {account} has another JWT than the one that If-Match names, or none: it was changed meanwhile. Fetch it again, make the \
+         change once more, and send that"
+    )]
+    Changed {
+        /// The account.
+        account: AccountKey,
+    },
     /// It has no `iat`, so that it cannot be told from an older one (G2).
     #[error(
         "the JWT of account {account} has no issue time: its claims lack `iat`, so nobody can tell it from an older JWT that is sent \

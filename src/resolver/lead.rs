@@ -13,8 +13,8 @@ use crate::clock::UnixSeconds;
 use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, TrustedKeys, Verified};
 use crate::raft::peer::{Leading, Led, NotLed};
 use crate::state::{
-    AccountOutcome, Command, MAX_SERVERS_OF_A_COMMAND, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator,
-    PutOperators, ReplaceOperator, Revision, Server, UpdateRoster,
+    AccountOutcome, Command, MAX_SERVERS_OF_A_COMMAND, Outcomes, OverrideAccount, PutAccount, PutAccountIf,
+    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, Server, UpdateRoster,
 };
 
 impl Leading for Resolver {
@@ -50,6 +50,18 @@ impl Resolver {
                 }
                 let items = self.checked(items).await?;
                 Command::PutAccounts(PutAccounts { trust_epoch, items })
+            }
+            Command::PutAccountIf(PutAccountIf {
+                trust_epoch,
+                item,
+                expected,
+            }) => {
+                let item = self.checked(vec![item]).await?.remove(0);
+                Command::PutAccountIf(PutAccountIf {
+                    trust_epoch,
+                    item,
+                    expected,
+                })
             }
             Command::OverrideAccount(OverrideAccount { trust_epoch, item, .. }) => {
                 let item = self.checked(vec![item]).await?.remove(0);

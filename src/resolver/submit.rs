@@ -18,6 +18,7 @@ use crate::state::AccountOutcome;
 use crate::state::Barred;
 use crate::state::OverrideAccount;
 use crate::state::PutAccount;
+use crate::state::PutAccountIf;
 use crate::state::Revision;
 use crate::state::Version;
 use crate::tasks::off_the_workers;
@@ -62,6 +63,17 @@ impl Resolver {
         body: Bytes,
         submitter: Submitter,
     ) -> Result<Submitted, SubmitError> {
+        self.submit_if(expected, body, submitter, None).await
+    }
+
+    /// The same; with `present`, the ETag of a token, only in the place of that token.
+    pub async fn submit_if(
+        &self,
+        expected: Option<AccountKey>,
+        body: Bytes,
+        submitter: Submitter,
+        present: Option<String>,
+    ) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
             self.check_trust()?;
@@ -79,8 +91,9 @@ impl Resolver {
                 Submitter::Anyone => false,
                 Submitter::Administrator => claims.issued_at <= 0,
                 Submitter::Insisting => true,
-            };
-            if let Some(known) = self.known(&verified, in_order_of_arrival).await? {
+            } && present.is_none();
+            let known = self.known(&verified, in_order_of_arrival, present.as_deref());
+            if let Some(known) = known.await? {
                 self.republish(claims.account);
                 return Ok(known);
             }
@@ -93,6 +106,8 @@ impl Resolver {
             let item = item(&verified);
             let outcome = if in_order_of_arrival {
                 self.override_account(trust.epoch, item, submitter).await?
+            } else if let Some(expected) = present.clone() {
+                self.put_if(trust.epoch, item, expected).await?
             } else {
                 self.0.raft.submit(trust.epoch, item).await?
             };
@@ -118,6 +133,11 @@ impl Resolver {
                         account: claims.account,
                         owner,
                         signed_by: claims.operator,
+                    });
+                }
+                AccountOutcome::Changed => {
+                    return Err(SubmitError::Changed {
+                        account: claims.account,
                     });
                 }
                 // The trust has changed since the token was verified: verify it again under the new one.
@@ -163,6 +183,22 @@ impl Resolver {
             work()
         });
         Ok(done.await)
+    }
+
+    /// Proposes a token in the place of the one whose ETag is `expected`.
+    async fn put_if(
+        &self,
+        trust_epoch: u64,
+        item: PutAccount,
+        expected: String,
+    ) -> Result<AccountOutcome, SubmitError> {
+        let command = PutAccountIf {
+            trust_epoch,
+            item,
+            expected,
+        };
+        let outcome = self.0.raft.propose(command).await?;
+        Ok(outcome.expect("applying it gives one outcome"))
     }
 
     /// Proposes a token whose `iat` does not count. Bars the versions before it that are kept: without that anyone who
@@ -267,6 +303,7 @@ impl Resolver {
         &self,
         verified: &Verified<AccountClaims>,
         in_order_of_arrival: bool,
+        present: Option<&str>,
     ) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
         let token = verified.token().bytes();
@@ -313,6 +350,11 @@ impl Resolver {
         }
         let is_dated = claims.issued_at > 0;
         if is_dated && !in_order_of_arrival && row.supersedes(claims.issued_at, token) {
+            if present.is_some_and(|present| present != row.etag) {
+                return Err(SubmitError::Changed {
+                    account: claims.account,
+                });
+            }
             return Err(self.superseded(claims, row.issued_at));
         }
         Ok(None)

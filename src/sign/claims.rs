@@ -89,18 +89,30 @@ impl Claims {
         decode(token)
     }
 
+    /// When they were issued, Unix seconds; 0 if they do not say.
+    pub fn issued_at(&self) -> i64 {
+        self.iat
+    }
+
+    /// The name of whom they are about.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The same claims with an expiry, in Unix seconds.
     pub fn until(mut self, expires_at: i64) -> Self {
         self.exp = expires_at;
         self
     }
 
-    /// Revokes every JWT that was issued to `user` (public key or `*`) up to `now`, in Unix seconds.
+    /// Revokes every JWT that was issued to `user` (public key or `*`) up to `now`, in Unix seconds. One that reaches further
+    /// already stays.
     pub fn revoke(&mut self, user: &str, now: i64) {
         if !self.nats["revocations"].is_object() {
             self.nats["revocations"] = json!({});
         }
-        self.nats["revocations"][user] = json!(now);
+        let until = &mut self.nats["revocations"][user];
+        *until = json!(until.as_i64().map_or(now, |before| before.max(now)));
     }
 
     /// The same claims after `change` was applied to the fields under `nats`.
@@ -201,6 +213,7 @@ mod tests {
         let token = claims.sign(&operator, NOW + 60).unwrap();
         let mut claims = Claims::of_token(&token).unwrap();
         claims.revoke("UX", NOW);
+        claims.revoke("UX", NOW - 60);
         let again = Claims::of_token(&claims.sign(&operator, NOW).unwrap()).unwrap();
         assert_eq!(again.nats["description"], "by hand");
         assert_eq!(again.nats["revocations"]["UX"], NOW);

@@ -31,6 +31,8 @@ pub enum Command {
     UpdateRoster(UpdateRoster),
     /// A server that an administrator has forgotten.
     ForgetServer(ForgetServer),
+    /// A newer token of an account, in the place of a certain one.
+    PutAccountIf(PutAccountIf),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -108,6 +110,18 @@ pub struct PutAccounts {
     pub trust_epoch: u64,
     /// The accounts, in the order in which they were submitted.
     pub items: Vec<PutAccount>,
+}
+
+/// One account's newer token, which was made from a certain token of that account. Judged as in [`PutAccounts`], and
+/// refused where that token is no longer the current one, so that what another caller changed meanwhile is not undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutAccountIf {
+    /// As in [`PutAccounts::trust_epoch`].
+    pub trust_epoch: u64,
+    /// The account.
+    pub item: PutAccount,
+    /// The ETag of the token that it takes the place of.
+    pub expected: String,
 }
 
 /// One account's token, verified, with the fields that applying it needs.
@@ -246,6 +260,8 @@ pub enum AccountOutcome {
     },
     /// Its operator is not trusted (G3: judged again here, against the agreed operators).
     NotTrusted,
+    /// Of [`PutAccountIf`]: another token than the expected one is current, or none.
+    Changed,
 }
 
 impl AccountOutcome {
@@ -292,7 +308,7 @@ pub enum Outcomes {
     /// It carried no command.
     #[default]
     None,
-    /// Of [`PutAccounts`], or the one of [`OverrideAccount`].
+    /// Of [`PutAccounts`], or the one of [`OverrideAccount`] or [`PutAccountIf`].
     Accounts(Vec<AccountOutcome>),
     /// Of [`PutOperators`], or the one of [`ReplaceOperator`].
     Operators(Vec<OperatorOutcome>),
@@ -375,6 +391,9 @@ proposal!(PutAccounts, true, Vec<AccountOutcome>, Outcomes::Accounts(each) => ea
 proposal!(PutOperators, true, Vec<OperatorOutcome>, Outcomes::Operators(each) => each,
     |each| each.iter().all(OperatorOutcome::has_happened));
 proposal!(MarkPropagated, true, (), Outcomes::Marked => (), |()| true);
+// Repeated, it finds its own token.
+proposal!(PutAccountIf, true, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop(),
+    |one| one.as_ref().is_some_and(AccountOutcome::has_happened));
 // Repeated behind another one it would take that one's place.
 proposal!(OverrideAccount, false, Option<AccountOutcome>, Outcomes::Accounts(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(AccountOutcome::has_happened));

@@ -55,8 +55,8 @@ use bytes::Bytes;
 
 pub use command::{
     AccountOutcome, Barred, Command, ForgetServer, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount,
-    Proposal, PutAccount, PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease, UnknownCommand,
-    UpdateRoster,
+    Proposal, PutAccount, PutAccountIf, PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease,
+    UnknownCommand, UpdateRoster,
 };
 pub use fault::Fault;
 pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};

@@ -60,6 +60,8 @@ mod publisher;
 #[cfg(test)]
 mod respond;
 #[cfg(test)]
+mod revoke;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod stores;

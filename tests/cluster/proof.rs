@@ -1,6 +1,8 @@
 //! Every server enforces every change, however long it was cut off: it is named as missing, and brought up to date.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -273,6 +275,17 @@ fn put_and_wait(split: &Split, token: &str, timeout: u64) -> Value {
     serde_json::from_str(&answer.text()).expect("JSON")
 }
 
+/// The events of `/v1/accounts/{account}/propagation` on the admin socket, as they come.
+fn events(split: &Split) -> impl Iterator<Item = Value> + use<> {
+    let mut socket = UnixStream::connect(split.node.folder().join("data/admin.sock")).expect("the node serves it");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let path = format!("/v1/accounts/{}/propagation", split.account.id());
+    let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nAccept: text/event-stream\r\nConnection: close\r\n\r\n");
+    socket.write_all(head.as_bytes()).expect("the node reads it");
+    let lines = BufReader::new(socket).lines().map_while(Result::ok);
+    lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok())
+}
+
 #[test]
 fn g5_whoever_uploads_or_watches_learns_at_which_servers_a_revocation_is_in_force() {
     let split = Split::start(NEWEST, Tie::Route);
@@ -321,10 +334,23 @@ fn g5_whoever_uploads_or_watches_learns_at_which_servers_a_revocation_is_in_forc
     let status = split.node.cli_json(&["status"]);
     let problems = status["problems"].to_string();
     assert!(problems.contains("1 of 2 servers of NATS cluster"), "{problems}");
+    let mut events = events(&split);
+    let first = events.next().expect("what is known now");
+    assert_eq!(
+        (&first["confirmed"], &first["in_force"]),
+        (&json!(false), &json!(1)),
+        "{first}"
+    );
     split.heal();
     let watched = split.node.cli(&["account", "watch", &split.account.id()]);
     assert!(watched.status.success(), "{watched:?}");
     becomes(&split.node, "n2", "up-to-date");
+    let last = events.last().expect("that it is in force everywhere, and then the end");
+    assert_eq!(
+        (&last["confirmed"], &last["in_force"]),
+        (&json!(true), &json!(2)),
+        "{last}"
+    );
     for (query, code) in [
         ("wait=some", 400),
         ("wait=all&timeout=61", 400),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jwtmesh::config::Acknowledge;
 use jwtmesh::raft::{Entry, Payload, Runtime};
-use jwtmesh::state::{Command, OverrideAccount, PutAccounts};
+use jwtmesh::state::{Command, OverrideAccount, PutAccountIf, PutAccounts};
 use jwtmesh::tasks::{FaultHandle, Scope};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{EntryPayload, RaftLogReader};
@@ -553,7 +553,9 @@ fn tokens(entry: &Entry) -> Vec<bytes::Bytes> {
     };
     match Command::decode(&payload.0).expect("a command") {
         Command::PutAccounts(PutAccounts { items, .. }) => items.into_iter().map(|item| item.token).collect(),
-        Command::OverrideAccount(OverrideAccount { item, .. }) => vec![item.token],
+        Command::OverrideAccount(OverrideAccount { item, .. }) | Command::PutAccountIf(PutAccountIf { item, .. }) => {
+            vec![item.token]
+        }
         _ => Vec::new(),
     }
 }

@@ -22,6 +22,7 @@ pub(crate) enum Outcome {
     OtherOperator { owner: OperatorKey, revision: u64 },
     StaleTrust { trust_epoch: u64 },
     NotTrusted,
+    Changed,
     Marked,
     Lease(Option<u64>),
     Roster(bool),
@@ -42,6 +43,7 @@ impl From<AccountOutcome> for Outcome {
             AccountOutcome::OtherOperator { owner, revision } => Self::OtherOperator { owner, revision },
             AccountOutcome::StaleTrust { trust_epoch } => Self::StaleTrust { trust_epoch },
             AccountOutcome::NotTrusted => Self::NotTrusted,
+            AccountOutcome::Changed => Self::Changed,
         }
     }
 }
@@ -194,7 +196,9 @@ impl Model {
                 vec![Outcome::Roster(was_there)]
             }
             // Tested one by one in `state.rs`, and never among the random commands.
-            Command::OverrideAccount(_) | Command::ReplaceOperator(_) => panic!("the model does not know {command:?}"),
+            Command::OverrideAccount(_) | Command::PutAccountIf(_) | Command::ReplaceOperator(_) => {
+                panic!("the model does not know {command:?}")
+            }
         }
     }
 

@@ -147,6 +147,7 @@ mod tests {
             issued_at: 1_700_000_000,
             expires_at: 0,
             revision: 17,
+            etag: String::new(),
             token: None,
             damage: None,
         };

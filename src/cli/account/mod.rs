@@ -17,6 +17,7 @@ use std::io::Write;
 
 use clap::Subcommand;
 
+pub(super) use named::Named;
 pub(super) use pages::Pages;
 
 use super::exit::{Exit, Failure};

@@ -12,7 +12,7 @@ use crate::jwt::{AccountKey, KEY_CHARS, without_seeds};
 
 /// What an argument names.
 #[derive(Debug, Clone)]
-pub(super) enum Named {
+pub(in crate::cli) enum Named {
     /// An account by its key.
     Key(AccountKey),
     /// An account by the name in its token.
@@ -21,7 +21,7 @@ pub(super) enum Named {
 
 /// Why the name names no account.
 #[derive(Debug)]
-pub(super) enum NameError {
+pub(in crate::cli) enum NameError {
     /// The node gave no answer.
     NoAnswer(ClientError),
     /// No account has it, or several have it.
@@ -59,7 +59,7 @@ impl fmt::Display for Named {
 
 impl Named {
     /// The account's key; the node is asked for a name.
-    pub(super) async fn key(&self, client: &AdminClient) -> Result<AccountKey, NameError> {
+    pub(in crate::cli) async fn key(&self, client: &AdminClient) -> Result<AccountKey, NameError> {
         let name = match self {
             Self::Key(key) => return Ok(*key),
             Self::Name(name) => name,

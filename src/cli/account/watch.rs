@@ -6,9 +6,10 @@ use std::time::Instant;
 use clap::Args;
 
 use super::named::Named;
-use crate::api::{Enforced, Propagation};
+use crate::api::Propagation;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{json, plain};
+use crate::cli::output::json;
+use crate::cli::proof::{print_open, where_in_force};
 use crate::cli::target::Target;
 
 /// The longest that one request waits; a longer time is made of several.
@@ -55,35 +56,11 @@ impl Watch {
 }
 
 fn print(out: &mut impl Write, found: &Propagation) -> std::io::Result<()> {
+    let places = where_in_force(found);
     writeln!(
         out,
-        "revision {} of {} is in force on {} of {} servers in {} NATS cluster{}",
-        found.revision,
-        found.account,
-        found.in_force,
-        found.servers,
-        found.nats.len(),
-        if found.nats.len() == 1 { "" } else { "s" }
+        "revision {} of {} is in force on {places}",
+        found.revision, found.account
     )?;
-    for nats in &found.nats {
-        if nats.servers.is_empty() {
-            writeln!(
-                out,
-                "not known   no server of NATS cluster {} has been heard yet",
-                plain(&nats.name)
-            )?;
-        }
-        let is_open = |server: &&Enforced| server.state != "in-force";
-        for server in nats.servers.iter().filter(is_open) {
-            writeln!(
-                out,
-                "{:<10}  {} ({}) in {}",
-                server.state,
-                plain(&server.name),
-                plain(&server.id),
-                plain(&nats.name)
-            )?;
-        }
-    }
-    Ok(())
+    print_open(out, found)
 }

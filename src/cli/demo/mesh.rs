@@ -62,7 +62,7 @@ impl Mesh {
         let nodes = folder.ports.members().into_iter().map(|member| {
             let url = format!("https://127.0.0.1:{}", member.public);
             anyhow::Ok(Node {
-                public: PublicClient::new(&url, Some(&folder.path(CA)))?,
+                public: PublicClient::new(&url, Some(&folder.path(CA)), None)?,
                 admin: AdminClient::new(admin_socket(&folder.path(MESH_DATA).join(&member.name))),
                 log: folder.path(&format!("{}.log", member.name)),
                 log_from: 0,

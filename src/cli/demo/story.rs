@@ -186,7 +186,7 @@ async fn serve_node(
 ) -> Result<(), Failure> {
     let folder = &stage.folder;
     let url = format!("https://127.0.0.1:{}", folder.ports.public);
-    let node = PublicClient::new(&url, Some(&folder.path(CA)))?;
+    let node = PublicClient::new(&url, Some(&folder.path(CA)), None)?;
     submit_all(&node, stage, steps).await?;
     if start_server(stage, folder.ports.public, "", server, steps).await? {
         revoke_bob(stage, &node, steps).await?;

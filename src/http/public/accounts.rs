@@ -119,7 +119,8 @@ fn tagged(mut answer: Response, row: &AccountRow) -> Response {
 const WAIT: Duration = Duration::from_secs(10);
 
 /// `POST`: 200 without a body once the token is on disk and applied here (G1). With `?wait=all`, and `&timeout=SECONDS`, as
-/// soon as it is in force at every server, or after that time, with where it is.
+/// soon as it is in force at every server, or after that time, with where it is. With `If-Match` only in the place of that
+/// token.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
@@ -130,8 +131,9 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
                 return Err(refusal);
             }
         };
-        let wait = match wanted_wait(&parts) {
-            Ok(wait) => wait,
+        let wanted = wanted_wait(&parts).and_then(|wait| Ok((wait, request::expected(&parts.headers)?)));
+        let (wait, expected) = match wanted {
+            Ok(wanted) => wanted,
             Err(refusal) => {
                 request::discard(&parts.headers, body).await;
                 return Err(refusal);
@@ -140,7 +142,7 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
         let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
         let submitted = state
             .resolver
-            .submit(Some(account), upload.bytes, Submitter::Anyone)
+            .submit_if(Some(account), upload.bytes, Submitter::Anyone, expected)
             .await?;
         // Tokens are public: who sends a known one has not shown that they may sign for the account.
         let Some(wait) = wait.filter(|_| submitted.stored) else {

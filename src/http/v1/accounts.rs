@@ -1,18 +1,15 @@
 //! `/v1/accounts`: lists, shows and submits accounts.
 
-use std::time::Duration;
-
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
 use super::answer::{AdminState, Shared, answer, submitted};
 use crate::api;
 use crate::http::error::Refusal;
-use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
-use crate::jwt::{AccountKey, KeyError};
+use crate::jwt::AccountKey;
 use crate::resolver::{AccountRow, Listed, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
@@ -89,6 +86,7 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
         issued_at: row.issued_at,
         expires_at: row.expires_at,
         revision: row.revision,
+        etag: row.etag.clone(),
         // A stored token is ASCII: base64 and dots.
         token: with_token.then(|| String::from_utf8_lossy(&row.token).into_owned()),
         damage: None,
@@ -104,6 +102,7 @@ fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
         issued_at: 0,
         expires_at: 0,
         revision: listed.revision,
+        etag: String::new(),
         token: None,
         damage: Some(damage.to_string()),
     }
@@ -123,34 +122,17 @@ async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     }
 }
 
-/// `GET /v1/accounts/{account}/propagation?wait=SECONDS`: where the account's token is in force, as soon as it is everywhere
-/// or after so many seconds.
-pub(super) async fn propagation(State(state): State<Shared>, Path(account): Path<String>, uri: Uri) -> Response {
-    let outcome = async {
-        let account: AccountKey = account
-            .parse()
-            .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))?;
-        let wait = match request::parameter(&uri, "wait") {
-            Some(text) => proof::seconds(&text)?,
-            None => Duration::ZERO,
-        };
-        state.check_state()?;
-        let row = state.resolver.lookup(account).await?;
-        let row = row.ok_or_else(|| unknown(account))?;
-        Ok(proof::propagation(&state.resolver, account, row.revision, wait).await)
-    };
-    answer(outcome.await)
-}
-
-fn unknown(account: AccountKey) -> Refusal {
+pub(super) fn unknown(account: AccountKey) -> Refusal {
     Refusal::missing("unknown-account", format!("there is no account {account} in this mesh"))
 }
 
-/// `PUT` or `POST /v1/accounts/{account}`; with `?replace=true` the token is stored even if the stored one is newer.
+/// `PUT` or `POST /v1/accounts/{account}`; with `?replace=true` the token is stored even if the stored one is newer, with
+/// `If-Match` only in the place of that token.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
         let account = request::account(&parts.uri)?;
+        let expected = request::expected(&parts.headers)?;
         let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
         let submitter = if request::is_on(&parts.uri, "replace") {
             Submitter::Insisting
@@ -158,7 +140,12 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
             Submitter::Administrator
         };
         let resolver = &state.resolver;
-        Ok(resolver.submit(Some(account), upload.bytes.clone(), submitter).await?)
+        if submitter == Submitter::Insisting && expected.is_some() {
+            let sentence = "replace=true stores a JWT whatever is stored, If-Match only in a certain one's place: leave one of them out";
+            return Err(Refusal::bad("bad-parameter", sentence));
+        }
+        let body = upload.bytes.clone();
+        Ok(resolver.submit_if(Some(account), body, submitter, expected).await?)
     };
     let outcome = outcome.await.map(submitted);
     answer(outcome.map_err(|refusal| upload::refused(&parts.uri, refusal)))

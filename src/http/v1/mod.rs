@@ -9,6 +9,7 @@ mod answer;
 mod members;
 mod nats;
 mod operators;
+mod propagation;
 mod status;
 
 use std::io;
@@ -99,10 +100,7 @@ fn router(state: AdminState) -> Router {
             "/v1/accounts/{account}",
             only(get(accounts::show).put(accounts::submit).post(accounts::submit), WRITE),
         )
-        .route(
-            "/v1/accounts/{account}/propagation",
-            only(get(accounts::propagation), READ),
-        )
+        .route("/v1/accounts/{account}/propagation", only(get(propagation::show), READ))
         .route("/v1/operators", only(get(operators::list), READ))
         .route("/v1/operators/{operator}", only(put(operators::update), "PUT"))
         .route(

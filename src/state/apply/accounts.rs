@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::before::{Before, Present};
-use crate::state::command::{AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccounts};
+use crate::state::command::{
+    AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccountIf, PutAccounts,
+};
 use crate::state::fault::Fault;
 use crate::state::recent::Change;
 use crate::state::rows::{AccountRow, Past, RowId, Trust, digest, etag};
@@ -24,6 +26,33 @@ pub(super) fn put_all(
         outcomes.push(put(change, &trust, command.trust_epoch, present, item));
     }
     Ok(outcomes)
+}
+
+/// Judges a submission that was made from a certain token.
+pub(super) fn put_if(
+    change: &mut Change,
+    before: &impl Before,
+    command: PutAccountIf,
+) -> Result<AccountOutcome, Fault> {
+    let PutAccountIf {
+        trust_epoch,
+        item,
+        expected,
+    } = command;
+    let present = before.account(item.account)?;
+    let is_expected = match &present {
+        Present::None => false,
+        // Its own token is there already: the proposal was repeated.
+        Present::Row(row) => row.etag == expected || row.token == item.token,
+        Present::Damaged(remains) => {
+            let is_expected = |row: &AccountRow| row.etag == expected || row.is_of(&item.token);
+            remains.as_deref().is_some_and(is_expected)
+        }
+    };
+    if !is_expected {
+        return Ok(AccountOutcome::Changed);
+    }
+    Ok(put(change, &before.trust(), trust_epoch, present, item))
 }
 
 /// Stores what an administrator insists on, or what has no `iat`, whatever is stored.

@@ -28,6 +28,7 @@ pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command
         }
         Command::TakeLease(command) => Outcomes::Lease(positions::lease(change, before, command)),
         Command::OverrideAccount(command) => Outcomes::Accounts(vec![accounts::override_one(change, before, command)?]),
+        Command::PutAccountIf(command) => Outcomes::Accounts(vec![accounts::put_if(change, before, command)?]),
         Command::ReplaceOperator(command) => {
             Outcomes::Operators(vec![operators::replace(change, &before.trust(), command)])
         }

@@ -1,0 +1,223 @@
+//! `revoke`: takes users' access away, signed on the administrator's machine, and shows where it is in force.
+//!
+//! The key never leaves this process. `way.rs` fetches the account's present JWT and pushes the new one, which takes the
+//! place of exactly that one: what another administrator changes meanwhile is never undone, but revoked on top of.
+
+mod way;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{ArgGroup, Args};
+use nkeys::KeyPair;
+use serde::Serialize;
+
+use super::account::Named;
+use super::exit::{Exit, Failure};
+use super::input;
+use super::output::{json, plain, time, to_stderr};
+use super::proof::{print_open, where_in_force};
+use crate::api::Propagation;
+use crate::clock::Clock;
+use crate::jwt::{AccountKey, KeyKind, kind, without_seeds};
+use crate::sign::{Claims, operator_key};
+
+use way::{Pushed, Way, WayOptions};
+
+/// How often the present JWT is fetched and signed again because another one was stored meanwhile.
+const ATTEMPTS: usize = 8;
+
+/// The longest that is waited for, which is the longest that a node waits.
+const LONGEST_WAIT: u64 = 60;
+
+/// Every user of the account, as nsc writes it.
+const EVERY_USER: &str = "*";
+
+/// Revokes users of an account: signs a new account JWT here, pushes it, and waits until every nats-server enforces it.
+///
+/// Every JWT that was issued to these users until now is refused from then on, and their connections are closed. A JWT that
+/// is issued to them later is valid. To be run where the operator's key is, never on the machine of a node.
+///
+/// Exit code 0 if it is in force at every server; 1 if it is stored but not confirmed by each of them, which are named.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whom").required(true))]
+pub(super) struct Revoke {
+    /// The account's public key; its name where the admin socket of a node is used
+    #[arg(value_name = "ACCOUNT")]
+    account: Named,
+    /// The public keys of the users
+    #[arg(value_name = "USER", group = "whom", value_parser = user)]
+    users: Vec<String>,
+    /// Every user of the account
+    #[arg(long, group = "whom")]
+    all: bool,
+    /// A file with a seed of the account's operator: its identity or one of its signing keys
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// How long to wait for the servers, in seconds, at most 60
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=LONGEST_WAIT))]
+    timeout: u64,
+    #[command(flatten)]
+    way: WayOptions,
+    /// Print JSON, with every server
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Revoked<'a> {
+    /// The revoked users; `*` is all of them.
+    users: &'a [String],
+    /// JWTs that were issued until then are revoked, Unix seconds.
+    until: i64,
+    /// From pushing the JWT to the answer.
+    elapsed_ms: u64,
+    #[serde(flatten)]
+    found: &'a Propagation,
+}
+
+impl Revoke {
+    pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
+        let key = read_key(&self.key)?;
+        let users = if self.all {
+            vec![EVERY_USER.to_owned()]
+        } else {
+            self.users
+        };
+        let mut way = self.way.open()?;
+        let account = way.key(&self.account).await?;
+        let done = revoke(&mut way, account, &users, &key, self.timeout).await?;
+        let found = &done.found;
+        if self.json {
+            let revoked = Revoked {
+                users: &users,
+                until: done.until,
+                elapsed_ms: done.elapsed_ms,
+                found,
+            };
+            json(out, &revoked)?;
+        } else {
+            done.print(out, &users)?;
+        }
+        Ok(if found.confirmed { Exit::Done } else { Exit::Failed })
+    }
+}
+
+/// A revocation that is stored.
+struct Done {
+    account: AccountKey,
+    name: String,
+    until: i64,
+    elapsed_ms: u64,
+    found: Propagation,
+}
+
+impl Done {
+    fn print(&self, out: &mut impl Write, users: &[String]) -> std::io::Result<()> {
+        let Self {
+            account,
+            name,
+            until,
+            elapsed_ms,
+            found,
+        } = self;
+        for user in users {
+            let whom = if user == EVERY_USER { "every user" } else { user };
+            writeln!(
+                out,
+                "{whom} of {} ({account}): JWTs issued until {} are revoked",
+                plain(name),
+                time(*until)
+            )?;
+        }
+        let places = where_in_force(found);
+        match (found.nats.is_empty(), found.confirmed) {
+            (true, _) => writeln!(
+                out,
+                "stored, and sent to no nats-server: the node that answered has no [[nats]] in its cluster.toml"
+            )?,
+            (false, true) => writeln!(out, "revoked in {elapsed_ms} ms on {places}")?,
+            (false, false) => writeln!(out, "stored, but after {elapsed_ms} ms in force on {places} only:")?,
+        }
+        print_open(out, found)
+    }
+}
+
+async fn revoke(
+    way: &mut Way,
+    account: AccountKey,
+    users: &[String],
+    key: &KeyPair,
+    seconds: u64,
+) -> Result<Done, Failure> {
+    let mut issued_at = 0;
+    for _ in 0..ATTEMPTS {
+        let present = way.present(account).await?;
+        let mut claims = Claims::of_token(&present.token)?;
+        let (name, before) = (claims.name().to_owned(), claims.issued_at());
+        // Not before the present JWT: the clock of this machine may be behind the one that signed it.
+        let now = Clock::system().now().max(before).max(issued_at);
+        for user in users {
+            claims.revoke(user, now);
+        }
+        let token = claims.sign(key, now)?;
+        let begun = Instant::now();
+        match way.push(account, &token, &present.etag, seconds).await? {
+            Pushed::Stored(found) => {
+                return Ok(Done {
+                    account,
+                    name,
+                    until: now,
+                    elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    found,
+                });
+            }
+            // Signed in this second before, by this command or by another one. Only a new JWT is waited for.
+            Pushed::Unchanged => issued_at = now + 1,
+            Pushed::Overtaken => {}
+        }
+    }
+    Err(Failure::new(
+        Exit::Failed,
+        format!(
+            "the JWT of account {account} was changed by another caller {ATTEMPTS} times while this one was signed: nothing was \
+             revoked. Run this again"
+        ),
+    ))
+}
+
+/// The public key of a user, as an argument.
+fn user(text: &str) -> Result<String, String> {
+    if without_seeds(text) != text {
+        return Err("this is a private seed: treat it as exposed, and give the user's public key".to_owned());
+    }
+    match kind(text) {
+        Some(KeyKind::User) => Ok(text.to_owned()),
+        Some(_) => Err("this is the public key of another kind: a user's begins with U".to_owned()),
+        None => Err(
+            "this is no public key: a user's begins with U and has 56 characters; --all revokes every user".to_owned(),
+        ),
+    }
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, Failure> {
+    warn_of_others(path);
+    let text = input::read(path)?;
+    operator_key(&String::from_utf8_lossy(&text))
+        .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", path.display())))
+}
+
+/// Warns where other users of this machine can read the key.
+fn warn_of_others(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = std::fs::metadata(path).map(|found| found.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+        let path = path.display();
+        to_stderr(&format!(
+            "jwtmesh: other users of this machine may read {path}, which can sign every account of the operator: chmod 600 it"
+        ));
+    }
+}
