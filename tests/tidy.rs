@@ -169,7 +169,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     // `mod` is the task, whose parts the others are.
-    ("nats/cluster", &["mod", "send", "answer", "agree"]),
+    ("nats/cluster", &["others", "mod", "send", "answer", "agree"]),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
         "nats/publish",

@@ -74,6 +74,34 @@ impl Notices {
         }
     }
 
+    /// Connected to another server at the same time, which the first connection does not reach.
+    pub(super) fn also_connected(&mut self, url: &str, server: &Server) {
+        if self.is_due(&format!("also {url}")) {
+            tracing::info!(
+                nats_cluster = %self.cluster,
+                url,
+                server = %server.name,
+                "also connected to this server, which is not reached over the other connection: it is sent everything as well"
+            );
+        }
+    }
+
+    /// The server at `url` is reached over the first connection again.
+    pub(super) fn no_longer_needed(&self, url: &str) {
+        tracing::info!(
+            nats_cluster = %self.cluster,
+            url,
+            "this server is reached over the first connection again; the one of its own is closed"
+        );
+    }
+
+    /// Another connection than the first is lost.
+    pub(super) fn another_lost(&mut self, url: &str) {
+        if self.is_due(&format!("lost also {url}")) {
+            tracing::info!(nats_cluster = %self.cluster, url, "the further connection to this server is lost");
+        }
+    }
+
     /// This node began to publish, or no longer does.
     pub(super) fn lease(&self, held: bool) {
         if held {

@@ -42,10 +42,16 @@ impl Split {
     }
 
     fn with(version: &str, tie: Tie, operator: Operator, user: &User) -> Self {
+        Self::reaching(1, version, tie, operator, user)
+    }
+
+    /// The same with the first `urls` servers in the node's configuration.
+    fn reaching(urls: usize, version: &str, tie: Tie, operator: Operator, user: &User) -> Self {
         let account = Account::new("A");
         let (port, far_port) = (free_port(), free_port());
+        let servers = [port, far_port].map(|port| format!("nats://127.0.0.1:{port}"));
         let options = Options {
-            nats: vec![NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())],
+            nats: vec![NatsLink::plain(servers[..urls].to_vec(), user.creds())],
             ..Options::default()
         };
         let node = Node::start(&operator.token(), options);
@@ -393,4 +399,36 @@ fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_
     let watched = split.node.cli(&["account", "watch", &split.account.id()]);
     assert!(watched.status.success(), "{watched:?}");
     assert_eq!(split.node.cli(&["nats", "forget", "n2"]).status.code(), Some(3));
+}
+
+/// The NATS cluster has fallen into two parts, and the node has a URL of each.
+#[test]
+fn g5_a_missing_server_is_reached_at_its_own_url() {
+    let operator = Operator::new("O");
+    let user = operator.system.propagating_user();
+    let split = Split::reaching(2, NEWEST, Tie::Route, operator, &user);
+    split.warm_up();
+    split.cut();
+    for age in [30, 20] {
+        let (bob, mut connection) = split.user();
+        let near = NatsUser::connect(split.first.address(), &split.account.user());
+        let token = split.operator.revoking(&split.account, &[&bob], now() - age);
+        let proof = put_and_wait(&split, &token, 30);
+        assert_eq!(
+            (&proof["confirmed"], &proof["servers"]),
+            (&json!(true), &json!(2)),
+            "{proof} {}",
+            split.node.log()
+        );
+        let reason = connection.disconnected(Duration::from_millis(1));
+        assert_eq!(reason.as_deref(), Some("User Authentication Revoked"));
+        assert!(near.is_ok_and(|mut near| near.ping()));
+    }
+    split.heal();
+    eventually("it is closed when the parts are one again", || {
+        split.node.log().contains("the one of its own is closed").then_some(())
+    });
+    let (bob, mut connection) = split.user();
+    split.revoke(&bob);
+    assert!(connection.disconnected(PATIENCE).is_some());
 }

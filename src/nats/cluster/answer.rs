@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::others::{Changed, Happened};
 use super::{Compared, End, Publisher};
 use crate::clock::UnixSeconds;
 use crate::jwt::AccountKey;
@@ -76,6 +77,7 @@ impl Publisher {
             Some(About::Update(account, revision)) => self.reply(connection, account, revision, payload),
             Some(About::Report) => {
                 if let Some(server) = subjects::reporter(payload) {
+                    self.heard_over(connection, &server.id);
                     self.propagation.heard(&server, self.now());
                 }
             }
@@ -87,6 +89,47 @@ impl Publisher {
             Some(About::Loaded) => self.loaded(payload),
             Some(About::Held(account)) => self.held(account, payload),
             None => {}
+        }
+    }
+
+    /// A server was heard over `connection`. Where that is the first one, it needs none of its own.
+    fn heard_over(&mut self, connection: &Connection, server: &str) {
+        let is_first = self.connected.as_deref() == Some(connection.url());
+        if is_first && let Some(url) = self.others.close(server) {
+            self.notices.no_longer_needed(&url);
+        }
+    }
+
+    /// What became of one of the further connections.
+    pub(super) fn other_happened(&mut self, happened: Happened) {
+        let now = self.now();
+        match happened {
+            Happened::Arrived(at, incoming) => {
+                let mut other = self.others.take(at);
+                match self.take_in(&mut other, incoming) {
+                    None => self.others.put_back(other),
+                    Some(_) => {
+                        self.notices.another_lost(other.url());
+                        self.propagation.another_lost(now);
+                    }
+                }
+            }
+            Happened::Changed(Changed::Opened(Ok(other))) => {
+                let server = other.server();
+                if !self.is_publishing || self.propagation.is_reached(&server.id) {
+                    self.others.attempted(None);
+                    self.others.discard(other);
+                    return;
+                }
+                self.notices.also_connected(other.url(), &server);
+                self.others.attempted(Some(other));
+                self.propagation.another_connected(now);
+            }
+            Happened::Changed(Changed::Opened(Err(reason))) => {
+                tracing::debug!(nats_cluster = %self.cluster.name, reason, "a missing server cannot be connected to either");
+                self.others.attempted(None);
+            }
+            Happened::Changed(Changed::Closed) => {}
         }
     }
 
@@ -128,27 +171,12 @@ impl Publisher {
 
     /// Asks a server, or all of them.
     pub(super) async fn ask(&mut self, connection: &Connection, question: Question) -> Result<(), String> {
-        let inbox = connection.inbox();
-        let (subject, reply, text) = match question {
-            Question::Ping => (subjects::PING.to_owned(), subjects::reply_to_ping(inbox), String::new()),
-            // An error is an answer, and a short one.
-            Question::Alive(server) => (
-                subjects::accounts_of(&server),
-                subjects::reply_to_ping(inbox),
-                serde_json::json!({ "account": "none" }).to_string(),
-            ),
-            Question::Loaded(server) => (
-                subjects::accounts_of(&server),
-                subjects::reply_to_loaded(inbox),
-                String::new(),
-            ),
-            Question::Held(server, account) => (
-                subjects::accounts_of(&server),
-                subjects::reply_to_held(inbox, account),
-                serde_json::json!({ "account": account.to_string() }).to_string(),
-            ),
-        };
-        connection.publish(subject, reply, text.into()).await
+        ask_over(connection, &question).await?;
+        for other in self.others.open() {
+            // One that is of no more use ends by itself.
+            let _ = ask_over(other, &question).await;
+        }
+        Ok(())
     }
 
     /// A server has said which accounts it has loaded. A list may be long, so it is read elsewhere.
@@ -253,4 +281,28 @@ impl Publisher {
         }
         (!self.waiting.is_empty()).then_some(self.answer_at)
     }
+}
+
+async fn ask_over(connection: &Connection, question: &Question) -> Result<(), String> {
+    let inbox = connection.inbox();
+    let (subject, reply, text) = match question {
+        Question::Ping => (subjects::PING.to_owned(), subjects::reply_to_ping(inbox), String::new()),
+        // An error is an answer, and a short one.
+        Question::Alive(server) => (
+            subjects::accounts_of(server),
+            subjects::reply_to_ping(inbox),
+            serde_json::json!({ "account": "none" }).to_string(),
+        ),
+        Question::Loaded(server) => (
+            subjects::accounts_of(server),
+            subjects::reply_to_loaded(inbox),
+            String::new(),
+        ),
+        Question::Held(server, account) => (
+            subjects::accounts_of(server),
+            subjects::reply_to_held(inbox, *account),
+            serde_json::json!({ "account": account.to_string() }).to_string(),
+        ),
+    };
+    connection.publish(subject, reply, text.into()).await
 }

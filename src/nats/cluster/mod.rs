@@ -1,10 +1,11 @@
 //! The publisher: the task that keeps one NATS cluster updated. It wakes, looks at the current state, and does one
 //! bounded piece of work.
 //!
-//! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `agree.rs` has the mesh agree on the outcome.
+//! `others.rs` has further connections, to servers that the first does not reach. `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `agree.rs` has the mesh agree on the outcome.
 
 mod agree;
 mod answer;
+mod others;
 mod send;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
 use crate::resolver::{Changes, Inquiry, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
+use others::{Happened, Others};
 
 /// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
@@ -74,6 +76,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             reading: None,
             route: Route::new(&cluster.servers),
             connected: None,
+            others: Others::new(),
             lacks: BTreeSet::new(),
             is_shown: false,
             answered: false,
@@ -125,6 +128,8 @@ struct Publisher {
     /// The server that this node is connected to, and what our user may not do there.
     connected: Option<String>,
     lacks: BTreeSet<&'static str>,
+    /// Connections to servers that are not reached over it.
+    others: Others,
     /// Whether what this node sees is shown.
     is_shown: bool,
     /// Whether a server has answered over this connection.
@@ -181,6 +186,7 @@ enum Woken {
     Read((Lane, Result<Changes, ReadError>)),
     Compared(Compared),
     Inquiry(Inquiry),
+    Other(Happened),
     Lease(Asked),
     Time,
 }
@@ -204,6 +210,7 @@ impl Publisher {
             self.propagation.disconnected(self.now());
             self.connected = None;
             self.show();
+            self.others.clear();
             self.reading = None;
             self.comparing.clear();
             self.waiting.clear();
@@ -247,6 +254,7 @@ impl Publisher {
         }
         self.is_publishing = held;
         self.notices.lease(held);
+        self.others.clear();
         self.reading = None;
         self.comparing.clear();
         self.waiting.clear();
@@ -393,6 +401,7 @@ impl Publisher {
                 done = outcome(&mut self.reading) => Woken::Read(done),
                 Some(done) = self.comparing.next() => Woken::Compared(done),
                 Some(inquiry) = self.inquiries.recv() => Woken::Inquiry(inquiry),
+                happened = self.others.next() => Woken::Other(happened),
                 done = outcome(&mut self.lease.asking) => Woken::Lease(done),
                 () = until(wake) => Woken::Time,
             };
@@ -416,6 +425,7 @@ impl Publisher {
                 }
                 Woken::Compared(compared) => self.compared(compared),
                 Woken::Inquiry(inquiry) => self.inquire(inquiry),
+                Woken::Other(happened) => self.other_happened(happened),
                 Woken::Lease(asked) => self.lease.asked(asked),
                 Woken::Time => {}
             }
@@ -456,11 +466,21 @@ impl Publisher {
                     }
                     self.notices.firsts(self.propagation.has_firsts());
                     let until = until.map(|at| self.started + Duration::from_millis(at));
-                    return Ok([until, pursued].into_iter().flatten().min());
+                    let trying = self.pursue_missing(connection);
+                    return Ok([until, pursued, trying].into_iter().flatten().min());
                 }
             }
         }
         Ok(Some(Instant::now()))
+    }
+
+    /// Connects to servers that are missing, too. Gives when that is to be tried.
+    fn pursue_missing(&mut self, connection: &Connection) -> Option<Instant> {
+        if !self.propagation.misses_any() {
+            self.others.rest();
+            return None;
+        }
+        self.others.pursue(&self.node, &self.cluster, connection.url())
     }
 
     /// Reads changes for `lane`. Fresh ones at once; for others the disk may be needed, and no fresh change waits for it.

@@ -50,6 +50,11 @@ impl Publisher {
         connection
             .publish(subjects::update(account), reply, row.token.clone())
             .await?;
+        for other in self.others.open() {
+            let reply = subjects::reply_to(other.inbox(), account, row.revision);
+            // One that is of no more use ends by itself, and what it sent is sent again.
+            let _ = other.publish(subjects::update(account), reply, row.token.clone()).await;
+        }
         self.propagation.sent(account, row.revision, self.now());
         Ok(())
     }

@@ -90,6 +90,8 @@ pub(in crate::nats) enum Incoming {
 
 /// The server at the other end.
 pub(in crate::nats) struct Server {
+    /// Its key, new at each start.
+    pub(in crate::nats) id: String,
     pub(in crate::nats) name: String,
     pub(in crate::nats) version: String,
     /// Other servers of its cluster, as URLs.
@@ -197,6 +199,7 @@ impl Connection {
         let info = self.client.server_info();
         let scheme = self.url.split_once("://").map_or("nats", |(scheme, _)| scheme);
         Server {
+            id: info.server_id,
             name: info.server_name,
             version: info.version,
             others: info

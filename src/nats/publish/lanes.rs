@@ -147,6 +147,12 @@ impl Lanes {
     /// The connection is gone; the next one starts again at `from`.
     pub(super) fn disconnected(&mut self, from: u64, now: u64) {
         self.rewind = Some(self.rewind.map_or(from, |earlier| earlier.min(from)));
+        self.rewind_later(from, now);
+    }
+
+    /// What was sent since `from` may still arrive after what is sent from now on: everything since then is sent again when
+    /// it has arrived.
+    pub(super) fn rewind_later(&mut self, from: u64, now: u64) {
         let again = self.rewind_again.map_or(from, |(_, earlier)| earlier.min(from));
         self.rewind_again = Some((now + REWIND_MS, again));
     }

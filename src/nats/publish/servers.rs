@@ -22,6 +22,27 @@ impl Propagation {
         self.hear(server, now);
     }
 
+    /// Another connection is up, over which servers may be heard that are missing.
+    pub(in crate::nats) fn another_connected(&mut self, now: u64) {
+        self.checks.ping(now);
+    }
+
+    /// Another connection is gone, and what it sent may still arrive.
+    pub(in crate::nats) fn another_lost(&mut self, now: u64) {
+        self.lanes.rewind_later(self.position.before_loss(), now);
+    }
+
+    /// Whether the server with this id answers.
+    pub(in crate::nats) fn is_reached(&self, id: &str) -> bool {
+        let known = self.roster.slot(id).and_then(|slot| self.roster.get(slot));
+        known.is_some_and(|known| known.standing != Standing::Missing)
+    }
+
+    /// Whether a server does not answer.
+    pub(in crate::nats) fn misses_any(&self) -> bool {
+        self.roster.iter().any(|(_, known)| known.standing == Standing::Missing)
+    }
+
     /// The server with this id says that it ends.
     pub(in crate::nats) fn ended(&mut self, id: &str) {
         if let Some(known) = self.roster.slot(id).and_then(|slot| self.roster.get(slot)) {

@@ -159,6 +159,11 @@ impl Checks {
         }
     }
 
+    /// Every server is to be asked who it is.
+    pub(in crate::nats::publish) fn ping(&mut self, now: u64) {
+        self.ping_at = now;
+    }
+
     /// The connection is gone.
     pub(in crate::nats::publish) fn disconnected(&mut self) {
         self.connected = false;
