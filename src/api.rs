@@ -251,6 +251,14 @@ pub struct Propagation {
     pub servers: usize,
     /// At how many of them it is in force.
     pub in_force: usize,
+    /// How many connections were closed because their users were revoked, where that was asked for and each NATS cluster
+    /// has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<u64>,
+    /// From the node's receipt of the token until it was in force at every server, or until the answer; where `closed` was
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elapsed_ms: Option<u64>,
     /// The NATS clusters.
     pub nats: Vec<Propagated>,
 }

@@ -90,7 +90,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("config", &["error", "meaning", "text", "read", "mod"]),
     // `mod` has the reader, and reads the rest of the file.
     ("config/read", &["mod", "peers", "nats"]),
-    ("http", &["error", "proof", "request", "upload", "public", "v1", "mod"]),
+    ("http", &["error", "request", "proof", "upload", "public", "v1", "mod"]),
     (
         "http/public",
         &["answer", "accounts", "operator", "pack", "help", "health", "mod"],
@@ -169,7 +169,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     // `mod` is the task, whose parts the others are.
-    ("nats/cluster", &["others", "mod", "send", "answer", "agree"]),
+    ("nats/cluster", &["count", "others", "mod", "send", "answer", "agree"]),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
         "nats/publish",

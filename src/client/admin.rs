@@ -6,10 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{self, HeaderName};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT};
+use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT, waiting};
 use crate::api::{
     Account, Accounts, Bootstrap, Bootstrapped, Members, NatsClusters, NatsServer, NatsServers, Operators, Propagation,
     Status, Submitted,
@@ -98,12 +99,32 @@ impl AdminClient {
             .await
     }
 
-    /// Submits a token in the place of the one whose ETag is `etag`.
-    pub async fn submit_if(&self, account: AccountKey, token: Bytes, etag: &str) -> Result<Submitted, ClientError> {
+    /// Submits a token in the place of the one whose ETag is `etag`. Waits until it is in force at every server, at most
+    /// `seconds`, and counts the connections that this closes. `None` for a token that was stored already.
+    pub async fn submit_and_wait(
+        &self,
+        account: AccountKey,
+        token: Bytes,
+        etag: &str,
+        seconds: u64,
+    ) -> Result<Option<Propagation>, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Answer {
+            Proof(Propagation),
+            Known(Submitted),
+        }
         let headers = vec![(header::IF_MATCH, format!("\"{etag}\""))];
-        let path = format!("/v1/accounts/{account}");
-        self.ask_with(headers, REQUEST_LIMIT, Method::PUT, &path, token, JWT)
-            .await
+        let path = format!("/v1/accounts/{account}?{}", waiting(seconds));
+        let limit = REQUEST_LIMIT + Duration::from_secs(seconds);
+        let asking = self.ask_with(headers, limit, Method::PUT, &path, token, JWT);
+        Ok(match asking.await? {
+            Answer::Proof(found) => Some(found),
+            Answer::Known(submitted) => {
+                debug_assert_eq!(submitted.outcome, "unchanged", "what is stored is waited for");
+                None
+            }
+        })
     }
 
     /// The NATS clusters of the node's configuration.

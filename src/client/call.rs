@@ -21,6 +21,11 @@ pub(super) const FORMING_LIMIT: Duration = Duration::from_secs(3600);
 /// How long a connection may take to be opened: then another node is tried.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// The query of an upload that waits so many seconds until it is in force everywhere, and counts what that closes.
+pub(super) fn waiting(seconds: u64) -> String {
+    format!("wait=all&timeout={seconds}&closed=true")
+}
+
 /// The media type of a token.
 pub(super) const JWT: &str = "application/jwt";
 

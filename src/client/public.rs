@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::call::{CONNECT_LIMIT, Call, ClientError, JWT, REQUEST_LIMIT};
+use super::call::{CONNECT_LIMIT, Call, ClientError, JWT, REQUEST_LIMIT, waiting};
 use crate::config::ClientCert;
 use crate::jwt::AccountKey;
 use crate::tls;
@@ -93,7 +93,7 @@ impl PublicClient {
         seconds: u64,
     ) -> Result<Answer, ClientError> {
         let mut call = self.call(Method::POST, account, token);
-        call.path = format!("{}?wait=all&timeout={seconds}", call.path);
+        call.path = format!("{}?{}", call.path, waiting(seconds));
         call.headers = vec![(header::IF_MATCH, format!("\"{etag}\""))];
         call.limit += Duration::from_secs(seconds);
         self.ask(call).await

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::handle::Resolver;
-use super::nats::{Enforcement, Inquiry, Seen, Told};
+use super::nats::{Answered, Enforcement, Inquiry, Seen, Told};
 use crate::jwt::{AccountKey, ServerVersion};
 use crate::state::{Revision, Server};
 
@@ -31,6 +31,8 @@ struct Question {
     account: AccountKey,
     revision: Revision,
     wait_ms: u64,
+    /// How long ago that began which is timed.
+    since_ms: Option<u64>,
 }
 
 /// A NATS cluster.
@@ -89,22 +91,34 @@ impl Resolver {
     }
 
     /// At which servers of `nats_cluster` `revision` of `account` is in force: as soon as it is at all of them, and at the
-    /// latest at `until`. Where nobody publishes, what is agreed has to do.
+    /// latest at `until`. Where nobody publishes, what is agreed has to do. With `since`, the time is taken since then, and the
+    /// connections are counted that were closed because their users were revoked.
     pub async fn in_force(
         &self,
         nats_cluster: &str,
         account: AccountKey,
         revision: Revision,
         until: Instant,
-    ) -> Vec<Told> {
+        since: Option<Instant>,
+    ) -> Answered {
         loop {
             let slice = until.min(Instant::now() + ASK_FOR);
-            let told = self.ask(nats_cluster, account, revision, slice).await;
+            let answered = self.ask(nats_cluster, account, revision, slice, since).await;
             let is_over = Instant::now() >= until;
-            match told {
-                Some(told) if is_over || is_everywhere(&told) => return self.judged(account, told).await,
+            match answered {
+                Some(answered) if is_over || is_everywhere(&answered.told) => {
+                    let told = self.judged(account, answered.told).await;
+                    return Answered { told, ..answered };
+                }
                 Some(_) => {}
-                None if is_over => return self.agreed(nats_cluster, revision),
+                None if is_over => {
+                    let told = self.agreed(nats_cluster, revision);
+                    return Answered {
+                        told,
+                        closed: None,
+                        elapsed_ms: since.map(ms_since),
+                    };
+                }
                 None => tokio::time::sleep_until(until.min(Instant::now() + ASK_AGAIN)).await,
             }
         }
@@ -134,9 +148,11 @@ impl Resolver {
         account: AccountKey,
         revision: Revision,
         until: Instant,
-    ) -> Option<Vec<Told>> {
-        if let Some(told) = self.ask_here(nats_cluster, account, revision, until).await {
-            return Some(told);
+        since: Option<Instant>,
+    ) -> Option<Answered> {
+        let here = self.ask_here(nats_cluster, account, revision, until, since);
+        if let Some(answered) = here.await {
+            return Some(answered);
         }
         let holder = self.lease(nats_cluster)?.holder;
         if holder == 0 || Some(holder) == self.member_id() {
@@ -148,6 +164,7 @@ impl Resolver {
             account,
             revision,
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
+            since_ms: since.map(ms_since),
         };
         let question = postcard::to_stdvec(&question).ok()?.into();
         let answer = self.0.raft.ask_publisher(holder, question, wait + ASK_FOR).await?;
@@ -160,7 +177,8 @@ impl Resolver {
         account: AccountKey,
         revision: Revision,
         until: Instant,
-    ) -> Option<Vec<Told>> {
+        since: Option<Instant>,
+    ) -> Option<Answered> {
         let asking = {
             let all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(nats_cluster)?.clone()
@@ -170,6 +188,7 @@ impl Resolver {
             account,
             revision,
             until,
+            since,
             answer,
         };
         timeout_at(until + ASK_AGAIN, asking.send(inquiry)).await.ok()?.ok()?;
@@ -181,10 +200,17 @@ impl Resolver {
         let question: Question = postcard::from_bytes(&question).ok()?;
         let wait = Duration::from_millis(question.wait_ms).min(ASK_FOR);
         let until = Instant::now() + wait;
-        let told = self
-            .ask_here(&question.nats_cluster, question.account, question.revision, until)
-            .await?;
-        Some(postcard::to_stdvec(&told).ok()?.into())
+        let since = question
+            .since_ms
+            .and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
+        let Question {
+            nats_cluster,
+            account,
+            revision,
+            ..
+        } = question;
+        let answered = self.ask_here(&nats_cluster, account, revision, until, since).await?;
+        Some(postcard::to_stdvec(&answered).ok()?.into())
     }
 
     /// What is agreed of `revision`.
@@ -204,4 +230,8 @@ impl Resolver {
 /// Whether there are servers, and it is in force at each.
 fn is_everywhere(told: &[Told]) -> bool {
     !told.is_empty() && told.iter().all(|told| told.enforcement == Enforcement::InForce)
+}
+
+fn ms_since(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,6 @@ mod way;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use nkeys::KeyPair;
@@ -72,8 +71,6 @@ struct Revoked<'a> {
     users: &'a [String],
     /// JWTs that were issued until then are revoked, Unix seconds.
     until: i64,
-    /// From pushing the JWT to the answer.
-    elapsed_ms: u64,
     #[serde(flatten)]
     found: &'a Propagation,
 }
@@ -94,7 +91,6 @@ impl Revoke {
             let revoked = Revoked {
                 users: &users,
                 until: done.until,
-                elapsed_ms: done.elapsed_ms,
                 found,
             };
             json(out, &revoked)?;
@@ -110,7 +106,6 @@ struct Done {
     account: AccountKey,
     name: String,
     until: i64,
-    elapsed_ms: u64,
     found: Propagation,
 }
 
@@ -120,7 +115,6 @@ impl Done {
             account,
             name,
             until,
-            elapsed_ms,
             found,
         } = self;
         for user in users {
@@ -133,13 +127,22 @@ impl Done {
             )?;
         }
         let places = where_in_force(found);
+        let elapsed_ms = found.elapsed_ms.unwrap_or(0);
+        let closed = match found.closed {
+            Some(1) => ", 1 connection closed".to_owned(),
+            Some(count) => format!(", {count} connections closed"),
+            None => String::new(),
+        };
         match (found.nats.is_empty(), found.confirmed) {
             (true, _) => writeln!(
                 out,
                 "stored, and sent to no nats-server: the node that answered has no [[nats]] in its cluster.toml"
             )?,
-            (false, true) => writeln!(out, "revoked in {elapsed_ms} ms on {places}")?,
-            (false, false) => writeln!(out, "stored, but after {elapsed_ms} ms in force on {places} only:")?,
+            (false, true) => writeln!(out, "revoked in {elapsed_ms} ms on {places}{closed}")?,
+            (false, false) => writeln!(
+                out,
+                "stored, but after {elapsed_ms} ms in force on {places} only{closed}:"
+            )?,
         }
         print_open(out, found)
     }
@@ -163,14 +166,12 @@ async fn revoke(
             claims.revoke(user, now);
         }
         let token = claims.sign(key, now)?;
-        let begun = Instant::now();
         match way.push(account, &token, &present.etag, seconds).await? {
             Pushed::Stored(found) => {
                 return Ok(Done {
                     account,
                     name,
                     until: now,
-                    elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                     found,
                 });
             }

@@ -121,9 +121,9 @@ impl Way {
     ) -> Result<Pushed, Failure> {
         let body = Bytes::copy_from_slice(token.as_bytes());
         match self {
-            Self::Socket(client) => match client.submit_if(account, body, etag).await {
-                Ok(submitted) if submitted.outcome == "unchanged" => Ok(Pushed::Unchanged),
-                Ok(_) => Ok(Pushed::Stored(client.propagation(account, seconds).await?)),
+            Self::Socket(client) => match client.submit_and_wait(account, body, etag, seconds).await {
+                Ok(None) => Ok(Pushed::Unchanged),
+                Ok(Some(found)) => Ok(Pushed::Stored(found)),
                 Err(ClientError::Problem(problem)) if problem.status == 412 => Ok(Pushed::Overtaken),
                 Err(error) => Err(error.into()),
             },

@@ -1,12 +1,11 @@
 //! `/jwt/v1/accounts/{account}`: looks up and submits one account's token.
 
-use std::time::Duration;
-
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::answer::Shared;
 use crate::http::error::{Refusal, not_ready};
@@ -115,11 +114,9 @@ fn tagged(mut answer: Response, row: &AccountRow) -> Response {
     answer
 }
 
-/// How long `POST ...?wait=all` waits, unless it says.
-const WAIT: Duration = Duration::from_secs(10);
-
 /// `POST`: 200 without a body once the token is on disk and applied here (G1). With `?wait=all`, and `&timeout=SECONDS`, as
-/// soon as it is in force at every server, or after that time, with where it is. With `If-Match` only in the place of that
+/// soon as it is in force at every server, or after that time, with where it is; with `&closed=true` also how many connections
+/// of revoked users were closed. With `If-Match` only in the place of that
 /// token.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -131,7 +128,7 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
                 return Err(refusal);
             }
         };
-        let wanted = wanted_wait(&parts).and_then(|wait| Ok((wait, request::expected(&parts.headers)?)));
+        let wanted = proof::wanted_wait(&parts.uri).and_then(|wait| Ok((wait, request::expected(&parts.headers)?)));
         let (wait, expected) = match wanted {
             Ok(wanted) => wanted,
             Err(refusal) => {
@@ -140,6 +137,7 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
             }
         };
         let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
+        let since = request::is_on(&parts.uri, "closed").then(Instant::now);
         let submitted = state
             .resolver
             .submit_if(Some(account), upload.bytes, Submitter::Anyone, expected)
@@ -148,22 +146,12 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
         let Some(wait) = wait.filter(|_| submitted.stored) else {
             return Ok((submitted, None));
         };
-        let proof = proof::propagation(&state.resolver, account, submitted.revision, wait).await;
+        let proof = proof::propagation(&state.resolver, account, submitted.revision, wait, since).await;
         Ok((submitted, Some(proof)))
     };
     match outcome.await {
         Ok((submitted, None)) => state.stored(submitted.revision),
         Ok((submitted, Some(proof))) => state.proven(submitted.revision, &proof),
         Err(refusal) => upload::refused(&parts.uri, refusal).plain(),
-    }
-}
-
-/// How long the caller wants to wait for every server; `None` if not at all.
-fn wanted_wait(request: &Parts) -> Result<Option<Duration>, Refusal> {
-    let timeout = request::parameter(&request.uri, "timeout");
-    match request::parameter(&request.uri, "wait").as_deref() {
-        None => Ok(None),
-        Some("all") => timeout.map_or(Ok(WAIT), |text| proof::seconds(&text)).map(Some),
-        Some(_) => Err(Refusal::bad("bad-parameter", "wait can only be \"all\"")),
     }
 }

@@ -3,10 +3,12 @@
 use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
+use tokio::time::Instant;
 
 use super::answer::{AdminState, Shared, answer, submitted};
 use crate::api;
 use crate::http::error::Refusal;
+use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::AccountKey;
@@ -127,12 +129,13 @@ pub(super) fn unknown(account: AccountKey) -> Refusal {
 }
 
 /// `PUT` or `POST /v1/accounts/{account}`; with `?replace=true` the token is stored even if the stored one is newer, with
-/// `If-Match` only in the place of that token.
+/// `If-Match` only in the place of that token. With `?wait=all`, and `&timeout=SECONDS`, the answer to one that was not stored
+/// already is where it is in force.
 pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let outcome = async {
         let account = request::account(&parts.uri)?;
-        let expected = request::expected(&parts.headers)?;
+        let (expected, wait) = (request::expected(&parts.headers)?, proof::wanted_wait(&parts.uri)?);
         let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
         let submitter = if request::is_on(&parts.uri, "replace") {
             Submitter::Insisting
@@ -144,9 +147,15 @@ pub(super) async fn submit(State(state): State<Shared>, request: Request) -> Res
             let sentence = "replace=true stores a JWT whatever is stored, If-Match only in a certain one's place: leave one of them out";
             return Err(Refusal::bad("bad-parameter", sentence));
         }
+        let since = request::is_on(&parts.uri, "closed").then(Instant::now);
         let body = upload.bytes.clone();
-        Ok(resolver.submit_if(Some(account), body, submitter, expected).await?)
+        let done = resolver.submit_if(Some(account), body, submitter, expected).await?;
+        let Some(wait) = wait.filter(|_| done.stored) else {
+            return Ok(answer(Ok(submitted(done))));
+        };
+        let proof = proof::propagation(resolver, account, done.revision, wait, since).await;
+        Ok(answer(Ok(proof)))
     };
-    let outcome = outcome.await.map(submitted);
-    answer(outcome.map_err(|refusal| upload::refused(&parts.uri, refusal)))
+    let refused = |refusal| answer::<()>(Err(upload::refused(&parts.uri, refusal)));
+    outcome.await.unwrap_or_else(refused)
 }

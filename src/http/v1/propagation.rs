@@ -74,7 +74,7 @@ fn wants_events(headers: &HeaderMap) -> bool {
 async fn find(state: &Shared, account: AccountKey, wait: Duration) -> Result<api::Propagation, Refusal> {
     let row = state.resolver.lookup(account).await?;
     let row = row.ok_or_else(|| unknown(account))?;
-    Ok(proof::propagation(&state.resolver, account, row.revision, wait).await)
+    Ok(proof::propagation(&state.resolver, account, row.revision, wait, None).await)
 }
 
 /// What a stream has to tell.

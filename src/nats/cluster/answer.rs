@@ -42,6 +42,8 @@ impl Publisher {
                 Incoming::Complaint(words) if subjects::is_payload_violation(&words) => {
                     return Some(End::TooLarge(words));
                 }
+                // Who revokes is then told no number.
+                Incoming::Complaint(words) if subjects::is_about_connections(&words) => {}
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
                     Some(permission @ (MissingPermission::Ask | MissingPermission::Events)) => {
@@ -88,6 +90,7 @@ impl Publisher {
             }
             Some(About::Loaded) => self.loaded(payload),
             Some(About::Held(account)) => self.held(account, payload),
+            Some(About::Closed(number)) => self.counting.closed(number, payload),
             None => {}
         }
     }
@@ -179,6 +182,21 @@ impl Publisher {
         Ok(())
     }
 
+    /// Asks servers which connections they have closed, for those who want to know; gives when to look again.
+    pub(super) async fn count_closed(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
+        let (questions, wake) = self.counting.next();
+        for (number, account) in questions {
+            for connection in std::iter::once(connection).chain(self.others.open()) {
+                let reply = subjects::reply_to_closed(connection.inbox(), number);
+                let request = subjects::closed_request(account);
+                connection
+                    .publish(subjects::CONNECTIONS.to_owned(), reply, request)
+                    .await?;
+            }
+        }
+        Ok(wake)
+    }
+
     /// A server has said which accounts it has loaded. A list may be long, so it is read elsewhere.
     fn loaded(&mut self, payload: &Bytes) {
         let payload = payload.clone();
@@ -257,7 +275,7 @@ impl Publisher {
     /// Takes a question at which servers a token is in force.
     pub(super) fn inquire(&mut self, inquiry: Inquiry) {
         // Whoever asks may ask again; another node may publish by then.
-        if self.is_publishing && self.waiting.len() < INQUIRIES {
+        if self.is_publishing && self.waiting.len() + self.counting.len() < INQUIRIES {
             self.waiting.push(inquiry);
         }
     }
@@ -273,8 +291,8 @@ impl Publisher {
         for inquiry in std::mem::take(&mut self.waiting) {
             let Inquiry { account, revision, .. } = inquiry;
             if now >= inquiry.until || self.propagation.is_everywhere(account, revision, ms) {
-                // Whoever asked may have gone.
-                let _ = inquiry.answer.send(self.propagation.in_force(account, revision));
+                let told = self.propagation.in_force(account, revision);
+                self.counting.conclude(inquiry, told);
             } else if !inquiry.answer.is_closed() {
                 self.waiting.push(inquiry);
             }

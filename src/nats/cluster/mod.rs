@@ -5,6 +5,7 @@
 
 mod agree;
 mod answer;
+mod count;
 mod others;
 mod send;
 
@@ -33,6 +34,7 @@ use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
 use crate::resolver::{Changes, Inquiry, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
+use count::Counting;
 use others::{Happened, Others};
 
 /// Steps taken before replies and the stop signal are looked at again.
@@ -69,6 +71,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             inquiries: resolver.attend(&cluster.name),
             waiting: Vec::new(),
             answer_at: Instant::now(),
+            counting: Counting::default(),
             lease: Lease::new(resolver.clone(), &cluster.name),
             is_publishing: false,
             started: Instant::now(),
@@ -117,6 +120,8 @@ struct Publisher {
     waiting: Vec<Inquiry>,
     /// When to look at those again.
     answer_at: Instant,
+    /// Those for which closed connections are counted.
+    counting: Counting,
     lease: Lease,
     /// Whether this node was allowed to send when it last looked.
     is_publishing: bool,
@@ -214,6 +219,7 @@ impl Publisher {
             self.reading = None;
             self.comparing.clear();
             self.waiting.clear();
+            self.counting.clear();
             if matches!(end, End::Stopped) {
                 // While the term lasts.
                 self.last_mark().await;
@@ -258,6 +264,7 @@ impl Publisher {
         self.reading = None;
         self.comparing.clear();
         self.waiting.clear();
+        self.counting.clear();
         let name = &self.cluster.name;
         self.propagation = Propagation::new(self.resolver.position(name), self.resolver.servers(name));
         self.begin_term();
@@ -390,7 +397,11 @@ impl Publisher {
                 return End::Stopped;
             }
             let answer_at = self.answer_inquiries();
-            let wake = [wake, give_up, trial, answer_at].into_iter().flatten().min();
+            let count_at = match self.count_closed(connection).await {
+                Ok(at) => at,
+                Err(reason) => return End::Lost(reason),
+            };
+            let wake = [wake, give_up, trial, answer_at, count_at].into_iter().flatten().min();
             let woken = tokio::select! {
                 biased;
                 () = scope.stopping(), if give_up.is_none() => Woken::Stop,

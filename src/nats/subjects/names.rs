@@ -32,6 +32,14 @@ pub(in crate::nats) fn accounts_of(server: &str) -> String {
     format!("$SYS.REQ.SERVER.{server}.ACCOUNTZ")
 }
 
+/// Asks every server about its connections (`connz`).
+pub(in crate::nats) const CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
+
+/// The subject that answers to the question with this number are sent to, which connections were closed.
+pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
+    format!("{inbox}.closed-{number}")
+}
+
 /// The subject that answers to [`PING`] are sent to.
 pub(in crate::nats) fn reply_to_ping(inbox: &str) -> String {
     format!("{inbox}.ping")
@@ -60,6 +68,8 @@ pub(in crate::nats) enum About {
     Loaded,
     /// What a server holds of this account.
     Held(AccountKey),
+    /// Which connections a server has closed: the number of the question.
+    Closed(u64),
 }
 
 /// What a message to `subject` is about; `None` if it is not one of ours.
@@ -78,6 +88,7 @@ pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<About> {
         _ => {}
     }
     match token.split_once('-')? {
+        ("closed", number) => Some(About::Closed(number.parse().ok()?)),
         ("held", account) => Some(About::Held(account.parse().ok()?)),
         (account, revision) => Some(About::Update(account.parse().ok()?, revision.parse().ok()?)),
     }
@@ -132,11 +143,17 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
     let (kind, subject) = violation.split_once(" to ")?;
     match kind {
         "publish" if subject.contains(".claims.update") => Some(MissingPermission::Publish),
+        "publish" if subject.contains(".ping.connz") => None,
         "publish" if subject.contains("$sys.req.server.") => Some(MissingPermission::Ask),
         "subscription" if subject.contains("$sys.server.") => Some(MissingPermission::Events),
         "subscription" if subject.contains(&INBOX_PREFIX.to_lowercase()) => Some(MissingPermission::Subscribe),
         _ => None,
     }
+}
+
+/// Whether a server complains that our user may not ask for connections: a permission that is not needed.
+pub(in crate::nats) fn is_about_connections(complaint: &str) -> bool {
+    complaint.to_lowercase().contains(&CONNECTIONS.to_lowercase())
 }
 
 /// Whether a server complains that a message was too large, and so ends the connection (nats-server `server/client.go`).
@@ -188,6 +205,7 @@ mod tests {
             ("$SYS.SERVER.NAAA.LAMEDUCK".to_owned(), None),
             (reply_to_loaded(inbox), Some(About::Loaded)),
             (reply_to_held(inbox, account()), Some(About::Held(account()))),
+            (reply_to_closed(inbox, 7), Some(About::Closed(7))),
             (format!("{inbox}.held-ABC"), None),
         ] {
             assert_eq!(about(inbox, &subject), wanted, "{subject}");
@@ -212,6 +230,10 @@ mod tests {
             (
                 r#"nats: Permissions Violation for Subscription to "$SYS.SERVER.*.STATSZ""#,
                 Some(MissingPermission::Events),
+            ),
+            (
+                r#"nats: Permissions Violation for Publish to "$SYS.REQ.SERVER.PING.CONNZ""#,
+                None,
             ),
             (r#"nats: Permissions Violation for Publish to "_INBOX.other""#, None),
             (r#"nats: Permissions Violation for Subscription to "foo""#, None),

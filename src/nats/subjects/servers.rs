@@ -1,8 +1,12 @@
 //! What nats-servers say of themselves and of the accounts that they have loaded.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::jwt::AccountKey;
 use crate::resolver::Server;
@@ -129,6 +133,56 @@ pub(in crate::nats) fn held(payload: &[u8]) -> Option<(ServerInfo, Option<String
     Some((info, token.filter(|token| !token.is_empty())))
 }
 
+/// What to ask a server, for the connections of `account` that it closed lately (nats-server `server/monitor.go`,
+/// `ConnzOptions`; a state of 1 is closed). The newest come first.
+pub(in crate::nats) fn closed_request(account: AccountKey) -> Bytes {
+    let wanted = json!({ "acc": account, "state": 1, "sort": "stop", "limit": MAX_CLOSED });
+    wanted.to_string().into()
+}
+
+/// The server that answers, and how many connections it has closed within `since` because their users were revoked.
+pub(in crate::nats) fn closed(payload: &[u8], since: Duration) -> Option<(ServerInfo, u64)> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        server: ServerText,
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(default)]
+        connections: Vec<Closed>,
+    }
+    #[derive(Deserialize)]
+    struct Closed {
+        #[serde(default)]
+        stop: String,
+        #[serde(default)]
+        reason: String,
+    }
+    if payload.len() > MAX_CLOSED_BYTES {
+        return None;
+    }
+    let answer: Answer = serde_json::from_slice(payload).ok()?;
+    let now: Timestamp = answer.server.time.as_str()?.parse().ok()?;
+    let (info, _) = answer.server.read();
+    let begun = now.checked_sub(SignedDuration::try_from(since).ok()?).ok()?;
+    let is_ours =
+        |closed: &&Closed| closed.reason == REVOKED && closed.stop.parse().is_ok_and(|stop: Timestamp| stop >= begun);
+    let count = answer.data.connections.iter().filter(is_ours).count();
+    (!info.id.is_empty()).then_some((info, u64::try_from(count).unwrap_or(u64::MAX)))
+}
+
+/// The reason that a server gives for a connection whose user was revoked (nats-server `server/monitor.go`,
+/// `ClosedState.String`).
+const REVOKED: &str = "Credentials Revoked";
+
+/// Connections of which one answer tells: a server answers with 1,024 if it is not told how many.
+const MAX_CLOSED: usize = 4_096;
+
+/// The longest such answer that is read: a connection takes 600 bytes of it.
+const MAX_CLOSED_BYTES: usize = 8 * 1024 * 1024;
+
 /// The first `chars` of `text` on one line: it comes from outside and goes into a log.
 pub(in crate::nats) fn clip(text: &str, chars: usize) -> String {
     text.chars()
@@ -193,6 +247,25 @@ mod tests {
                 loaded(answer.as_bytes()).is_none() && held(answer.as_bytes()).is_none(),
                 "{id}"
             );
+        }
+    }
+
+    #[test]
+    fn connections_that_were_closed_since_for_a_revocation_are_counted() {
+        let closed_at =
+            |seconds: &str, reason: &str| json!({"stop": format!("2026-11-28T06:00:{seconds}Z"), "reason": reason});
+        let answer = json!({
+            "server": {"id": id(), "time": "2026-11-28T06:00:10.5Z"},
+            "data": {"connections": [
+                closed_at("10.2", REVOKED), closed_at("09.6", REVOKED), closed_at("09.4", REVOKED),
+                closed_at("10.2", "Client Closed"), {"reason": REVOKED},
+            ]},
+        });
+        let answer = answer.to_string();
+        let (info, count) = closed(answer.as_bytes(), Duration::from_secs(1)).expect("an answer");
+        assert_eq!((info.id, count), (id(), 2));
+        for wrong in ["{}", "[]", "", r#"{"server":{},"data":null}"#] {
+            assert!(closed(wrong.as_bytes(), Duration::ZERO).is_none(), "{wrong}");
         }
     }
 

@@ -58,6 +58,17 @@ pub struct Told {
     pub enforcement: Enforcement,
 }
 
+/// What a publisher answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// What is known of each server.
+    pub told: Vec<Told>,
+    /// How many connections were closed; `None` if no server was asked, or none answered.
+    pub closed: Option<u64>,
+    /// How long it took until it was in force everywhere, or until the answer was due; `None` if it is not timed.
+    pub elapsed_ms: Option<u64>,
+}
+
 /// A question to a publisher: at which servers is `revision` of `account`, or a newer one, in force? It is answered when it
 /// is everywhere, at the latest at `until`; a publisher that does not publish drops it.
 #[derive(Debug)]
@@ -68,6 +79,9 @@ pub struct Inquiry {
     pub revision: Revision,
     /// When to answer at the latest.
     pub until: Instant,
+    /// Since when it is timed, and connections are counted that are closed because their users are revoked; `None` if neither
+    /// is.
+    pub since: Option<Instant>,
     /// Where the answer goes.
-    pub answer: oneshot::Sender<Vec<Told>>,
+    pub answer: oneshot::Sender<Answered>,
 }

@@ -146,6 +146,17 @@ impl Account {
         }))
     }
 
+    /// The same who may also ask for connections, which is optional.
+    pub(crate) fn counting_user(&self) -> User {
+        self.user_with(json!({
+            "pub": {"allow": [
+                "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
+                "$SYS.REQ.SERVER.PING.CONNZ",
+            ]},
+            "sub": {"allow": ["_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN"]},
+        }))
+    }
+
     /// One that may publish updates and receive the servers' answers, as earlier versions needed it.
     pub(crate) fn sending_user(&self) -> User {
         self.user_with(json!({

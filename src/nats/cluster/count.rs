@@ -1,0 +1,118 @@
+//! Counts the connections that a revocation has closed, for those who ask for it.
+//!
+//! Each server keeps a list of the connections that it closed lately, with the reason. It is written a moment after the
+//! connection was closed, so the servers are asked twice.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::jwt::AccountKey;
+use crate::nats::subjects;
+use crate::resolver::{Answered, Inquiry, Told};
+
+/// The time between the two times.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// How long the servers may take to answer.
+const PATIENCE: Duration = Duration::from_millis(600);
+
+/// The questions whose connections are being counted.
+#[derive(Default)]
+pub(super) struct Counting {
+    counts: Vec<Count>,
+    /// How many there were.
+    begun: u64,
+}
+
+struct Count {
+    number: u64,
+    inquiry: Inquiry,
+    told: Vec<Told>,
+    elapsed_ms: u64,
+    /// What each server has closed, as it said last.
+    closed: BTreeMap<String, u64>,
+    /// How many servers have answered the second time.
+    answered: usize,
+    asked: u8,
+    ask_at: Instant,
+    until: Instant,
+}
+
+impl Counting {
+    pub(super) fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Forgets all of them, which drops their questions.
+    pub(super) fn clear(&mut self) {
+        self.counts.clear();
+    }
+
+    /// Answers `inquiry` with `told`, after counting if that is asked for.
+    pub(super) fn conclude(&mut self, inquiry: Inquiry, told: Vec<Told>) {
+        let Some(since) = inquiry.since else {
+            let answered = Answered {
+                told,
+                closed: None,
+                elapsed_ms: None,
+            };
+            // Whoever asked may have gone.
+            let _ = inquiry.answer.send(answered);
+            return;
+        };
+        let now = Instant::now();
+        self.begun += 1;
+        self.counts.push(Count {
+            number: self.begun,
+            elapsed_ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            inquiry,
+            told,
+            closed: BTreeMap::new(),
+            answered: 0,
+            asked: 0,
+            ask_at: now,
+            until: now + PATIENCE,
+        });
+    }
+
+    /// Answers those that are counted. Gives what is to be asked now, each with its number, and when to look again.
+    pub(super) fn next(&mut self) -> (Vec<(u64, AccountKey)>, Option<Instant>) {
+        let (now, mut questions, mut wake) = (Instant::now(), Vec::new(), None);
+        for mut count in std::mem::take(&mut self.counts) {
+            if now >= count.until || count.answered >= count.told.len() {
+                let closed = (!count.closed.is_empty()).then(|| count.closed.values().sum());
+                let answered = Answered {
+                    told: count.told,
+                    closed,
+                    elapsed_ms: Some(count.elapsed_ms),
+                };
+                let _ = count.inquiry.answer.send(answered);
+                continue;
+            }
+            if count.asked < 2 && now >= count.ask_at {
+                questions.push((2 * count.number + u64::from(count.asked), count.inquiry.account));
+                count.asked += 1;
+                count.ask_at = now + AGAIN_AFTER;
+            }
+            let due = if count.asked < 2 { count.ask_at } else { count.until };
+            wake = Some(wake.map_or(due, |wake: Instant| wake.min(due)));
+            self.counts.push(count);
+        }
+        (questions, wake)
+    }
+
+    /// A server says which connections it has closed.
+    pub(super) fn closed(&mut self, number: u64, payload: &[u8]) {
+        let (number, is_second) = (number / 2, number % 2 == 1);
+        let Some(count) = self.counts.iter_mut().find(|count| count.number == number) else {
+            return;
+        };
+        let since = count.inquiry.since.unwrap_or(count.until).elapsed();
+        if let Some((server, closed)) = subjects::closed(payload, since) {
+            count.answered += usize::from(is_second);
+            count.closed.insert(server.id, closed);
+        }
+    }
+}
