@@ -14,6 +14,8 @@ mod clients;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod controllers;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod demo;
