@@ -50,6 +50,8 @@ mod older_copy;
 #[cfg(test)]
 mod older_servers;
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod partition;
 #[cfg(test)]
 mod proof;
