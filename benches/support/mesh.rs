@@ -44,14 +44,19 @@ impl Shape {
 impl Mesh {
     /// Starts the nodes and forms their mesh.
     pub(crate) fn start(folder: &Path, operator: &Operator, shape: Shape) -> Self {
-        let mut mesh = Self::prepare(folder, operator, shape);
+        Self::start_with(folder, operator, shape, "")
+    }
+
+    /// The same with more in each cluster.toml.
+    pub(crate) fn start_with(folder: &Path, operator: &Operator, shape: Shape, more: &str) -> Self {
+        let mut mesh = Self::prepare(folder, operator, shape, more);
         (0..shape.nodes).for_each(|node| mesh.launch(node));
         mesh.form();
         mesh
     }
 
     /// Writes what the nodes need.
-    fn prepare(folder: &Path, operator: &Operator, shape: Shape) -> Self {
+    fn prepare(folder: &Path, operator: &Operator, shape: Shape, more: &str) -> Self {
         let write = |name: String, text: String| {
             fs::write(folder.join(name), text).expect("the bench's own folder is writable");
         };
@@ -74,7 +79,7 @@ impl Mesh {
                 seen[other] = link.address();
                 links.push(link);
             }
-            write(format!("{node}.toml"), configuration(shape, &addresses, &seen));
+            write(format!("{node}.toml"), configuration(shape, &addresses, &seen) + more);
         }
         Self {
             programs: Vec::new(),

@@ -20,30 +20,48 @@ pub(crate) struct NatsServer {
     pub(crate) address: SocketAddr,
 }
 
+/// Where the servers of a NATS cluster have their accounts from.
+pub(crate) enum Accounts<'a> {
+    /// From these nodes, in turns.
+    Nodes(&'a [SocketAddr]),
+    /// From a folder of their own each, with the built-in full resolver.
+    Folders,
+}
+
 impl NatsServer {
-    /// Starts one on `address` that trusts `operator` and fetches accounts from the node at `accounts`.
-    pub(crate) fn start(folder: &Path, address: SocketAddr, operator: &Operator, accounts: SocketAddr) -> Self {
-        Self::start_with(folder, address, operator, accounts, "")
-    }
-
-    /// Starts two on these addresses that form a NATS cluster.
-    pub(crate) fn pair(
+    /// Starts one on each of these addresses, all of one NATS cluster, which trust `operator`.
+    pub(crate) fn cluster(
         folder: &Path,
-        addresses: [SocketAddr; 2],
+        addresses: &[SocketAddr],
         operator: &Operator,
-        accounts: SocketAddr,
-    ) -> [Self; 2] {
-        let ports = [free_port(), free_port()];
-        [0, 1].map(|at| {
-            let (own, other) = (ports[at], ports[1 - at]);
-            let cluster = format!(
-                "cluster {{ name: bench, listen: \"127.0.0.1:{own}\", routes: [\"nats://127.0.0.1:{other}\"] }}\n"
+        accounts: &Accounts<'_>,
+    ) -> Vec<Self> {
+        let routes: Vec<String> = addresses
+            .iter()
+            .map(|_| format!("\"nats://127.0.0.1:{}\"", free_port()))
+            .collect();
+        let start = |(at, address): (usize, &SocketAddr)| {
+            let resolver = match accounts {
+                Accounts::Nodes(nodes) => {
+                    format!("URL(\"http://{}/jwt/v1/accounts/\")", nodes[at % nodes.len()])
+                }
+                Accounts::Folders => {
+                    let (system, own) = (operator.system.public_key(), folder.join(format!("full-{at}")));
+                    let token = operator.account(&system, "SYS", None);
+                    format!("{{ type: full, dir: {own:?} }}\nresolver_preload: {{ {system}: {token} }}")
+                }
+            };
+            let own = routes[at].trim_matches('"').trim_start_matches("nats://");
+            let more = format!(
+                "resolver: {resolver}\ncluster {{ name: bench, listen: \"{own}\", routes: [{}] }}\n",
+                routes.join(", ")
             );
-            Self::start_with(folder, addresses[at], operator, accounts, &cluster)
-        })
+            Self::start(folder, *address, operator, &more)
+        };
+        addresses.iter().enumerate().map(start).collect()
     }
 
-    fn start_with(folder: &Path, address: SocketAddr, operator: &Operator, accounts: SocketAddr, more: &str) -> Self {
+    fn start(folder: &Path, address: SocketAddr, operator: &Operator, more: &str) -> Self {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/nats-server");
         if !binary.exists() {
             give_up("nats-server is missing; install the pinned one with: tests/tools/fetch nats-server");
@@ -51,8 +69,7 @@ impl NatsServer {
         let name = format!("nats-server-{}", address.port());
         let config = folder.join(format!("{name}.conf"));
         let text = format!(
-            "server_name: {name}\nlisten: \"{address}\"\noperator: {}\n\
-             resolver: URL(\"http://{accounts}/jwt/v1/accounts/\")\n{more}",
+            "server_name: {name}\nlisten: \"{address}\"\noperator: {}\n{more}",
             operator.token()
         );
         fs::write(&config, text).expect("the bench's own folder is writable");
@@ -78,7 +95,7 @@ impl Connection {
         let mut socket = TcpStream::connect(server).expect("the nats-server listens");
         socket.set_nodelay(true).expect("a TCP connection has this option");
         socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(LONG_ENOUGH))
             .expect("a TCP connection has this option");
         let greeting = read_until(&mut socket, "\r\n");
         let info: Value =
@@ -98,15 +115,57 @@ impl Connection {
 
     /// Publishes; the server has it when it comes to it.
     pub(crate) fn publish(&mut self, subject: &str, payload: &str) {
-        let message = format!("PUB {subject} {}\r\n{payload}\r\n", payload.len());
+        self.send(subject, "", payload);
+    }
+
+    /// Subscribes to the answers of [`Self::request`].
+    pub(crate) fn take_answers(&mut self) {
+        write!(self.socket, "SUB {ANSWERS} 1\r\nPING\r\n").expect("a subscription is sent");
+        read_until(&mut self.socket, "PONG\r\n");
+    }
+
+    /// Publishes `requests`, each its subject and payload, and waits until each has so many answers, all of them without
+    /// an error.
+    pub(crate) fn request(&mut self, requests: &[(String, &str)], answers: usize) {
+        for (subject, payload) in requests {
+            self.send(subject, ANSWERS, payload);
+        }
+        let (mut text, mut count) = (String::new(), 0);
+        while count < requests.len() * answers {
+            text += &read_until(&mut self.socket, "\r\n");
+            while let Some((line, rest)) = text.split_once("\r\n") {
+                assert!(!line.contains("\"error\""), "the nats-server refused: {line}");
+                count += usize::from(line.contains("\"code\":200"));
+                text = rest.to_owned();
+            }
+        }
+    }
+
+    /// How many servers answer to this one.
+    pub(crate) fn servers(&mut self) -> usize {
+        self.send("$SYS.REQ.SERVER.PING.IDZ", ANSWERS, "");
+        let (mut text, mut piece) = (Vec::new(), [0; 4_096]);
+        self.patience(Duration::from_millis(300));
+        while let Ok(count @ 1..) = self.socket.read(&mut piece) {
+            text.extend_from_slice(&piece[..count]);
+        }
+        self.patience(LONG_ENOUGH);
+        String::from_utf8_lossy(&text).matches("MSG ").count()
+    }
+
+    fn patience(&self, patience: Duration) {
+        let set = self.socket.set_read_timeout(Some(patience));
+        set.expect("a TCP connection has this option");
+    }
+
+    fn send(&mut self, subject: &str, reply: &str, payload: &str) {
+        let message = format!("PUB {subject} {reply} {}\r\n{payload}\r\n", payload.len());
         self.socket.write_all(message.as_bytes()).expect("a message is sent");
     }
 
     /// Waits until the server has closed the connection; when that was, or nothing if it did not within `patience`.
     pub(crate) fn closed(&mut self, patience: Duration) -> Option<Instant> {
-        self.socket
-            .set_read_timeout(Some(patience))
-            .expect("a TCP connection has this option");
+        self.patience(patience);
         let mut words = [0; 4_096];
         loop {
             match self.socket.read(&mut words) {
@@ -118,6 +177,11 @@ impl Connection {
         }
     }
 }
+
+/// How long an answer of a server may take.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
+
+const ANSWERS: &str = "_INBOX.bench";
 
 fn read_until(socket: &mut TcpStream, end: &str) -> String {
     let mut text = Vec::new();

@@ -57,6 +57,18 @@ impl Table {
         );
     }
 
+    /// A figure beside a peer's, of one run: the aim is on the figure itself.
+    pub(crate) fn beside(&self, what: &str, ours: f64, peer: f64, aim: Aim) {
+        let ratio = ours / peer;
+        println!(
+            "{what:<44} {:>12} {:>12} {ratio:>7.2}  {:<13} {}",
+            number(ours),
+            number(peer),
+            "",
+            aim.verdict(ours)
+        );
+    }
+
     /// A figure that stands alone.
     pub(crate) fn show(&self, what: &str, value: f64, aim: Aim) {
         println!(

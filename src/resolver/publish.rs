@@ -12,7 +12,6 @@ use crate::jwt::AccountKey;
 use crate::raft::ProposeError;
 use crate::state::ForgetServer;
 use crate::state::Lease;
-use crate::state::MarkPropagated;
 use crate::state::Revision;
 use crate::state::Server;
 use crate::state::TakeLease;
@@ -121,15 +120,6 @@ impl Resolver {
     /// This node's id in the mesh; `None` while it is not a member of one.
     pub fn member_id(&self) -> Option<u64> {
         self.0.raft.member_id()
-    }
-
-    /// Has the mesh agree that `nats_cluster` has been updated up to `position`.
-    pub async fn mark_propagated(&self, nats_cluster: &str, position: Revision) -> Result<(), SubmitError> {
-        let mark = MarkPropagated {
-            nats_cluster: nats_cluster.to_owned(),
-            position,
-        };
-        Ok(self.0.raft.propose(mark).await?)
     }
 
     /// Has the mesh agree on what this node found out about a NATS cluster. `false`: nothing changed, because its term

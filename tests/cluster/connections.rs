@@ -160,6 +160,49 @@ fn g5_a_server_that_lost_its_cluster_is_updated_when_it_is_back() {
     });
 }
 
+/// Without an account server a nats-server does not start; one that runs goes on, with what it has loaded from another one
+/// that was at the same place before.
+#[test]
+fn g5_nats_servers_that_were_there_before_us_enforce_what_is_uploaded_here() {
+    let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+    let options = |nats| Options {
+        port,
+        nats,
+        ..Options::default()
+    };
+    let config = resolver_config(&operator.token(), &format!("http://127.0.0.1:{port}/jwt/v1/accounts/"));
+    let refused = NatsServer::try_start(NEWEST, &config, &[])
+        .err()
+        .expect("nobody is there");
+    assert!(refused.contains("could not fetch"), "{refused}");
+
+    let mut before = Node::start(&operator.token(), options(Vec::new()));
+    before.put(&operator.system, &operator.system_token());
+    before.put(&account, &operator.account_at(&account, now() - 60));
+    let server = NatsServer::start(NEWEST, &config);
+    let (alice, bob) = (account.user(), account.user());
+    let mut connection = NatsUser::connect(server.address(), &alice).expect("alice gets in");
+    before.kill();
+    drop(before);
+    assert!(connection.ping(), "the server goes on");
+
+    let url = format!("nats://{}", server.address());
+    let link = NatsLink::plain(vec![url], operator.system.propagating_user().creds());
+    let node = Node::start(&operator.token(), options(vec![link]));
+    // The server has the system account loaded, so the node gets in before it has an account itself.
+    eventually("the node connects", || {
+        node.log().contains("connected to NATS cluster").then_some(())
+    });
+    node.put(&account, &operator.revoking(&account, &[&alice], now() - 30));
+    assert_eq!(
+        connection.disconnected(PATIENCE).as_deref(),
+        Some("User Authentication Revoked"),
+        "{}",
+        node.log()
+    );
+    NatsUser::connect(server.address(), &bob).expect("bob gets in");
+}
+
 /// The creds are replaced as the log advises; nothing is restarted.
 #[test]
 fn g5_new_creds_grant_a_missing_permission_without_a_restart() {

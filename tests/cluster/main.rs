@@ -14,6 +14,8 @@ mod clients;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
+mod controllers;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod demo;
@@ -47,6 +49,8 @@ mod nsc;
 mod older_copy;
 #[cfg(test)]
 mod older_servers;
+#[cfg(test)]
+mod order;
 #[cfg(test)]
 mod partition;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -24,96 +25,115 @@ enum Tie {
     Leaf,
 }
 
-/// A node that is connected to server n1, and a server n2 behind a link that can be cut.
+/// A node that is connected to server n1, and a last server behind a link that can be cut.
 struct Split {
     operator: Operator,
     account: Account,
     node: Node,
-    first: NatsServer,
-    second: NatsServer,
+    servers: Vec<NatsServer>,
     links: Vec<Gate>,
+}
+
+/// What ties the servers of these route, gateway or leaf node ports together, beside what every server has. A server that
+/// another one tells of its peers connects to them through their gates too.
+fn ties(tie: Tie, gates: &[Gate], ports: &[u16], operator: &Operator, creds: &Path) -> Vec<String> {
+    let gate = |at: usize| gates[at].address;
+    let leaf = format!(
+        "leafnodes {{ remotes: [{{ url: \"nats-leaf://{}\", account: {}, credentials: {creds:?} }}] }}",
+        gate(0),
+        operator.system.id(),
+    );
+    let of = |at: usize| {
+        let listen = format!("listen: \"127.0.0.1:{}\"", ports[at]);
+        match (tie, at) {
+            (Tie::Route, _) => {
+                let first = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+                let routes = match at {
+                    0 => String::new(),
+                    // Only the last one is behind a link.
+                    at if at + 1 < ports.len() => format!(", routes: [\"nats://{first}\"]"),
+                    _ => format!(", routes: [\"nats://{}\"]", gate(0)),
+                };
+                format!(
+                    "cluster {{ name: test, {listen}, advertise: \"{}\"{routes} }}",
+                    gate(at)
+                )
+            }
+            (Tie::Gateway, _) => {
+                let (name, other) = if at == 0 { ("near", "far") } else { ("far", "near") };
+                format!(
+                    "gateway {{ name: {name}, {listen}, advertise: \"{}\", gateways: [{{name: {other}, url: \"nats://{}\"}}] }}",
+                    gate(at),
+                    gate(1 - at)
+                )
+            }
+            (Tie::Leaf, 0) => format!("leafnodes {{ {listen} }}"),
+            (Tie::Leaf, _) => leaf.clone(),
+        }
+    };
+    (0..ports.len()).map(of).collect()
 }
 
 impl Split {
     fn start(version: &str, tie: Tie) -> Self {
-        let operator = Operator::new("O");
-        let user = operator.system.propagating_user();
-        Self::with(version, tie, operator, &user)
+        Self::of(&[version; 2], tie)
     }
 
-    fn with(version: &str, tie: Tie, operator: Operator, user: &User) -> Self {
-        Self::reaching(1, version, tie, operator, user)
+    /// One server of each of these versions.
+    fn of(versions: &[&str], tie: Tie) -> Self {
+        let operator = Operator::new("O");
+        let user = operator.system.propagating_user();
+        Self::with(versions, tie, operator, &user)
+    }
+
+    fn with(versions: &[&str], tie: Tie, operator: Operator, user: &User) -> Self {
+        Self::reaching(1, versions, tie, operator, user)
     }
 
     /// The same with the first `urls` servers in the node's configuration.
-    fn reaching(urls: usize, version: &str, tie: Tie, operator: Operator, user: &User) -> Self {
+    fn reaching(urls: usize, versions: &[&str], tie: Tie, operator: Operator, user: &User) -> Self {
         let account = Account::new("A");
-        let (port, far_port) = (free_port(), free_port());
-        let servers = [port, far_port].map(|port| format!("nats://127.0.0.1:{port}"));
+        let clients: Vec<u16> = versions.iter().map(|_| free_port()).collect();
+        let servers = clients[..urls].iter().map(|port| format!("nats://127.0.0.1:{port}"));
         let options = Options {
-            nats: vec![NatsLink::plain(servers[..urls].to_vec(), user.creds())],
+            nats: vec![NatsLink::plain(servers.collect(), user.creds())],
             ..Options::default()
         };
         let node = Node::start(&operator.token(), options);
         node.put(&operator.system, &operator.system_token());
         node.put(&account, &operator.account_at(&account, now() - 60));
         let config = resolver_config(&operator.token(), &node.accounts_url());
-        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let (near, far) = (free_port(), free_port());
-        let to_first = Gate::open(address(near));
-        let to_second = Gate::open(address(far));
-        let folder = node.folder().to_owned();
-        let (first, second) = match tie {
-            Tie::Route => (
-                format!("cluster {{ name: test, listen: \"127.0.0.1:{near}\" }}"),
-                format!(
-                    "cluster {{ name: test, listen: \"127.0.0.1:{far}\", routes: [\"nats://{}\"] }}",
-                    to_first.address
-                ),
-            ),
-            Tie::Gateway => (
-                format!(
-                    "gateway {{ name: near, listen: \"127.0.0.1:{near}\", advertise: \"{}\", gateways: [{{name: far, url: \"nats://{}\"}}] }}",
-                    to_first.address, to_second.address
-                ),
-                format!(
-                    "gateway {{ name: far, listen: \"127.0.0.1:{far}\", advertise: \"{}\", gateways: [{{name: near, url: \"nats://{}\"}}] }}",
-                    to_second.address, to_first.address
-                ),
-            ),
-            Tie::Leaf => {
-                let creds = folder.join("leaf.creds");
-                std::fs::write(&creds, operator.system.user().creds()).expect("the test's own folder");
-                (
-                    format!("leafnodes {{ listen: \"127.0.0.1:{near}\" }}"),
-                    format!(
-                        "leafnodes {{ remotes: [{{ url: \"nats-leaf://{}\", account: {}, credentials: \"{}\" }}] }}",
-                        to_first.address,
-                        operator.system.id(),
-                        creds.display()
-                    ),
-                )
-            }
+        let ports: Vec<u16> = versions.iter().map(|_| free_port()).collect();
+        let gate = |port: &u16| Gate::open(SocketAddr::from(([127, 0, 0, 1], *port)));
+        let links: Vec<Gate> = ports.iter().map(gate).collect();
+        let creds = node.folder().join("leaf.creds");
+        std::fs::write(&creds, operator.system.user().creds()).expect("the test's own folder");
+        let ties = ties(tie, &links, &ports, &operator, &creds);
+        let start = |(at, (version, tie)): (usize, (&&str, &String))| {
+            NatsServer::start_named(version, &format!("n{}", at + 1), clients[at], &format!("{config}{tie}\n"))
         };
-        let first = NatsServer::start_named(version, "n1", port, &format!("{config}{first}\n"));
-        let second = NatsServer::start_named(version, "n2", far_port, &format!("{config}{second}\n"));
         let split = Self {
+            servers: versions.iter().zip(&ties).enumerate().map(start).collect(),
             operator,
             account,
             node,
-            first,
-            second,
-            links: vec![to_first, to_second],
+            links,
         };
         split.wait_until_tied();
         split
     }
 
+    /// The server that is behind the link.
+    fn last(&self) -> &NatsServer {
+        self.servers.last().expect("several")
+    }
+
     fn wait_until_tied(&self) {
         eventually("the servers hear each other", || {
-            let mut system = NatsUser::connect(self.first.address(), &self.operator.system.user()).ok()?;
-            let answers = system.ask("$SYS.REQ.SERVER.PING.IDZ", b"", 2, Duration::from_millis(300));
-            (answers.len() == 2).then_some(())
+            let mut system = NatsUser::connect(self.servers[0].address(), &self.operator.system.user()).ok()?;
+            let count = self.servers.len();
+            let answers = system.ask("$SYS.REQ.SERVER.PING.IDZ", b"", count, Duration::from_millis(300));
+            (answers.len() == count).then_some(())
         });
     }
 
@@ -125,11 +145,11 @@ impl Split {
         self.links.iter().for_each(Gate::reopen);
     }
 
-    /// A user with a connection to the second server.
+    /// A user with a connection to the server behind the link.
     fn user(&self) -> (User, NatsUser) {
         let user = self.account.user();
-        let connection = NatsUser::connect(self.second.address(), &user)
-            .unwrap_or_else(|error| panic!("{error}: {}", self.second.log()));
+        let connection = NatsUser::connect(self.last().address(), &user)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.last().log()));
         (user, connection)
     }
 
@@ -140,12 +160,12 @@ impl Split {
         self.node.put(&self.account, &token);
     }
 
-    /// Both servers have the account loaded and are known.
+    /// All servers have the account loaded and are known.
     #[track_caller]
     fn warm_up(&self) {
         for age in [50, 40] {
             let (alice, mut connection) = self.user();
-            let _near = NatsUser::connect(self.first.address(), &self.account.user());
+            let _near = self.near();
             self.node.put(
                 &self.account,
                 &self.operator.revoking(&self.account, &[&alice], now() - age),
@@ -158,6 +178,13 @@ impl Split {
                 self.node.log()
             );
         }
+    }
+
+    /// Users with connections to the other servers.
+    fn near(&self) -> Vec<NatsUser> {
+        let near = &self.servers[..self.servers.len() - 1];
+        let connect = |server: &NatsServer| NatsUser::connect(server.address(), &self.account.user());
+        near.iter().filter_map(|server| connect(server).ok()).collect()
     }
 
     #[track_caller]
@@ -175,34 +202,57 @@ impl Split {
             "{}",
             self.node.log()
         );
-        let again = NatsUser::connect(self.second.address(), user);
+        let again = NatsUser::connect(self.last().address(), user);
         assert_eq!(again.err().as_deref(), Some("Authorization Violation"));
     }
 }
 
 const MISSING: &str = "this server does not answer";
 
+/// NATS clusters of three servers: of each version that is in use, and one in the middle of an upgrade.
+const CLUSTERS: [[&str; 3]; 4] = {
+    let [oldest, older, _, newest] = NATS_SERVER_VERSIONS;
+    [[oldest; 3], [older; 3], [newest; 3], [newest, older, oldest]]
+};
+
 /// Who should answer was known only from earlier answers, in memory: after a restart nobody was missed.
 #[test]
 fn g5_a_server_that_was_cut_off_while_the_node_restarted_is_named_and_enforces_the_revocation_when_it_is_back() {
-    for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
-        let mut split = Split::start(version, Tie::Route);
-        split.warm_up();
-        let (alice, mut connection) = split.user();
-        split.node.terminate();
-        split.cut();
-        split.node.start_again();
-        split.revoke(&alice);
-        split.says(MISSING);
-        // Once more: what is known about n2 is agreed.
-        split.node.kill();
-        split.node.start_again();
-        split.says(MISSING);
-        assert!(connection.ping(), "{version}: it was cut off");
-        split.heal();
-        split.is_cut_off(connection, &alice);
-        split.says("this server answers again, and enforces every change");
-    }
+    // Nearly all of it is waiting.
+    std::thread::scope(|scope| {
+        for versions in CLUSTERS {
+            scope.spawn(move || is_named_and_brought_up_to_date(versions));
+        }
+    });
+}
+
+fn is_named_and_brought_up_to_date(versions: [&str; 3]) {
+    let mut split = Split::of(&versions, Tie::Route);
+    split.warm_up();
+    let (bob, _connection) = split.user();
+    let _near = split.near();
+    let token = split.operator.revoking(&split.account, &[&bob], now() - 30);
+    let proof = put_and_wait(&split, &token, 20);
+    assert_eq!(
+        (&proof["confirmed"], &proof["servers"]),
+        (&json!(true), &json!(3)),
+        "{versions:?}: {proof}"
+    );
+    let (alice, mut connection) = split.user();
+    split.node.terminate();
+    split.cut();
+    split.node.start_again();
+    split.revoke(&alice);
+    split.says(MISSING);
+    // Once more: what is known about n3 is agreed.
+    split.node.kill();
+    split.node.start_again();
+    split.says(MISSING);
+    assert_eq!(state_of(&split.node, "n3").as_deref(), Some("missing"), "{versions:?}");
+    assert!(connection.ping(), "{versions:?}: it was cut off");
+    split.heal();
+    split.is_cut_off(connection, &alice);
+    split.says("this server answers again, and enforces every change");
 }
 
 #[test]
@@ -247,7 +297,7 @@ fn g6_what_a_server_that_is_heard_for_the_first_time_holds_is_looked_at() {
 fn g5_without_permission_to_ask_everything_is_sent_again_to_a_server_that_was_away() {
     let operator = Operator::new("O");
     let user = operator.system.sending_user();
-    let split = Split::with(NEWEST, Tie::Route, operator, &user);
+    let split = Split::with(&[NEWEST; 2], Tie::Route, operator, &user);
     split.says("the user may not ask servers who they are");
     split.warm_up();
     let (alice, connection) = split.user();
@@ -297,7 +347,7 @@ fn g5_whoever_uploads_or_watches_learns_at_which_servers_a_revocation_is_in_forc
     let split = Split::start(NEWEST, Tie::Route);
     split.warm_up();
     let (alice, mut connection) = split.user();
-    let _near = NatsUser::connect(split.first.address(), &split.account.user());
+    let _near = split.near();
     let token = split.operator.revoking(&split.account, &[&alice], now() - 30);
     let proof = put_and_wait(&split, &token, 20);
     assert_eq!(
@@ -372,21 +422,21 @@ fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_
     let mut split = Split::start(NEWEST, Tie::Route);
     split.warm_up();
     becomes(&split.node, "n2", "up-to-date");
-    split.second.signal(Signal::TERM);
+    split.servers[1].signal(Signal::TERM);
     eventually("it has said that it ends", || {
         state_of(&split.node, "n2").is_none().then_some(())
     });
-    split.second.restart();
+    split.servers[1].restart();
     becomes(&split.node, "n2", "up-to-date");
     // Killed, it says nothing; the next process of its name replaces it.
-    split.second.restart();
+    split.servers[1].restart();
     let count = |node: &Node| node.cli_json(&["nats", "servers"])["items"].as_array().map(Vec::len);
     eventually("two servers, both up to date", || {
         split.node.put(&split.account, &split.operator.account(&split.account));
         let is_up = |name| state_of(&split.node, name).as_deref() == Some("up-to-date");
         (count(&split.node) == Some(2) && is_up("n1") && is_up("n2")).then_some(())
     });
-    split.second.signal(Signal::KILL);
+    split.servers[1].signal(Signal::KILL);
     eventually("it is missed", || {
         split.node.put(&split.account, &split.operator.account(&split.account));
         (state_of(&split.node, "n2")? == "missing").then_some(())
@@ -406,12 +456,12 @@ fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_
 fn g5_a_missing_server_is_reached_at_its_own_url() {
     let operator = Operator::new("O");
     let user = operator.system.propagating_user();
-    let split = Split::reaching(2, NEWEST, Tie::Route, operator, &user);
+    let split = Split::reaching(2, &[NEWEST; 2], Tie::Route, operator, &user);
     split.warm_up();
     split.cut();
     for age in [30, 20] {
         let (bob, mut connection) = split.user();
-        let near = NatsUser::connect(split.first.address(), &split.account.user());
+        let near = NatsUser::connect(split.servers[0].address(), &split.account.user());
         let token = split.operator.revoking(&split.account, &[&bob], now() - age);
         let proof = put_and_wait(&split, &token, 30);
         assert_eq!(

@@ -13,6 +13,8 @@ mod disk;
 #[cfg(test)]
 mod election;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod node;

@@ -12,6 +12,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
+use crate::nats::SERVERS;
 use crate::node::Disks;
 
 /// The most that a sender waits: pieces of snapshots have long deadlines, and a simulated hour is soon over.
@@ -125,14 +126,20 @@ impl Network {
             .is_some_and(|found| found.life == life)
     }
 
-    /// Carries one message to the NATS cluster. Most are quick; a lease covers what takes longer.
-    pub(crate) async fn publish(&self) {
-        let delay = {
-            let mut inner = self.inner();
-            let longest = if inner.random.gen_bool(0.02) { 450_000 } else { 10_000 };
-            Duration::from_micros(inner.random.gen_range(100..longest))
-        };
-        tokio::time::sleep(delay).await;
+    /// How long one message to the NATS cluster takes, and which servers do not get it. Most are quick; a lease covers what
+    /// takes longer.
+    pub(crate) fn publish(&self) -> (Duration, [bool; SERVERS.len()]) {
+        let mut inner = self.inner();
+        let longest = if inner.random.gen_bool(0.02) { 990_000 } else { 10_000 };
+        let delay = Duration::from_micros(inner.random.gen_range(100..longest));
+        (delay, SERVERS.map(|_| inner.random.gen_bool(0.01)))
+    }
+
+    /// How long a publisher hangs before it has something agreed: mostly not at all, sometimes longer than its lease.
+    pub(crate) fn stalls(&self, always: bool) -> Duration {
+        let mut inner = self.inner();
+        let longest = if always || inner.random.gen_bool(0.1) { 6_000 } else { 1 };
+        Duration::from_millis(inner.random.gen_range(0..longest))
     }
 
     /// Whether the connection of a publisher to the NATS cluster ends now.

@@ -53,6 +53,8 @@ pub(crate) enum Defect {
     LeaseIgnored,
     /// A node gives back the lease that it sees, whoever has it.
     LeaseOfAnotherGiven,
+    /// A publisher has what it found agreed under whichever lease it has by then.
+    RosterUnfenced,
 }
 
 /// Asks for the deaths of one node in one of its lives.

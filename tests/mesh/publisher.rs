@@ -1,85 +1,27 @@
-//! A NATS cluster of a simulated mesh, and who publishes to it: the node that holds the lease.
+//! Who publishes to the NATS cluster of a simulated mesh: the node that holds the lease. It sends what changed, sees which
+//! servers have it, and has the mesh agree on that, under the term of its lease.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::pin::Pin;
 
 use jwtmesh::nats::{Asked, Lease};
-use jwtmesh::resolver::Resolver;
+use jwtmesh::resolver::{Resolver, Server, UpdateRoster};
 use jwtmesh::tasks::Scope;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::clients::{ACCOUNTS, Keys};
+use crate::nats::{NATS_CLUSTER, NatsCluster, SERVERS};
 use crate::network::Network;
 use crate::planted::Defect;
 
-const NATS_CLUSTER: &str = "simulated";
+/// The time between two agreements.
+const MARK_EVERY: Duration = Duration::from_millis(300);
 
-/// The time between two positions that the mesh agrees on.
-const MARK_EVERY: Duration = Duration::from_secs(1);
+/// When an account that some server does not have is sent again.
+const AGAIN: Duration = Duration::from_millis(300);
 
-#[derive(Default)]
-struct Inner {
-    /// The newest revision of each account that it was sent.
-    newest: BTreeMap<u8, u64>,
-    /// Until when each node may publish, as it believes.
-    held: BTreeMap<u64, Instant>,
-    count: u64,
-    is_closed: bool,
-}
-
-/// A NATS cluster. Clones are the same.
-#[derive(Clone, Default)]
-pub(crate) struct NatsCluster(Arc<Mutex<Inner>>);
-
-impl NatsCluster {
-    /// From now on nobody publishes to it.
-    pub(crate) fn close(&self) {
-        self.0.lock().unwrap().is_closed = true;
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.lock().unwrap().is_closed
-    }
-
-    /// How often it was sent an account.
-    pub(crate) fn count(&self) -> u64 {
-        self.0.lock().unwrap().count
-    }
-
-    /// Node `node` believes that it may publish until then, or not at all. One may at a time.
-    fn held(&self, node: u64, until: Option<Instant>) {
-        let mut inner = self.0.lock().unwrap();
-        inner.held.remove(&node);
-        let Some(until) = until.filter(|until| *until > Instant::now()) else {
-            return;
-        };
-        inner.held.insert(node, until);
-        let holders: Vec<u64> = inner
-            .held
-            .iter()
-            .filter(|(_, until)| **until > Instant::now())
-            .map(|(node, _)| *node)
-            .collect();
-        assert!(holders.len() == 1, "nodes {holders:?} may publish at once");
-    }
-
-    /// Takes an account. Servers with a URL resolver take one of any age, so it must not be older than the one before.
-    fn take(&self, from: u64, account: u8, revision: u64) {
-        let mut inner = self.0.lock().unwrap();
-        inner.count += 1;
-        let newest = inner.newest.entry(account).or_default();
-        assert!(
-            *newest <= revision,
-            "node {from} sends account {account} as of revision {revision} after it was sent as of {newest}"
-        );
-        *newest = revision;
-    }
-
-    /// What it was sent of `account` last; 0 if nothing.
-    pub(crate) fn newest(&self, account: u8) -> u64 {
-        self.0.lock().unwrap().newest.get(&account).copied().unwrap_or(0)
-    }
-}
+/// An agreement that goes on.
+type Marking = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The publisher of one life of a node.
 pub(crate) struct Publisher {
@@ -91,51 +33,69 @@ pub(crate) struct Publisher {
     pub(crate) defect: Option<Defect>,
 }
 
+/// What this node knows while it publishes.
+struct Term {
+    term: u64,
+    /// Up to which revision each server was known to have everything when this began.
+    before: [u64; SERVERS.len()],
+    /// The accounts as they were last looked up, and up to which revision nothing is missing there.
+    rows: BTreeMap<u8, u64>,
+    listed: u64,
+    /// What was sent last of each account, and when it arrives.
+    sent: BTreeMap<u8, (u64, Instant)>,
+}
+
 impl Publisher {
     /// Publishes while this node holds the lease, until `scope` is stopped.
     pub(crate) async fn run(self, scope: Scope) {
         let keys = Keys::new();
         let mut lease = Lease::new(self.resolver.clone(), NATS_CLUSTER);
         let mut revision = self.resolver.watch_revision();
-        // The position as of when the lease was taken, and what was sent since.
-        let mut begun: Option<u64> = None;
-        let mut sent = BTreeMap::new();
-        let (mut marked, mut sent_before) = (Instant::now(), 0);
+        let (mut present, mut marking): (Option<Term>, Option<Marking>) = (None, None);
+        let mut mark_at = Instant::now();
         while !self.nats.is_closed() && self.network.is_alive(self.node, self.life) {
             let wake = lease.pursue();
-            self.nats.held(self.node, lease.held_until());
+            self.nats.holds_lease(self.node, lease.held_until());
             if self.network.ends_connection() {
                 self.give_back(&mut lease).await;
             }
             if !self.may_send(&lease) {
-                begun = None;
-                sent.clear();
-            } else if begun.is_none() {
-                begun = Some(self.resolver.position(NATS_CLUSTER));
+                present = None;
+            } else if present.is_none() && marking.is_none() {
+                // What was to be agreed before has come or will not.
+                present = Some(self.begin());
             }
-            if let Some(position) = begun {
-                let newest = *revision.borrow_and_update();
-                let all = self.send_all(&keys, &mut lease, position, &mut sent).await;
-                let is_news = sent.values().copied().max() > Some(sent_before);
-                if all && is_news && marked.elapsed() >= MARK_EVERY {
-                    (marked, sent_before) = (Instant::now(), newest);
-                    // If it fails, the next one says more.
-                    drop(self.resolver.mark_propagated(NATS_CLUSTER, newest).await);
+            let mut again = None;
+            if let Some(term) = &mut present {
+                term.listed = *revision.borrow_and_update();
+                if self.send_all(&keys, &mut lease, term).await {
+                    if marking.is_none() && Instant::now() >= mark_at {
+                        marking = self.agree(term);
+                        mark_at = Instant::now() + MARK_EVERY;
+                    }
+                    again = Some(Instant::now() + AGAIN);
                 }
+            }
+            if self.defect == Some(Defect::RosterUnfenced)
+                && let Some(marking) = marking.take()
+            {
+                scope.spawn_for_client(marking);
             }
             tokio::select! {
                 biased;
                 () = scope.stopping() => return,
                 asked = driven(&mut lease) => lease.asked(asked),
+                () = ended(&mut marking) => marking = None,
                 Ok(()) = revision.changed() => {}
                 () = until(wake) => {}
+                () = until(again) => {}
             }
         }
     }
 
     /// The connection to the NATS cluster has ended.
     async fn give_back(&self, lease: &mut Lease) {
-        self.nats.held(self.node, None);
+        self.nats.holds_lease(self.node, None);
         if self.defect == Some(Defect::LeaseOfAnotherGiven)
             && let Some(agreed) = self.resolver.lease(NATS_CLUSTER)
         {
@@ -148,27 +108,117 @@ impl Publisher {
         lease.is_held() || self.defect == Some(Defect::LeaseIgnored)
     }
 
-    /// Sends what changed since `position`; whether all of it was sent.
-    async fn send_all(&self, keys: &Keys, lease: &mut Lease, position: u64, sent: &mut BTreeMap<u8, u64>) -> bool {
+    fn term(&self) -> u64 {
+        self.resolver.lease(NATS_CLUSTER).map_or(0, |lease| lease.term)
+    }
+
+    /// Goes on where the mesh has agreed.
+    fn begin(&self) -> Term {
+        let (position, known) = (
+            self.resolver.position(NATS_CLUSTER),
+            self.resolver.servers(NATS_CLUSTER),
+        );
+        let before = SERVERS.map(|id| {
+            let known = known.iter().find(|server| server.id == id);
+            known.map_or(0, |server| server.behind.unwrap_or(position))
+        });
+        Term {
+            term: self.term(),
+            before,
+            rows: BTreeMap::new(),
+            listed: 0,
+            sent: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a server is known to have this revision of an account.
+    fn has(&self, term: &Term, server: usize, account: u8, revision: u64) -> bool {
+        let is_answered = term
+            .sent
+            .get(&account)
+            .is_some_and(|(sent, arrives)| *sent == revision && *arrives <= Instant::now());
+        revision <= term.before[server] || (is_answered && self.nats.held(server, account) >= revision)
+    }
+
+    /// Sends what some server does not have and can be sent; whether every account was looked at.
+    async fn send_all(&self, keys: &Keys, lease: &mut Lease, term: &mut Term) -> bool {
         for account in 0..ACCOUNTS {
             // Looked up at the moment of sending. A disk whose power fails gives nothing.
             let Ok(row) = self.resolver.lookup(keys.account(account)).await else {
                 return false;
             };
-            let Some(revision) = row.map(|row| row.revision).filter(|revision| *revision > position) else {
+            let Some(revision) = row.map(|row| row.revision) else {
                 continue;
             };
-            if sent.get(&account) >= Some(&revision) {
+            term.rows.insert(account, revision);
+            let is_due = match term.sent.get(&account) {
+                Some((sent, arrives)) => *sent < revision || *arrives + AGAIN <= Instant::now(),
+                None => true,
+            };
+            let lacks = |server: &usize| !self.has(term, *server, account, revision);
+            let mut lacking = (0..SERVERS.len()).filter(lacks);
+            let is_new = term.sent.get(&account).is_none_or(|(sent, _)| *sent < revision);
+            if !is_due || !lacking.any(|server| is_new || self.nats.is_there(server)) {
                 continue;
             }
             if !self.may_send(lease) || !self.network.is_alive(self.node, self.life) {
                 return false;
             }
-            self.network.publish().await;
-            self.nats.take(self.node, account, revision);
-            sent.insert(account, revision);
+            let arrives = self.nats.send(&self.network, self.node, account, revision);
+            term.sent.insert(account, (revision, arrives));
         }
         true
+    }
+
+    /// Has the mesh agree on what is known, if that is new.
+    fn agree(&self, term: &Term) -> Option<Marking> {
+        let open = term.rows.iter().filter(|(account, revision)| {
+            let lacks = |server| !self.has(term, server, **account, **revision);
+            (0..SERVERS.len()).all(lacks)
+        });
+        // Up to here every change was answered by one server at least.
+        let answered = open.map(|(_, revision)| revision - 1).min().unwrap_or(term.listed);
+        let agreed = self.resolver.position(NATS_CLUSTER);
+        let position = answered.min(term.listed).max(agreed);
+        let lacking = |server: usize| {
+            let lacks = |(account, revision): &(&u8, &u64)| {
+                **revision <= position && !self.has(term, server, **account, **revision)
+            };
+            term.rows.iter().filter(lacks).map(|(_, revision)| revision - 1).min()
+        };
+        let known = self.resolver.servers(NATS_CLUSTER);
+        let found = SERVERS.iter().enumerate().map(|(server, id)| Server {
+            id: (*id).to_owned(),
+            name: (*id).to_owned(),
+            cluster: String::new(),
+            version: "2.15.1".to_owned(),
+            behind: lacking(server),
+        });
+        let seen: Vec<Server> = found.filter(|server| !known.contains(server)).collect();
+        let is_news = term
+            .rows
+            .values()
+            .any(|revision| (agreed + 1..=position).contains(revision));
+        if seen.is_empty() && !is_news {
+            return None;
+        }
+        let mut update = UpdateRoster {
+            nats_cluster: NATS_CLUSTER.to_owned(),
+            term: term.term,
+            position,
+            seen,
+            gone: Vec::new(),
+        };
+        let (resolver, is_unfenced) = (self.resolver.clone(), self.defect == Some(Defect::RosterUnfenced));
+        let stall = self.network.stalls(is_unfenced);
+        Some(Box::pin(async move {
+            sleep(stall).await;
+            if is_unfenced {
+                update.term = resolver.lease(NATS_CLUSTER).map_or(0, |lease| lease.term);
+            }
+            // If it is not agreed, the next one says it again.
+            drop(resolver.update_roster(update).await);
+        }))
     }
 }
 
@@ -183,6 +233,14 @@ async fn until(at: Option<Instant>) {
 async fn driven(lease: &mut Lease) -> Asked {
     match &mut lease.asking {
         Some(asking) => asking.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The end of an agreement; waits for ever if there is none.
+async fn ended(marking: &mut Option<Marking>) {
+    match marking {
+        Some(marking) => marking.await,
         None => std::future::pending().await,
     }
 }

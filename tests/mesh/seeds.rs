@@ -107,6 +107,7 @@ fn what_is_planted_is_found() {
         (Defect::ReadWithoutAsking, 0),
         (Defect::LeaseIgnored, 0),
         (Defect::LeaseOfAnotherGiven, 0),
+        (Defect::RosterUnfenced, 0),
     ] {
         let (seed, said) = found(defect, from).unwrap_or_else(|| panic!("{defect:?} is not found"));
         println!("{defect:?}: seed {seed}: {said}");

@@ -17,11 +17,12 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 
 use crate::clients::{ACCOUNTS, At, History, Keys, etag, versions};
+use crate::nats::{NatsCluster, SERVERS};
 use crate::network::Network;
 use crate::node::{BEGINNING, Disks, MEMTABLE, Nature, Node, ROOMY, member};
 use crate::panics;
 use crate::planted::{Defect, Doom};
-use crate::publisher::{NatsCluster, Publisher};
+use crate::publisher::Publisher;
 
 /// Rounds of a simulation, each up to 400 ms long.
 const ROUNDS: usize = 150;
@@ -336,8 +337,14 @@ impl World {
                     let _ = self.nodes[&leader].core.trigger().transfer_leader(to).await;
                 }
             }
+            11 | 12 => self.nats.cut(self.random.gen_range(0..SERVERS.len()), true),
+            13 => self.nats_heals(),
             _ => {}
         }
+    }
+
+    fn nats_heals(&self) {
+        (0..SERVERS.len()).for_each(|server| self.nats.cut(server, false));
     }
 
     /// Every disk has room and gets on.
@@ -348,9 +355,10 @@ impl World {
         }
     }
 
-    /// No account goes backwards at a living node.
+    /// No account goes backwards at a living node, and what it knows of the NATS cluster's servers is true.
     fn look_back(&mut self) {
         for (node, living) in &self.nodes {
+            let mut rows = BTreeMap::new();
             for account in 0..ACCOUNTS {
                 // Its power may have failed.
                 let Ok(Some(row)) = living.state.account(self.keys.account(account)) else {
@@ -363,7 +371,9 @@ impl World {
                     row.revision
                 );
                 *seen = row.revision;
+                rows.insert(account, row.revision);
             }
+            self.nats.check(*node, &living.resolver, &rows);
         }
     }
 
@@ -432,6 +442,7 @@ impl World {
     async fn end(mut self) -> Report {
         self.armed.store(false, Ordering::Relaxed);
         self.network.calm_down();
+        self.nats_heals();
         self.disks.values().for_each(Disks::put_out);
         self.mend_disks();
         self.pass(Duration::from_millis(1)).await;
@@ -473,9 +484,12 @@ impl World {
         self.report
     }
 
-    /// Whether the NATS cluster was sent everything that was acknowledged.
+    /// Whether every server has everything that was acknowledged, and every node knows it.
     fn is_published(&self) -> bool {
-        (0..ACCOUNTS).all(|account| self.nats.newest(account) >= self.history.newest(account))
+        let has = |server, account| self.nats.held(server, account) >= self.history.newest(account);
+        let is_everywhere = |account| (0..SERVERS.len()).all(|server| has(server, account));
+        let mut resolvers = self.nodes.values().map(|node| &node.resolver);
+        (0..ACCOUNTS).all(is_everywhere) && resolvers.all(NatsCluster::is_proven)
     }
 
     /// Whether every node has applied the same and has it in its file.

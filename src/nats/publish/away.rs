@@ -51,6 +51,38 @@ fn g5_a_server_that_missed_a_change_is_named_at_once_and_brought_up_to_date_when
 }
 
 #[test]
+fn g5_a_nats_cluster_that_was_away_for_an_hour_enforces_every_change_within_seconds_of_its_return() {
+    for is_restarted in [false, true] {
+        let mut world = World::quiet();
+        world.heard_by(&["n1", "n2"]);
+        world.change(&[1, 2, 3]);
+        world.idle(5);
+        world.disconnect();
+        let first = world.change(&[1]);
+        for minute in 1..60 {
+            world.pass(60_000);
+            world.change(&[1 + minute % 3]);
+        }
+        assert!(world.agreed < first, "nothing has happened there");
+        if is_restarted {
+            world.restart();
+        }
+        // The second is heard a while later.
+        world.heard_by(&["n1"]);
+        world.connect();
+        world.idle(5);
+        assert_eq!(world.held["n1"], world.rows, "restarted: {is_restarted}");
+        let missed = *world.rows.values().min().expect("three accounts");
+        assert!(behind(&world, "n2").is_some_and(|behind| behind < missed));
+        world.heard_by(&["n1", "n2"]);
+        world.idle(5);
+        assert_eq!(world.held["n2"], world.rows, "restarted: {is_restarted}");
+        assert_eq!((behind(&world, "n1"), behind(&world, "n2")), (None, None));
+        world.settle();
+    }
+}
+
+#[test]
 fn g5_a_restart_and_another_connection_forget_no_server_that_is_behind() {
     let (mut world, revision) = n2_misses_a_change();
     world.idle(10);

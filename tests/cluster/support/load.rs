@@ -330,6 +330,88 @@ impl Shared {
     }
 }
 
+/// One upload after another through each node, of accounts that all of them upload, until this is dropped.
+pub(crate) struct Uploads {
+    shared: Arc<Uploading>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Uploading {
+    stop: AtomicBool,
+    operator: Arc<Operator>,
+    accounts: Vec<Account>,
+    /// The issue time of the next upload of any.
+    next: AtomicI64,
+    /// How many were stored through each node.
+    stored: Vec<AtomicU32>,
+}
+
+impl Uploads {
+    pub(crate) fn begin(operator: &Arc<Operator>, nodes: &[Node]) -> Self {
+        let shared = Arc::new(Uploading {
+            stop: AtomicBool::new(false),
+            operator: operator.clone(),
+            accounts: (0..CONTENDED).map(|n| Account::new(&format!("C{n}"))).collect(),
+            next: AtomicI64::new(now() - 100_000),
+            stored: nodes.iter().map(|_| AtomicU32::new(0)).collect(),
+        });
+        let begin = |(node, address)| {
+            let shared = shared.clone();
+            std::thread::spawn(move || shared.run(node, address))
+        };
+        let threads = nodes.iter().map(Node::address).enumerate().map(begin).collect();
+        Self { shared, threads }
+    }
+
+    /// Waits until something more is stored through each of these nodes.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, nodes: &[usize]) {
+        for node in nodes {
+            let stored = || self.shared.stored[*node].load(Ordering::Relaxed);
+            let before = stored();
+            eventually(&format!("uploads through node {node} are stored"), || {
+                (stored() > before + 1).then_some(())
+            });
+        }
+    }
+
+    /// What is uploaded.
+    pub(crate) fn accounts(&self) -> &[Account] {
+        &self.shared.accounts
+    }
+
+    /// From now on nothing is.
+    pub(crate) fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Uploading {
+    fn run(&self, node: usize, address: SocketAddr) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let issued = self.next.fetch_add(1, Ordering::Relaxed);
+            let account = &self.accounts[usize::try_from(issued).expect("after 1970") % CONTENDED];
+            let token = self.operator.account_at(account, issued);
+            let path = format!("/jwt/v1/accounts/{}", account.id());
+            let answer = Connection::plain(address)
+                .and_then(|mut connection| connection.request("POST", &path, &[], token.as_bytes()));
+            match answer {
+                Ok(answer) if answer.status == 200 => drop(self.stored[node].fetch_add(1, Ordering::Relaxed)),
+                // Another thread was faster, or nothing can be agreed now.
+                Ok(_) => {}
+                Err(_) => pause(),
+            }
+        }
+    }
+}
+
 /// A node that is down leaves the processor to the others.
 fn pause() {
     std::thread::sleep(Duration::from_millis(3));

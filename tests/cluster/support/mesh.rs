@@ -36,6 +36,8 @@ struct Special<'s> {
     timing: Option<&'s str>,
     /// More in cluster.toml.
     more: &'s str,
+    /// Instead of that for each node, where messages pass proxies.
+    each: &'s [String],
     /// Messages pass proxies, and take that long.
     one_way: Option<Duration>,
     /// The first node's data is on a disk of so many MiB.
@@ -113,10 +115,8 @@ impl Nodes {
                     links.insert((from, to), link);
                 }
                 config = format!("{name}.toml");
-                write(
-                    &config,
-                    &configuration(&authority.cert(), &publics, &seen, timing, more),
-                );
+                let own = special.each.get(from).map_or(more, String::as_str);
+                write(&config, &configuration(&authority.cert(), &publics, &seen, timing, own));
             }
             let disk = small_disk.clone().filter(|_| from == 0);
             nodes.push(Node::member(folder.clone(), &config, name, *public, disk));
@@ -152,6 +152,17 @@ impl Nodes {
             ..Special::default()
         };
         Self::begin(count, operator_token, &special).form()
+    }
+
+    /// The same for as many nodes, with this in the cluster.toml of each.
+    #[track_caller]
+    pub(crate) fn linked_each(operator_token: &str, each: &[String]) -> Self {
+        let special = Special {
+            each,
+            one_way: Some(Duration::ZERO),
+            ..Special::default()
+        };
+        Self::begin(each.len(), operator_token, &special).form()
     }
 
     /// A mesh whose first node's data is on a disk of so many MiB.

@@ -263,6 +263,11 @@ impl Node {
         self.program.signal(Signal::KILL);
     }
 
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.program.signal(signal);
+    }
+
     /// Sends SIGTERM and waits; gives how the program ended.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> ExitStatus {
