@@ -63,7 +63,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli/account",
         &[
-            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "mod",
+            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "delete", "closing", "mod",
         ],
     ),
     (
@@ -96,7 +96,16 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "http/v1",
-        &["answer", "members", "nats", "status", "accounts", "operators", "mod"],
+        &[
+            "answer",
+            "members",
+            "nats",
+            "status",
+            "accounts",
+            "removals",
+            "operators",
+            "mod",
+        ],
     ),
     (
         "jwt",
@@ -115,7 +124,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("jwt/claims", &["account", "operator", "mod"]),
+    ("jwt/claims", &["account", "operator", "delete", "mod"]),
     // `mod` is the parser; `fields` reads the parser's values by name.
     ("jwt/json", &["mod", "fields"]),
     (
@@ -242,6 +251,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "scan",
             "older",
             "submit",
+            "remove",
             "trust",
             "publish",
             "publishers",
@@ -259,7 +269,16 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "state/apply",
-        &["before", "accounts", "operators", "positions", "roster", "mod"],
+        &[
+            "before",
+            "accounts",
+            "deletes",
+            "closings",
+            "operators",
+            "positions",
+            "roster",
+            "mod",
+        ],
     ),
     // `mod` has the tables that every other file in the folder reads or writes.
     (

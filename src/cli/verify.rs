@@ -184,6 +184,7 @@ mod tests {
             expires_at: 0,
             revision: 1,
             token: token.map(str::to_owned),
+            state: None,
             damage: None,
         }
     }

@@ -75,6 +75,21 @@ impl Claims {
         Self::of(&key.public_key(), name, nats)
     }
 
+    /// A request to delete accounts, to be signed with `key`: an operator's, or one of its signing keys (nsc `cmd/push.go`).
+    pub fn delete(key: &KeyPair, accounts: &[String]) -> Self {
+        Self::of(&key.public_key(), "", json!({ "accounts": accounts, "version": 2 }))
+    }
+
+    /// The same claims of an account, but it allows no connection and every user is revoked up to `now`, Unix seconds: no
+    /// server keeps a client of it, or takes another.
+    pub fn closed(mut self, now: i64) -> Self {
+        self.nats["limits"]["conn"] = json!(0);
+        self.nats["limits"]["leaf"] = json!(0);
+        self.revoke("*", now);
+        self.exp = 0;
+        self
+    }
+
     fn of(key: &str, name: &str, nats: Value) -> Self {
         Self {
             sub: key.to_owned(),

@@ -148,6 +148,7 @@ mod tests {
             expires_at: 0,
             revision: 17,
             token: None,
+            state: None,
             damage: None,
         };
         let operators = Operators {

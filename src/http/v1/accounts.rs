@@ -12,8 +12,8 @@ use crate::http::error::Refusal;
 use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
-use crate::jwt::{AccountKey, KeyError};
-use crate::resolver::{AccountRow, Listed, Submitter};
+use crate::jwt::{AccountKey, KeyError, time};
+use crate::resolver::{AccountRow, Listed, RowKind, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
 const PAGE: usize = 100;
@@ -90,7 +90,12 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
         expires_at: row.expires_at,
         revision: row.revision,
         // A stored token is ASCII: base64 and dots.
-        token: with_token.then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        token: (with_token && !row.is_deleted()).then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        state: match row.kind {
+            RowKind::Token => None,
+            RowKind::Closing => Some("closing".to_owned()),
+            RowKind::Tombstone => Some("deleted".to_owned()),
+        },
         damage: None,
     }
 }
@@ -105,6 +110,7 @@ fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
         expires_at: 0,
         revision: listed.revision,
         token: None,
+        state: None,
         damage: Some(damage.to_string()),
     }
 }
@@ -117,7 +123,8 @@ pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = request::account(uri)?;
     state.check_state()?;
-    match state.resolver.lookup(account).await? {
+    match state.resolver.current(account).await? {
+        Some(row) if row.is_deleted() && !request::is_on(uri, "deleted") => Err(gone(account, &row)),
         Some(row) => Ok(shown(state, &row, true)),
         None => Err(unknown(account)),
     }
@@ -127,19 +134,45 @@ async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
 /// or after so many seconds.
 pub(super) async fn propagation(State(state): State<Shared>, Path(account): Path<String>, uri: Uri) -> Response {
     let outcome = async {
-        let account: AccountKey = account
-            .parse()
-            .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))?;
+        let account = key(&account)?;
         let wait = match request::parameter(&uri, "wait") {
             Some(text) => proof::seconds(&text)?,
             None => Duration::ZERO,
         };
         state.check_state()?;
-        let row = state.resolver.lookup(account).await?;
+        let row = state.resolver.current(account).await?;
         let row = row.ok_or_else(|| unknown(account))?;
+        if row.is_deleted() && state.resolver.closing(account).await?.is_none() {
+            return Err(Refusal::conflict("no-closing-jwt", not_enforced(account)));
+        }
         Ok(proof::propagation(&state.resolver, account, row.revision, wait).await)
     };
     answer(outcome.await)
+}
+
+/// The account that a part of a path names.
+pub(super) fn key(text: &str) -> Result<AccountKey, Refusal> {
+    text.parse()
+        .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))
+}
+
+/// Why nothing can be proven of a deleted account.
+fn not_enforced(account: AccountKey) -> String {
+    format!(
+        "account {account} was deleted, and no closing JWT is kept for it, so nothing was sent to the NATS clusters: nats-servers with a \
+         URL resolver that had loaded it go on with it until they are restarted, or until `jwtmesh account closing set` gives one"
+    )
+}
+
+fn gone(account: AccountKey, row: &AccountRow) -> Refusal {
+    Refusal::missing(
+        "deleted-account",
+        format!(
+            "account {account} was deleted at revision {}; a JWT issued after {} creates it again",
+            row.revision,
+            time(row.issued_at)
+        ),
+    )
 }
 
 fn unknown(account: AccountKey) -> Refusal {
