@@ -56,7 +56,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "exit", "output", "input", "target", "serve", "ready", "inspect", "account", "operator", "member",
+            "exit", "output", "input", "key", "target", "serve", "ready", "inspect", "account", "operator", "member",
             "status", "nats", "verify", "demo", "mod",
         ],
     ),
@@ -240,6 +240,8 @@ const ORDER: &[(&str, &[&str])] = &[
     // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
+    // `mod` says what is not removed.
+    ("resolver/remove", &["mod", "delete", "closing"]),
     (
         "resolver",
         &[
@@ -260,7 +262,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("resolver/nats", &["resend", "seen", "versions", "mod"]),
-    ("sign", &["claims", "creds", "mod"]),
+    ("sign", &["claims", "creds", "seed", "mod"]),
     (
         "state",
         &[

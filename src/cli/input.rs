@@ -3,8 +3,6 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use nkeys::KeyPair;
-
 use super::exit::{Exit, Failure};
 use crate::api::Operators;
 use crate::jwt::{MAX_TOKEN_BYTES, OperatorClaims, Token, TrustedKeys, Verified, without_seeds};
@@ -36,16 +34,6 @@ pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
 /// Bytes that were read as text; what is none is refused later, as what it is not.
 pub(super) fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The key of an operator whose seed is in `file`. No error shows any of it.
-pub(super) fn operator_key(file: &Path) -> Result<KeyPair, Failure> {
-    let wrong = |defect: &str| Failure::new(Exit::Usage, format!("{}: {defect}", file.display()));
-    let text = text_of(&read(file)?);
-    let mut lines = text.lines().map(str::trim);
-    let seed = lines.find(|line| line.starts_with("SO"));
-    let seed = seed.ok_or_else(|| wrong("it holds no seed of an operator's key (a line that begins with SO)"))?;
-    KeyPair::from_seed(seed).map_err(|_| wrong("its seed is damaged: a character is wrong or missing"))
 }
 
 /// Whether the person at the terminal types `phrase`.

@@ -2,11 +2,14 @@
 //!
 //! The command line uses it for what an administrator does with keys on their own machine, such as the demo; tests and
 //! benches make their tokens with it. No room of a running node may name it, nor may `cli/serve.rs`
-//! (`tests/tidy.rs` checks both), so `serve` cannot sign. `claims.rs` builds claims and signs them, `creds.rs` writes a user's creds. Nothing here verifies a
+//! (`tests/tidy.rs` checks both), so `serve` cannot sign. `claims.rs` builds claims and signs them, `creds.rs` writes a user's creds, `seed.rs`
+//! reads an operator's key. Nothing here verifies a
 //! token; `jwt` does that.
 
 mod claims;
 mod creds;
+mod seed;
 
 pub use claims::{Claims, decode, encode};
 pub use creds::creds;
+pub use seed::{SigningKey, operator_key_of};

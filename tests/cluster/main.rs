@@ -16,6 +16,8 @@ mod connections;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod deletes;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod doubtful;

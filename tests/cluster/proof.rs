@@ -172,6 +172,42 @@ impl Split {
     }
 }
 
+/// The closing JWT of a deleted account reaches servers that were away, too: nothing else evicts a loaded account.
+#[test]
+fn g9_a_server_that_was_cut_off_during_a_delete_is_sent_the_closing_jwt_when_it_is_back() {
+    for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
+        let split = Split::start(version, Tie::Route);
+        split.warm_up();
+        let (alice, mut connection) = split.user();
+        let (operator, id) = (&split.operator, split.account.id());
+        let seed = split.node.folder().join("operator.nk");
+        std::fs::write(&seed, operator.key.seed().expect("a private key")).expect("the test's own folder");
+        let seed = seed.display().to_string();
+        let run = |args: &[&str]| {
+            let done = split.node.cli(&[args, &["--key", &seed]].concat());
+            assert!(
+                done.status.success(),
+                "{args:?}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        };
+        run(&["account", "closing", "set", &id]);
+        split.cut();
+        run(&["account", "delete", &id, "--yes"]);
+        split.says(MISSING);
+        assert!(connection.ping(), "{version}: it was cut off");
+        split.heal();
+        assert!(connection.disconnected(PATIENCE).is_some(), "{}", split.node.log());
+        assert!(NatsUser::connect(split.second.address(), &alice).is_err());
+        let proof = split.node.cli_json(&["account", "watch", &id]);
+        assert_eq!(
+            (&proof["confirmed"], &proof["servers"]),
+            (&json!(true), &json!(2)),
+            "{proof}"
+        );
+    }
+}
+
 const MISSING: &str = "this server does not answer";
 
 /// Who should answer was known only from earlier answers, in memory: after a restart nobody was missed.

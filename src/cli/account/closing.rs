@@ -8,8 +8,9 @@ use clap::{Args, Subcommand};
 
 use super::named::Named;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{confirmed, operator_key, read, text_of, trusted};
+use crate::cli::input::{confirmed, read, text_of, trusted};
 use crate::cli::inspect;
+use crate::cli::key::operator_key;
 use crate::cli::output::json;
 use crate::cli::target::Target;
 use crate::client::AdminClient;

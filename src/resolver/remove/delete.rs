@@ -1,21 +1,14 @@
-//! Removals: accounts that an operator deletes, and accounts that are shut with the JWT that was deposited for it.
-//!
-//! A request to delete accounts is a token of its own, signed by a key of the operator whose accounts it names. All of them
-//! are deleted or none. What an account leaves behind, and what may come back, is decided in the state (G8).
+//! Accounts that an operator deletes, by a request that it has signed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::error::{Protected, ReadError, RemovalError, SubmitError};
-use super::handle::Resolver;
-use super::submit::{Submitted, Submitter, TRUST_ATTEMPTS, item, trust_changes};
-use crate::jwt::{AccountClaims, AccountKey, DeleteClaims, OperatorKey, Token, TrustedKeys, Verified};
-use crate::state::{
-    Closing, ClosingOutcome, DeleteAccounts, DeleteOutcome, KillAccount, MAX_DELETED, PutAccount, PutClosing,
-    RemoveClosing, Revision,
-};
+use crate::jwt::{AccountKey, DeleteClaims, OperatorKey, Token, TrustedKeys, Verified};
+use crate::resolver::error::{ReadError, RemovalError, SubmitError};
+use crate::resolver::handle::Resolver;
+use crate::resolver::submit::{Submitter, TRUST_ATTEMPTS, trust_changes};
+use crate::state::{DeleteAccounts, DeleteOutcome, Revision};
 
 /// Accounts that are named in the line of the log about a request; the others are counted.
 const LOGGED: usize = 8;
@@ -127,44 +120,6 @@ impl Resolver {
         })
     }
 
-    /// Refuses more accounts than are removed at once, and those that are not to be removed.
-    pub(super) fn check_removable(&self, accounts: &[AccountKey]) -> Result<(), RemovalError> {
-        let count = accounts.len();
-        if count > MAX_DELETED {
-            return Err(RemovalError::TooMany { count });
-        }
-        for account in accounts {
-            if let Some(why) = self.protection(*account) {
-                let account = *account;
-                return Err(RemovalError::Protected { account, why });
-            }
-        }
-        Ok(())
-    }
-
-    /// Why `account` is not to be removed, if it is not.
-    fn protection(&self, account: AccountKey) -> Option<Protected> {
-        let trust = self.trust();
-        let mut systems = trust
-            .keys
-            .operators()
-            .iter()
-            .filter_map(|operator| operator.claims().system_account);
-        if systems.any(|system| system == account) {
-            return Some(Protected::System);
-        }
-        self.0.protected.load().get(&account).copied()
-    }
-
-    /// `accounts` are not removed from now on.
-    pub fn protect(&self, accounts: impl IntoIterator<Item = AccountKey> + Clone, why: Protected) {
-        self.0.protected.rcu(|known| {
-            let mut protected = BTreeMap::clone(known);
-            protected.extend(accounts.clone().into_iter().map(|account| (account, why)));
-            protected
-        });
-    }
-
     /// The accounts of `command` as they are now.
     async fn looked_at(&self, command: &DeleteAccounts) -> Result<Deleted, SubmitError> {
         let mut accounts = Vec::with_capacity(command.accounts.len());
@@ -210,107 +165,14 @@ impl Resolver {
         });
         self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
     }
-
-    /// The closing JWT that is kept for `account`.
-    pub async fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, ReadError> {
-        let state = self.0.state.clone();
-        let read = tokio::task::spawn_blocking(move || state.closing(account));
-        self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
-    }
-
-    /// Keeps the JWT in `body` for the day on which `account` is to be shut.
-    pub async fn keep_closing(&self, account: AccountKey, body: Bytes) -> Result<Submitted, SubmitError> {
-        for _ in 0..TRUST_ATTEMPTS {
-            let (trust_epoch, item) = self.closing_item(account, body.clone()).await?;
-            let signed_by = item.operator;
-            let outcome = self.0.raft.propose(PutClosing { trust_epoch, item }).await?;
-            if let Some(kept) = closing_done(account, signed_by, outcome)? {
-                if kept.stored {
-                    tracing::info!(%account, revision = kept.revision, "a closing JWT is kept for this account");
-                }
-                return Ok(kept);
-            }
-        }
-        Err(trust_changes())
-    }
-
-    /// Keeps no closing JWT for `account` any more. `false` if none was kept.
-    pub async fn forget_closing(&self, account: AccountKey) -> Result<bool, SubmitError> {
-        let outcome = self.0.raft.propose(RemoveClosing { account }).await?;
-        let is_removed = outcome.has_happened();
-        if is_removed {
-            tracing::warn!(%account, "an administrator removed the closing JWT of this account");
-        }
-        Ok(is_removed)
-    }
-
-    /// Shuts `account`: the JWT that is kept for it becomes its current one, which lookups give and the NATS clusters are
-    /// sent. With `dry_run` nothing is done, and the revision is that of its present JWT.
-    pub async fn kill(&self, account: AccountKey, dry_run: bool) -> Result<Submitted, SubmitError> {
-        for _ in 0..TRUST_ATTEMPTS {
-            self.check_removable(&[account])?;
-            let row = self.current(account).await?.ok_or(RemovalError::Unknown { account })?;
-            if row.is_deleted() {
-                return Err(RemovalError::AlreadyDeleted { account }.into());
-            }
-            let closing = self
-                .closing(account)
-                .await?
-                .ok_or(RemovalError::NoClosing { account })?;
-            // The operator may have other keys since, and servers other versions.
-            let (trust_epoch, item) = self.closing_item(account, closing.token.clone()).await?;
-            if dry_run {
-                let (stored, revision) = (false, row.revision);
-                return Ok(Submitted { stored, revision });
-            }
-            let signed_by = item.operator;
-            let outcome = self.0.raft.propose(KillAccount { trust_epoch, item }).await?;
-            if let Some(killed) = closing_done(account, signed_by, outcome)? {
-                if killed.stored {
-                    let revision = killed.revision;
-                    tracing::warn!(%account, revision, "an administrator shut this account: its closing JWT is its current one");
-                } else {
-                    self.republish(account);
-                }
-                return Ok(killed);
-            }
-        }
-        Err(trust_changes())
-    }
-
-    /// The closing JWT in `body`, verified, as it is proposed, and under which trust.
-    async fn closing_item(&self, account: AccountKey, body: Bytes) -> Result<(u64, PutAccount), SubmitError> {
-        self.check_trust()?;
-        let trust = self.trust();
-        let verified = self.verify(body, trust.clone()).await;
-        let verified = verified.map_err(|error| self.explained(error))?;
-        check_closing(account, verified.claims(), self.now())?;
-        self.check_servers(&verified, false).await?;
-        Ok((trust.epoch, item(&verified)))
-    }
-}
-
-fn check_closing(account: AccountKey, claims: &AccountClaims, now: i64) -> Result<(), SubmitError> {
-    if claims.account != account {
-        return Err(SubmitError::WrongAccount {
-            path: account,
-            token: claims.account,
-        });
-    }
-    match claims.why_not_closing(now) {
-        Some(reason) => Err(RemovalError::NotClosing { account, reason }.into()),
-        None => Ok(()),
-    }
-}
-
-/// Whether another node's closing token shuts its account. That it is what its command says was checked before.
-pub(super) fn check_closing_item(item: &PutAccount, keys: &TrustedKeys, now: i64) -> Result<(), SubmitError> {
-    let verified = Verified::<AccountClaims>::verify(Token::parse(&item.token)?, keys, now)?;
-    check_closing(item.account, verified.claims(), now)
 }
 
 /// Whether another node's request to delete accounts is what its token says.
-pub(super) fn check_delete(command: &DeleteAccounts, keys: &TrustedKeys, now: i64) -> Result<bool, SubmitError> {
+pub(in crate::resolver) fn check_delete(
+    command: &DeleteAccounts,
+    keys: &TrustedKeys,
+    now: i64,
+) -> Result<bool, SubmitError> {
     let verified = Verified::<DeleteClaims>::verify(Token::parse(&command.claim)?, keys, now)?;
     let claims = verified.claims();
     let found = (claims.operator, claims.issued_at.max(0), &claims.accounts);
@@ -336,28 +198,6 @@ fn done(command: &DeleteAccounts, outcome: DeleteOutcome) -> Result<Option<(Revi
             issued_at: command.issued_at,
         },
         DeleteOutcome::Replayed { account } => RemovalError::Replayed { account },
-    })
-}
-
-fn closing_done(
-    account: AccountKey,
-    signed_by: OperatorKey,
-    outcome: ClosingOutcome,
-) -> Result<Option<Submitted>, SubmitError> {
-    Err(match outcome {
-        ClosingOutcome::Done { revision } => return Ok(Some(Submitted { stored: true, revision })),
-        ClosingOutcome::Unchanged { revision } => {
-            let stored = false;
-            return Ok(Some(Submitted { stored, revision }));
-        }
-        ClosingOutcome::StaleTrust { .. } | ClosingOutcome::NotTrusted => return Ok(None),
-        ClosingOutcome::Unknown => RemovalError::Unknown { account }.into(),
-        ClosingOutcome::Deleted { .. } => RemovalError::AlreadyDeleted { account }.into(),
-        ClosingOutcome::OtherOperator { owner } => SubmitError::OtherOperator {
-            account,
-            owner,
-            signed_by,
-        },
     })
 }
 
