@@ -144,7 +144,7 @@ async fn g8_a_request_without_a_time_is_refused_over_an_open_way_and_a_protected
 async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
     const ISSUED: i64 = 1_700_000_000;
     let [operator, stranger] = [(); 2].map(|()| KeyPair::new_operator());
-    let [system, account, stranger_account] = [(); 3].map(|()| KeyPair::new_account());
+    let (system, account) = (KeyPair::new_account(), KeyPair::new_account());
     let temp = tempfile::tempdir().unwrap();
     let token = Claims::operator(&operator, "O", &system)
         .sign(&operator, ISSUED)
@@ -180,6 +180,65 @@ async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
             barred: Vec::new(),
         })
     };
+    let good = item(&operator, "A");
+    let newer = PutAccount {
+        issued_at: ISSUED + 1,
+        ..good.clone()
+    };
+    let forged = PutOperator {
+        operator: operator.public_key().parse().unwrap(),
+        issued_at: ISSUED + 1,
+        token: Claims::operator(&stranger, "O", &system)
+            .sign(&stranger, ISSUED + 1)
+            .unwrap()
+            .into(),
+    };
+    for (command, what) in [
+        (put(item(&stranger, "A")), "signed by a stranger"),
+        (put(item(&account, "A")), "signed by itself"),
+        (put(item(&operator, "B")), "another name than its token's"),
+        (put(newer.clone()), "a later time than its token's"),
+        (over(item(&stranger, "A")), "an override signed by a stranger"),
+        (over(newer), "an override with a later time than its token's"),
+        (
+            PutOperators { items: vec![forged] }.into(),
+            "an operator that another one signed",
+        ),
+    ] {
+        let led = node.resolver.lead(2, command).await;
+        assert!(matches!(led, Err(NotLed::Refused(_))), "{what}: {led:?}");
+    }
+    let led = node.resolver.lead(2, put(good)).await.expect("it is the operator's");
+    assert!(matches!(&led.outcomes, Outcomes::Accounts(each) if each.len() == 1));
+    node.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The same of what deletes and shuts accounts.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_g8_a_leader_verifies_again_what_another_node_sends_it_to_delete_or_to_shut() {
+    const ISSUED: i64 = 1_700_000_000;
+    let [operator, stranger] = [(); 2].map(|()| KeyPair::new_operator());
+    let [system, account, stranger_account] = [(); 3].map(|()| KeyPair::new_account());
+    let temp = tempfile::tempdir().unwrap();
+    let token = Claims::operator(&operator, "O", &system)
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let disk = FaultyDisk::default();
+    let node = start_on(config_of(temp.path(), &token), Clock::system(), disk.open())
+        .await
+        .unwrap();
+    let epoch = node.resolver.trust().epoch;
+    let item = |signer: &KeyPair, name: &str| PutAccount {
+        account: account.public_key().parse().unwrap(),
+        operator: operator.public_key().parse().unwrap(),
+        issued_at: ISSUED,
+        expires_at: 0,
+        name: name.to_owned(),
+        token: Claims::account(&account.public_key(), name)
+            .sign(signer, ISSUED)
+            .unwrap()
+            .into(),
+    };
     let delete = |signer: &KeyPair, accounts: &[&KeyPair], issued_at: i64| {
         let keys: Vec<String> = accounts.iter().map(|key| key.public_key()).collect();
         let claim = Claims::delete(signer, &[account.public_key()])
@@ -203,19 +262,6 @@ async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
     };
     let [keep_stranger, kill_stranger] = close(item(&stranger, "A"));
     let [keep_open, kill_open] = close(item(&operator, "A"));
-    let good = item(&operator, "A");
-    let newer = PutAccount {
-        issued_at: ISSUED + 1,
-        ..good.clone()
-    };
-    let forged = PutOperator {
-        operator: operator.public_key().parse().unwrap(),
-        issued_at: ISSUED + 1,
-        token: Claims::operator(&stranger, "O", &system)
-            .sign(&stranger, ISSUED + 1)
-            .unwrap()
-            .into(),
-    };
     for (command, what) in [
         (delete(&stranger, &[&account], ISSUED), "a delete signed by a stranger"),
         (
@@ -228,22 +274,10 @@ async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
         (kill_stranger, "a kill signed by a stranger"),
         (keep_open, "a closing JWT that shuts nothing"),
         (kill_open, "a kill that shuts nothing"),
-        (put(item(&stranger, "A")), "signed by a stranger"),
-        (put(item(&account, "A")), "signed by itself"),
-        (put(item(&operator, "B")), "another name than its token's"),
-        (put(newer.clone()), "a later time than its token's"),
-        (over(item(&stranger, "A")), "an override signed by a stranger"),
-        (over(newer), "an override with a later time than its token's"),
-        (
-            PutOperators { items: vec![forged] }.into(),
-            "an operator that another one signed",
-        ),
     ] {
         let led = node.resolver.lead(2, command).await;
         assert!(matches!(led, Err(NotLed::Refused(_))), "{what}: {led:?}");
     }
-    let led = node.resolver.lead(2, put(good)).await.expect("it is the operator's");
-    assert!(matches!(&led.outcomes, Outcomes::Accounts(each) if each.len() == 1));
     let led = node.resolver.lead(2, delete(&operator, &[&account], ISSUED)).await;
     let outcomes = led.expect("it is the operator's").outcomes;
     assert!(

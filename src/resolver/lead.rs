@@ -102,6 +102,18 @@ impl Resolver {
                 check_id(&forget.id)?;
                 Command::ForgetServer(forget)
             }
+            Command::DeleteAccounts(_)
+            | Command::PutClosing(_)
+            | Command::RemoveClosing(_)
+            | Command::KillAccount(_) => self.checked_removal(command).await?,
+        };
+        let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
+        Ok(self.led_to(outcomes))
+    }
+
+    /// `command`, which deletes or shuts accounts, verified; any other command as it is.
+    async fn checked_removal(&self, command: Command) -> Result<Command, NotLed> {
+        Ok(match command {
             Command::DeleteAccounts(delete) => {
                 self.check_removable(&delete.accounts).map_err(refused)?;
                 let (trust, now, bytes) = (self.trust(), self.now(), delete.claim.len());
@@ -118,15 +130,13 @@ impl Resolver {
                 let item = self.checked_closing(item).await?;
                 Command::PutClosing(PutClosing { trust_epoch, item })
             }
-            Command::RemoveClosing(remove) => Command::RemoveClosing(remove),
             Command::KillAccount(KillAccount { trust_epoch, item }) => {
                 self.check_removable(&[item.account]).map_err(refused)?;
                 let item = self.checked_closing(item).await?;
                 Command::KillAccount(KillAccount { trust_epoch, item })
             }
-        };
-        let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
-        Ok(self.led_to(outcomes))
+            other => other,
+        })
     }
 
     /// A position never goes back. No node has applied what the leader has not in its log.

@@ -531,6 +531,22 @@ fn commands_keep_their_bytes() {
         id: "NA".to_owned(),
     });
     assert_eq!(&forget.encode()[..], b"\x01\x07\x04east\x02NA");
+    for command in [
+        mark,
+        lease,
+        update,
+        forget,
+        trust_operator(7),
+        put(3, vec![item(1, -5, "x"), item(2, 9, "y")]),
+        overriding(3, item(1, -5, "x"), vec![barred]),
+        replace(7, offered(8, 1)),
+    ] {
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+}
+
+#[test]
+fn commands_that_delete_and_shut_keep_their_bytes() {
     let delete = Command::from(DeleteAccounts {
         trust_epoch: 3,
         operator: OperatorKey::from_bytes([7; 32]),
@@ -556,20 +572,7 @@ fn commands_keep_their_bytes() {
     }
     let remove = Command::from(RemoveClosing { account: account(9) });
     assert_eq!(&remove.encode()[..], [&[1, 10][..], &[9; 32]].concat());
-    for command in [
-        delete,
-        keep,
-        kill,
-        remove,
-        mark,
-        lease,
-        update,
-        forget,
-        trust_operator(7),
-        put(3, vec![item(1, -5, "x"), item(2, 9, "y")]),
-        overriding(3, item(1, -5, "x"), vec![barred]),
-        replace(7, offered(8, 1)),
-    ] {
+    for command in [delete, keep, kill, remove] {
         assert_eq!(Command::decode(&command.encode()), Ok(command));
     }
 }
