@@ -124,6 +124,10 @@ pub struct Account {
     /// The token, where it was asked for (`?token=true`, or a single account).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// `closing`: the account is shut, and its token is its closing JWT. `deleted`: it was deleted, and has no token; only shown
+    /// where it is asked for (`?deleted=true`, a single account). Absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// Why the stored row cannot be read; then name, operator and times are unknown (empty, 0), and there is no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -148,6 +152,53 @@ pub struct Submitted {
     pub outcome: String,
     /// The revision at which these bytes are stored.
     pub revision: u64,
+}
+
+/// `DELETE /v1/accounts` and `/v1/accounts/{account}`, with a signed request as the body: what became of it. With
+/// `?dry_run=true` what would, and nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// The operator whose key signed the request.
+    pub operator: String,
+    /// The revision at which it was carried out; null for a dry run.
+    pub revision: Option<u64>,
+    /// The accounts, in the order of the request.
+    pub accounts: Vec<DeletedAccount>,
+    /// What is left to do, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// An account of a request to delete some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedAccount {
+    /// The account's public key.
+    pub account: String,
+    /// Its name; empty if the mesh never had it.
+    pub name: String,
+    /// `deleted`, or `absent` if it was not there.
+    pub outcome: String,
+    /// Whether a closing JWT is kept for it, which is sent to the NATS clusters.
+    pub closing: bool,
+}
+
+/// `GET /v1/accounts/{account}/closing`: the JWT with which the account can be shut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// The account's public key.
+    pub account: String,
+    /// Its name in the token.
+    pub name: String,
+    /// The operator whose key signed it.
+    pub operator: String,
+    /// When it was issued; 0 if it does not say.
+    pub issued_at: i64,
+    /// When it expires; 0 means never.
+    pub expires_at: i64,
+    /// The revision that stored it.
+    pub revision: u64,
+    /// The token.
+    pub token: String,
 }
 
 /// An operator the mesh trusts.

@@ -56,14 +56,14 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "exit", "output", "proof", "input", "target", "serve", "ready", "inspect", "account", "revoke", "operator",
-            "member", "status", "nats", "verify", "demo", "mod",
+            "exit", "output", "proof", "input", "key", "target", "serve", "ready", "inspect", "account", "revoke",
+            "operator", "member", "status", "nats", "verify", "demo", "mod",
         ],
     ),
     (
         "cli/account",
         &[
-            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "mod",
+            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "delete", "closing", "mod",
         ],
     ),
     (
@@ -104,6 +104,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "status",
             "accounts",
             "propagation",
+            "removals",
             "operators",
             "mod",
         ],
@@ -125,7 +126,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("jwt/claims", &["account", "operator", "mod"]),
+    ("jwt/claims", &["account", "operator", "delete", "mod"]),
     // `mod` is the parser; `fields` reads the parser's values by name.
     ("jwt/json", &["mod", "fields"]),
     (
@@ -241,6 +242,8 @@ const ORDER: &[(&str, &[&str])] = &[
     // `mod` proposes one command; `batch` makes one command of many submissions.
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
+    // `mod` says what is not removed.
+    ("resolver/remove", &["mod", "delete", "closing"]),
     (
         "resolver",
         &[
@@ -252,6 +255,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "scan",
             "older",
             "submit",
+            "remove",
             "trust",
             "publish",
             "publishers",
@@ -269,7 +273,16 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     (
         "state/apply",
-        &["before", "accounts", "operators", "positions", "roster", "mod"],
+        &[
+            "before",
+            "accounts",
+            "deletes",
+            "closings",
+            "operators",
+            "positions",
+            "roster",
+            "mod",
+        ],
     ),
     // `mod` has the tables that every other file in the folder reads or writes.
     (
@@ -305,7 +318,6 @@ const HOMES: &[(&str, &[&str])] = &[
             "jwt/nkey.rs",
             "sign/",
             "cli/demo/",
-            "cli/revoke/mod.rs",
             "nats/connection/creds.rs",
             "node/tests.rs",
         ],

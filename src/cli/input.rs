@@ -31,6 +31,21 @@ pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// Bytes that were read as text; what is none is refused later, as what it is not.
+pub(super) fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether the person at the terminal types `phrase`.
+pub(super) fn confirmed(phrase: &str) -> std::io::Result<bool> {
+    // Longer than any phrase: what is longer is not it.
+    const MOST: u64 = 256;
+    eprint!("Type `{phrase}` to go on: ");
+    let mut typed = String::new();
+    std::io::BufRead::read_line(&mut std::io::stdin().lock().take(MOST), &mut typed)?;
+    Ok(typed.trim() == phrase)
+}
+
 /// The trusted keys of the operators that a node lists. Their tokens are verified here: a listing is only a claim.
 pub(super) fn trusted(operators: &Operators) -> Result<TrustedKeys, Failure> {
     let mut verified = Vec::with_capacity(operators.items.len());

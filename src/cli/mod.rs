@@ -30,6 +30,7 @@ mod demo;
 mod exit;
 mod input;
 mod inspect;
+mod key;
 mod member;
 mod nats;
 mod operator;

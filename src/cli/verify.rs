@@ -185,6 +185,7 @@ mod tests {
             revision: 1,
             etag: String::new(),
             token: token.map(str::to_owned),
+            state: None,
             damage: None,
         }
     }

@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 
 use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT, waiting};
 use crate::api::{
-    Account, Accounts, Bootstrap, Bootstrapped, Members, NatsClusters, NatsServer, NatsServers, Operators, Propagation,
-    Status, Submitted,
+    Account, Accounts, Bootstrap, Bootstrapped, Closing, Deleted, Members, NatsClusters, NatsServer, NatsServers,
+    Operators, Propagation, Status, Submitted,
 };
 use crate::jwt::{AccountKey, OperatorKey};
 
@@ -127,6 +127,44 @@ impl AdminClient {
         })
     }
 
+    /// One account, also if it was deleted.
+    pub async fn account_or_tombstone(&self, account: AccountKey) -> Result<Account, ClientError> {
+        let path = format!("/v1/accounts/{account}?deleted=true");
+        self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Carries out a signed request to delete accounts, or says what would become of it.
+    pub async fn delete(&self, request: Bytes, dry_run: bool) -> Result<Deleted, ClientError> {
+        let path = format!("/v1/accounts{}", dry(dry_run));
+        self.ask(Method::DELETE, &path, request).await
+    }
+
+    /// The JWT with which `account` can be shut.
+    pub async fn closing(&self, account: AccountKey) -> Result<Closing, ClientError> {
+        let path = format!("/v1/accounts/{account}/closing");
+        self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Keeps such a JWT.
+    pub async fn keep_closing(&self, account: AccountKey, token: Bytes) -> Result<Submitted, ClientError> {
+        let path = format!("/v1/accounts/{account}/closing");
+        self.ask(Method::PUT, &path, token).await
+    }
+
+    /// Keeps none for `account` any more.
+    pub async fn forget_closing(&self, account: AccountKey) -> Result<(), ClientError> {
+        let path = format!("/v1/accounts/{account}/closing");
+        let answer: serde_json::Value = self.ask(Method::DELETE, &path, Bytes::new()).await?;
+        drop(answer);
+        Ok(())
+    }
+
+    /// Shuts `account` with that JWT, or says whether it could be.
+    pub async fn kill(&self, account: AccountKey, dry_run: bool) -> Result<Submitted, ClientError> {
+        let path = format!("/v1/accounts/{account}/kill{}", dry(dry_run));
+        self.ask(Method::POST, &path, Bytes::new()).await
+    }
+
     /// The NATS clusters of the node's configuration.
     pub async fn nats_clusters(&self) -> Result<NatsClusters, ClientError> {
         self.ask(Method::GET, "/v1/nats", Bytes::new()).await
@@ -220,6 +258,10 @@ impl AdminClient {
             Err(_) => Err(call.broken(format!("status {status} without a reason"))),
         }
     }
+}
+
+fn dry(dry_run: bool) -> &'static str {
+    if dry_run { "?dry_run=true" } else { "" }
 }
 
 fn why_no_socket(error: &std::io::Error) -> String {

@@ -19,6 +19,8 @@ pub struct Config {
     pub acknowledge: Acknowledge,
     /// What becomes of a JWT that a running nats-server would refuse.
     pub older_servers: OlderServers,
+    /// The public keys of accounts that are neither deleted nor shut.
+    pub protected_accounts: Vec<String>,
     /// This node's name.
     pub node: String,
     /// This node's data folder.

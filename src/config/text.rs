@@ -29,6 +29,8 @@ pub(super) struct ClusterText {
     pub(super) acknowledge: Acknowledge,
     #[serde(default)]
     pub(super) older_servers: OlderServers,
+    #[serde(default)]
+    pub(super) protected_accounts: Vec<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::api::Problem;
-use crate::resolver::{ProposeError, ReadError, Resolver, SubmitError, Unformed};
+use crate::resolver::{ProposeError, ReadError, RemovalError, Resolver, SubmitError, Unformed};
 
 /// Why a request is refused: a status, a code for programs and a sentence for people.
 #[derive(Debug, PartialEq, Eq)]
@@ -200,6 +200,8 @@ impl From<SubmitError> for Refusal {
             SubmitError::Changed { .. } => (StatusCode::PRECONDITION_FAILED, "changed"),
             SubmitError::Undated { .. } => (StatusCode::BAD_REQUEST, "no-issue-time"),
             SubmitError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
+            SubmitError::Deleted { .. } => (StatusCode::CONFLICT, "deleted"),
+            SubmitError::Removal(error) => removal(error),
             SubmitError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
             SubmitError::OlderServer(_) => (StatusCode::CONFLICT, "older-server"),
             SubmitError::NotAgreed(ProposeError::Busy) => (StatusCode::TOO_MANY_REQUESTS, "busy"),
@@ -211,6 +213,22 @@ impl From<SubmitError> for Refusal {
             SubmitError::Read(error) => return error.into(),
         };
         Self::new(status, code, error.to_string())
+    }
+}
+
+fn removal(error: &RemovalError) -> (StatusCode, &'static str) {
+    match error {
+        RemovalError::Undated => (StatusCode::BAD_REQUEST, "no-issue-time"),
+        RemovalError::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-accounts"),
+        RemovalError::OtherAccounts { .. } => (StatusCode::BAD_REQUEST, "wrong-account"),
+        RemovalError::Protected { .. } => (StatusCode::FORBIDDEN, "protected"),
+        RemovalError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
+        RemovalError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
+        RemovalError::Replayed { .. } => (StatusCode::CONFLICT, "replayed"),
+        RemovalError::NotClosing { .. } => (StatusCode::BAD_REQUEST, "not-closing"),
+        RemovalError::NoClosing { .. } => (StatusCode::NOT_FOUND, "no-closing-jwt"),
+        RemovalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown-account"),
+        RemovalError::AlreadyDeleted { .. } => (StatusCode::CONFLICT, "deleted"),
     }
 }
 

@@ -155,6 +155,8 @@ impl Explanation {
                 rules::doubtful_times(&common, &mut found);
                 self.found(found);
             }
+            // Claims without a type were dealt with above.
+            Kind::Delete => {}
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ mod token;
 mod trust;
 
 pub use claims::account::AccountClaims;
+pub use claims::delete::DeleteClaims;
 pub use claims::operator::OperatorClaims;
 pub use explain::{Explanation, explain, render_decoded};
 pub use nkey::{AccountKey, KEY_CHARS, KeyError, KeyKind, OperatorKey, UserKey, kind, verify};

@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Account,
     Activation,
     User,
+    /// Generic claims that ask for accounts to be deleted.
+    Delete,
 }
 
 impl Kind {
@@ -46,6 +48,7 @@ impl Kind {
             Self::Account => "account",
             Self::Activation => "activation",
             Self::User => "user",
+            Self::Delete => "",
         }
     }
 
@@ -55,13 +58,14 @@ impl Kind {
             Self::Account => "an account",
             Self::Activation => "an activation",
             Self::User => "a user",
+            Self::Delete => "a generic (a request to delete accounts)",
         }
     }
 
     /// Whether a key of this kind may sign it (jwt `ExpectedPrefixes`).
     fn may_issue(self, issuer: KeyKind) -> bool {
         match self {
-            Self::Operator => issuer == KeyKind::Operator,
+            Self::Operator | Self::Delete => issuer == KeyKind::Operator,
             Self::Account | Self::Activation => matches!(issuer, KeyKind::Operator | KeyKind::Account),
             Self::User => issuer == KeyKind::Account,
         }
@@ -182,7 +186,7 @@ impl<'t> Opened<'t> {
                 kind: kind.with_article(),
                 wanted: match kind {
                     Kind::Operator => "the operator itself",
-                    Kind::Account | Kind::Activation => "an operator",
+                    Kind::Account | Kind::Activation | Kind::Delete => "an operator",
                     Kind::User => "an account",
                 },
             });

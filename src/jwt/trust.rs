@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::claims::account::{self, AccountClaims};
+use super::claims::delete::{self, DeleteClaims};
 use super::claims::operator::{self, OperatorClaims};
 use super::nkey::{Issuers, OperatorKey};
 use super::opened::{Common, Kind, Opened};
@@ -39,6 +40,26 @@ impl Verified<AccountClaims> {
         let operator = trusted.operator_of(&common)?;
         common.check_times(now)?;
         let claims = account::read(&json, &common, operator)?;
+        Ok(Self { token, claims })
+    }
+}
+
+impl Verified<DeleteClaims> {
+    /// Verifies a request to delete accounts, as nats-server does: signature, subject, issuer and content. Its times count
+    /// too, which nats-server does not look at. `now` in Unix seconds.
+    pub fn verify(token: Token, trusted: &TrustedKeys, now: i64) -> Result<Self, Rejection> {
+        let opened = Opened::open(&token)?;
+        let json = opened.json()?;
+        let common = opened.verify(&json, Kind::Delete, trusted.issuers())?;
+        // Which bytes are signed nats-server reads from the header of generic claims, and this room from their version: for
+        // version 2, which every library writes, that is the same.
+        if common.version != 2 {
+            return Err(Rejection::Version(common.version));
+        }
+        delete::check_self_signed(&common)?;
+        let operator = trusted.operator_of(&common)?;
+        common.check_times(now)?;
+        let claims = delete::read(&json, &common, operator)?;
         Ok(Self { token, claims })
     }
 }

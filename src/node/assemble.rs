@@ -16,6 +16,7 @@ use crate::folder::Folder;
 use crate::http::About;
 use crate::http::Admin;
 use crate::http::Public;
+use crate::jwt::AccountKey;
 use crate::jwt::OperatorClaims;
 use crate::jwt::Verified;
 use crate::nats;
@@ -26,7 +27,7 @@ use crate::raft::peer::{Connections, NoPeers, Own, PeerPort, Uuid};
 use crate::raft::stores::OpenDisk;
 use crate::raft::stores::Stores;
 use crate::raft::stores::real_disk;
-use crate::resolver::Resolver;
+use crate::resolver::{Protected, Resolver};
 use crate::tasks::FaultHandle;
 use crate::tasks::Scope;
 use crate::tls::ReloadableTls;
@@ -57,6 +58,8 @@ pub(super) async fn start_on(config: Config, clock: Clock, disk: impl OpenDisk) 
 struct Found {
     config: Config,
     operators: Vec<Verified<OperatorClaims>>,
+    /// Accounts that are neither deleted nor shut.
+    protected: Vec<AccountKey>,
     tls: Option<ReloadableTls>,
     peer_tls: Option<ReloadableTls>,
     folder: Folder,
@@ -77,10 +80,15 @@ impl Found {
             .map(|peering| ReloadableTls::for_peers(&peering.tls, &config.node));
         let peer_tls = peer_tls.transpose().map_err(wrong)?;
         let operators = read_operators(&config.operators)?;
+        let protected = config.protected_accounts.iter().map(|key| key.parse::<AccountKey>());
+        let protected = protected.collect::<Result<_, _>>();
+        let protected = protected.context("protected_accounts under [cluster]");
+        let protected = protected.map_err(StartError::Configuration)?;
         let folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         Ok(Self {
             config,
             operators,
+            protected,
             tls,
             peer_tls,
             folder,
@@ -92,6 +100,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     let Found {
         config,
         operators,
+        protected,
         tls,
         peer_tls,
         folder,
@@ -115,7 +124,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     let raft = open(&config, &folder, stores, clock.clone(), &agreeing)?;
     let folder = Arc::new(Mutex::new(folder));
     let resolver = Resolver::new(raft.clone(), state, clock.clone(), fault.clone());
-    configure(&resolver, &config);
+    configure(&resolver, &config, protected);
     join(&config, &raft, &folder).await?;
     raft.handler().set_leading(Arc::new(resolver.clone()));
 
@@ -160,11 +169,12 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
     })
 }
 
-/// What the configuration says of uploads.
-fn configure(resolver: &Resolver, config: &Config) {
+/// What the configuration says of uploads and deletes.
+fn configure(resolver: &Resolver, config: &Config, protected: Vec<AccountKey>) {
     if config.older_servers == OlderServers::Warn {
         resolver.take_what_older_servers_refuse();
     }
+    resolver.protect(protected, Protected::Configured);
 }
 
 /// Binds the peer port, if this node is to have others.

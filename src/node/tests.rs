@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nkeys::KeyPair;
 
 use super::assemble::start_on;
@@ -10,9 +11,11 @@ use super::faulty_disk::FaultyDisk;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::raft::peer::{Leading, NotLed};
+use crate::resolver::Submitter;
 use crate::sign::{self, Claims};
 use crate::state::{
-    Command, MarkPropagated, Outcomes, OverrideAccount, PutAccount, PutAccounts, PutOperator, PutOperators,
+    Command, DeleteAccounts, KillAccount, MarkPropagated, Outcomes, OverrideAccount, PutAccount, PutAccounts,
+    PutClosing, PutOperator, PutOperators,
 };
 
 /// Longer than anything here takes. What takes longer counts as hanging.
@@ -79,6 +82,61 @@ async fn a_shutdown_does_not_wait_forever_for_a_disk_that_hangs() {
         .expect_err("nothing was closed")
         .to_string();
     assert!(error.contains("did not close"), "{error}");
+}
+
+/// A request over an open way could be sent again by anyone; the configuration says what stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_a_request_without_a_time_is_refused_over_an_open_way_and_a_protected_account_stays() {
+    const ISSUED: i64 = 1_700_000_000;
+    let operator = KeyPair::new_operator();
+    let [system, account, stays] = [(); 3].map(|()| KeyPair::new_account());
+    let temp = tempfile::tempdir().unwrap();
+    let token = Claims::operator(&operator, "O", &system)
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let disk = FaultyDisk::default();
+    let config = Config {
+        protected_accounts: vec![stays.public_key()],
+        ..config_of(temp.path(), &token)
+    };
+    let node = start_on(config, Clock::system(), disk.open()).await.unwrap();
+    let resolver = &node.resolver;
+    for key in [&account, &stays] {
+        let token = Claims::account(&key.public_key(), "A").sign(&operator, ISSUED).unwrap();
+        resolver.submit(None, token.into(), Submitter::Anyone).await.unwrap();
+    }
+    let request = |key: &KeyPair, is_dated: bool| {
+        let claims = Claims::delete(&operator, &[key.public_key()]);
+        let mut claims = claims.into_value(&operator, ISSUED + 1).unwrap();
+        if !is_dated {
+            claims.as_object_mut().unwrap().remove("iat");
+        }
+        Bytes::from(sign::encode(&operator, &claims).unwrap())
+    };
+    let refused = async |path: Option<&KeyPair>, request: Bytes, submitter: Submitter| {
+        let path = path.map(|key| key.public_key().parse().unwrap());
+        let error = resolver.delete(path, request, submitter).await.expect_err("refused");
+        error.to_string()
+    };
+    let said = refused(None, request(&account, false), Submitter::Anyone).await;
+    assert!(said.contains("its claims lack `iat`"), "{said}");
+    for is_dated in [false, true] {
+        let said = refused(None, request(&stays, is_dated), Submitter::Administrator).await;
+        assert!(said.contains("listed in `protected_accounts`"), "{said}");
+        let said = refused(None, request(&system, is_dated), Submitter::Administrator).await;
+        assert!(said.contains("the system account of a trusted operator"), "{said}");
+    }
+    let said = refused(Some(&stays), request(&account, true), Submitter::Administrator).await;
+    assert!(said.contains("but the request is for others"), "{said}");
+    let key = account.public_key().parse().unwrap();
+    assert!(resolver.lookup(key).await.unwrap().is_some());
+    let deleted = resolver
+        .delete(Some(key), request(&account, true), Submitter::Anyone)
+        .await
+        .unwrap();
+    assert_eq!((deleted.left_open(), deleted.accounts.len()), (1, 1));
+    assert!(resolver.lookup(key).await.unwrap().is_none());
+    node.shutdown(PATIENCE).await.unwrap();
 }
 
 /// One node that was broken into must not be able to write what no operator signed (G3).
@@ -152,5 +210,79 @@ async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {
     }
     let led = node.resolver.lead(2, put(good)).await.expect("it is the operator's");
     assert!(matches!(&led.outcomes, Outcomes::Accounts(each) if each.len() == 1));
+    node.shutdown(PATIENCE).await.unwrap();
+}
+
+/// The same of what deletes and shuts accounts.
+#[tokio::test(flavor = "multi_thread")]
+async fn g3_g8_a_leader_verifies_again_what_another_node_sends_it_to_delete_or_to_shut() {
+    const ISSUED: i64 = 1_700_000_000;
+    let [operator, stranger] = [(); 2].map(|()| KeyPair::new_operator());
+    let [system, account, stranger_account] = [(); 3].map(|()| KeyPair::new_account());
+    let temp = tempfile::tempdir().unwrap();
+    let token = Claims::operator(&operator, "O", &system)
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let disk = FaultyDisk::default();
+    let node = start_on(config_of(temp.path(), &token), Clock::system(), disk.open())
+        .await
+        .unwrap();
+    let epoch = node.resolver.trust().epoch;
+    let item = |signer: &KeyPair, name: &str| PutAccount {
+        account: account.public_key().parse().unwrap(),
+        operator: operator.public_key().parse().unwrap(),
+        issued_at: ISSUED,
+        expires_at: 0,
+        name: name.to_owned(),
+        token: Claims::account(&account.public_key(), name)
+            .sign(signer, ISSUED)
+            .unwrap()
+            .into(),
+    };
+    let delete = |signer: &KeyPair, accounts: &[&KeyPair], issued_at: i64| {
+        let keys: Vec<String> = accounts.iter().map(|key| key.public_key()).collect();
+        let claim = Claims::delete(signer, &[account.public_key()])
+            .sign(signer, ISSUED)
+            .unwrap();
+        Command::from(DeleteAccounts {
+            trust_epoch: epoch,
+            operator: operator.public_key().parse().unwrap(),
+            issued_at,
+            claim: claim.into(),
+            accounts: keys.iter().map(|key| key.parse().unwrap()).collect(),
+        })
+    };
+    let close = |item: PutAccount| {
+        let trust_epoch = epoch;
+        let kill = KillAccount {
+            trust_epoch,
+            item: item.clone(),
+        };
+        [PutClosing { trust_epoch, item }.into(), kill.into()]
+    };
+    let [keep_stranger, kill_stranger] = close(item(&stranger, "A"));
+    let [keep_open, kill_open] = close(item(&operator, "A"));
+    for (command, what) in [
+        (delete(&stranger, &[&account], ISSUED), "a delete signed by a stranger"),
+        (
+            delete(&operator, &[&account, &stranger_account], ISSUED),
+            "a delete of more accounts",
+        ),
+        (delete(&operator, &[&account], ISSUED + 1), "a delete with a later time"),
+        (delete(&operator, &[&system], ISSUED), "a delete of a system account"),
+        (keep_stranger, "a closing JWT signed by a stranger"),
+        (kill_stranger, "a kill signed by a stranger"),
+        (keep_open, "a closing JWT that shuts nothing"),
+        (kill_open, "a kill that shuts nothing"),
+    ] {
+        let led = node.resolver.lead(2, command).await;
+        assert!(matches!(led, Err(NotLed::Refused(_))), "{what}: {led:?}");
+    }
+    let led = node.resolver.lead(2, delete(&operator, &[&account], ISSUED)).await;
+    let outcomes = led.expect("it is the operator's").outcomes;
+    assert!(
+        matches!(&outcomes, Outcomes::Deleted(outcome) if outcome.has_happened()),
+        "{outcomes:?}"
+    );
     node.shutdown(PATIENCE).await.unwrap();
 }

@@ -6,6 +6,7 @@ use crate::jwt::Rejection;
 use crate::jwt::time;
 use crate::raft::ProposeError;
 use crate::state::Fault;
+use crate::state::MAX_DELETED;
 use crate::state::Revision;
 
 /// A nats-server that would refuse an account's JWT.
@@ -140,6 +141,19 @@ pub enum SubmitError {
         /// The mesh's time, Unix seconds.
         now: i64,
     },
+    /// The account was deleted, and the token is no newer than that (G8).
+    #[error("{}", deleted(*account, *issued_after, *submitted_issued_at))]
+    Deleted {
+        /// The account.
+        account: AccountKey,
+        /// The token has to be issued after this time, Unix seconds.
+        issued_after: i64,
+        /// `iat` of the submitted token, Unix seconds.
+        submitted_issued_at: i64,
+    },
+    /// Accounts cannot be deleted, shut or opened.
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
     /// A nats-server that is sent accounts would refuse it, as a whole.
     #[error(transparent)]
     OlderServer(Box<OlderServer>),
@@ -162,6 +176,126 @@ pub enum SubmitError {
     /// The stored row could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+/// Why a request to delete an account, or to shut it, is refused. Nothing of it was done.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// The request has no `iat`, so that it cannot be told from one that is sent again.
+    #[error(
+        "the request to delete accounts has no issue time: its claims lack `iat`, so it cannot be told from an older one that is sent \
+         again; sign it with a library that sets `iat`, or send it over the system account or the admin socket, where the order of \
+         arrival counts"
+    )]
+    Undated,
+    /// More accounts than one entry of the log takes.
+    #[error("the request names {count} accounts, and at most {MAX_DELETED} are deleted at once: sign several requests")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+    /// The path names one account, the request others.
+    #[error(
+        "the path names account {path}, but the request is for others, or for more: send it with `DELETE /v1/accounts`, which deletes \
+         all accounts that it names"
+    )]
+    OtherAccounts {
+        /// The account in the path.
+        path: AccountKey,
+    },
+    /// The account is not to be removed.
+    #[error("not allowed to delete or shut account {account}: it is {}", .why.sentence())]
+    Protected {
+        /// The account.
+        account: AccountKey,
+        /// What it is.
+        why: Protected,
+    },
+    /// The account belongs to another trusted operator (G3).
+    #[error(
+        "account {account} belongs to operator {owner}, and the request was signed for operator {signed_by}, so that none of its accounts \
+         is deleted: sign one request for the accounts of each operator"
+    )]
+    OtherOperator {
+        /// The account.
+        account: AccountKey,
+        /// Its operator.
+        owner: OperatorKey,
+        /// The operator whose key signed.
+        signed_by: OperatorKey,
+    },
+    /// The request is older than a stored token.
+    #[error(
+        "account {account} has a JWT issued at {}, after the request to delete it, issued at {}, so that none of its accounts is \
+         deleted: if the account is to go, sign the request again", time(*stored_issued_at), time(*issued_at)
+    )]
+    Superseded {
+        /// The account.
+        account: AccountKey,
+        /// `iat` of the stored token, Unix seconds.
+        stored_issued_at: i64,
+        /// `iat` of the request, Unix seconds.
+        issued_at: i64,
+    },
+    /// The request was carried out before, and the account was created again.
+    #[error(
+        "this request to delete account {account} was carried out before, and the account was created again since, so that none of its \
+         accounts is deleted: if it is to go, sign the request again"
+    )]
+    Replayed {
+        /// The account.
+        account: AccountKey,
+    },
+    /// A token that is deposited to shut its account would not do so.
+    #[error("this JWT does not shut account {account}: {reason}")]
+    NotClosing {
+        /// The account.
+        account: AccountKey,
+        /// Why not.
+        reason: String,
+    },
+    /// There is no token to shut it with.
+    #[error(
+        "no closing JWT is kept for account {account}: deposit one with `jwtmesh account closing set`, or push a JWT that allows no \
+         connections"
+    )]
+    NoClosing {
+        /// The account.
+        account: AccountKey,
+    },
+    /// The mesh does not know the account.
+    #[error("there is no account {account} in this mesh: push its JWT first")]
+    Unknown {
+        /// The account.
+        account: AccountKey,
+    },
+    /// It was deleted before.
+    #[error("account {account} was deleted; if a closing JWT is kept for it, the NATS clusters have it")]
+    AlreadyDeleted {
+        /// The account.
+        account: AccountKey,
+    },
+}
+
+/// Why an account is neither deleted nor shut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protected {
+    /// A trusted operator names it as its system account.
+    System,
+    /// This node's user is of it, with which it connects to a NATS cluster.
+    Own,
+    /// The configuration says so.
+    Configured,
+}
+
+impl Protected {
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::System => "the system account of a trusted operator, without which no server can be updated",
+            Self::Own => "the account of the user with which jwtmesh connects to a NATS cluster",
+            Self::Configured => "listed in `protected_accounts` under [cluster]; remove it there first",
+        }
+    }
 }
 
 /// Why a read failed.
@@ -202,6 +336,18 @@ fn whose_clock(offset: i64, now: i64) -> String {
         "The NATS servers that this node is connected to say that it is {}, and the node's clock says {}: set the clock of the node",
         time(now.saturating_add(offset)),
         time(now)
+    )
+}
+
+fn deleted(account: AccountKey, issued_after: i64, submitted: i64) -> String {
+    let again = "to create it again, issue a new JWT and push that (nsc: edit the account, then push)";
+    if submitted == issued_after {
+        return format!("account {account} had this JWT, and was deleted: {again}");
+    }
+    format!(
+        "account {account} was deleted, and only a JWT issued after {} creates it again; this one was issued at {}: {again}",
+        time(issued_after),
+        time(submitted)
     )
 }
 

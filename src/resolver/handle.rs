@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
+use super::error::Protected;
 use super::nats::{Inquiry, Resends, Seen, Versions};
 use crate::clock::{Clock, UnixSeconds};
 use crate::jwt::AccountKey;
@@ -103,6 +104,8 @@ pub(super) struct Inner {
     /// The versions of the servers that are sent accounts, and whether what those refuse is taken all the same.
     pub(super) versions: ArcSwap<Versions>,
     pub(super) takes_refused: AtomicBool,
+    /// Accounts that are neither deleted nor shut.
+    pub(super) protected: ArcSwap<BTreeMap<AccountKey, Protected>>,
     /// Where they are asked.
     pub(super) inquiries: Mutex<BTreeMap<String, mpsc::Sender<Inquiry>>>,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
@@ -138,6 +141,7 @@ impl Resolver {
             inquiries: Mutex::default(),
             versions: ArcSwap::default(),
             takes_refused: AtomicBool::new(false),
+            protected: ArcSwap::default(),
             overrules: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),
         }))

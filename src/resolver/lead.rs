@@ -9,12 +9,13 @@ use futures::future::BoxFuture;
 
 use super::error::SubmitError;
 use super::handle::Resolver;
+use super::remove::{check_closing_item, check_delete};
 use crate::clock::UnixSeconds;
 use crate::jwt::{AccountClaims, AccountKey, OperatorClaims, Token, TrustedKeys, Verified};
 use crate::raft::peer::{Leading, Led, NotLed};
 use crate::state::{
-    AccountOutcome, Command, MAX_SERVERS_OF_A_COMMAND, Outcomes, OverrideAccount, PutAccount, PutAccountIf,
-    PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, Server, UpdateRoster,
+    AccountOutcome, Command, KillAccount, MAX_SERVERS_OF_A_COMMAND, Outcomes, OverrideAccount, PutAccount,
+    PutAccountIf, PutAccounts, PutClosing, PutOperator, PutOperators, ReplaceOperator, Revision, Server, UpdateRoster,
 };
 
 impl Leading for Resolver {
@@ -113,9 +114,41 @@ impl Resolver {
                 check_id(&forget.id)?;
                 Command::ForgetServer(forget)
             }
+            Command::DeleteAccounts(_)
+            | Command::PutClosing(_)
+            | Command::RemoveClosing(_)
+            | Command::KillAccount(_) => self.checked_removal(command).await?,
         };
         let outcomes = self.0.raft.lead(command).await.map_err(NotLed::NotAgreed)?;
         Ok(self.led_to(outcomes))
+    }
+
+    /// `command`, which deletes or shuts accounts, verified; any other command as it is.
+    async fn checked_removal(&self, command: Command) -> Result<Command, NotLed> {
+        Ok(match command {
+            Command::DeleteAccounts(delete) => {
+                self.check_removable(&delete.accounts).map_err(refused)?;
+                let (trust, now, bytes) = (self.trust(), self.now(), delete.claim.len());
+                let check = move || check_delete(&delete, &trust.keys, now).map(|is_right| (delete, is_right));
+                let (delete, is_right) = self.weighed(&self.0.checking, bytes, check).await??;
+                if !is_right {
+                    return Err(refused(
+                        "a request to delete accounts says something else than its command",
+                    ));
+                }
+                Command::DeleteAccounts(delete)
+            }
+            Command::PutClosing(PutClosing { trust_epoch, item }) => {
+                let item = self.checked_closing(item).await?;
+                Command::PutClosing(PutClosing { trust_epoch, item })
+            }
+            Command::KillAccount(KillAccount { trust_epoch, item }) => {
+                self.check_removable(&[item.account]).map_err(refused)?;
+                let item = self.checked_closing(item).await?;
+                Command::KillAccount(KillAccount { trust_epoch, item })
+            }
+            other => other,
+        })
     }
 
     /// A position never goes back. No node has applied what the leader has not in its log.
@@ -132,6 +165,14 @@ impl Resolver {
             revision: self.view().revision,
             outcomes,
         }
+    }
+
+    /// `item`, verified as by [`Self::checked`], and found to shut its account.
+    async fn checked_closing(&self, item: PutAccount) -> Result<PutAccount, NotLed> {
+        let item = self.checked(vec![item]).await?.remove(0);
+        let (trust, now, bytes) = (self.trust(), self.now(), item.token.len());
+        let check = move || check_closing_item(&item, &trust.keys, now).map(|()| item);
+        Ok(self.weighed(&self.0.checking, bytes, check).await??)
     }
 
     /// `items`, each of them verified under the trust that holds here.

@@ -44,8 +44,15 @@ impl Resolver {
         })
     }
 
-    /// The current token of `account`, from this node's own state. Waits for nothing but the disk.
+    /// The current token of `account`, from this node's own state; `None` also if the account was deleted. Waits for nothing
+    /// but the disk.
     pub async fn lookup(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
+        let row = self.current(account).await?;
+        Ok(row.filter(|row| !row.is_deleted()))
+    }
+
+    /// The same, and the tombstone of a deleted account: for those who must know that it was deleted.
+    pub async fn current(&self, account: AccountKey) -> Result<Option<Arc<AccountRow>>, ReadError> {
         if let Some(row) = self.0.state.account_at_hand(account) {
             return Ok(Some(row));
         }

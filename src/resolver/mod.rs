@@ -6,6 +6,8 @@
 //!   and applied here (G1). If the trust changed in between, it is verified again.
 //! - A **scan** (`scan.rs`) waits until redb has what is applied, then reads one consistent view of redb, off the
 //!   threads that answer lookups.
+//! - A **removal** (`remove.rs`) is an operator's signed request to delete accounts, or an administrator's word that an account
+//!   is shut with the JWT that was deposited for it.
 //! - **Trust** (`trust.rs`) turns the agreed operators into verified keys, once for each change.
 //! - **Other nodes' commands** (`lead.rs`) are verified again by the leader, which trusts no follower.
 //! - **Publishers** (`publish.rs`) read and propose positions and servers here. They always look up the current token, never a
@@ -27,24 +29,28 @@ mod nats;
 mod older;
 mod publish;
 mod publishers;
+mod remove;
 mod scan;
 mod submit;
 mod trust;
 
-pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, ReadError, SubmitError};
+pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, Protected, ReadError, RemovalError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use lookup::AtLeast;
 pub use nats::{Answered, Enforcement, Inquiry, Seen, Standing, Told};
 pub use publishers::NatsView;
+pub use remove::{Deleted, DeletedAccount};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 
 pub use crate::raft::ProposeError;
 pub use crate::raft::{Formed, MemberView, Role, Unformed};
 pub use crate::state::AccountRow;
 pub use crate::state::Changes;
+pub use crate::state::Closing;
 pub use crate::state::Listed;
 pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;
+pub use crate::state::RowKind;
 pub use crate::state::Server;
 pub use crate::state::UpdateRoster;
 pub use crate::state::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND};

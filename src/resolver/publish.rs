@@ -3,9 +3,10 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use super::error::SubmitError;
+use super::error::{ReadError, SubmitError};
 use super::handle::Resolver;
 use super::nats::Resend;
 use crate::jwt::AccountKey;
@@ -69,6 +70,19 @@ impl Resolver {
     pub fn heard_offset(&self) -> Option<i64> {
         let heard = self.0.heard_offset.load(Ordering::Relaxed);
         (heard != i64::MIN).then_some(heard)
+    }
+
+    /// What the NATS servers are to enforce of `account`, and since which revision: its current token, or the closing one if it
+    /// was deleted. `None` if nothing can be sent.
+    pub async fn to_enforce(&self, account: AccountKey) -> Result<Option<(Revision, Bytes)>, ReadError> {
+        let Some(row) = self.current(account).await? else {
+            return Ok(None);
+        };
+        if !row.is_deleted() {
+            return Ok(Some((row.revision, row.token.clone())));
+        }
+        let closing = self.closing(account).await?;
+        Ok(closing.map(|closing| (row.revision, closing.token.clone())))
     }
 
     /// The agreed position of `nats_cluster`: how far it has been updated.

@@ -126,12 +126,12 @@ impl Resolver {
 
     /// The same, where a server that has not loaded the account would refuse to.
     async fn judged(&self, account: AccountKey, mut told: Vec<Told>) -> Vec<Told> {
-        let Ok(Some(row)) = self.lookup(account).await else {
+        let Ok(Some((_, token))) = self.to_enforce(account).await else {
             return told;
         };
         let version = |told: &Told| told.server.version.parse::<ServerVersion>().ok();
         let versions: BTreeSet<ServerVersion> = told.iter().filter_map(version).collect();
-        let Ok(refused) = self.refusals(&row.token, versions.into_iter().collect()).await else {
+        let Ok(refused) = self.refusals(&token, versions.into_iter().collect()).await else {
             return told;
         };
         for told in told.iter_mut().filter(|told| told.enforcement == Enforcement::InForce) {

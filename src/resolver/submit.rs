@@ -20,6 +20,7 @@ use crate::state::OverrideAccount;
 use crate::state::PutAccount;
 use crate::state::PutAccountIf;
 use crate::state::Revision;
+use crate::state::RowKind;
 use crate::state::Version;
 use crate::tasks::off_the_workers;
 
@@ -49,7 +50,7 @@ pub const INLINE_TOKEN_BYTES: usize = 16 * 1024;
 
 /// How often a submission is verified before it fails, if the trust changes each time before it is applied. Trust is
 /// changed by hand, so even a second time is rare.
-const TRUST_ATTEMPTS: usize = 3;
+pub(super) const TRUST_ATTEMPTS: usize = 3;
 
 impl Resolver {
     /// Submits the token in `body` for `submitter`. `expected` is the account that the request names, if it names one.
@@ -128,6 +129,9 @@ impl Resolver {
                 AccountOutcome::Superseded { stored_issued_at, .. } => {
                     return Err(self.superseded(claims, stored_issued_at));
                 }
+                AccountOutcome::Deleted { issued_after, .. } => {
+                    return Err(deleted(claims, issued_after));
+                }
                 AccountOutcome::OtherOperator { owner, .. } => {
                     return Err(SubmitError::OtherOperator {
                         account: claims.account,
@@ -144,9 +148,7 @@ impl Resolver {
                 AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => {}
             }
         }
-        Err(SubmitError::NotAgreed(ProposeError::Unavailable {
-            reason: "the trusted operators are changing".to_owned(),
-        }))
+        Err(trust_changes())
     }
 
     pub(super) async fn verify(
@@ -227,7 +229,10 @@ impl Resolver {
     /// The kept versions of `account`, as an override bars them.
     pub(super) async fn barred(&self, account: AccountKey) -> Result<Vec<Barred>, ReadError> {
         match self.scan(move |state| state.history(account)).await {
-            Ok(versions) => Ok(versions.iter().map(Version::barred).collect()),
+            Ok(versions) => {
+                let tokens = versions.iter().filter(|version| version.kind != RowKind::Tombstone);
+                Ok(tokens.map(Version::barred).collect())
+            }
             // What cannot be read cannot be barred, and must not keep out what an administrator insists on.
             Err(ReadError::Damaged(_)) => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -241,7 +246,7 @@ impl Resolver {
     }
 
     /// Before a new mesh has agreed on its operators nobody's token is right or wrong.
-    fn check_trust(&self) -> Result<(), ProposeError> {
+    pub(super) fn check_trust(&self) -> Result<(), ProposeError> {
         if self.trust().keys.operators().is_empty() {
             // Why it has none: it may be no member of a mesh yet.
             self.0.raft.check_writable()?;
@@ -253,7 +258,7 @@ impl Resolver {
     }
 
     /// Says more where this node knows more than the token and the trust.
-    fn explained(&self, error: SubmitError) -> SubmitError {
+    pub(super) fn explained(&self, error: SubmitError) -> SubmitError {
         let (issuer, trusted) = match &error {
             SubmitError::Rejected(Rejection::Untrusted { issuer, trusted }) => (issuer, trusted),
             SubmitError::Rejected(rejection) => return self.untimely(rejection).unwrap_or(error),
@@ -307,7 +312,7 @@ impl Resolver {
     ) -> Result<Option<Submitted>, SubmitError> {
         let claims = verified.claims();
         let token = verified.token().bytes();
-        let row = match self.lookup(claims.account).await {
+        let row = match self.current(claims.account).await {
             Ok(Some(row)) => row,
             Ok(None) => return Ok(None),
             // A newer token mends the damage.
@@ -355,9 +360,27 @@ impl Resolver {
                     account: claims.account,
                 });
             }
+            if row.is_deleted() {
+                return Err(deleted(claims, row.issued_at));
+            }
             return Err(self.superseded(claims, row.issued_at));
         }
         Ok(None)
+    }
+}
+
+/// The trust changed each time between verifying and applying.
+pub(super) fn trust_changes() -> SubmitError {
+    SubmitError::NotAgreed(ProposeError::Unavailable {
+        reason: "the trusted operators are changing".to_owned(),
+    })
+}
+
+fn deleted(claims: &AccountClaims, issued_after: i64) -> SubmitError {
+    SubmitError::Deleted {
+        account: claims.account,
+        issued_after,
+        submitted_issued_at: claims.issued_at,
     }
 }
 
@@ -370,7 +393,7 @@ fn warn(claims: &AccountClaims, revision: Revision) {
 }
 
 /// A token as it is proposed.
-fn item(verified: &Verified<AccountClaims>) -> PutAccount {
+pub(super) fn item(verified: &Verified<AccountClaims>) -> PutAccount {
     let claims = verified.claims();
     PutAccount {
         account: claims.account,

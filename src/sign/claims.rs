@@ -75,6 +75,21 @@ impl Claims {
         Self::of(&key.public_key(), name, nats)
     }
 
+    /// A request to delete accounts, to be signed with `key`: an operator's, or one of its signing keys (nsc `cmd/push.go`).
+    pub fn delete(key: &KeyPair, accounts: &[String]) -> Self {
+        Self::of(&key.public_key(), "", json!({ "accounts": accounts, "version": 2 }))
+    }
+
+    /// The same claims of an account, but it allows no connection and every user is revoked up to `now`, Unix seconds: no
+    /// server keeps a client of it, or takes another.
+    pub fn closed(mut self, now: i64) -> Self {
+        self.nats["limits"]["conn"] = json!(0);
+        self.nats["limits"]["leaf"] = json!(0);
+        self.revoke("*", now);
+        self.exp = 0;
+        self
+    }
+
     fn of(key: &str, name: &str, nats: Value) -> Self {
         Self {
             sub: key.to_owned(),
@@ -218,6 +233,42 @@ mod tests {
         assert_eq!(again.nats["description"], "by hand");
         assert_eq!(again.nats["revocations"]["UX"], NOW);
         assert_eq!(again.iat, NOW + 60);
+    }
+
+    #[test]
+    fn g9_a_closed_account_is_one_that_our_own_rules_take_for_closed() {
+        let [operator, app, system] = [KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account()];
+        let trusted = Claims::operator(&operator, "O", &system).sign(&operator, NOW).unwrap();
+        let trusted = Verified::<OperatorClaims>::verify(Token::parse(trusted.as_bytes()).unwrap()).unwrap();
+        let trusted = TrustedKeys::new([trusted]);
+        let why_not = |claims: Claims| {
+            let token = claims.sign(&operator, NOW).unwrap();
+            let token = Token::parse(token.as_bytes()).unwrap();
+            let verified = Verified::<AccountClaims>::verify(token, &trusted, NOW).unwrap();
+            verified.claims().why_not_closing(NOW)
+        };
+        let open = || Claims::account(&app.public_key(), "APP");
+        assert_eq!(why_not(open().until(NOW + 60).closed(NOW)), None, "it expires no more");
+        for (claims, words) in [
+            (open(), "limits.conn allows any number of connections"),
+            (
+                open().closed(NOW).with(|nats| nats["limits"]["conn"] = json!(1)),
+                "limits.conn allows 1 connections",
+            ),
+            (
+                open().closed(NOW).with(|nats| nats["limits"]["leaf"] = json!(-1)),
+                "limits.leaf allows any number of",
+            ),
+            (open().closed(NOW).until(NOW + 3600), "it expires at"),
+        ] {
+            let reason = why_not(claims).expect(words);
+            assert!(reason.contains(words), "{reason}");
+        }
+        assert_eq!(
+            why_not(open().closed(NOW).until(NOW + 400 * 24 * 3600)),
+            None,
+            "far enough"
+        );
     }
 
     #[test]

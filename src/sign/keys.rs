@@ -2,6 +2,9 @@
 
 use nkeys::{KeyPair, KeyPairType};
 
+/// A key that signs.
+pub type SigningKey = KeyPair;
+
 /// Why a key file cannot be used to sign accounts. Says nothing of what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFileError {
@@ -36,7 +39,7 @@ fn kind_of(letter: &char) -> &'static str {
 
 /// The key pair of an operator, its identity or one of its signing keys, from the `text` of a key file as nsc writes it:
 /// the seed on a line of its own.
-pub fn operator_key(text: &str) -> Result<KeyPair, KeyFileError> {
+pub fn operator_key(text: &str) -> Result<SigningKey, KeyFileError> {
     let words = text.trim_start_matches('\u{feff}').split_whitespace();
     let mut seeds = words
         .clone()

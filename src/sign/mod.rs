@@ -12,4 +12,4 @@ mod keys;
 
 pub use claims::{Claims, decode, encode};
 pub use creds::creds;
-pub use keys::{KeyFileError, operator_key};
+pub use keys::{KeyFileError, SigningKey, operator_key};

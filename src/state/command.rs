@@ -31,6 +31,14 @@ pub enum Command {
     UpdateRoster(UpdateRoster),
     /// A server that an administrator has forgotten.
     ForgetServer(ForgetServer),
+    /// Accounts that an operator deletes.
+    DeleteAccounts(DeleteAccounts),
+    /// The token with which an account can be shut.
+    PutClosing(PutClosing),
+    /// That such a token is no longer kept.
+    RemoveClosing(RemoveClosing),
+    /// An account that is shut.
+    KillAccount(KillAccount),
     /// A newer token of an account, in the place of a certain one.
     PutAccountIf(PutAccountIf),
 }
@@ -260,6 +268,13 @@ pub enum AccountOutcome {
     },
     /// Its operator is not trusted (G3: judged again here, against the agreed operators).
     NotTrusted,
+    /// The account was deleted, and the token is no newer than that (G8).
+    Deleted {
+        /// A token has to be issued after this time, Unix seconds, or in its second if it was never stored before.
+        issued_after: i64,
+        /// The revision of the tombstone.
+        revision: Revision,
+    },
     /// Of [`PutAccountIf`]: another token than the expected one is current, or none.
     Changed,
 }
@@ -318,6 +333,142 @@ pub enum Outcomes {
     Lease(Option<Revision>),
     /// Of [`UpdateRoster`]: whether it was applied. Of [`ForgetServer`]: whether the server was there.
     Roster(bool),
+    /// Of [`DeleteAccounts`].
+    Deleted(DeleteOutcome),
+    /// Of [`PutClosing`], [`RemoveClosing`] and [`KillAccount`].
+    Closing(ClosingOutcome),
+}
+
+/// Accounts that an operator deletes, all of them or none (G8). Each leaves a tombstone, which no token passes that is not
+/// newer than the request and than the newest that was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteAccounts {
+    /// As in [`PutAccounts::trust_epoch`].
+    pub trust_epoch: u64,
+    /// The operator whose key signed the request.
+    pub operator: OperatorKey,
+    /// `iat` of the request, Unix seconds; 0 if it has none: then the order of arrival counts.
+    pub issued_at: i64,
+    /// The signed request. Each row remembers its digest, so that it cannot delete what is created later in its second.
+    pub claim: Bytes,
+    /// The accounts, [`MAX_DELETED`] of them at most.
+    pub accounts: Vec<AccountKey>,
+}
+
+/// The most accounts of one request to delete them: fewer than `ROWS_OF_AN_ENTRY` in `file/changes.rs`, and few enough to be
+/// applied while others wait.
+pub const MAX_DELETED: usize = 4_000;
+
+/// The outcome of [`DeleteAccounts`]. Deterministic: the same on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeleteOutcome {
+    /// None of them is there any more.
+    Done {
+        /// The revision of this entry.
+        revision: Revision,
+        /// Of each account of the request, in order: whether it was there.
+        were_there: Vec<bool>,
+    },
+    /// One belongs to another operator (G3): nothing is deleted.
+    OtherOperator {
+        /// That account.
+        account: AccountKey,
+        /// Its operator.
+        owner: OperatorKey,
+    },
+    /// One has a newer token than the request: nothing is deleted.
+    Superseded {
+        /// That account.
+        account: AccountKey,
+        /// `iat` of the stored token, Unix seconds.
+        stored_issued_at: i64,
+    },
+    /// The request has had its effect on one that was created again since: nothing is deleted.
+    Replayed {
+        /// That account.
+        account: AccountKey,
+    },
+    /// As [`AccountOutcome::StaleTrust`].
+    StaleTrust {
+        /// The epoch that holds now.
+        trust_epoch: u64,
+    },
+    /// As [`AccountOutcome::NotTrusted`].
+    NotTrusted,
+}
+
+impl DeleteOutcome {
+    /// Whether none of the accounts is there any more.
+    pub fn has_happened(&self) -> bool {
+        matches!(self, Self::Done { .. })
+    }
+}
+
+/// The token with which an account can be shut, in the place of one that is kept already. The account must be known; it may
+/// have been deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutClosing {
+    /// As in [`PutAccounts::trust_epoch`].
+    pub trust_epoch: u64,
+    /// The token, verified, and found to shut the account.
+    pub item: PutAccount,
+}
+
+/// No closing token is kept for this account any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveClosing {
+    /// The account.
+    pub account: AccountKey,
+}
+
+/// Makes an account's closing token its current one, whatever is stored; only a newer token than both goes before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillAccount {
+    /// As in [`PutAccounts::trust_epoch`].
+    pub trust_epoch: u64,
+    /// The closing token, verified.
+    pub item: PutAccount,
+}
+
+/// The outcome of what is done with a closing token. Deterministic: the same on every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClosingOutcome {
+    /// It is done.
+    Done {
+        /// The revision of this entry.
+        revision: Revision,
+    },
+    /// It was so already.
+    Unchanged {
+        /// The revision since which it has been.
+        revision: Revision,
+    },
+    /// There is no such account, or, where a token is to be removed, none is kept.
+    Unknown,
+    /// The account was deleted.
+    Deleted {
+        /// The revision of the tombstone.
+        revision: Revision,
+    },
+    /// As [`AccountOutcome::OtherOperator`].
+    OtherOperator {
+        /// The operator of the account.
+        owner: OperatorKey,
+    },
+    /// As [`AccountOutcome::StaleTrust`].
+    StaleTrust {
+        /// The epoch that holds now.
+        trust_epoch: u64,
+    },
+    /// As [`AccountOutcome::NotTrusted`].
+    NotTrusted,
+}
+
+impl ClosingOutcome {
+    /// Whether it is as the command wants it.
+    pub fn has_happened(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Unchanged { .. })
+    }
 }
 
 /// Who may publish to a NATS cluster from now on. How long is not agreed: the holder and those that wait for it each
@@ -401,5 +552,12 @@ proposal!(TakeLease, true, Option<Revision>, Outcomes::Lease(granted) => granted
 proposal!(UpdateRoster, true, bool, Outcomes::Roster(applied) => applied, |applied| *applied);
 // Repeated, it no longer finds the server.
 proposal!(ForgetServer, true, bool, Outcomes::Roster(found) => found, |_| true);
+// Without an issue time it would, repeated, delete what was created meanwhile.
+proposal!(DeleteAccounts, false, DeleteOutcome, Outcomes::Deleted(outcome) => outcome, DeleteOutcome::has_happened);
+// Repeated behind another one it would take that one's place, or remove it.
+proposal!(PutClosing, false, ClosingOutcome, Outcomes::Closing(outcome) => outcome, ClosingOutcome::has_happened);
+proposal!(RemoveClosing, false, ClosingOutcome, Outcomes::Closing(outcome) => outcome, ClosingOutcome::has_happened);
+// Repeated behind a newer token it would shut the account again.
+proposal!(KillAccount, false, ClosingOutcome, Outcomes::Closing(outcome) => outcome, ClosingOutcome::has_happened);
 proposal!(ReplaceOperator, false, Option<OperatorOutcome>, Outcomes::Operators(mut each) => each.pop(),
     |one| one.as_ref().is_some_and(OperatorOutcome::has_happened));

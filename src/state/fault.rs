@@ -59,16 +59,16 @@ pub enum Fault {
     },
     /// The file has another format number.
     #[error(
-        "the state file {file} has format {found}, this program reads and writes format {known}: \
-         run the version of jwtmesh that wrote it"
+        "the state file {file} has format {found}, this program reads and writes formats {} to {}: \
+         run the version of jwtmesh that wrote it", known[0], known[1]
     )]
     Format {
         /// The file.
         file: Arc<str>,
         /// Its format number.
         found: u32,
-        /// The one that this program reads and writes.
-        known: u32,
+        /// The first and the last of those that this program reads and writes.
+        known: [u32; 2],
     },
     /// The file belongs to another store.
     #[error(

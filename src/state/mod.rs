@@ -54,15 +54,16 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuar
 use bytes::Bytes;
 
 pub use command::{
-    AccountOutcome, Barred, Command, ForgetServer, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount,
-    Proposal, PutAccount, PutAccountIf, PutAccounts, PutOperator, PutOperators, ReplaceOperator, Revision, TakeLease,
+    AccountOutcome, Barred, ClosingOutcome, Command, DeleteAccounts, DeleteOutcome, ForgetServer, KillAccount,
+    MAX_DELETED, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount, Proposal, PutAccount, PutAccountIf,
+    PutAccounts, PutClosing, PutOperator, PutOperators, RemoveClosing, ReplaceOperator, Revision, TakeLease,
     UnknownCommand, UpdateRoster,
 };
 pub use fault::Fault;
 pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};
 pub use options::Options;
 pub use roster::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Rosters, Server};
-pub use rows::{AccountRow, Changes, Lease, Mark, OperatorRow, ReplacedOperator, Trust, Version};
+pub use rows::{AccountRow, Changes, Closing, Lease, Mark, OperatorRow, ReplacedOperator, RowKind, Trust, Version};
 
 use apply::{Before, Present};
 use file::Store;
@@ -267,7 +268,7 @@ impl State {
 
 /// Every read.
 impl State {
-    /// The agreed row of `account` as of what is applied here, if no file need be read for it. `None` does not mean
+    /// The agreed row of `account`, a tombstone too, as of what is applied here, if no file need be read for it. `None` does not mean
     /// that there is no such account: then ask [`Self::account_in_file`], on a thread that may block where the disk may
     /// hang.
     pub fn account_at_hand(&self, account: AccountKey) -> Option<Arc<AccountRow>> {
@@ -339,6 +340,18 @@ impl State {
         self.snapshot()?.history(account)
     }
 
+    /// The closing token that is kept for `account`. May read the disk.
+    pub fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, Fault> {
+        let store = {
+            let live = self.live();
+            if let Some(unflushed) = live.memtable.closing(account) {
+                return Ok(unflushed);
+            }
+            live.store.clone()
+        };
+        Ok(SnapshotView::of(store)?.closing(account)?.map(Arc::new))
+    }
+
     /// The last applied entry.
     pub fn applied(&self) -> Option<Mark> {
         self.live().memtable.applied.clone()
@@ -370,6 +383,11 @@ impl State {
     /// The outcomes of proposing `operators`, if none of them would be stored; `None` if one would.
     pub fn outcomes_without_change(&self, operators: PutOperators) -> Option<Vec<OperatorOutcome>> {
         apply::outcomes_without_change(&self.trust(), operators)
+    }
+
+    /// What applying `command` here would give, if it were the next one.
+    pub fn judge_delete(&self, command: &DeleteAccounts) -> Result<DeleteOutcome, Fault> {
+        apply::judge_delete(self, command)
     }
 
     /// The agreed position of the NATS cluster: every change up to this revision is finished there
@@ -469,6 +487,19 @@ impl Before for State {
                 Ok(Present::Damaged(self.remains(account).map(Box::new)))
             }
             Err(fault) => Err(fault),
+        }
+    }
+
+    fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, Fault> {
+        match self.closing(account) {
+            Err(fault) if fault.is_of_one_read() => {
+                tracing::error!(
+                    cause = fault.source(),
+                    "{fault}; the account counts as one without a closing JWT"
+                );
+                Ok(None)
+            }
+            closing => closing,
         }
     }
 

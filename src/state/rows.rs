@@ -10,7 +10,18 @@ use super::command::{Barred, ETAG_BYTES, Revision};
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorKey;
 
-/// The agreed token of an account.
+/// What a row of an account holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowKind {
+    /// The newest token that was submitted.
+    Token,
+    /// The account's closing JWT in the place of its token: an administrator has shut the account.
+    Closing,
+    /// No token: an operator has deleted the account. What may come back, and what may not, is judged against this row.
+    Tombstone,
+}
+
+/// What is agreed of an account: its token, or that it was deleted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccountRow {
     // The token's claims.
@@ -18,7 +29,8 @@ pub struct AccountRow {
     pub account: AccountKey,
     /// The operator whose key signed the token.
     pub operator: OperatorKey,
-    /// `iat`, Unix seconds. Of a token without one, the time of the row before it, and 0 if it was the first.
+    /// `iat`, Unix seconds. Of a token without one, the time of the row before it, and 0 if it was the first. Of a closing
+    /// JWT or a tombstone the latest `iat` that it goes before, if that is later than its own.
     pub issued_at: i64,
     /// `exp`, Unix seconds; 0 means never.
     pub expires_at: i64,
@@ -26,9 +38,11 @@ pub struct AccountRow {
     pub name: String,
 
     // The token, and the entry that stored it.
+    /// What kind of row it is.
+    pub kind: RowKind,
     /// The log index that stored it.
     pub revision: Revision,
-    /// The token, canonical bytes.
+    /// The token, canonical bytes; empty in a tombstone.
     pub token: Bytes,
     /// Names these bytes: 22 characters of base64url, without quotes.
     pub etag: String,
@@ -39,7 +53,7 @@ pub struct AccountRow {
     pub(super) history: Vec<Past>,
     /// The ETags of the versions of the same `iat` that it replaced, newest first.
     pub(super) replaced: Vec<[u8; ETAG_BYTES]>,
-    /// Versions that were overridden and that `iat` alone would let in again, the newest override first.
+    /// Versions that were overridden, and requests to delete it, that `iat` alone would let in again, the newest first.
     pub(super) barred: Vec<Barred>,
 }
 
@@ -51,6 +65,11 @@ pub(super) struct Past {
 }
 
 impl AccountRow {
+    /// Whether it says that the account was deleted: to whoever asks for a token there is no such account.
+    pub fn is_deleted(&self) -> bool {
+        self.kind == RowKind::Tombstone
+    }
+
     pub(super) fn id(&self) -> RowId {
         RowId {
             revision: self.revision,
@@ -71,7 +90,7 @@ impl AccountRow {
             || self.bars(token)
     }
 
-    /// Whether `token` was overridden.
+    /// Whether `token` was overridden, or is a request to delete the account that has had its effect.
     pub fn bars(&self, token: &[u8]) -> bool {
         let is_barred = |digest| self.barred.iter().any(|barred| barred.digest == digest);
         !self.barred.is_empty() && is_barred(digest(token))
@@ -92,7 +111,10 @@ impl AccountRow {
     /// Versions above 256 KiB are never kept, so a row without any may still have replaced one. A token that is large
     /// itself therefore counts as a later one: only who cuts an account to a fraction is taken for new.
     pub fn is_first(&self) -> bool {
-        self.history.is_empty() && self.replaced.is_empty() && self.token.len() <= FIRST_MAX_BYTES
+        self.kind == RowKind::Token
+            && self.history.is_empty()
+            && self.replaced.is_empty()
+            && self.token.len() <= FIRST_MAX_BYTES
     }
 
     /// About how much memory it takes.
@@ -120,6 +142,8 @@ impl std::fmt::Debug for AccountRow {
 /// One version of an account's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
+    /// What its row holds.
+    pub kind: RowKind,
     /// The log index that stored it.
     pub revision: Revision,
     /// `iat`, Unix seconds.
@@ -137,6 +161,42 @@ impl Version {
             issued_at: self.issued_at,
             digest: digest_of(&self.etag),
         }
+    }
+}
+
+/// A token that shuts its account, kept for the day it is needed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// The account.
+    pub account: AccountKey,
+    /// The operator whose key signed it.
+    pub operator: OperatorKey,
+    /// `iat`, Unix seconds; 0 if it has none.
+    pub issued_at: i64,
+    /// `exp`, Unix seconds; 0 means never.
+    pub expires_at: i64,
+    /// The account's name in it.
+    pub name: String,
+    /// The log index that stored it.
+    pub revision: Revision,
+    /// The token, canonical bytes.
+    pub token: Bytes,
+}
+
+impl Closing {
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.token.len() + self.name.len() + size_of::<Self>()
+    }
+}
+
+impl std::fmt::Debug for Closing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Closing({}, revision {}, iat {})",
+            self.account, self.revision, self.issued_at
+        )
     }
 }
 

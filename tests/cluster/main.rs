@@ -18,6 +18,8 @@ mod controllers;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod deletes;
+#[cfg(test)]
 mod demo;
 #[cfg(test)]
 mod doubtful;

@@ -110,7 +110,12 @@ impl Split {
         std::fs::write(&creds, operator.system.user().creds()).expect("the test's own folder");
         let ties = ties(tie, &links, &ports, &operator, &creds);
         let start = |(at, (version, tie)): (usize, (&&str, &String))| {
-            NatsServer::start_named(version, &format!("n{}", at + 1), clients[at], &format!("{config}{tie}\n"))
+            NatsServer::start_named(
+                version,
+                &format!("n{}", at + 1),
+                clients[at],
+                &format!("{config}{tie}\n"),
+            )
         };
         let split = Self {
             servers: versions.iter().zip(&ties).enumerate().map(start).collect(),
@@ -204,6 +209,42 @@ impl Split {
         );
         let again = NatsUser::connect(self.last().address(), user);
         assert_eq!(again.err().as_deref(), Some("Authorization Violation"));
+    }
+}
+
+/// The closing JWT of a deleted account reaches servers that were away, too: nothing else evicts a loaded account.
+#[test]
+fn g9_a_server_that_was_cut_off_during_a_delete_is_sent_the_closing_jwt_when_it_is_back() {
+    for version in [NEWEST, NATS_SERVER_VERSIONS[0]] {
+        let split = Split::start(version, Tie::Route);
+        split.warm_up();
+        let (alice, mut connection) = split.user();
+        let (operator, id) = (&split.operator, split.account.id());
+        let seed = split.node.folder().join("operator.nk");
+        std::fs::write(&seed, operator.key.seed().expect("a private key")).expect("the test's own folder");
+        let seed = seed.display().to_string();
+        let run = |args: &[&str]| {
+            let done = split.node.cli(&[args, &["--key", &seed]].concat());
+            assert!(
+                done.status.success(),
+                "{args:?}: {}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+        };
+        run(&["account", "closing", "set", &id]);
+        split.cut();
+        run(&["account", "delete", &id, "--yes"]);
+        split.says(MISSING);
+        assert!(connection.ping(), "{version}: it was cut off");
+        split.heal();
+        assert!(connection.disconnected(PATIENCE).is_some(), "{}", split.node.log());
+        assert!(NatsUser::connect(split.last().address(), &alice).is_err());
+        let proof = split.node.cli_json(&["account", "watch", &id]);
+        assert_eq!(
+            (&proof["confirmed"], &proof["servers"]),
+            (&json!(true), &json!(2)),
+            "{proof}"
+        );
     }
 }
 

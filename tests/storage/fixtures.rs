@@ -12,8 +12,8 @@ use jwtmesh::jwt::OperatorKey;
 use jwtmesh::raft::log::RealDisk;
 use jwtmesh::raft::{Entry, Vote};
 use jwtmesh::state::{
-    Command, Effect, ForgetServer, Lease, MarkPropagated, Options, PutAccounts, PutOperator, PutOperators, Server,
-    State, TakeLease, UpdateRoster,
+    Command, DeleteAccounts, Effect, ForgetServer, KillAccount, Lease, MarkPropagated, Options, PutAccounts,
+    PutClosing, PutOperator, PutOperators, RemoveClosing, RowKind, Server, State, TakeLease, UpdateRoster,
 };
 use openraft::EntryPayload;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -113,6 +113,38 @@ fn write_state_2(path: &Path) {
         ForgetServer {
             nats_cluster: "east".to_owned(),
             id: "NA".to_owned(),
+        }
+        .into(),
+    ];
+    write_commands(path, commands().into_iter().chain(more).collect());
+}
+
+/// The same with what `v3` keeps beside it: a tombstone, an account that is shut, closing tokens.
+fn write_state_3(path: &Path) {
+    let kept = |n: u8, token: &str| PutClosing {
+        trust_epoch: 2,
+        item: item(n, 12, token),
+    };
+    let delete = |issued_at, claim: &'static str, n: u8| DeleteAccounts {
+        trust_epoch: 2,
+        operator: crate::model::operator(),
+        issued_at,
+        claim: Bytes::from_static(claim.as_bytes()),
+        accounts: vec![crate::model::account(n), crate::model::account(99)],
+    };
+    let more: [Command; 7] = [
+        kept(1, "QUJD.REVG.QUFB").into(),
+        kept(3, "a closing token").into(),
+        kept(2, "removed").into(),
+        delete(20, "QQ.QUI.QUJD", 1).into(),
+        delete(0, "without a time", 2).into(),
+        KillAccount {
+            trust_epoch: 2,
+            item: item(3, 12, "a closing token"),
+        }
+        .into(),
+        RemoveClosing {
+            account: crate::model::account(2),
         }
         .into(),
     ];
@@ -342,15 +374,22 @@ fn a_state_file_of_format_3_opens_with_the_digest_beside_it() {
 fn write_2_if_asked() {
     static WRITTEN: Once = Once::new();
     if std::env::var_os("WRITE_FIXTURES").is_some() {
-        WRITTEN.call_once(write_fixture_2);
+        WRITTEN.call_once(|| write_later_fixture("v2", write_state_2));
     }
 }
 
-fn write_fixture_2() {
-    let (path, digests) = (fixture_of("v2", "state.redb"), fixture_of("v2", "digests"));
+fn write_3_if_asked() {
+    static WRITTEN: Once = Once::new();
+    if std::env::var_os("WRITE_FIXTURES").is_some() {
+        WRITTEN.call_once(|| write_later_fixture("v3", write_state_3));
+    }
+}
+
+fn write_later_fixture(version: &str, write_state: fn(&Path)) {
+    let (path, digests) = (fixture_of(version, "state.redb"), fixture_of(version, "digests"));
     assert!(!digests.exists(), "{} is there", digests.display());
-    fs::create_dir_all(fixture_of("v2", "")).unwrap();
-    write_state_2(&path);
+    fs::create_dir_all(fixture_of(version, "")).unwrap();
+    write_state(&path);
     let state = State::open_file(&path, state_options()).unwrap();
     let mut export = state.snapshot().unwrap().export();
     let mut snapshot = Vec::new();
@@ -358,7 +397,7 @@ fn write_fixture_2() {
         snapshot.extend(u32::try_from(piece.len()).unwrap().to_le_bytes());
         snapshot.extend(&piece);
     }
-    fs::write(fixture_of("v2", "snapshot"), snapshot).unwrap();
+    fs::write(fixture_of(version, "snapshot"), snapshot).unwrap();
     fs::write(digests, format!("state {}\n", hex(&state.digest().unwrap()))).unwrap();
 }
 
@@ -422,6 +461,52 @@ fn a_snapshot_of_format_2_is_received_with_its_servers() {
     let state = received("v2", temp.path());
     assert_eq!(hex(&state.digest().unwrap()), digest_of("v2", "state"));
     expect_servers_of_2(&state);
+}
+
+fn expect_deletes_of_3(state: &State) {
+    let row = |n: u8| state.account(crate::model::account(n)).unwrap().expect("a row");
+    let gone = row(1);
+    assert_eq!((gone.kind, gone.issued_at, gone.revision), (RowKind::Tombstone, 20, 13));
+    assert!(gone.supersedes(20, b"QUJD.REVG.QUE") && gone.bars(b"QQ.QUI.QUJD"));
+    assert_eq!((row(2).kind, row(2).issued_at), (RowKind::Tombstone, 12));
+    let shut = row(3);
+    assert_eq!(
+        (shut.kind, &shut.token[..]),
+        (RowKind::Closing, &b"a closing token"[..])
+    );
+    let closing = |n: u8| state.closing(crate::model::account(n)).unwrap();
+    let kept = closing(1).expect("kept");
+    assert_eq!(
+        (kept.revision, kept.issued_at, &kept.token[..]),
+        (10, 12, &b"QUJD.REVG.QUFB"[..])
+    );
+    assert_eq!(closing(2), None);
+    assert_eq!(state.account_keys(9).unwrap().1, 2);
+}
+
+#[test]
+fn g8_a_state_file_with_tombstones_opens_with_the_digest_beside_it() {
+    write_3_if_asked();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("state.redb");
+    fs::copy(fixture_of("v3", "state.redb"), &path).unwrap();
+    let state = State::open_file(&path, state_options()).expect("it opens");
+    assert_eq!(hex(&state.digest().unwrap()), digest_of("v3", "state"));
+    expect_deletes_of_3(&state);
+    // The same commands, the same state.
+    let fresh = temp.path().join("fresh.redb");
+    write_state_3(&fresh);
+    let fresh = State::open_file(&fresh, state_options()).unwrap();
+    assert_eq!(hex(&fresh.digest().unwrap()), digest_of("v3", "state"));
+}
+
+#[test]
+fn g8_a_snapshot_of_format_3_is_received_with_its_tombstones() {
+    write_3_if_asked();
+    let temp = tempfile::tempdir().unwrap();
+    let state = received("v3", temp.path());
+    assert_eq!(hex(&state.digest().unwrap()), digest_of("v3", "state"));
+    expect_deletes_of_3(&state);
 }
 
 /// A lease that was taken before leases had terms begins one with its renewal.

@@ -8,6 +8,8 @@ mod crashes;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod deletes;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod driven;

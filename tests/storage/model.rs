@@ -7,8 +7,9 @@ use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::state::{
-    AccountOutcome, Command, Effect, ForgetServer, Lease, Mark, MarkPropagated, OperatorOutcome, Options, Outcomes,
-    PutAccount, PutAccounts, PutOperator, PutOperators, Server, State, TakeLease, UpdateRoster,
+    AccountOutcome, ClosingOutcome, Command, DeleteAccounts, DeleteOutcome, Effect, ForgetServer, KillAccount, Lease,
+    Mark, MarkPropagated, OperatorOutcome, Options, Outcomes, PutAccount, PutAccounts, PutClosing, PutOperator,
+    PutOperators, RemoveClosing, Server, State, TakeLease, UpdateRoster,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -26,6 +27,9 @@ pub(crate) enum Outcome {
     Marked,
     Lease(Option<u64>),
     Roster(bool),
+    Deleted { issued_after: i64, revision: u64 },
+    Removed(DeleteOutcome),
+    Closing(ClosingOutcome),
 }
 
 impl From<AccountOutcome> for Outcome {
@@ -44,6 +48,7 @@ impl From<AccountOutcome> for Outcome {
             AccountOutcome::StaleTrust { trust_epoch } => Self::StaleTrust { trust_epoch },
             AccountOutcome::NotTrusted => Self::NotTrusted,
             AccountOutcome::Changed => Self::Changed,
+            AccountOutcome::Deleted { issued_after, revision } => Self::Deleted { issued_after, revision },
         }
     }
 }
@@ -123,6 +128,8 @@ pub(crate) fn apply(state: &State, index: u64, command: &Command) -> Vec<Outcome
         Outcomes::Marked => vec![Outcome::Marked],
         Outcomes::Lease(granted) => vec![Outcome::Lease(granted)],
         Outcomes::Roster(done) => vec![Outcome::Roster(done)],
+        Outcomes::Deleted(outcome) => vec![Outcome::Removed(outcome)],
+        Outcomes::Closing(outcome) => vec![Outcome::Closing(outcome)],
     }
 }
 
@@ -148,7 +155,12 @@ pub(crate) fn token_of(state: &State, n: u8) -> Option<String> {
 pub(crate) struct Model {
     pub(crate) epoch: u64,
     operator: Option<(i64, Bytes, u64)>,
+    /// Versions with the time that they count as, a tombstone as an empty token.
     pub(crate) accounts: BTreeMap<AccountKey, Vec<(i64, Bytes, u64)>>,
+    /// Requests to delete it that have had their effect.
+    claims: BTreeMap<AccountKey, Vec<(i64, Bytes)>>,
+    /// Closing tokens: of what time and of what revision.
+    closings: BTreeMap<AccountKey, (i64, Bytes, u64)>,
     positions: BTreeMap<String, u64>,
     leases: BTreeMap<String, Lease>,
     rosters: BTreeMap<String, BTreeMap<String, Server>>,
@@ -195,6 +207,16 @@ impl Model {
                 }
                 vec![Outcome::Roster(was_there)]
             }
+            Command::DeleteAccounts(command) => vec![Outcome::Removed(self.delete(revision, command))],
+            Command::PutClosing(command) => vec![Outcome::Closing(self.keep(revision, command))],
+            Command::RemoveClosing(RemoveClosing { account }) => {
+                let was_kept = self.closings.remove(account).is_some();
+                vec![Outcome::Closing(match was_kept {
+                    true => ClosingOutcome::Done { revision },
+                    false => ClosingOutcome::Unknown,
+                })]
+            }
+            Command::KillAccount(command) => vec![Outcome::Closing(self.kill(revision, command))],
             // Tested one by one in `state.rs`, and never among the random commands.
             Command::OverrideAccount(_) | Command::PutAccountIf(_) | Command::ReplaceOperator(_) => {
                 panic!("the model does not know {command:?}")
@@ -265,6 +287,7 @@ impl Model {
                 .iter()
                 .any(|(at, token, _)| (*at, token) == (item.issued_at, &item.token))
         });
+        let is_deleted = versions.last().is_some_and(|(_, token, _)| token.is_empty());
         let outcome = match judge(versions.last(), item.issued_at, &item.token, revision) {
             Outcome::Stored { .. } if replaced => Outcome::Superseded {
                 stored_issued_at: item.issued_at,
@@ -274,8 +297,143 @@ impl Model {
         };
         if matches!(outcome, Outcome::Stored { .. }) {
             versions.push((item.issued_at, item.token.clone(), revision));
+            self.forget_claims(item.account, item.issued_at);
         }
-        outcome
+        match outcome {
+            Outcome::Superseded {
+                stored_issued_at,
+                revision,
+            } if is_deleted => Outcome::Deleted {
+                issued_after: stored_issued_at,
+                revision,
+            },
+            outcome => outcome,
+        }
+    }
+
+    fn delete(&mut self, revision: u64, command: &DeleteAccounts) -> DeleteOutcome {
+        let trust_epoch = self.epoch;
+        if command.trust_epoch != trust_epoch {
+            return DeleteOutcome::StaleTrust { trust_epoch };
+        }
+        if self.operator.is_none() {
+            return DeleteOutcome::NotTrusted;
+        }
+        let mut sorted = command.accounts.clone();
+        sorted.sort();
+        sorted.dedup();
+        let claim = (command.issued_at, command.claim.clone());
+        for account in &sorted {
+            let Some((issued_at, token, _)) = self.accounts.get(account).and_then(|versions| versions.last()) else {
+                continue;
+            };
+            if token.is_empty() || command.issued_at == 0 {
+                continue;
+            }
+            let account = *account;
+            if self.claims.get(&account).is_some_and(|claims| claims.contains(&claim)) {
+                return DeleteOutcome::Replayed { account };
+            }
+            if command.issued_at < *issued_at {
+                let stored_issued_at = *issued_at;
+                return DeleteOutcome::Superseded {
+                    account,
+                    stored_issued_at,
+                };
+            }
+        }
+        let were_there = command.accounts.iter().map(|account| self.is_live(*account)).collect();
+        for account in sorted {
+            self.entomb(revision, account, Some(claim.clone()).filter(|(at, _)| *at > 0), false);
+        }
+        DeleteOutcome::Done { revision, were_there }
+    }
+
+    fn is_live(&self, account: AccountKey) -> bool {
+        let newest = self.accounts.get(&account).and_then(|versions| versions.last());
+        newest.is_some_and(|(_, token, _)| !token.is_empty())
+    }
+
+    fn entomb(&mut self, revision: u64, account: AccountKey, claim: Option<(i64, Bytes)>, always: bool) {
+        let closing = self.closings.get(&account).map_or(0, |(at, ..)| *at);
+        let Some(versions) = self.accounts.get_mut(&account).filter(|versions| !versions.is_empty()) else {
+            return;
+        };
+        let (before, token, _) = versions.last().expect("not empty").clone();
+        let issued_at = before.max(closing).max(claim.as_ref().map_or(0, |(at, _)| *at));
+        let claims = self.claims.entry(account).or_default();
+        let is_new = claim.is_some_and(|claim| {
+            let is_new = !claims.contains(&claim);
+            if is_new {
+                claims.push(claim);
+            }
+            is_new
+        });
+        if !token.is_empty() {
+            versions.push((issued_at, Bytes::new(), revision));
+        } else if always || is_new || issued_at != before {
+            *versions.last_mut().expect("not empty") = (issued_at, Bytes::new(), revision);
+        }
+    }
+
+    fn keep(&mut self, revision: u64, command: &PutClosing) -> ClosingOutcome {
+        let item = &command.item;
+        if let Err(outcome) = self.judge_closing(command.trust_epoch, item.account) {
+            return outcome;
+        }
+        if let Some((_, _, revision)) = self
+            .closings
+            .get(&item.account)
+            .filter(|(_, kept, _)| *kept == item.token)
+        {
+            return ClosingOutcome::Unchanged { revision: *revision };
+        }
+        self.closings
+            .insert(item.account, (item.issued_at, item.token.clone(), revision));
+        if !self.is_live(item.account) {
+            self.entomb(revision, item.account, None, true);
+        }
+        ClosingOutcome::Done { revision }
+    }
+
+    fn kill(&mut self, revision: u64, command: &KillAccount) -> ClosingOutcome {
+        let item = &command.item;
+        if let Err(outcome) = self.judge_closing(command.trust_epoch, item.account) {
+            return outcome;
+        }
+        let versions = self.accounts.get_mut(&item.account).expect("judged");
+        let (before, token, there) = versions.last().expect("judged").clone();
+        if token.is_empty() {
+            return ClosingOutcome::Deleted { revision: there };
+        }
+        if token == item.token {
+            return ClosingOutcome::Unchanged { revision: there };
+        }
+        let issued_at = item.issued_at.max(before);
+        versions.push((issued_at, item.token.clone(), revision));
+        self.forget_claims(item.account, issued_at);
+        ClosingOutcome::Done { revision }
+    }
+
+    /// Those that a row of this time refuses without remembering them.
+    fn forget_claims(&mut self, account: AccountKey, issued_at: i64) {
+        if let Some(claims) = self.claims.get_mut(&account) {
+            claims.retain(|(at, _)| *at >= issued_at);
+        }
+    }
+
+    fn judge_closing(&self, trust_epoch: u64, account: AccountKey) -> Result<(), ClosingOutcome> {
+        if trust_epoch != self.epoch {
+            let trust_epoch = self.epoch;
+            return Err(ClosingOutcome::StaleTrust { trust_epoch });
+        }
+        if self.operator.is_none() {
+            return Err(ClosingOutcome::NotTrusted);
+        }
+        match self.accounts.get(&account).and_then(|versions| versions.last()) {
+            Some(_) => Ok(()),
+            None => Err(ClosingOutcome::Unknown),
+        }
     }
 
     pub(crate) fn expect(&self, state: &State) {
@@ -314,6 +472,21 @@ impl Model {
             .map(|(key, rows)| (*key, rows.last().unwrap().clone()))
             .collect();
         assert_eq!(rows, wanted);
+        let live: Vec<_> = wanted
+            .keys()
+            .copied()
+            .filter(|account| self.is_live(*account))
+            .collect();
+        assert_eq!(view.keys(1000).expect("readable"), live, "tombstones are no accounts");
+        let listed = view.accounts(None, 1000).expect("readable");
+        assert_eq!(listed.iter().map(|listed| listed.account).collect::<Vec<_>>(), live);
+        assert_eq!(view.len(), live.len() as u64);
+        let closings = view
+            .closings()
+            .expect("readable")
+            .map(|closing| closing.expect("sound"));
+        let closings = closings.map(|closing| (closing.account, (closing.issued_at, closing.token, closing.revision)));
+        assert_eq!(closings.collect::<BTreeMap<_, _>>(), self.closings);
         let mut rosters = self.rosters.clone();
         rosters.retain(|_, servers| !servers.is_empty());
         assert_eq!(view.rosters().expect("sound servers"), rosters);
@@ -402,10 +575,47 @@ fn random_roster_command(random: &mut SmallRng, model: &Model) -> Command {
     }
 }
 
+/// A request to delete accounts, or what is done with a closing token.
+fn random_removal(random: &mut SmallRng, epoch: u64) -> Command {
+    let account = |random: &mut SmallRng| account(random.gen_range(0..ACCOUNTS));
+    let trust_epoch = if random.gen_bool(0.05) { epoch + 1 } else { epoch };
+    let issued_at = random.gen_range(0..6) + epoch.cast_signed();
+    let closing = |random: &mut SmallRng| {
+        let text = format!("closing {issued_at} {}", random.gen_range(0..2));
+        item(random.gen_range(0..ACCOUNTS), issued_at, &text)
+    };
+    match random.gen_range(0..8) {
+        0 => RemoveClosing {
+            account: account(random),
+        }
+        .into(),
+        1 => {
+            let item = closing(random);
+            KillAccount { trust_epoch, item }.into()
+        }
+        2..=3 => {
+            let item = closing(random);
+            PutClosing { trust_epoch, item }.into()
+        }
+        _ => {
+            let issued_at = if random.gen_bool(0.2) { 0 } else { issued_at };
+            DeleteAccounts {
+                trust_epoch,
+                operator: operator(),
+                issued_at,
+                claim: format!("claim {issued_at} {}", random.gen_range(0..2)).into(),
+                accounts: (0..random.gen_range(0..4)).map(|_| account(random)).collect(),
+            }
+            .into()
+        }
+    }
+}
+
 pub(crate) fn random_command(random: &mut SmallRng, model: &Model) -> Command {
     let epoch = model.epoch;
     match random.gen_range(0..24) {
         2..=5 => random_roster_command(random, model),
+        6..=10 => random_removal(random, epoch),
         0 => trust_operator(random.gen_range(0..40)),
         1 => MarkPropagated {
             nats_cluster: "east".to_owned(),

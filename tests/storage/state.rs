@@ -7,8 +7,9 @@ use ::redb::backends::InMemoryBackend;
 use bytes::Bytes;
 use jwtmesh::jwt::OperatorKey;
 use jwtmesh::state::{
-    Barred, Command, Effect, Fault, ForgetServer, Lease, Listed, MarkPropagated, Options, Outcomes, OverrideAccount,
-    PutAccount, PutOperator, PutOperators, ReplaceOperator, Server, State, TakeLease, UpdateRoster, Version,
+    Barred, Command, DeleteAccounts, Effect, Fault, ForgetServer, KillAccount, Lease, Listed, MarkPropagated, Options,
+    Outcomes, OverrideAccount, PutAccount, PutClosing, PutOperator, PutOperators, RemoveClosing, ReplaceOperator,
+    Server, State, TakeLease, UpdateRoster, Version,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -459,7 +460,7 @@ fn an_unknown_command_stops_the_node_and_is_never_skipped() {
         vec![],
         vec![1],
         with(0, 2),
-        with(1, 9),
+        with(1, 12),
         sound[..sound.len() - 1].to_vec(),
         surplus,
     ] {
@@ -540,6 +541,38 @@ fn commands_keep_their_bytes() {
         overriding(3, item(1, -5, "x"), vec![barred]),
         replace(7, offered(8, 1)),
     ] {
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+}
+
+#[test]
+fn commands_that_delete_and_shut_keep_their_bytes() {
+    let delete = Command::from(DeleteAccounts {
+        trust_epoch: 3,
+        operator: OperatorKey::from_bytes([7; 32]),
+        issued_at: -1,
+        claim: Bytes::from_static(b"c"),
+        accounts: vec![account(9)],
+    });
+    let expected = [&[1, 8, 3][..], &[7; 32], b"\x01\x01c\x01", &[9; 32]].concat();
+    assert_eq!(&delete.encode()[..], expected);
+    let closing = item(1, -5, "x");
+    let keep = Command::from(PutClosing {
+        trust_epoch: 3,
+        item: closing.clone(),
+    });
+    let kill = Command::from(KillAccount {
+        trust_epoch: 3,
+        item: closing,
+    });
+    for (command, kind) in [(&keep, 9), (&kill, 11)] {
+        let encoded = command.encode();
+        assert_eq!(encoded[..3], [1, kind, 3]);
+        assert_eq!(encoded[67..], *b"\x09\x00\x09account 1\x01x");
+    }
+    let remove = Command::from(RemoveClosing { account: account(9) });
+    assert_eq!(&remove.encode()[..], [&[1, 10][..], &[9; 32]].concat());
+    for command in [delete, keep, kill, remove] {
         assert_eq!(Command::decode(&command.encode()), Ok(command));
     }
 }

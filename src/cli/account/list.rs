@@ -149,6 +149,7 @@ mod tests {
             revision: 17,
             etag: String::new(),
             token: None,
+            state: None,
             damage: None,
         };
         let operators = Operators {

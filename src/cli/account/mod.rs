@@ -1,9 +1,11 @@
-//! `account`: list, show, push, pull, watch.
+//! `account`: list, show, push, pull, watch, delete, closing, kill.
 //!
 //! Each verb is a file. `push` and `pull` handle many accounts: each account has an outcome of its own, printed as soon
 //! as it is known, and the tally turns all outcomes into one exit code. Listings are read a page at a time, so that a
 //! million accounts need no more memory than one page.
 
+mod closing;
+mod delete;
 mod list;
 mod named;
 mod pages;
@@ -34,6 +36,13 @@ pub(super) enum AccountCommand {
     Pull(pull::Pull),
     /// Wait until an account's JWT is in force at every nats-server
     Watch(watch::Watch),
+    /// Delete accounts by a request that their operator has signed
+    Delete(delete::Delete),
+    /// The JWT with which an account can be shut: keep one, show it, remove it
+    #[command(subcommand)]
+    Closing(closing::Closing),
+    /// Shut an account with its closing JWT: all of its clients are disconnected
+    Kill(closing::Kill),
 }
 
 impl AccountCommand {
@@ -44,6 +53,9 @@ impl AccountCommand {
             Self::Push(push) => push.run(out).await,
             Self::Pull(pull) => pull.run(out).await,
             Self::Watch(watch) => watch.run(out).await,
+            Self::Delete(delete) => delete.run(out).await,
+            Self::Closing(closing) => closing.run(out).await,
+            Self::Kill(kill) => kill.run(out).await,
         }
     }
 }

@@ -6,21 +6,20 @@
 mod way;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use nkeys::KeyPair;
 use serde::Serialize;
 
 use super::account::Named;
 use super::exit::{Exit, Failure};
-use super::input;
-use super::output::{json, plain, time, to_stderr};
+use super::key::operator_key;
+use super::output::{json, plain, time};
 use super::proof::{print_open, where_in_force};
 use crate::api::Propagation;
 use crate::clock::Clock;
 use crate::jwt::{AccountKey, KeyKind, kind, without_seeds};
-use crate::sign::{Claims, operator_key};
+use crate::sign::{Claims, SigningKey};
 
 use way::{Pushed, Way, WayOptions};
 
@@ -77,7 +76,7 @@ struct Revoked<'a> {
 
 impl Revoke {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
-        let key = read_key(&self.key)?;
+        let key = operator_key(&self.key)?;
         let users = if self.all {
             vec![EVERY_USER.to_owned()]
         } else {
@@ -152,7 +151,7 @@ async fn revoke(
     way: &mut Way,
     account: AccountKey,
     users: &[String],
-    key: &KeyPair,
+    key: &SigningKey,
     seconds: u64,
 ) -> Result<Done, Failure> {
     let mut issued_at = 0;
@@ -200,25 +199,5 @@ fn user(text: &str) -> Result<String, String> {
         None => Err(
             "this is no public key: a user's begins with U and has 56 characters; --all revokes every user".to_owned(),
         ),
-    }
-}
-
-fn read_key(path: &Path) -> Result<KeyPair, Failure> {
-    warn_of_others(path);
-    let text = input::read(path)?;
-    operator_key(&String::from_utf8_lossy(&text))
-        .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", path.display())))
-}
-
-/// Warns where other users of this machine can read the key.
-fn warn_of_others(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-
-    let mode = std::fs::metadata(path).map(|found| found.permissions().mode());
-    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-        let path = path.display();
-        to_stderr(&format!(
-            "jwtmesh: other users of this machine may read {path}, which can sign every account of the operator: chmod 600 it"
-        ));
     }
 }

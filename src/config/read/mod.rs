@@ -107,6 +107,7 @@ impl Reader<'_> {
             timing: text.cluster.timing,
             acknowledge: text.cluster.acknowledge,
             older_servers: text.cluster.older_servers,
+            protected_accounts: self.protected(&text.cluster.protected_accounts)?,
             node: name.to_owned(),
             data: self.data(&node.data, name)?,
             public,
@@ -187,6 +188,23 @@ impl Reader<'_> {
                 ),
             ),
         }
+    }
+
+    /// The accounts that stay: public keys, by their form. Whether each is one is for those who know keys.
+    fn protected(&self, written: &[Spanned<String>]) -> Result<Vec<String>, ConfigError> {
+        let account = |key: &Spanned<String>| {
+            let text = key.get_ref();
+            let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+            if text.len() != 56 || !text.starts_with('A') || !text.bytes().all(is_base32) {
+                return self.wrong(
+                    key.span(),
+                    "protected_accounts lists the public keys of accounts, which have 56 characters and begin with A: \
+                     `jwtmesh account list` shows them",
+                );
+            }
+            Ok(text.clone())
+        };
+        written.iter().map(account).collect()
     }
 
     /// The data folder. An empty text would be the folder of the configuration itself.
@@ -278,6 +296,10 @@ mod tests {
             format!("{SMALL}[[nats]]\nname = \"fra\"\nservers = [\"nats://h:4222\"]\ncreds = \"c\"\n{line}\n")
         };
         for (text, said) in [
+            (
+                SMALL.replace("\n\n[[node]]", "\nprotected_accounts = [\"OABC\"]\n\n[[node]]"),
+                "cluster.toml:4: protected_accounts lists the public keys of accounts",
+            ),
             (
                 SMALL.replace("\"m\"", "\"M_1\""),
                 "etc/cluster.toml:2: \"M_1\" cannot name the mesh",

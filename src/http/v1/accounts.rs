@@ -11,8 +11,8 @@ use crate::http::error::Refusal;
 use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
-use crate::jwt::AccountKey;
-use crate::resolver::{AccountRow, Listed, Submitter};
+use crate::jwt::{AccountKey, KeyError, time};
+use crate::resolver::{AccountRow, Listed, RowKind, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
 const PAGE: usize = 100;
@@ -90,7 +90,12 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
         revision: row.revision,
         etag: row.etag.clone(),
         // A stored token is ASCII: base64 and dots.
-        token: with_token.then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        token: (with_token && !row.is_deleted()).then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        state: match row.kind {
+            RowKind::Token => None,
+            RowKind::Closing => Some("closing".to_owned()),
+            RowKind::Tombstone => Some("deleted".to_owned()),
+        },
         damage: None,
     }
 }
@@ -106,6 +111,7 @@ fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
         revision: listed.revision,
         etag: String::new(),
         token: None,
+        state: None,
         damage: Some(damage.to_string()),
     }
 }
@@ -118,10 +124,28 @@ pub(super) async fn show(State(state): State<Shared>, uri: Uri) -> Response {
 async fn find(state: &AdminState, uri: &Uri) -> Result<api::Account, Refusal> {
     let account = request::account(uri)?;
     state.check_state()?;
-    match state.resolver.lookup(account).await? {
+    match state.resolver.current(account).await? {
+        Some(row) if row.is_deleted() && !request::is_on(uri, "deleted") => Err(gone(account, &row)),
         Some(row) => Ok(shown(state, &row, true)),
         None => Err(unknown(account)),
     }
+}
+
+/// The account that a part of a path names.
+pub(super) fn key(text: &str) -> Result<AccountKey, Refusal> {
+    text.parse()
+        .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))
+}
+
+fn gone(account: AccountKey, row: &AccountRow) -> Refusal {
+    Refusal::missing(
+        "deleted-account",
+        format!(
+            "account {account} was deleted at revision {}; a JWT issued after {} creates it again",
+            row.revision,
+            time(row.issued_at)
+        ),
+    )
 }
 
 pub(super) fn unknown(account: AccountKey) -> Refusal {

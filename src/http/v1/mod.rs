@@ -10,6 +10,7 @@ mod members;
 mod nats;
 mod operators;
 mod propagation;
+mod removals;
 mod status;
 
 use std::io;
@@ -84,7 +85,6 @@ impl Admin {
 fn router(state: AdminState) -> Router {
     let node = state.about.node.clone();
     const READ: &str = "GET, HEAD";
-    const WRITE: &str = "GET, HEAD, PUT, POST";
     let only = |methods: MethodRouter<Shared>, allow: &'static str| {
         methods.fallback(async move || Refusal::wrong_method(allow).problem())
     };
@@ -95,12 +95,29 @@ fn router(state: AdminState) -> Router {
         .route("/v1/nats", only(get(nats::list), READ))
         .route("/v1/nats/{name}/servers", only(get(nats::servers), READ))
         .route("/v1/nats/{name}/servers/{id}", only(delete(nats::forget), "DELETE"))
-        .route("/v1/accounts", only(get(accounts::list), READ))
+        .route(
+            "/v1/accounts",
+            only(get(accounts::list).delete(removals::delete), "GET, HEAD, DELETE"),
+        )
         .route(
             "/v1/accounts/{account}",
-            only(get(accounts::show).put(accounts::submit).post(accounts::submit), WRITE),
+            only(
+                get(accounts::show)
+                    .put(accounts::submit)
+                    .post(accounts::submit)
+                    .delete(removals::delete_one),
+                "GET, HEAD, PUT, POST, DELETE",
+            ),
         )
         .route("/v1/accounts/{account}/propagation", only(get(propagation::show), READ))
+        .route(
+            "/v1/accounts/{account}/closing",
+            only(
+                get(removals::closing).put(removals::keep).delete(removals::forget),
+                "GET, HEAD, PUT, DELETE",
+            ),
+        )
+        .route("/v1/accounts/{account}/kill", only(post(removals::kill), "POST"))
         .route("/v1/operators", only(get(operators::list), READ))
         .route("/v1/operators/{operator}", only(put(operators::update), "PUT"))
         .route(

@@ -11,13 +11,13 @@ use futures::Stream;
 use futures::stream::unfold;
 use tokio::time::{Instant, sleep};
 
-use super::accounts::unknown;
+use super::accounts::{key, unknown};
 use super::answer::{Shared, answer};
 use crate::api;
 use crate::http::error::Refusal;
 use crate::http::proof;
 use crate::http::request;
-use crate::jwt::{AccountKey, KeyError};
+use crate::jwt::AccountKey;
 
 /// How often a caller of the stream is told what has changed, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -40,9 +40,7 @@ pub(super) async fn show(
     uri: Uri,
 ) -> Response {
     let outcome = async {
-        let account: AccountKey = account
-            .parse()
-            .map_err(|error: KeyError| Refusal::bad("malformed-key", error.to_string()))?;
+        let account = key(&account)?;
         let wait = match request::parameter(&uri, "wait") {
             Some(text) => proof::seconds(&text)?,
             None => Duration::ZERO,
@@ -72,9 +70,20 @@ fn wants_events(headers: &HeaderMap) -> bool {
 }
 
 async fn find(state: &Shared, account: AccountKey, wait: Duration) -> Result<api::Propagation, Refusal> {
-    let row = state.resolver.lookup(account).await?;
+    let row = state.resolver.current(account).await?;
     let row = row.ok_or_else(|| unknown(account))?;
+    if row.is_deleted() && state.resolver.closing(account).await?.is_none() {
+        return Err(Refusal::conflict("no-closing-jwt", not_enforced(account)));
+    }
     Ok(proof::propagation(&state.resolver, account, row.revision, wait, None).await)
+}
+
+/// Why nothing can be proven of a deleted account.
+fn not_enforced(account: AccountKey) -> String {
+    format!(
+        "account {account} was deleted, and no closing JWT is kept for it, so nothing was sent to the NATS clusters: nats-servers with a \
+         URL resolver that had loaded it go on with it until they are restarted, or until `jwtmesh account closing set` gives one"
+    )
 }
 
 /// What a stream has to tell.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::jwt::json::Json;
 use crate::jwt::nkey::{AccountKey, OperatorKey};
 use crate::jwt::opened::Common;
+use crate::jwt::quote::time;
 use crate::jwt::rejection::{Issue, Rejection};
 use crate::jwt::rules::{self, Account, Issues, revocations};
 
@@ -31,11 +32,43 @@ pub struct AccountClaims {
     pub revocations: BTreeMap<String, i64>,
     /// Keys that may sign users for it.
     pub signing_keys: Vec<String>,
+    /// How many clients may be connected; -1 means any number.
+    pub connections: i64,
+    /// How many leaf nodes may be connected; -1 means any number.
+    pub leaf_nodes: i64,
     /// What nats-server accepts, but the signer probably does not want; at most ten.
     pub warnings: Vec<Issue>,
 }
 
 impl AccountClaims {
+    /// Why this JWT does not shut its account for good, if it does not: nats-server closes every connection of an account
+    /// that allows none, and refuses new ones.
+    pub fn why_not_closing(&self, now: i64) -> Option<String> {
+        let allowed = |limit: i64| match limit {
+            -1 => "any number of".to_owned(),
+            limit => limit.to_string(),
+        };
+        for (name, what, limit) in [
+            ("conn", "connections", self.connections),
+            ("leaf", "leaf nodes", self.leaf_nodes),
+        ] {
+            if limit != 0 {
+                return Some(format!(
+                    "limits.{name} allows {} {what}, and a closing JWT allows none (`nsc edit account --conns 0 --leaf-conns 0`)",
+                    allowed(limit)
+                ));
+            }
+        }
+        if self.expires_at != 0 && self.expires_at < now.saturating_add(CLOSING_SECONDS) {
+            return Some(format!(
+                "it expires at {}, and a closing JWT is kept for a day that nobody knows: issue it without `exp`, or for more than a \
+                 year",
+                time(self.expires_at)
+            ));
+        }
+        None
+    }
+
     /// Whether a JWT of `user`, issued at `issued_at` (Unix seconds), is void: issued at or before the time at which
     /// its key or `*` was revoked (jwt `revocation_list.go`).
     pub fn is_revoked(&self, user: &str, issued_at: i64) -> bool {
@@ -46,6 +79,9 @@ impl AccountClaims {
         })
     }
 }
+
+/// How long a closing JWT is valid at least: one that has expired shuts nothing.
+const CLOSING_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Every rule that an account's claims break, and what is doubtful about them.
 pub(in crate::jwt) fn issues(json: &Json<'_>, common: &Common) -> Result<Issues, Rejection> {
@@ -69,6 +105,7 @@ pub(in crate::jwt) fn read(
         return Err(Rejection::Invalid { issues });
     }
     let revocations = revocations(&account.nats)?;
+    let limits = account.limits()?;
     Ok(AccountClaims {
         account: account_key,
         operator,
@@ -84,6 +121,8 @@ pub(in crate::jwt) fn read(
             .into_iter()
             .map(|signer| signer.key.to_owned())
             .collect(),
+        connections: limits.connections,
+        leaf_nodes: limits.leaf_nodes,
         warnings,
     })
 }
@@ -105,6 +144,8 @@ mod tests {
             id: String::new(),
             revocations: revocations.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect(),
             signing_keys: Vec::new(),
+            connections: -1,
+            leaf_nodes: -1,
             warnings: Vec::new(),
         };
         let one = claims(&[("U1", 100)]);

@@ -58,6 +58,8 @@ pub(in crate::jwt) struct Limits {
     pub(in crate::jwt) imports: i64,
     pub(in crate::jwt) exports: i64,
     pub(in crate::jwt) wildcards: bool,
+    pub(in crate::jwt) connections: i64,
+    pub(in crate::jwt) leaf_nodes: i64,
     pub(in crate::jwt) blank_tier: bool,
 }
 
@@ -144,13 +146,15 @@ pub(in crate::jwt) fn revocations<'j, 'a>(fields: &Fields<'j, 'a>) -> Result<Vec
 impl<'j, 'a> Account<'j, 'a> {
     pub(in crate::jwt) fn limits(&self) -> Result<Limits, Rejection> {
         let limits = self.nats.fields("limits", if self.v1 { LIMITS_V1 } else { LIMITS })?;
-        for name in NATS_LIMITS.iter().chain(&["conn", "leaf"]) {
+        for name in NATS_LIMITS {
             limits.int(name)?;
         }
         let mut read = Limits {
             imports: limits.int("imports")?,
             exports: limits.int("exports")?,
             wildcards: limits.bool("wildcards")?,
+            connections: limits.int("conn")?,
+            leaf_nodes: limits.int("leaf")?,
             ..Limits::default()
         };
         limits.bool("disallow_bearer")?;

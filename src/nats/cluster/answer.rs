@@ -213,8 +213,8 @@ impl Publisher {
         self.comparing.push(Box::pin(async move {
             let mut changed = Vec::new();
             for account in accounts {
-                match resolver.lookup(account).await {
-                    Ok(Some(row)) if row.revision <= behind => {}
+                match resolver.to_enforce(account).await {
+                    Ok(Some((revision, _))) if revision <= behind => {}
                     Ok(None) => {}
                     // What cannot be read may have changed.
                     Ok(Some(_)) | Err(ReadError::Damaged(_)) => changed.push(account),
@@ -239,16 +239,16 @@ impl Publisher {
         }
         let resolver = self.resolver.clone();
         self.comparing.push(Box::pin(async move {
-            let row = resolver.lookup(account).await;
-            let held = match (&row, &token) {
+            let wanted = resolver.to_enforce(account).await;
+            let held = match (&wanted, &token) {
                 (Err(_), _) => Held::Unknown,
-                (Ok(Some(row)), Some(token)) if row.token != token.as_bytes() => Held::Other,
+                (Ok(Some((_, wanted))), Some(token)) if *wanted != token.as_bytes() => Held::Other,
                 _ => Held::Current,
             };
             Compared::Held {
                 server,
                 account,
-                revision: row.ok().flatten().map_or(0, |row| row.revision),
+                revision: wanted.ok().flatten().map_or(0, |(revision, _)| revision),
                 held,
             }
         }));

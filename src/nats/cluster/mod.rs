@@ -32,7 +32,7 @@ use super::wait::{outcome, until};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::{Changes, Inquiry, ReadError, Resolver, Revision, Seen};
+use crate::resolver::{Changes, Inquiry, Protected, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
 use count::Counting;
 use others::{Happened, Others};
@@ -208,6 +208,7 @@ impl Publisher {
             self.propagation.connected(self.now());
             self.note_catching_up();
             self.connected = Some(connection.url().to_owned());
+            self.resolver.protect(connection.account(), Protected::Own);
             self.lacks.clear();
             self.show();
             let end = self.serve(&mut connection, &scope).await;

@@ -20,8 +20,8 @@ impl Publisher {
     pub(super) async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
         // Looked up now and not earlier: nats-server takes an account of any age, so the
         // token that is sent last must be the current one.
-        let row = match self.resolver.lookup(account).await {
-            Ok(Some(row)) => row,
+        let (revision, token) = match self.resolver.to_enforce(account).await {
+            Ok(Some(enforced)) => enforced,
             Ok(None) => {
                 self.propagation.gone(account);
                 return Ok(());
@@ -33,9 +33,9 @@ impl Publisher {
             }
             Err(error) => return Err(chain(&error)),
         };
-        let bytes = row.token.len();
+        let bytes = token.len();
         if let Some(limit) = self.limit_below(connection, bytes).await {
-            self.notices.too_large(account, row.revision, bytes, limit);
+            self.notices.too_large(account, revision, bytes, limit);
             self.propagation.unsendable(account, self.now());
             return Ok(());
         }
@@ -45,17 +45,17 @@ impl Publisher {
             self.notices.lease(false);
             return Ok(());
         }
-        self.unanswered.sent(account, row.revision, bytes);
-        let reply = subjects::reply_to(connection.inbox(), account, row.revision);
+        self.unanswered.sent(account, revision, bytes);
+        let reply = subjects::reply_to(connection.inbox(), account, revision);
         connection
-            .publish(subjects::update(account), reply, row.token.clone())
+            .publish(subjects::update(account), reply, token.clone())
             .await?;
         for other in self.others.open() {
-            let reply = subjects::reply_to(other.inbox(), account, row.revision);
+            let reply = subjects::reply_to(other.inbox(), account, revision);
             // One that is of no more use ends by itself, and what it sent is sent again.
-            let _ = other.publish(subjects::update(account), reply, row.token.clone()).await;
+            let _ = other.publish(subjects::update(account), reply, token.clone()).await;
         }
-        self.propagation.sent(account, row.revision, self.now());
+        self.propagation.sent(account, revision, self.now());
         Ok(())
     }
 
@@ -109,10 +109,10 @@ impl Publisher {
             Err(RecvError::Lagged(lost)) => return self.notices.requests_dropped(lost),
             Err(RecvError::Closed) => return,
         };
-        let Ok(Some(row)) = self.resolver.lookup(account).await else {
+        let Ok(Some((revision, _))) = self.resolver.to_enforce(account).await else {
             return;
         };
-        if !self.propagation.ask(account, row.revision, self.now()) {
+        if !self.propagation.ask(account, revision, self.now()) {
             self.notices.no_room(account);
         }
     }

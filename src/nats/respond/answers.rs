@@ -64,6 +64,12 @@ impl Answers {
         self.send(reply, answer).await;
     }
 
+    /// So many accounts are deleted.
+    pub(super) async fn deleted(&self, reply: &str, count: usize) {
+        let answer = subjects::deleted(&self.server(), count);
+        self.send(reply, answer).await;
+    }
+
     /// These are all accounts.
     pub(super) async fn listed(&self, reply: &str, accounts: &[AccountKey]) {
         let answer = subjects::listed(&self.server(), accounts);

@@ -9,7 +9,6 @@ use super::limits::Limits;
 use super::notices::Notices;
 use super::update::ANSWER_WITHIN;
 use crate::jwt::AccountKey;
-use crate::nats::subjects;
 use crate::resolver::{AtLeast, ReadError, Resolver};
 use crate::tasks::Scope;
 
@@ -74,13 +73,4 @@ pub(super) async fn list(resolver: &Resolver, answers: &Answers, scope: &Scope, 
     if is_late {
         drop(scope.until_stop(reading).await);
     }
-}
-
-/// Why a request to delete accounts fails. `request` is the signed request.
-pub(super) fn not_deleted(request: &[u8]) -> String {
-    subjects::not_deleted(
-        request,
-        "this version of jwtmesh cannot delete accounts, and keeps them all. To lock an account's users out, push a JWT of it \
-         that revokes them (`nsc revocations add-user`) or allows no connections (`nsc edit account --conns 0`)",
-    )
 }

@@ -10,7 +10,7 @@
 //! | `$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP` | the account's JWT, or nothing (`lookup.rs`) |
 //! | `$SYS.REQ.CLAIMS.LIST` | the keys of all accounts (`lookup.rs`) |
 //! | `$SYS.REQ.CLAIMS.PACK` | all accounts, if they differ from those of the sender (`pack.rs`, `digest.rs`) |
-//! | `$SYS.REQ.CLAIMS.DELETE` | an error: accounts cannot be deleted yet |
+//! | `$SYS.REQ.CLAIMS.DELETE` | all of its accounts deleted, or none, within 700 ms (`update.rs`) |
 //! | `$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE`, `$SYS.ACCOUNT.*.CLAIMS.UPDATE` | none: adopted or overruled (`published.rs`) |
 //!
 //! The last two go to every nats-server too, and their sender counts the servers' answers. A server with a URL

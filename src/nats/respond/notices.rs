@@ -129,6 +129,19 @@ impl Notices {
         }
     }
 
+    /// Accounts were not deleted. `is_answered`: the sender is told.
+    pub(super) fn not_deleted(&self, reason: &str, is_answered: bool) {
+        if is_answered {
+            tracing::debug!(nats_cluster = %self.cluster, "request to delete accounts refused: {reason}");
+        } else if let Some(not_logged) = self.due("not deleted, without an answer") {
+            tracing::warn!(
+                nats_cluster = %self.cluster,
+                not_logged,
+                "a request over NATS to delete accounts was refused, and its sender did not ask for an answer: {reason}"
+            );
+        }
+    }
+
     /// A token that another sender published to the servers was stored. They may publish all accounts: one a minute is
     /// logged at level info.
     pub(super) fn adopted(&self, account: AccountKey, revision: Revision, issued_at: Option<i64>) {

@@ -21,7 +21,7 @@ use crate::nats::connection::{Connection, Ended, Incoming, Request, Requests, Ro
 use crate::nats::payload;
 use crate::nats::subjects::{self, Asked, Denied, OwnInfo};
 use crate::nats::wait::until;
-use crate::resolver::Resolver;
+use crate::resolver::{Protected, Resolver};
 use crate::tasks::Scope;
 
 /// A connection that lasted this long counts as useful, so that the next one is tried without a pause.
@@ -142,6 +142,7 @@ impl Responder {
             Err(reason) => return End::Lost(reason),
         };
         self.notices.answering(connection.url());
+        self.resolver.protect(connection.account(), Protected::Own);
         let server = server_info(&self.node, &self.resolver);
         let serving = Serving {
             scope: scope.clone(),
@@ -233,16 +234,13 @@ impl Responder {
         let reply = reply.filter(|reply| subjects::may_answer(reply));
         match (asked, reply) {
             (Asked::Update, reply) => self.update(&payload, reply, serving),
+            (Asked::Delete, reply) => self.delete(&payload, reply, serving),
             (Asked::Published(account), _) => self.published(account, &payload, serving),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
             (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),
             (Asked::List, Some(reply)) => self.list(reply, serving),
             (Asked::Pack, Some(reply)) => self.pack(payload, reply, serving),
-            (Asked::Delete, Some(reply)) => {
-                let payload = Bytes::copy_from_slice(subjects::kept_of_delete(&payload));
-                self.fail(reply, move || lookup::not_deleted(&payload), serving);
-            }
         }
     }
 
@@ -262,6 +260,26 @@ impl Responder {
         let (answers, refusals) = (serving.answers.clone(), self.refusals.clone());
         serving.scope.spawn_for_client(async move {
             update::answer(&resolver, &answers, &notices, &refusals, body, (reply, arrived)).await;
+            drop(permit);
+        });
+    }
+
+    fn delete(&self, payload: &[u8], reply: Option<String>, serving: &Serving) {
+        let arrived = Instant::now();
+        let (permit, body) = match self.admitted(payload, Limits::update) {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.notices.not_deleted(&reason, reply.is_some());
+                if let Some(reply) = reply {
+                    let payload = Bytes::copy_from_slice(subjects::kept_of_delete(payload));
+                    self.fail(reply, move || subjects::not_deleted(&payload, &reason), serving);
+                }
+                return;
+            }
+        };
+        let (resolver, notices, answers) = (self.resolver.clone(), self.notices.clone(), serving.answers.clone());
+        serving.scope.spawn_for_client(async move {
+            update::delete(&resolver, &answers, &notices, body, (reply, arrived)).await;
             drop(permit);
         });
     }

@@ -1,4 +1,5 @@
-//! `$SYS.REQ.CLAIMS.UPDATE`: a token to be stored, as by an upload over HTTP.
+//! `$SYS.REQ.CLAIMS.UPDATE`: a token to be stored, as by an upload over HTTP; and `$SYS.REQ.CLAIMS.DELETE`: accounts that an
+//! operator deletes, by a request that it has signed.
 
 use std::time::Duration;
 
@@ -59,6 +60,44 @@ pub(super) async fn answer(
     if let Some(reply) = reply {
         let description = format!("{FAILED} - {reason}");
         answers.failed(&reply, account, &description).await;
+    }
+}
+
+/// Carries out the request in `body` to delete accounts, and answers to `reply`, if an answer is wanted. All of its accounts are deleted, or
+/// none.
+pub(super) async fn delete(
+    resolver: &Resolver,
+    answers: &Answers,
+    notices: &Notices,
+    body: Bytes,
+    (reply, arrived): (Option<String>, Instant),
+) {
+    let patience = if reply.is_some() {
+        ANSWER_WITHIN
+    } else {
+        UNANSWERED_PATIENCE
+    };
+    // Only users of the system account may publish here.
+    let deleting = resolver.delete(None, body.clone(), Submitter::Administrator);
+    let reason = match timeout_at(arrived + patience, deleting).await {
+        Ok(Ok(deleted)) => {
+            if let Some(reply) = reply {
+                answers.deleted(&reply, deleted.accounts.len()).await;
+            }
+            return;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_late) => format!(
+            "the nodes have not agreed on it within {} ms, and may still do so, unless a majority cannot be reached. It is not known \
+             whether its accounts were deleted: list them, and send it again if they are there",
+            patience.as_millis()
+        ),
+    };
+    notices.not_deleted(&reason, reply.is_some());
+    if let Some(reply) = reply {
+        answers
+            .failed(&reply, None, &subjects::not_deleted(&body, &reason))
+            .await;
     }
 }
 

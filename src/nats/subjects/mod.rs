@@ -16,7 +16,7 @@ pub(super) use names::{
 };
 pub(super) use replies::{Reply, Verdict};
 pub(super) use requests::{
-    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, denied, failed, is_from_publisher,
+    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, deleted, denied, failed, is_from_publisher,
     kept_of_delete, listed, may_answer, not_deleted, packed, unverified, updated,
 };
 pub(super) use servers::{ServerInfo, clip, closed, closed_request, held, loaded, reporter};

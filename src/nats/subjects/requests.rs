@@ -147,6 +147,12 @@ pub(in crate::nats) fn updated(server: &Value, account: Option<AccountKey>) -> B
     encoded(&json!({"server": server, "data": data}))
 }
 
+/// The answer to a request that has deleted `count` accounts.
+pub(in crate::nats) fn deleted(server: &Value, count: usize) -> Bytes {
+    let data = json!({"code": 200, "message": format!("deleted {count} accounts")});
+    encoded(&json!({"server": server, "data": data}))
+}
+
 /// The answer to a request that failed.
 pub(in crate::nats) fn failed(server: &Value, account: Option<AccountKey>, description: &str) -> Bytes {
     let mut error = json!({});
@@ -184,8 +190,8 @@ pub(in crate::nats) fn unverified(token: &[u8]) -> (Option<AccountKey>, Option<i
     (account, claims["iat"].as_i64())
 }
 
-/// The largest request to delete accounts whose signer is named. A request for a thousand accounts is smaller.
-const MAX_DELETE_BYTES: usize = 64 * 1024;
+/// The largest request to delete accounts whose signer is named. One for as many accounts as are deleted at once is smaller.
+const MAX_DELETE_BYTES: usize = 512 * 1024;
 
 /// What is kept of a request to delete accounts until it is answered: nothing of a larger one.
 pub(in crate::nats) fn kept_of_delete(request: &[u8]) -> &[u8] {
@@ -370,6 +376,9 @@ mod tests {
             "a large one is not parsed"
         );
         assert_eq!(not_deleted(b"", "no"), "delete accounts request by  failed - no");
+        let done: Value = serde_json::from_slice(&deleted(&responder().at(1, 0), 2)).unwrap();
+        assert_eq!(done["data"], json!({"code": 200, "message": "deleted 2 accounts"}));
+        assert_eq!(done["error"], Value::Null);
     }
 
     #[test]

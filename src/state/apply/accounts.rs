@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::before::{Before, Present};
 use crate::state::command::{
-    AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccountIf, PutAccounts,
+    AccountOutcome, Barred, ETAG_BYTES, OverrideAccount, PutAccount, PutAccountIf, PutAccounts, Revision,
 };
 use crate::state::fault::Fault;
 use crate::state::recent::Change;
-use crate::state::rows::{AccountRow, Past, RowId, Trust, digest, etag};
+use crate::state::rows::{AccountRow, Past, RowId, RowKind, Trust, digest, etag};
 
 /// Judges each submission on its own; a later one of the same entry sees the earlier ones.
 pub(super) fn put_all(
@@ -72,7 +72,7 @@ pub(super) fn override_one(
         Err(decided) => return Ok(decided),
     };
     let Some(present) = present else {
-        return Ok(store(change, item, Versions::default()));
+        return Ok(stored(change, item, Versions::default()));
     };
     if item.issued_at <= 0 {
         item.issued_at = present.issued_at;
@@ -82,7 +82,9 @@ pub(super) fn override_one(
         issued_at: present.issued_at,
         digest,
     };
-    let overridden = std::iter::once(at_present(present.digest()))
+    let overridden = Some(at_present(present.digest()))
+        .filter(|_| !present.is_deleted())
+        .into_iter()
         .chain(present.replaced.iter().copied().map(at_present))
         .chain(present.barred.iter().copied())
         .chain(barred);
@@ -97,7 +99,7 @@ pub(super) fn override_one(
         replaced: Vec::new(),
         barred: kept,
     };
-    Ok(store(change, item, versions))
+    Ok(stored(change, item, versions))
 }
 
 /// Judges one submission against `present`, the account's row as of this place in the log. Only here is an
@@ -111,20 +113,33 @@ fn put(change: &mut Change, trust: &Trust, trust_epoch: u64, present: Present, i
     let mut versions = Versions::default();
     if let Some(present) = &present {
         if present.supersedes(item.issued_at, &item.token) {
+            if present.is_deleted() {
+                return AccountOutcome::Deleted {
+                    issued_after: present.issued_at,
+                    revision: present.revision,
+                };
+            }
             return AccountOutcome::Superseded {
                 stored_issued_at: present.issued_at,
                 revision: present.revision,
             };
         }
-        if item.issued_at == present.issued_at {
-            let before = present.replaced.iter().take(REPLACED_VERSIONS - 1);
-            versions.replaced = std::iter::once(present.digest()).chain(before.copied()).collect();
-        }
+        versions.replaced = replaced(present, item.issued_at);
         let barred = present.barred.iter().copied();
         versions.barred = barred.filter(|barred| barred.issued_at >= item.issued_at).collect();
         versions.history = remember(present, &mut change.forgotten);
     }
-    store(change, item, versions)
+    stored(change, item, versions)
+}
+
+/// The versions of `issued_at` that a row of that second remembers, if it comes after `present`.
+pub(super) fn replaced(present: &AccountRow, issued_at: i64) -> Vec<[u8; ETAG_BYTES]> {
+    if issued_at != present.issued_at {
+        return Vec::new();
+    }
+    let newest = Some(present.digest()).filter(|_| !present.is_deleted());
+    let all = newest.into_iter().chain(present.replaced.iter().copied());
+    all.take(REPLACED_VERSIONS).collect()
 }
 
 /// What holds whichever way a token came: its trust, and whose the account is. `Err` is the outcome that decides it, and
@@ -168,14 +183,19 @@ fn judge(
 
 /// What a row remembers of those before it.
 #[derive(Default)]
-struct Versions {
-    history: Vec<Past>,
-    replaced: Vec<[u8; ETAG_BYTES]>,
-    barred: Vec<Barred>,
+pub(super) struct Versions {
+    pub(super) history: Vec<Past>,
+    pub(super) replaced: Vec<[u8; ETAG_BYTES]>,
+    pub(super) barred: Vec<Barred>,
 }
 
-/// Makes `item` the account's row.
-fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOutcome {
+fn stored(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOutcome {
+    let revision = store(change, RowKind::Token, item, versions);
+    AccountOutcome::Stored { revision }
+}
+
+/// Makes `item` the account's row, of this kind; gives its revision.
+pub(super) fn store(change: &mut Change, kind: RowKind, item: PutAccount, versions: Versions) -> Revision {
     let revision = change.mark.index;
     let own = |row: &&Arc<AccountRow>| row.revision == revision;
     let slot = change.rows.iter().rev().find(own).map_or(0, |row| row.slot + 1);
@@ -186,6 +206,7 @@ fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOu
         expires_at: item.expires_at,
         name: item.name,
         revision,
+        kind,
         etag: etag(&item.token),
         token: item.token,
         slot,
@@ -193,14 +214,14 @@ fn store(change: &mut Change, item: PutAccount, versions: Versions) -> AccountOu
         replaced: versions.replaced,
         barred: versions.barred,
     }));
-    AccountOutcome::Stored { revision }
+    revision
 }
 
 /// What remains of a damaged row, if it can be what was stored: its operator is one that the mesh trusts.
 ///
 /// G2 holds against what remains as against a whole row. Where nothing does, the agreed token replaces the row: it was
 /// judged against the whole one by the node that proposed it.
-fn believable(remains: Option<Box<AccountRow>>, trust: &Trust) -> Option<Box<AccountRow>> {
+pub(super) fn believable(remains: Option<Box<AccountRow>>, trust: &Trust) -> Option<Box<AccountRow>> {
     remains.filter(|row| trust.operator(trust.owner(row.operator)).is_some())
 }
 
@@ -210,8 +231,8 @@ fn mend(change: &mut Change, remains: AccountRow, item: &PutAccount) -> AccountO
     let revision = remains.revision;
     change.rows.push(Arc::new(AccountRow {
         operator: item.operator,
-        // Of a token without an issue time only the row knows what it counts as.
-        issued_at: if item.issued_at > 0 {
+        // Of a token without an issue time, and of a closing one, only the row knows what it counts as.
+        issued_at: if item.issued_at > 0 && remains.kind == RowKind::Token {
             item.issued_at
         } else {
             remains.issued_at
@@ -229,7 +250,7 @@ fn mend(change: &mut Change, remains: AccountRow, item: &PutAccount) -> AccountO
 /// The history is part of the row, and so of the agreed state: every node forgets the same versions with the same
 /// entry, no scan ever looks for garbage, and an entry removes only old
 /// versions of the accounts it writes, so its work is bounded.
-fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
+pub(super) fn remember(present: &AccountRow, forgotten: &mut Vec<RowId>) -> Vec<Past> {
     let newest = Past {
         id: present.id(),
         bytes: u32::try_from(present.token.len()).unwrap_or(u32::MAX),
@@ -259,8 +280,8 @@ const HISTORY_BYTES: u64 = 256 * 1024;
 
 /// How many replaced versions of one second are remembered. nsc and scripts sign a few in a second; a key holder who
 /// signs more only makes their own oldest ones acceptable again.
-const REPLACED_VERSIONS: usize = 64;
+pub(super) const REPLACED_VERSIONS: usize = 64;
 
 /// How many overridden versions are barred: all that the history keeps, and as many overrides in a row as an
 /// administrator types on a bad day.
-const BARRED_VERSIONS: usize = 64;
+pub(super) const BARRED_VERSIONS: usize = 64;

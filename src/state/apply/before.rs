@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::fault::Fault;
-use crate::state::rows::{AccountRow, Trust};
+use crate::state::rows::{AccountRow, Closing, Trust};
 
 /// The row of an account as of a place in the log.
 pub(in crate::state) enum Present {
@@ -23,6 +23,8 @@ pub(in crate::state) trait Before {
     fn trust(&self) -> Arc<Trust>;
     /// The current row of `account`.
     fn account(&self, account: AccountKey) -> Result<Present, Fault>;
+    /// The closing token that is kept for `account`.
+    fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, Fault>;
     /// How far `nats_cluster` has been updated; 0 if it never was.
     fn position(&self, nats_cluster: &str) -> Revision;
     /// How many servers the roster of `nats_cluster` has.

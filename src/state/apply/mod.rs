@@ -6,13 +6,15 @@
 
 mod accounts;
 mod before;
+mod closings;
+mod deletes;
 mod operators;
 mod positions;
 mod roster;
 
 pub(super) use before::{Before, Present};
 
-use super::command::{Command, OperatorOutcome, Outcomes, PutOperators};
+use super::command::{Command, DeleteAccounts, DeleteOutcome, OperatorOutcome, Outcomes, PutOperators};
 use super::fault::Fault;
 use super::recent::Change;
 use super::rows::{Mark, Trust};
@@ -34,7 +36,16 @@ pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command
         }
         Command::UpdateRoster(command) => Outcomes::Roster(roster::update(change, before, command)),
         Command::ForgetServer(command) => Outcomes::Roster(roster::forget(change, before, command)),
+        Command::DeleteAccounts(command) => Outcomes::Deleted(deletes::delete(change, before, &command)?),
+        Command::PutClosing(command) => Outcomes::Closing(closings::keep(change, before, command)?),
+        Command::RemoveClosing(command) => Outcomes::Closing(closings::forget(change, before, command)?),
+        Command::KillAccount(command) => Outcomes::Closing(closings::kill(change, before, command)?),
     })
+}
+
+/// The outcome of a request to delete accounts, without its effect.
+pub(super) fn judge_delete(before: &impl Before, command: &DeleteAccounts) -> Result<DeleteOutcome, Fault> {
+    deletes::delete(&mut Change::blank(Mark::default()), before, command)
 }
 
 /// The outcomes of operators, if none of them would be stored; `None` if one would.

@@ -14,13 +14,20 @@ use super::Meta;
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::state::command::{ETAG_BYTES, Revision};
 use crate::state::roster::Server;
-use crate::state::rows::{AccountRow, OperatorRow, Past, ReplacedOperator, RowId};
+use crate::state::rows::{AccountRow, Closing, OperatorRow, Past, ReplacedOperator, RowId, RowKind, digest};
 
-/// The first byte of every value that we encode, but for the two that follow.
+/// The first byte of every value that we encode, but for the three that follow.
 const VALUE_VERSION: u8 = 1;
 
 /// A row that bars overridden tokens has them behind its head. A program that does not know them must not open it.
 const BARRING_ROW: u8 = 2;
+
+/// A row that is not an account's submitted token says behind what it bars what it is. A file with one has another number,
+/// [`FORMAT_WITH_DELETES`](super::FORMAT_WITH_DELETES).
+const MARKED_ROW: u8 = 3;
+
+/// The versions of rows.
+const ROW_VERSIONS: &[u8] = &[VALUE_VERSION, BARRING_ROW, MARKED_ROW];
 
 /// An operator that was replaced, in the place of its row.
 const REPLACED_OPERATOR: u8 = 2;
@@ -77,6 +84,19 @@ struct StoredServer<'a> {
     behind: Option<Revision>,
 }
 
+/// A closing token without its account, which is its key.
+#[derive(Serialize, Deserialize)]
+struct StoredClosing<'a> {
+    operator: OperatorKey,
+    issued_at: i64,
+    expires_at: i64,
+    name: &'a str,
+    revision: Revision,
+    /// Of the token: redb verifies its checksums when it repairs a file, not when it reads one.
+    digest: [u8; ETAG_BYTES],
+    token: &'a [u8],
+}
+
 /// What `operators_v1` says about an operator.
 pub(in crate::state) enum StoredOperator {
     Trusted(OperatorRow),
@@ -86,10 +106,10 @@ pub(in crate::state) enum StoredOperator {
 /// A row as it stands in `rows_v1`.
 pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
     let stripped = strip_base64(&row.token);
-    let version = if row.barred.is_empty() {
-        VALUE_VERSION
-    } else {
-        BARRING_ROW
+    let version = match row.kind {
+        RowKind::Token if row.barred.is_empty() => VALUE_VERSION,
+        RowKind::Token => BARRING_ROW,
+        RowKind::Closing | RowKind::Tombstone => MARKED_ROW,
     };
     let head = RowHead {
         account: row.account,
@@ -103,8 +123,11 @@ pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
         stripped: stripped.as_ref().map(|(lengths, _)| *lengths),
     };
     let mut encoded = extend(vec![version], &head);
-    if !row.barred.is_empty() {
+    if version != VALUE_VERSION {
         encoded = extend(encoded, &row.barred);
+    }
+    if version == MARKED_ROW {
+        encoded = extend(encoded, &row.kind);
     }
     encoded.extend_from_slice(stripped.as_ref().map_or(&row.token, |(_, bytes)| bytes));
     encoded
@@ -112,18 +135,22 @@ pub(in crate::state) fn encode_row(row: &AccountRow) -> Vec<u8> {
 
 /// The account of the row that `value` encodes; the rest is not decoded.
 pub(in crate::state) fn row_account(value: &[u8]) -> Result<AccountKey, String> {
-    let (_, head) = split_version(value, &[VALUE_VERSION, BARRING_ROW])?;
+    let (_, head) = split_version(value, ROW_VERSIONS)?;
     take(head).map(|(account, _)| account)
 }
 
 /// The row that `value` encodes, whose id is `id`; or what is wrong with it. Does not check that the token is the one
 /// that was stored.
 pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> {
-    let (version, head) = split_version(value, &[VALUE_VERSION, BARRING_ROW])?;
+    let (version, head) = split_version(value, ROW_VERSIONS)?;
     let (head, behind): (RowHead<'_>, &[u8]) = take(head)?;
     let (barred, behind) = match version {
-        BARRING_ROW => take(behind)?,
+        BARRING_ROW | MARKED_ROW => take(behind)?,
         _ => (Vec::new(), behind),
+    };
+    let (kind, behind) = match version {
+        MARKED_ROW => take(behind)?,
+        _ => (RowKind::Token, behind),
     };
     let token = match head.stripped {
         None => Bytes::copy_from_slice(behind),
@@ -136,6 +163,7 @@ pub(super) fn decode_row(id: RowId, value: &[u8]) -> Result<AccountRow, String> 
         expires_at: head.expires_at,
         name: head.name.to_owned(),
         revision: id.revision,
+        kind,
         token,
         etag: BASE64URL_NOPAD.encode(&head.etag),
         slot: id.slot,
@@ -250,6 +278,35 @@ pub(super) fn decode_server<'a>(key: &'a str, value: &[u8]) -> Result<(&'a str, 
     Ok((nats_cluster, server))
 }
 
+pub(in crate::state) fn encode_closing(closing: &Closing) -> Vec<u8> {
+    encode(&StoredClosing {
+        operator: closing.operator,
+        issued_at: closing.issued_at,
+        expires_at: closing.expires_at,
+        name: &closing.name,
+        revision: closing.revision,
+        digest: digest(&closing.token),
+        token: &closing.token,
+    })
+}
+
+/// The closing token of `account` that `value` encodes; or what is wrong with it.
+pub(super) fn decode_closing(account: AccountKey, value: &[u8]) -> Result<Closing, String> {
+    let stored: StoredClosing<'_> = decode(value)?;
+    if stored.digest != digest(stored.token) {
+        return Err("its token is not the one that was stored".to_owned());
+    }
+    Ok(Closing {
+        account,
+        operator: stored.operator,
+        issued_at: stored.issued_at,
+        expires_at: stored.expires_at,
+        name: stored.name.to_owned(),
+        revision: stored.revision,
+        token: Bytes::copy_from_slice(stored.token),
+    })
+}
+
 pub(super) fn encode_meta(meta: &Meta) -> Vec<u8> {
     encode(meta)
 }
@@ -302,6 +359,7 @@ mod tests {
             expires_at: 0,
             name: "name".to_owned(),
             revision: 7,
+            kind: RowKind::Token,
             token: Bytes::copy_from_slice(token),
             etag: etag(token),
             slot: 3,
@@ -369,6 +427,45 @@ mod tests {
             Ok(StoredOperator::Replaced(found)) => assert_eq!(found, replaced),
             _ => panic!("it is a replaced operator"),
         }
+    }
+
+    #[test]
+    fn the_bytes_of_a_tombstone_and_of_a_closing_token_do_not_change() {
+        for (kind, number, token) in [
+            (RowKind::Closing, "01", &b"QQ.QUI.QUJD"[..]),
+            (RowKind::Tombstone, "02", b""),
+        ] {
+            let marked = AccountRow { kind, ..row(token) };
+            let plain = hex(&encode_row(&row(token)));
+            let (head, stored) = plain.split_at(plain.len() - if token.is_empty() { 0 } else { 6 * 2 });
+            // Version 3; the head as before; nothing barred; the kind; the token.
+            assert_eq!(hex(&encode_row(&marked)), format!("03{}00{number}{stored}", &head[2..]));
+            let value = encode_row(&marked);
+            assert_eq!(decode_row(marked.id(), &value), Ok(marked.clone()));
+            assert_eq!(row_account(&value), Ok(marked.account));
+        }
+
+        let closing = Closing {
+            account: AccountKey::from_bytes([1; 32]),
+            operator: OperatorKey::from_bytes([2; 32]),
+            issued_at: -1,
+            expires_at: 1,
+            name: "A".to_owned(),
+            revision: 300,
+            token: Bytes::from_static(b"t"),
+        };
+        let value = encode_closing(&closing);
+        let expected = format!("01{}01020141ac02{}0174", "02".repeat(32), hex(&digest(b"t")));
+        assert_eq!(hex(&value), expected);
+        assert_eq!(decode_closing(closing.account, &value), Ok(closing.clone()));
+        for length in 0..value.len() {
+            assert!(
+                decode_closing(closing.account, &value[..length]).is_err(),
+                "{length} bytes"
+            );
+        }
+        let other = [&value[..value.len() - 1], b"u"].concat();
+        assert!(decode_closing(closing.account, &other).is_err(), "another token");
     }
 
     #[test]

@@ -14,12 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS};
+use super::{ACCOUNTS, CLOSINGS, DELETED, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::state::fault::Fault;
 use crate::state::rows::RowId;
 
-/// The number of this format. In format 1 there were no servers, and a header had four counts.
-pub(super) const FORMAT: u32 = 2;
+/// The number of this format. In format 1 there were no servers, and a header had four counts. In format 2 there were no
+/// tombstones and no closing tokens, and it had five: a state that never had any is still sent so, to nodes of an earlier
+/// version.
+pub(super) const FORMAT: u32 = 3;
 
 /// Bytes of records in a block before it is compressed. One record may be larger: a token has up to a MiB.
 const BLOCK_BYTES: usize = 256 * 1024;
@@ -35,7 +37,7 @@ pub(super) const BLOCK: u8 = 2;
 pub(super) const TRAILER: u8 = 3;
 
 /// The tables by their numbers in a stream.
-pub(super) const TABLES: u8 = 5;
+pub(super) const TABLES: u8 = 7;
 
 /// What a stream begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,40 +52,53 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header that `content` encodes, in this format or the one before; or what is wrong with it.
+    /// As it stands in a stream.
+    fn encode(&self) -> Vec<u8> {
+        match self.format {
+            2 => EarlierHeader::<5>::write(self),
+            _ => encode(self),
+        }
+    }
+
+    /// The header that `content` encodes, in this format or an earlier one; or what is wrong with it.
     pub(super) fn decode(content: &[u8]) -> Result<Self, String> {
         let unreadable = |error: postcard::Error| format!("is no header: {error}");
         let ((magic, format), _): (([u8; 8], u32), _) = postcard::take_from_bytes(content).map_err(unreadable)?;
         match (magic, format) {
             (MAGIC, FORMAT) => postcard::from_bytes(content).map_err(unreadable),
-            (MAGIC, 1) => postcard::from_bytes::<HeaderOf4>(content)
-                .map(Self::from)
-                .map_err(unreadable),
+            (MAGIC, 2) => EarlierHeader::<5>::read(content).map_err(unreadable),
+            (MAGIC, 1) => EarlierHeader::<4>::read(content).map_err(unreadable),
             _ => Err(format!("is of format {format}, this program reads 1 to {FORMAT}")),
         }
     }
 }
 
-/// The header of format 1.
-#[derive(Serialize, Deserialize)]
-struct HeaderOf4 {
-    magic: [u8; 8],
-    format: u32,
-    meta: Meta,
-    counts: [u64; 4],
-    stored_bytes: u64,
-}
+/// The header of an earlier format, as a tuple: postcard gives both the same bytes.
+struct EarlierHeader<const N: usize>;
 
-impl From<HeaderOf4> for Header {
-    fn from(header: HeaderOf4) -> Self {
-        let [operators, positions, rows, accounts] = header.counts;
-        Self {
-            magic: header.magic,
-            format: header.format,
-            meta: header.meta,
-            counts: [operators, positions, rows, accounts, 0],
-            stored_bytes: header.stored_bytes,
-        }
+type Tuple<T> = ([u8; 8], u32, Meta, T, u64);
+
+impl<const N: usize> EarlierHeader<N>
+where
+    [u64; N]: for<'de> Deserialize<'de> + Serialize,
+{
+    fn read(content: &[u8]) -> Result<Header, postcard::Error> {
+        let (magic, format, meta, earlier, stored_bytes): Tuple<[u64; N]> = postcard::from_bytes(content)?;
+        let mut counts = [0; TABLES as usize];
+        counts[..N].copy_from_slice(&earlier);
+        Ok(Header {
+            magic,
+            format,
+            meta,
+            counts,
+            stored_bytes,
+        })
+    }
+
+    fn write(header: &Header) -> Vec<u8> {
+        let mut counts = [0; N];
+        counts.copy_from_slice(&header.counts[..N]);
+        encode(&(header.magic, header.format, &header.meta, counts, header.stored_bytes))
     }
 }
 
@@ -146,7 +161,7 @@ impl Export {
         match std::mem::replace(&mut self.place, Place::End) {
             Place::Header => {
                 self.place = Place::Records(0, None);
-                let header = encode(&self.header()?);
+                let header = self.header()?.encode();
                 self.hash.update(&header);
                 Ok(Some(piece(HEADER, &header)))
             }
@@ -181,14 +196,16 @@ impl Export {
         };
         Ok(Header {
             magic: MAGIC,
-            format: FORMAT,
+            format: if view.has_deletes()? { FORMAT } else { 2 },
             meta: view.meta().clone(),
             counts: [
                 length(view.table(OPERATORS)?.len())?,
                 length(view.table(POSITIONS)?.len())?,
                 length(rows.len())?,
                 length(accounts.len())?,
-                view.server_count()?,
+                view.count(SERVERS)?,
+                view.count(DELETED)?,
+                view.count(CLOSINGS)?,
             ],
             // The other tables are small.
             stored_bytes: stored(rows.stats())? + stored(accounts.stats())?,
@@ -202,16 +219,26 @@ impl Export {
             1 => self.records_of(block, table, self.view.table(POSITIONS)?, after)?,
             2 => self.records_of(block, table, self.view.table(ROWS)?, after)?,
             3 => self.records_of(block, table, self.view.table(ACCOUNTS)?, after)?,
-            4 => match self.view.servers()? {
-                Some(servers) => self.records_of(block, table, servers, after)?,
-                None => None,
-            },
+            4 => self.records_of_some(block, table, self.view.optional(SERVERS)?, after)?,
+            5 => self.records_of_some(block, table, self.view.optional(DELETED)?, after)?,
+            6 => self.records_of_some(block, table, self.view.optional(CLOSINGS)?, after)?,
             _ => return Ok(Place::Trailer),
         };
         match last {
             Some(key) => Ok(Place::Records(table, Some(key))),
             None => self.fill(block, table + 1, None),
         }
+    }
+
+    /// As [`Self::records_of`]; a table that is not there has no records.
+    fn records_of_some<K: Key + 'static, V: Value + 'static>(
+        &mut self,
+        block: &mut Vec<u8>,
+        number: u8,
+        table: Option<ReadOnlyTable<K, V>>,
+        after: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        table.map_or(Ok(None), |table| self.records_of(block, number, table, after))
     }
 
     /// Adds records of `table` behind the key `after`. `Some` is the key of the last one if the block is full.
@@ -262,6 +289,10 @@ pub(super) fn check(store: &Store, record: &Record<'_>) -> Result<(), Fault> {
         4 => {
             let key = std::str::from_utf8(record.key).map_err(|_| shape())?;
             store.server(key, record.value).map(drop)
+        }
+        6 => {
+            let key = record.key.try_into().map_err(|_| shape())?;
+            store.closing(key, record.value).map(drop)
         }
         _ => Ok(()),
     }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use redb::{Durability, Key, TableDefinition, Value, WriteTransaction};
 
-use super::export::{BLOCK, HEADER, Header, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer, check};
+use super::export::{BLOCK, FORMAT, HEADER, Header, MAX_BLOCK_BYTES, Record, TABLES, TRAILER, Trailer, check};
 use super::install::received_next;
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
+use super::{ACCOUNTS, CLOSINGS, DELETED, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
@@ -190,6 +190,11 @@ impl Import {
             create(store, &writing, ROWS)?;
             create(store, &writing, ACCOUNTS)?;
             create(store, &writing, SERVERS)?;
+            create(store, &writing, DELETED)?;
+            create(store, &writing, CLOSINGS)?;
+            if header.format >= FORMAT {
+                store.mark_deletes(&writing)?;
+            }
             store.write_meta(&writing, &header.meta)?;
             let index = header.meta.applied.as_ref().map_or(0, |mark| mark.index);
             store.write_index(&writing, INSTALLED, index)?;
@@ -234,6 +239,8 @@ fn write_all(store: &Store, writing: &WriteTransaction, block: &[u8]) -> Result<
             2 => write(store, writing, ROWS, &record)?,
             3 => write(store, writing, ACCOUNTS, &record)?,
             4 => write(store, writing, SERVERS, &record)?,
+            5 => write(store, writing, DELETED, &record)?,
+            6 => write(store, writing, CLOSINGS, &record)?,
             other => Err(format!("has a record of table {other}, which there is not")),
         };
         // The sender's redb does not look at what it reads, and what is here now may be the last sound copy.

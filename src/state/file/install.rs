@@ -7,7 +7,7 @@ use redb::{Durability, Key, ReadOnlyTable, TableDefinition, Value, WriteTransact
 
 use super::store::Store;
 use super::view::SnapshotView;
-use super::{ACCOUNTS, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
+use super::{ACCOUNTS, CLOSINGS, DELETED, INSTALLED, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 
@@ -123,7 +123,12 @@ fn copy_all(store: &Store, view: &SnapshotView) -> Result<(), Fault> {
     copy(store, &writing, view, ROWS)?;
     copy(store, &writing, view, OPERATORS)?;
     copy(store, &writing, view, POSITIONS)?;
-    copy_from(store, &writing, view, SERVERS, view.servers()?)?;
+    copy_from(store, &writing, view, SERVERS, view.optional(SERVERS)?)?;
+    copy_from(store, &writing, view, DELETED, view.optional(DELETED)?)?;
+    copy_from(store, &writing, view, CLOSINGS, view.optional(CLOSINGS)?)?;
+    if view.has_deletes()? {
+        store.mark_deletes(&writing)?;
+    }
     store.write_meta(&writing, view.meta())?;
     let index = view.mark().map_or(0, |mark| mark.index);
     store.write_index(&writing, INSTALLED, index)?;

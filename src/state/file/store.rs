@@ -7,19 +7,25 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use redb::backends::FileBackend;
-use redb::{Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, TableError, WriteTransaction,
+};
 
 use super::backend::Backend;
 use super::encoding::{
-    EncodedRow, StoredOperator, decode_meta, decode_operator, decode_row, decode_server, encode_meta, row_account,
+    EncodedRow, StoredOperator, decode_closing, decode_meta, decode_operator, decode_row, decode_server, encode_meta,
+    row_account,
 };
-use super::{ACCOUNTS, CHECKPOINT, FORMAT, INSTALLED, META, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
+use super::{
+    ACCOUNTS, CHECKPOINT, CLOSINGS, DELETED, FORMAT, FORMAT_WITH_DELETES, INSTALLED, META, Meta, OPERATORS, POSITIONS,
+    ROWS, SERVERS,
+};
 use crate::jwt::{AccountKey, OperatorKey};
 use crate::panics;
 use crate::state::fault::Fault;
 use crate::state::options::Options;
 use crate::state::roster::Server;
-use crate::state::rows::{AccountRow, RowId, etag};
+use crate::state::rows::{AccountRow, Closing, RowId, etag};
 
 /// An open file and its name.
 pub(in crate::state) struct Store {
@@ -147,11 +153,11 @@ impl Store {
         let format =
             <[u8; 4]>::try_from(value("format")?).map_err(|_| store.damaged("its format number is unreadable"))?;
         let format = u32::from_le_bytes(format);
-        if format != FORMAT {
+        if ![FORMAT, FORMAT_WITH_DELETES].contains(&format) {
             return Err(Fault::Format {
                 file: store.file.clone(),
                 found: format,
-                known: FORMAT,
+                known: [FORMAT, FORMAT_WITH_DELETES],
             });
         }
         let found = String::from_utf8(value("store")?).map_err(|_| store.damaged("its store uuid is unreadable"))?;
@@ -186,9 +192,21 @@ impl Store {
             writing.open_table(OPERATORS)?;
             writing.open_table(POSITIONS)?;
             writing.open_table(SERVERS)?;
+            writing.open_table(DELETED)?;
+            writing.open_table(CLOSINGS)?;
             Ok(())
         };
         made().map_err(|error| self.fault("write to", error))
+    }
+
+    /// From this transaction on, the file has a tombstone or a closing token.
+    pub(in crate::state) fn mark_deletes(&self, writing: &WriteTransaction) -> Result<(), Fault> {
+        let mut meta = writing
+            .open_table(META)
+            .map_err(|error| self.fault("write to", error))?;
+        meta.insert("format", &FORMAT_WITH_DELETES.to_le_bytes()[..])
+            .map_err(|error| self.fault("write to", error))?;
+        Ok(())
     }
 
     pub(in crate::state) fn read(&self) -> Result<ReadTransaction, Fault> {
@@ -317,6 +335,12 @@ impl Store {
         decode_server(key, value).map_err(|what| self.damaged(format!("servers_v1, {key:?}: {what}")))
     }
 
+    /// The closing token that stands under `key`.
+    pub(in crate::state) fn closing(&self, key: &[u8; 32], value: &[u8]) -> Result<Closing, Fault> {
+        let account = AccountKey::from_bytes(*key);
+        decode_closing(account, value).map_err(|what| self.damaged(format!("closings_v1, {account}: {what}")))
+    }
+
     pub(in crate::state) fn fault(&self, operation: &'static str, cause: impl Into<redb::Error>) -> Fault {
         Fault::storage(operation, self.file(), cause)
     }
@@ -333,10 +357,22 @@ impl Store {
     }
 }
 
-/// redb as of one commit, with the two tables that a lookup needs already open: opening them costs as much as the
+/// A table that files of earlier versions lack; `None` where it is not there.
+pub(super) fn maybe<K: redb::Key + 'static, V: redb::Value + 'static>(
+    reading: &ReadTransaction,
+    table: redb::TableDefinition<'static, K, V>,
+) -> Result<Option<ReadOnlyTable<K, V>>, TableError> {
+    match reading.open_table(table) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        table => table.map(Some),
+    }
+}
+
+/// redb as of one commit, with the tables that a lookup needs already open: opening them costs as much as the
 /// lookup itself. Kept only until the next commit, since redb keeps every page that it shows.
 pub(in crate::state) struct Lookups {
     accounts: ReadOnlyTable<&'static [u8; 32], (u64, u32)>,
+    deleted: Option<ReadOnlyTable<&'static [u8; 32], (u64, u32)>>,
     rows: ReadOnlyTable<(u64, u32), &'static [u8]>,
     // Dropped last: the tables need it open.
     store: Arc<Store>,
@@ -348,6 +384,7 @@ impl Lookups {
         let fault = |error| store.unread(error);
         Ok(Self {
             accounts: reading.open_table(ACCOUNTS).map_err(fault)?,
+            deleted: maybe(&reading, DELETED).map_err(fault)?,
             rows: reading.open_table(ROWS).map_err(fault)?,
             store,
         })
@@ -385,7 +422,11 @@ impl Lookups {
 
     fn encoded(&self, account: AccountKey) -> Result<Option<EncodedRow>, Fault> {
         let fault = |error| self.store.unread(error);
-        let Some(id) = self.accounts.get(account.as_bytes()).map_err(fault)? else {
+        let mut found = self.accounts.get(account.as_bytes()).map_err(fault)?;
+        if let (None, Some(deleted)) = (&found, &self.deleted) {
+            found = deleted.get(account.as_bytes()).map_err(fault)?;
+        }
+        let Some(id) = found else {
             return Ok(None);
         };
         let id = RowId::from_key(id.value());

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, TableError, Value};
+use redb::{Key, ReadOnlyTable, ReadTransaction, ReadableTableMetadata as _, TableDefinition, Value};
 
 use super::encoding::StoredOperator;
-use super::store::Store;
-use super::{ACCOUNTS, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
+use super::store::{Store, maybe};
+use super::{ACCOUNTS, CLOSINGS, DELETED, FORMAT_WITH_DELETES, META, Meta, OPERATORS, POSITIONS, ROWS, SERVERS};
 use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::fault::Fault;
 use crate::state::roster::Rosters;
-use crate::state::rows::{AccountRow, Mark, RowId, Trust, Version};
+use crate::state::rows::{AccountRow, Closing, Mark, RowId, Trust, Version};
 
 /// What redb held at one moment: the state after a whole log entry. Costs nothing to make or to clone, but redb cannot
 /// reuse the pages that it shows until it is dropped, so a view that is held for long makes the file grow.
@@ -143,18 +143,56 @@ impl SnapshotView {
         })
     }
 
-    /// The versions of `account` that are kept, newest first; empty if there is no such account.
+    /// The versions of `account` that are kept, newest first, tombstones among them; empty if there never was such an
+    /// account.
     pub fn history(&self, account: AccountKey) -> Result<Vec<Version>, Fault> {
-        let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
-        let Some(id) = accounts.get(account.as_bytes()).map_err(|error| self.fault(error))? else {
+        let rows = self.table(ROWS)?;
+        let Some(id) = self.current(account)? else {
             return Ok(Vec::new());
         };
-        let current = self.row(&rows, account, RowId::from_key(id.value()))?;
+        let current = self.row(&rows, account, id)?;
         let mut versions = vec![version(&current)];
         for past in &current.history {
             versions.push(version(&self.row(&rows, account, past.id)?));
         }
         Ok(versions)
+    }
+
+    /// Where the row of `account` stands, whether it was deleted or not.
+    pub(super) fn current(&self, account: AccountKey) -> Result<Option<RowId>, Fault> {
+        let key = account.as_bytes();
+        let accounts = self.table(ACCOUNTS)?;
+        let mut id = accounts.get(key).map_err(|error| self.fault(error))?;
+        if let (None, Some(deleted)) = (&id, self.optional(DELETED)?) {
+            id = deleted.get(key).map_err(|error| self.fault(error))?;
+        }
+        Ok(id.map(|id| RowId::from_key(id.value())))
+    }
+
+    /// The closing token of `account`, if one is kept.
+    pub fn closing(&self, account: AccountKey) -> Result<Option<Closing>, Fault> {
+        self.0.store.reading(|| {
+            let Some(closings) = self.optional(CLOSINGS)? else {
+                return Ok(None);
+            };
+            let found = closings.get(account.as_bytes()).map_err(|error| self.fault(error))?;
+            found
+                .map(|value| self.0.store.closing(account.as_bytes(), value.value()))
+                .transpose()
+        })
+    }
+
+    /// Every closing token, in the order of their accounts.
+    pub fn closings(&self) -> Result<impl Iterator<Item = Result<Closing, Fault>> + use<>, Fault> {
+        let view = self.clone();
+        let closings = match self.optional(CLOSINGS)? {
+            Some(table) => Some(table.range::<&[u8; 32]>(..).map_err(|error| self.fault(error))?),
+            None => None,
+        };
+        Ok(closings.into_iter().flatten().map(move |entry| {
+            let (account, value) = entry.map_err(|error| view.fault(error))?;
+            view.0.store.closing(account.value(), value.value())
+        }))
     }
 
     /// The trusted operators as of then.
@@ -192,7 +230,7 @@ impl SnapshotView {
     /// The servers of all NATS clusters as of then.
     pub fn rosters(&self) -> Result<Rosters, Fault> {
         let mut rosters = Rosters::new();
-        let Some(table) = self.servers()? else {
+        let Some(table) = self.optional(SERVERS)? else {
             return Ok(rosters);
         };
         for entry in table.range::<&str>(..).map_err(|error| self.fault(error))? {
@@ -221,9 +259,15 @@ impl SnapshotView {
         self.each(ROWS, &mut add)?;
         self.each(OPERATORS, &mut add)?;
         self.each(POSITIONS, &mut add)?;
-        // A state without servers has the same digest as before there were any.
-        if self.server_count()? > 0 {
+        // A state without servers, tombstones and closing tokens has the same digest as before there were any.
+        if self.count(SERVERS)? > 0 {
             self.each(SERVERS, &mut add)?;
+        }
+        if self.count(DELETED)? > 0 {
+            self.each(DELETED, &mut add)?;
+        }
+        if self.count(CLOSINGS)? > 0 {
+            self.each(CLOSINGS, &mut add)?;
         }
         Ok(*hash.finalize().as_bytes())
     }
@@ -254,18 +298,28 @@ impl SnapshotView {
         self.0.reading.open_table(table).map_err(|error| self.fault(error))
     }
 
-    /// The table of servers; `None` in a file of an earlier version, see `mod.rs`.
-    pub(super) fn servers(&self) -> Result<Option<ReadOnlyTable<&'static str, &'static [u8]>>, Fault> {
-        match self.0.reading.open_table(SERVERS) {
-            Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            table => table.map(Some).map_err(|error| self.fault(error)),
-        }
+    /// A table that a file of an earlier version lacks, see `mod.rs`.
+    pub(super) fn optional<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<Option<ReadOnlyTable<K, V>>, Fault> {
+        maybe(&self.0.reading, table).map_err(|error| self.fault(error))
     }
 
-    /// How many servers it has.
-    pub(super) fn server_count(&self) -> Result<u64, Fault> {
-        let servers = self.servers()?;
-        servers.map_or(Ok(0), |table| table.len().map_err(|error| self.fault(error)))
+    /// Whether it has, or once had, a tombstone or a closing token: only a program that knows them may read it.
+    pub(super) fn has_deletes(&self) -> Result<bool, Fault> {
+        let meta = self.table(META)?;
+        let format = meta.get("format").map_err(|error| self.fault(error))?;
+        Ok(format.is_some_and(|format| format.value() == FORMAT_WITH_DELETES.to_le_bytes()))
+    }
+
+    /// How many rows such a table has.
+    pub(super) fn count<K: Key + 'static, V: Value + 'static>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+    ) -> Result<u64, Fault> {
+        let table = self.optional(table)?;
+        table.map_or(Ok(0), |table| table.len().map_err(|error| self.fault(error)))
     }
 
     pub(in crate::state) fn row(
@@ -297,6 +351,7 @@ impl SnapshotView {
 
 fn version(row: &AccountRow) -> Version {
     Version {
+        kind: row.kind,
         revision: row.revision,
         issued_at: row.issued_at,
         bytes: row.token.len(),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::roster::Server;
-use crate::state::rows::{AccountRow, Mark, OperatorRow, ReplacedOperator, RowId, Trust};
+use crate::state::rows::{AccountRow, Closing, Mark, OperatorRow, ReplacedOperator, RowId, RowKind, Trust};
 
 /// What one log entry changed. Decided completely before any of it can be seen.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(in crate::state) struct Change {
     pub(in crate::state) positions: Vec<(String, Revision)>,
     /// The servers of a NATS cluster, if it changed them.
     pub(in crate::state) roster: Option<RosterChange>,
+    /// The closing token of an account, or that it has none any more.
+    pub(in crate::state) closing: Option<(AccountKey, Option<Arc<Closing>>)>,
 }
 
 /// What an entry changed in the roster of one NATS cluster. No id is in both lists, nor twice in one.
@@ -72,7 +75,13 @@ impl Change {
             trust: None,
             positions: Vec::new(),
             roster: None,
+            closing: None,
         }
+    }
+
+    /// Whether it is such that only a program that knows tombstones and closing tokens may open the file.
+    pub(in crate::state) fn has_deletes(&self) -> bool {
+        self.closing.is_some() || self.rows.iter().any(|row| row.kind != RowKind::Token)
     }
 
     /// About how much memory it takes.
@@ -80,7 +89,9 @@ impl Change {
         let rows: usize = self.rows.iter().map(|row| row.bytes()).sum();
         let operators: usize = self.operators.iter().map(|row| row.token.len()).sum();
         let roster = self.roster.as_ref().map_or(0, RosterChange::bytes);
-        CHANGE_OVERHEAD_BYTES + rows + operators + roster + self.membership.as_ref().map_or(0, Bytes::len)
+        let closing = self.closing.as_ref().and_then(|(_, closing)| closing.as_ref());
+        let closing = closing.map_or(0, |closing| closing.bytes());
+        CHANGE_OVERHEAD_BYTES + rows + operators + roster + closing + self.membership.as_ref().map_or(0, Bytes::len)
     }
 }
 

@@ -10,8 +10,8 @@ use super::change::Change;
 use super::live::Live;
 use crate::state::fault::Fault;
 use crate::state::file::{
-    ACCOUNTS, Lookups, Meta, OPERATORS, POSITIONS, ROWS, SERVERS, Store, encode_operator, encode_replaced, encode_row,
-    encode_server,
+    ACCOUNTS, CLOSINGS, DELETED, Lookups, Meta, OPERATORS, POSITIONS, ROWS, SERVERS, Store, encode_closing,
+    encode_operator, encode_replaced, encode_row, encode_server,
 };
 use crate::state::roster::server_key;
 use crate::state::rows::RowId;
@@ -52,6 +52,9 @@ impl Flush {
         store.writing(|| {
             let writing = store.write(Durability::None)?;
             write_changes(&writing, &self.changes).map_err(|error| store.fault("write to", error))?;
+            if self.changes.iter().any(|change| change.has_deletes()) {
+                store.mark_deletes(&writing)?;
+            }
             store.write_meta(&writing, &self.meta)?;
             store.commit(writing)?;
             Ok(Arc::new(Lookups::of(store.clone()).map_err(Fault::fatal)?))
@@ -82,6 +85,8 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
     let mut operators = writing.open_table(OPERATORS)?;
     let mut positions = writing.open_table(POSITIONS)?;
     let mut servers = writing.open_table(SERVERS)?;
+    let mut deleted = writing.open_table(DELETED)?;
+    let mut closings = writing.open_table(CLOSINGS)?;
     // Sorted, so that neighbours are removed from the same page. A row that was added and forgotten within this step is
     // not written.
     let mut forgotten: BTreeSet<RowId> = changes
@@ -90,7 +95,14 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
         .collect();
     for change in changes {
         for row in &change.rows {
-            accounts.insert(row.account.as_bytes(), row.id().key())?;
+            // Of the two indexes one has the account.
+            let (index, other) = if row.is_deleted() {
+                (&mut deleted, &mut accounts)
+            } else {
+                (&mut accounts, &mut deleted)
+            };
+            index.insert(row.account.as_bytes(), row.id().key())?;
+            other.remove(row.account.as_bytes())?;
             if !forgotten.remove(&row.id()) {
                 rows.insert(row.id().key(), encode_row(row).as_slice())?;
             }
@@ -103,6 +115,15 @@ fn write_changes(writing: &redb::WriteTransaction, changes: &[Arc<Change>]) -> R
         }
         for (nats_cluster, position) in &change.positions {
             positions.insert(nats_cluster.as_str(), *position)?;
+        }
+        match &change.closing {
+            Some((account, Some(closing))) => {
+                closings.insert(account.as_bytes(), encode_closing(closing).as_slice())?;
+            }
+            Some((account, None)) => {
+                closings.remove(account.as_bytes())?;
+            }
+            None => {}
         }
         if let Some(roster) = &change.roster {
             for id in &roster.gone {

@@ -10,7 +10,7 @@ use crate::jwt::AccountKey;
 use crate::state::command::Revision;
 use crate::state::file::Meta;
 use crate::state::roster::Rosters;
-use crate::state::rows::{AccountRow, Changes, Mark, Trust};
+use crate::state::rows::{AccountRow, Changes, Closing, Mark, Trust};
 
 /// The small part of the applied state, all of it, and the rows that redb does not have yet.
 ///
@@ -22,6 +22,8 @@ use crate::state::rows::{AccountRow, Changes, Mark, Trust};
 pub(in crate::state) struct Memtable {
     changes: VecDeque<Arc<Change>>,
     newest: HashMap<AccountKey, Arc<AccountRow>>,
+    /// The last closing token of each account in `changes`, or that it has none any more, and the entry that says so.
+    closings: HashMap<AccountKey, (Revision, Option<Arc<Closing>>)>,
     bytes: usize,
     pub(in crate::state) applied: Option<Mark>,
     pub(in crate::state) membership: Option<Bytes>,
@@ -42,6 +44,7 @@ impl Memtable {
         Self {
             changes: VecDeque::new(),
             newest: HashMap::new(),
+            closings: HashMap::new(),
             bytes: 0,
             applied: meta.applied,
             membership: meta.membership,
@@ -56,6 +59,11 @@ impl Memtable {
         self.newest.get(&account)
     }
 
+    /// The closing token of `account`, or that it has none; `None` if redb knows.
+    pub(in crate::state) fn closing(&self, account: AccountKey) -> Option<Option<Arc<Closing>>> {
+        self.closings.get(&account).map(|(_, closing)| closing.clone())
+    }
+
     /// Memory taken by what redb does not have yet.
     pub(in crate::state) fn bytes(&self) -> usize {
         self.bytes
@@ -66,6 +74,9 @@ impl Memtable {
         self.bytes += change.bytes();
         for row in &change.rows {
             self.newest.insert(row.account, row.clone());
+        }
+        if let Some((account, closing)) = &change.closing {
+            self.closings.insert(*account, (change.mark.index, closing.clone()));
         }
         if let Some(membership) = &change.membership {
             self.membership = Some(membership.clone());
@@ -133,6 +144,14 @@ impl Memtable {
         let mut last = Vec::new();
         for change in self.changes.drain(..count) {
             self.bytes -= change.bytes();
+            if let Some((account, _)) = &change.closing
+                && self
+                    .closings
+                    .get(account)
+                    .is_some_and(|(index, _)| *index == change.mark.index)
+            {
+                self.closings.remove(account);
+            }
             for row in &change.rows {
                 if self
                     .newest

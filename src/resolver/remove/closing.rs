@@ -1,0 +1,136 @@
+//! The JWT with which an account can be shut: kept, removed, and used.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::jwt::{AccountClaims, AccountKey, OperatorKey, Token, TrustedKeys, Verified};
+use crate::resolver::error::{ReadError, RemovalError, SubmitError};
+use crate::resolver::handle::Resolver;
+use crate::resolver::submit::{Submitted, TRUST_ATTEMPTS, item, trust_changes};
+use crate::state::{Closing, ClosingOutcome, KillAccount, PutAccount, PutClosing, RemoveClosing};
+
+impl Resolver {
+    /// The closing JWT that is kept for `account`.
+    pub async fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, ReadError> {
+        let state = self.0.state.clone();
+        let read = tokio::task::spawn_blocking(move || state.closing(account));
+        self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
+    }
+
+    /// Keeps the JWT in `body` for the day on which `account` is to be shut.
+    pub async fn keep_closing(&self, account: AccountKey, body: Bytes) -> Result<Submitted, SubmitError> {
+        for _ in 0..TRUST_ATTEMPTS {
+            let (trust_epoch, item) = self.closing_item(account, body.clone()).await?;
+            let signed_by = item.operator;
+            let outcome = self.0.raft.propose(PutClosing { trust_epoch, item }).await?;
+            if let Some(kept) = closing_done(account, signed_by, outcome)? {
+                if kept.stored {
+                    tracing::info!(%account, revision = kept.revision, "a closing JWT is kept for this account");
+                }
+                return Ok(kept);
+            }
+        }
+        Err(trust_changes())
+    }
+
+    /// Keeps no closing JWT for `account` any more. `false` if none was kept.
+    pub async fn forget_closing(&self, account: AccountKey) -> Result<bool, SubmitError> {
+        let outcome = self.0.raft.propose(RemoveClosing { account }).await?;
+        let is_removed = outcome.has_happened();
+        if is_removed {
+            tracing::warn!(%account, "an administrator removed the closing JWT of this account");
+        }
+        Ok(is_removed)
+    }
+
+    /// Shuts `account`: the JWT that is kept for it becomes its current one, which lookups give and the NATS clusters are
+    /// sent. With `dry_run` nothing is done, and the revision is that of its present JWT.
+    pub async fn kill(&self, account: AccountKey, dry_run: bool) -> Result<Submitted, SubmitError> {
+        for _ in 0..TRUST_ATTEMPTS {
+            self.check_removable(&[account])?;
+            let row = self.current(account).await?.ok_or(RemovalError::Unknown { account })?;
+            if row.is_deleted() {
+                return Err(RemovalError::AlreadyDeleted { account }.into());
+            }
+            let closing = self
+                .closing(account)
+                .await?
+                .ok_or(RemovalError::NoClosing { account })?;
+            // The operator may have other keys since, and servers other versions.
+            let (trust_epoch, item) = self.closing_item(account, closing.token.clone()).await?;
+            if dry_run {
+                let (stored, revision) = (false, row.revision);
+                return Ok(Submitted { stored, revision });
+            }
+            let signed_by = item.operator;
+            let outcome = self.0.raft.propose(KillAccount { trust_epoch, item }).await?;
+            if let Some(killed) = closing_done(account, signed_by, outcome)? {
+                if killed.stored {
+                    let revision = killed.revision;
+                    tracing::warn!(%account, revision, "an administrator shut this account: its closing JWT is its current one");
+                } else {
+                    self.republish(account);
+                }
+                return Ok(killed);
+            }
+        }
+        Err(trust_changes())
+    }
+
+    /// The closing JWT in `body`, verified, as it is proposed, and under which trust.
+    async fn closing_item(&self, account: AccountKey, body: Bytes) -> Result<(u64, PutAccount), SubmitError> {
+        self.check_trust()?;
+        let trust = self.trust();
+        let verified = self.verify(body, trust.clone()).await;
+        let verified = verified.map_err(|error| self.explained(error))?;
+        check_closing(account, verified.claims(), self.now())?;
+        self.check_servers(&verified, false).await?;
+        Ok((trust.epoch, item(&verified)))
+    }
+}
+
+fn check_closing(account: AccountKey, claims: &AccountClaims, now: i64) -> Result<(), SubmitError> {
+    if claims.account != account {
+        return Err(SubmitError::WrongAccount {
+            path: account,
+            token: claims.account,
+        });
+    }
+    match claims.why_not_closing(now) {
+        Some(reason) => Err(RemovalError::NotClosing { account, reason }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Whether another node's closing token shuts its account. That it is what its command says was checked before.
+pub(in crate::resolver) fn check_closing_item(
+    item: &PutAccount,
+    keys: &TrustedKeys,
+    now: i64,
+) -> Result<(), SubmitError> {
+    let verified = Verified::<AccountClaims>::verify(Token::parse(&item.token)?, keys, now)?;
+    check_closing(item.account, verified.claims(), now)
+}
+
+fn closing_done(
+    account: AccountKey,
+    signed_by: OperatorKey,
+    outcome: ClosingOutcome,
+) -> Result<Option<Submitted>, SubmitError> {
+    Err(match outcome {
+        ClosingOutcome::Done { revision } => return Ok(Some(Submitted { stored: true, revision })),
+        ClosingOutcome::Unchanged { revision } => {
+            let stored = false;
+            return Ok(Some(Submitted { stored, revision }));
+        }
+        ClosingOutcome::StaleTrust { .. } | ClosingOutcome::NotTrusted => return Ok(None),
+        ClosingOutcome::Unknown => RemovalError::Unknown { account }.into(),
+        ClosingOutcome::Deleted { .. } => RemovalError::AlreadyDeleted { account }.into(),
+        ClosingOutcome::OtherOperator { owner } => SubmitError::OtherOperator {
+            account,
+            owner,
+            signed_by,
+        },
+    })
+}
