@@ -52,27 +52,15 @@ impl Resolver {
                 let items = self.checked(items).await?;
                 Command::PutAccounts(PutAccounts { trust_epoch, items })
             }
-            Command::PutAccountIf(PutAccountIf {
-                trust_epoch,
-                item,
-                expected,
-            }) => {
-                let item = self.checked(vec![item]).await?.remove(0);
-                Command::PutAccountIf(PutAccountIf {
-                    trust_epoch,
-                    item,
-                    expected,
-                })
+            Command::PutAccountIf(put) => {
+                let item = self.checked(vec![put.item]).await?.remove(0);
+                Command::PutAccountIf(PutAccountIf { item, ..put })
             }
-            Command::OverrideAccount(OverrideAccount { trust_epoch, item, .. }) => {
-                let item = self.checked(vec![item]).await?.remove(0);
+            Command::OverrideAccount(put) => {
+                let item = self.checked(vec![put.item]).await?.remove(0);
                 // Its own history is the newest.
                 let barred = self.barred(item.account).await.map_err(refused)?;
-                Command::OverrideAccount(OverrideAccount {
-                    trust_epoch,
-                    item,
-                    barred,
-                })
+                Command::OverrideAccount(OverrideAccount { item, barred, ..put })
             }
             Command::PutOperators(_) if self.trust().epoch == 0 => {
                 return Err(refused(

@@ -112,43 +112,41 @@ impl Resolver {
             } else {
                 self.0.raft.submit(trust.epoch, item).await?
             };
-            match outcome {
-                AccountOutcome::Stored { revision } => {
-                    // At level debug only: an import makes a million of these lines.
-                    tracing::debug!(account = %claims.account, operator = %claims.operator, revision, "submission stored");
-                    warn(claims, revision);
-                    return Ok(Submitted { stored: true, revision });
-                }
-                AccountOutcome::Unchanged { revision } => {
-                    self.republish(claims.account);
-                    return Ok(Submitted {
-                        stored: false,
-                        revision,
-                    });
-                }
-                AccountOutcome::Superseded { stored_issued_at, .. } => {
-                    return Err(self.superseded(claims, stored_issued_at));
-                }
-                AccountOutcome::Deleted { issued_after, .. } => {
-                    return Err(deleted(claims, issued_after));
-                }
-                AccountOutcome::OtherOperator { owner, .. } => {
-                    return Err(SubmitError::OtherOperator {
-                        account: claims.account,
-                        owner,
-                        signed_by: claims.operator,
-                    });
-                }
-                AccountOutcome::Changed => {
-                    return Err(SubmitError::Changed {
-                        account: claims.account,
-                    });
-                }
-                // The trust has changed since the token was verified: verify it again under the new one.
-                AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => {}
+            if let Some(submitted) = self.concluded(claims, outcome)? {
+                return Ok(submitted);
             }
         }
         Err(trust_changes())
+    }
+
+    /// What `outcome` means for who submitted a token with these claims; `None` where the trust has changed since it was
+    /// verified, so that it has to be verified again.
+    fn concluded(&self, claims: &AccountClaims, outcome: AccountOutcome) -> Result<Option<Submitted>, SubmitError> {
+        let account = claims.account;
+        match outcome {
+            AccountOutcome::Stored { revision } => {
+                // At level debug only: an import makes a million of these lines.
+                tracing::debug!(%account, operator = %claims.operator, revision, "submission stored");
+                warn(claims, revision);
+                Ok(Some(Submitted { stored: true, revision }))
+            }
+            AccountOutcome::Unchanged { revision } => {
+                self.republish(account);
+                Ok(Some(Submitted {
+                    stored: false,
+                    revision,
+                }))
+            }
+            AccountOutcome::Superseded { stored_issued_at, .. } => Err(self.superseded(claims, stored_issued_at)),
+            AccountOutcome::Deleted { issued_after, .. } => Err(deleted(claims, issued_after)),
+            AccountOutcome::OtherOperator { owner, .. } => Err(SubmitError::OtherOperator {
+                account,
+                owner,
+                signed_by: claims.operator,
+            }),
+            AccountOutcome::Changed => Err(SubmitError::Changed { account }),
+            AccountOutcome::StaleTrust { .. } | AccountOutcome::NotTrusted => Ok(None),
+        }
     }
 
     pub(super) async fn verify(

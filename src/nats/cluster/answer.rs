@@ -121,11 +121,11 @@ impl Publisher {
                 let server = other.server();
                 if !self.is_publishing || self.propagation.is_reached(&server.id) {
                     self.others.attempted(None);
-                    self.others.discard(other);
+                    self.others.discard(*other);
                     return;
                 }
                 self.notices.also_connected(other.url(), &server);
-                self.others.attempted(Some(other));
+                self.others.attempted(Some(*other));
                 self.propagation.another_connected(now);
             }
             Happened::Changed(Changed::Opened(Err(reason))) => {

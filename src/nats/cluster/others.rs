@@ -27,7 +27,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What became of a connection that was being opened or closed.
 pub(super) enum Changed {
-    Opened(Result<Connection, String>),
+    Opened(Result<Box<Connection>, String>),
     Closed,
 }
 
@@ -77,7 +77,7 @@ impl Others {
         self.next = self.next.wrapping_add(1);
         self.is_opening = true;
         let (node, cluster) = (node.to_owned(), cluster.clone());
-        let opening = async move { Changed::Opened(Connection::open(&node, &cluster, &url).await) };
+        let opening = async move { Changed::Opened(Connection::open(&node, &cluster, &url).await.map(Box::new)) };
         self.changing.push(opening.boxed());
         None
     }
