@@ -159,7 +159,7 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     // `mod` is the task, whose parts the others are.
-    ("nats/cluster", &["mod", "send", "answer", "agree"]),
+    ("nats/cluster", &["judge", "mod", "send", "answer", "agree"]),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
         "nats/publish",
@@ -170,7 +170,11 @@ const ORDER: &[(&str, &[&str])] = &[
             "agenda",
             "lanes",
             "position",
+            "sweep",
             "propagation",
+            "pace",
+            "listing",
+            "reading",
             "servers",
             "mod",
         ],
@@ -359,6 +363,8 @@ const OWN_THREADS: &[&str] = &[
 const FOR_CLIENTS: &[&str] = &[
     // Each answers one request, which then gets no answer.
     "nats/respond/responder.rs",
+    // Each adopts or overrules what one sender has published; the next one is not affected.
+    "nats/respond/published.rs",
 ];
 
 /// Alarms, not goals: beyond one of these, find the second idea in the file or folder and name it.

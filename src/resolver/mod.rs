@@ -34,7 +34,7 @@ mod trust;
 pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, ReadError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use lookup::AtLeast;
-pub use nats::{Enforcement, Inquiry, Seen, Standing, Told};
+pub use nats::{Enforcement, Found, Inquiry, Seen, Standing, Told};
 pub use publishers::NatsView;
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};
 

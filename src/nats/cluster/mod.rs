@@ -1,10 +1,12 @@
 //! The publisher: the task that keeps one NATS cluster updated. It wakes, looks at the current state, and does one
 //! bounded piece of work.
 //!
-//! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `agree.rs` has the mesh agree on the outcome.
+//! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `judge.rs` judges the tokens that they hold,
+//! `agree.rs` has the mesh agree on the outcome.
 
 mod agree;
 mod answer;
+mod judge;
 mod send;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +26,16 @@ use super::connection::{Connection, Ended, Incoming, Route};
 use super::lease::{Asked, Lease};
 use super::notices::Notices;
 use super::payload::{Learned, Unanswered};
-use super::publish::{ANSWER_MS, Changed, Held, Lane, Propagation, Step};
+use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
+use super::respond::Published;
 use super::subjects::ServerInfo;
 use super::wait::{outcome, until};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::{Changes, Inquiry, ReadError, Resolver, Revision, Seen};
+use crate::resolver::{Changes, Found, Inquiry, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
+use judge::{Judge, Judgement};
 
 /// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
@@ -61,6 +65,10 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             republished: resolver.republished(),
             resolver: resolver.clone(),
             propagation: Propagation::new(resolver.position(&cluster.name), resolver.servers(&cluster.name)),
+            judge: Judge::new(resolver.clone()),
+            published: (!cluster.respond).then(|| Published::start(&cluster.name, resolver, scope)),
+            found: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             term: 0,
             forgotten: 0,
             comparing: FuturesUnordered::new(),
@@ -109,6 +117,13 @@ struct Publisher {
     forgotten: Revision,
     /// What servers hold, being compared with the state.
     comparing: FuturesUnordered<Comparing>,
+    judge: Judge,
+    /// Where what other senders publish is adopted or overruled, if no responder does.
+    published: Option<Published>,
+    /// How many tokens that servers held were adopted and overruled, by their ids.
+    found: BTreeMap<String, Found>,
+    /// Accounts that are not known here and were reported.
+    unknown: BTreeSet<AccountKey>,
     /// Questions at which servers a token is in force, and those that are not answered yet.
     inquiries: mpsc::Receiver<Inquiry>,
     waiting: Vec<Inquiry>,
@@ -162,12 +177,11 @@ enum Compared {
         server: String,
         changed: Option<Vec<AccountKey>>,
     },
-    /// Whether it holds the current token of an account.
+    /// What it holds of an account.
     Held {
         server: ServerInfo,
         account: AccountKey,
-        revision: Revision,
-        held: Held,
+        judgement: Judgement,
     },
 }
 
@@ -252,6 +266,8 @@ impl Publisher {
         self.waiting.clear();
         let name = &self.cluster.name;
         self.propagation = Propagation::new(self.resolver.position(name), self.resolver.servers(name));
+        self.found.clear();
+        self.unknown.clear();
         self.begin_term();
         if held {
             self.propagation.taken_over(self.now());
@@ -282,6 +298,7 @@ impl Publisher {
             } else {
                 BTreeMap::new()
             },
+            found: self.found.clone(),
         };
         self.resolver.show_publisher(&self.cluster.name, seen);
     }
@@ -403,7 +420,7 @@ impl Publisher {
                     give_up = Some(Instant::now() + DRAIN);
                 }
                 Woken::Incoming(incoming) => {
-                    if let Some(end) = self.take_in(connection, incoming) {
+                    if let Some(end) = self.take_in(connection, incoming, scope) {
                         return end;
                     }
                 }

@@ -5,5 +5,5 @@ mod seen;
 mod versions;
 
 pub(super) use resend::{Resend, Resends};
-pub use seen::{Enforcement, Inquiry, Seen, Standing, Told};
+pub use seen::{Enforcement, Found, Inquiry, Seen, Standing, Told};
 pub(super) use versions::Versions;
