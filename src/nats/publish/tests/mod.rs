@@ -1,8 +1,14 @@
 //! Propagation under faults. Each fault is tried both before and after the server took the token.
 
+#[cfg(test)]
 mod away;
+#[cfg(test)]
 mod import;
+#[cfg(test)]
+mod older;
+#[cfg(test)]
 mod read;
+#[cfg(test)]
 mod world;
 
 use proptest::prelude::*;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::jwt::AccountKey;
 use crate::nats::publish::propagation::Propagation;
-use crate::nats::publish::roster::Held;
 use crate::nats::publish::step::{Agreement, Changed, Lane, News, Question, Step, Summary, Wanted};
 use crate::nats::subjects::{ServerInfo, Verdict};
 use crate::resolver::Server;
@@ -37,14 +36,14 @@ pub(super) struct World {
     pub(super) revision: u64,
     pub(super) rows: BTreeMap<AccountKey, u64>,
     /// The token that was stored at each revision; later is newer. Without an older copy it is the revision.
-    tokens: BTreeMap<u64, u64>,
+    pub(super) tokens: BTreeMap<u64, u64>,
     /// Whether an older copy of what the mesh had agreed was put back.
     pub(super) is_older: bool,
     /// The same in the order of their revisions, and those of them whose answer has not reached us.
-    log: BTreeSet<(u64, AccountKey)>,
-    open: BTreeSet<(u64, AccountKey)>,
+    pub(super) log: BTreeSet<(u64, AccountKey)>,
+    pub(super) open: BTreeSet<(u64, AccountKey)>,
     /// Accounts that have changed since their first revision.
-    changed: BTreeSet<AccountKey>,
+    pub(super) changed: BTreeSet<AccountKey>,
     pub(super) agreed: u64,
     pub(super) roster: BTreeMap<String, Server>,
     pub(super) propagation: Propagation,
@@ -101,16 +100,6 @@ pub(super) struct World {
     /// Accounts whose token was taken over from a server, and whether none can be stored now.
     pub(super) adopted: Vec<AccountKey>,
     pub(super) is_undecided: bool,
-}
-
-/// An earlier state of the mesh.
-pub(super) struct Copy {
-    revision: u64,
-    rows: BTreeMap<AccountKey, u64>,
-    tokens: BTreeMap<u64, u64>,
-    changed: BTreeSet<AccountKey>,
-    agreed: u64,
-    roster: BTreeMap<String, Server>,
 }
 
 impl World {
@@ -189,7 +178,7 @@ impl World {
     }
 
     /// `token` is stored for each of `accounts`.
-    fn store(&mut self, accounts: impl Iterator<Item = AccountKey>, token: u64) {
+    pub(super) fn store(&mut self, accounts: impl Iterator<Item = AccountKey>, token: u64) {
         self.revision += 1;
         self.tokens.insert(self.revision, token);
         for account in accounts {
@@ -207,51 +196,6 @@ impl World {
     /// The current token of `account`.
     pub(super) fn token(&self, account: &AccountKey) -> u64 {
         self.tokens[&self.rows[account]]
-    }
-
-    /// What the mesh has agreed, to be put back later.
-    pub(super) fn copy(&self) -> Copy {
-        Copy {
-            revision: self.revision,
-            rows: self.rows.clone(),
-            tokens: self.tokens.clone(),
-            changed: self.changed.clone(),
-            agreed: self.agreed,
-            roster: self.roster.clone(),
-        }
-    }
-
-    /// An earlier copy is put back, and the process begins with it.
-    pub(super) fn put_back(&mut self, copy: Copy) {
-        self.disconnect();
-        self.is_older = true;
-        self.revision = copy.revision;
-        self.rows = copy.rows;
-        self.tokens = copy.tokens;
-        self.changed = copy.changed;
-        (self.agreed, self.roster) = (copy.agreed, copy.roster);
-        self.log = self
-            .rows
-            .iter()
-            .map(|(account, revision)| (*revision, *account))
-            .collect();
-        self.open.clear();
-        self.answered.clear();
-        self.restart();
-    }
-
-    /// `token` of `account` is uploaded.
-    pub(super) fn upload(&mut self, account: AccountKey, token: u64) {
-        // A newer one is stored by then.
-        if self.token(&account) < token {
-            self.store(std::iter::once(account), token);
-            self.pump();
-        }
-    }
-
-    /// Somebody gives a server a token of `account`.
-    pub(super) fn push_past_us(&mut self, server: &str, account: AccountKey, token: u64) {
-        self.held.entry(server.to_owned()).or_default().insert(account, token);
     }
 
     pub(super) fn connect(&mut self) {
@@ -475,24 +419,6 @@ impl World {
                     let revision = self.rows.get(account).copied().unwrap_or(0);
                     self.propagation.held(&info, *account, revision, held, self.now);
                 }
-            }
-        }
-    }
-
-    /// What a server holds is stored if it is newer.
-    fn judge(&mut self, account: AccountKey, held: Option<u64>) -> Held {
-        let Some(held) = held else { return Held::Current };
-        let current = self.rows.get(&account).map(|revision| self.tokens[revision]);
-        if self.is_undecided && current < Some(held) {
-            return Held::Undecided;
-        }
-        match current {
-            Some(current) if held < current => Held::Other,
-            Some(current) if held == current => Held::Current,
-            _ => {
-                self.adopted.push(account);
-                self.store(std::iter::once(account), held);
-                Held::Current
             }
         }
     }
