@@ -286,6 +286,13 @@ pub struct NatsServer {
     pub state: String,
     /// The last revision of which is known that it is in force there; null if all are.
     pub behind: Option<u64>,
+    /// How many JWTs that it enforced were newer than the stored ones and adopted, since the node that answers began to
+    /// publish; 0 from a node that does not.
+    #[serde(default)]
+    pub adopted: u64,
+    /// The same of those that were older or refused, and overruled.
+    #[serde(default)]
+    pub overruled: u64,
 }
 
 /// `GET /v1/accounts/{account}/propagation?wait=SECONDS`, and `POST /jwt/v1/accounts/{account}?wait=all`: where the

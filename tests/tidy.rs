@@ -170,7 +170,10 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     // `mod` is the task, whose parts the others are.
-    ("nats/cluster", &["count", "others", "mod", "send", "answer", "agree"]),
+    (
+        "nats/cluster",
+        &["count", "judge", "others", "mod", "send", "answer", "agree"],
+    ),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
         "nats/publish",
@@ -181,7 +184,11 @@ const ORDER: &[(&str, &[&str])] = &[
             "agenda",
             "lanes",
             "position",
+            "sweep",
             "propagation",
+            "pace",
+            "listing",
+            "reading",
             "servers",
             "mod",
         ],
@@ -382,6 +389,8 @@ const OWN_THREADS: &[&str] = &[
 const FOR_CLIENTS: &[&str] = &[
     // Each answers one request, which then gets no answer.
     "nats/respond/responder.rs",
+    // Each adopts or overrules what one sender has published; the next one is not affected.
+    "nats/respond/published.rs",
 ];
 
 /// Alarms, not goals: beyond one of these, find the second idea in the file or folder and name it.

@@ -30,7 +30,10 @@
 //! this process is lost, the change is still above the position or its server behind, and it is sent again. Only keys and
 //! revisions are remembered, never a token, so that an older token never follows a newer one (I7).
 //!
-//! It never decides what is stored, and never believes what a server says about an account. No upload and no lookup
+//! What servers hold is read before it is overwritten, unless the change is fresh and each was looked at; after changes, and in
+//! turn (G6). A token that differs is judged as any upload is: adopted, or overruled.
+//!
+//! It never decides what is stored, and never takes a server's word for what an account is. No upload and no lookup
 //! waits for it, unless the caller asks for proof.
 
 mod clocks;

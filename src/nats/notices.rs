@@ -306,17 +306,73 @@ impl Notices {
             News::Gone { server } => {
                 tracing::debug!(nats_cluster = %cluster, server = %server.name, server_id = %server.id, "this server has ended");
             }
-            News::Repaired { server, account } => {
-                if self.is_due(&format!("repaired {}", server.id)) {
-                    tracing::warn!(
-                        nats_cluster = %cluster,
-                        server = %server.name,
-                        server_id = %server.id,
-                        %account,
-                        "this server enforces another JWT of this account than the current one, which is sent again"
-                    );
-                }
-            }
+        }
+    }
+
+    /// A server enforces another JWT of an account than the current one, which is refused. Of each server one is logged a
+    /// minute: thousands may have changed while it was away.
+    pub(super) fn other(&mut self, server: &ServerInfo, account: AccountKey, issued_at: Option<i64>, reason: &str) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    nats_cluster = %self.cluster,
+                    server = %server.name,
+                    server_id = %server.id,
+                    %account,
+                    issued_at,
+                    issued = issued_at.map(time),
+                    "this server enforces another JWT of this account than the current one, which is sent to it; others within \
+                     a minute are logged at level debug: {reason}"
+                )
+            };
+        }
+        if self.is_due(&format!("other {}", server.id)) {
+            line!(warn)
+        } else {
+            line!(debug)
+        }
+    }
+
+    /// A server enforces a JWT of an account that is not known here, and that is refused. It is said once of each account.
+    pub(super) fn unknown_account(
+        &self,
+        server: &ServerInfo,
+        account: AccountKey,
+        issued_at: Option<i64>,
+        reason: &str,
+    ) {
+        tracing::warn!(
+            nats_cluster = %self.cluster,
+            server = %server.name,
+            server_id = %server.id,
+            %account,
+            issued_at,
+            issued = issued_at.map(time),
+            "this server has an account loaded that is not stored here, and its JWT is refused: {reason}"
+        );
+    }
+
+    /// A newer JWT was stored because a server enforces it. After an older backup was put back there may be thousands.
+    pub(super) fn adopted(&mut self, server: &ServerInfo, account: AccountKey, revision: u64, issued_at: Option<i64>) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    nats_cluster = %self.cluster,
+                    server = %server.name,
+                    server_id = %server.id,
+                    %account,
+                    revision,
+                    issued_at,
+                    issued = issued_at.map(time),
+                    "adopted a newer JWT of this account, which this server enforces; others within a minute are logged at \
+                     level debug"
+                )
+            };
+        }
+        if self.is_due(&format!("adopted {}", server.id)) {
+            line!(warn)
+        } else {
+            line!(debug)
         }
     }
 
@@ -449,7 +505,7 @@ impl Notices {
             MissingPermission::Publish | MissingPermission::Subscribe => {
                 tracing::error!(nats_cluster = %self.cluster, complaint = words, "{advice}");
             }
-            MissingPermission::Ask | MissingPermission::Events => {
+            MissingPermission::Ask | MissingPermission::Events | MissingPermission::Watch => {
                 tracing::warn!(nats_cluster = %self.cluster, complaint = words, "{advice}");
             }
         }

@@ -9,6 +9,8 @@ mod support;
 #[cfg(test)]
 mod askers;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod cli;
 mod clients;
 #[cfg(test)]

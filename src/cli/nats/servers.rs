@@ -132,6 +132,16 @@ fn servers_table(out: &mut impl Write, servers: &[NatsServer]) -> std::io::Resul
             plain(&server.id)
         )?;
     }
+    for server in servers.iter().filter(|server| server.adopted + server.overruled > 0) {
+        writeln!(
+            out,
+            "{}: {} of the JWTs that it enforced were newer and are adopted, {} were older or refused and are overruled (the log \
+             names accounts)",
+            plain(&server.name),
+            server.adopted,
+            server.overruled
+        )?;
+    }
     Ok(())
 }
 
@@ -221,6 +231,8 @@ mod tests {
             version: "2.15.1".to_owned(),
             state: "missing".to_owned(),
             behind: Some(3),
+            adopted: 0,
+            overruled: 0,
         };
         let servers = [server("NA", "n1"), server("NB", "n1"), server("NC", "n2")];
         for (wanted, found) in [

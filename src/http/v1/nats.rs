@@ -82,6 +82,7 @@ fn shown(view: &NatsView, server: &Server) -> api::NatsServer {
         (Some(_), _) => "behind",
         (None, _) => "up-to-date",
     };
+    let found = view.seen.found.get(&server.id).copied().unwrap_or_default();
     api::NatsServer {
         nats: view.name.clone(),
         id: server.id.clone(),
@@ -90,6 +91,8 @@ fn shown(view: &NatsView, server: &Server) -> api::NatsServer {
         version: server.version.clone(),
         state: state.to_owned(),
         behind: server.behind,
+        adopted: found.adopted,
+        overruled: found.overruled,
     }
 }
 

@@ -6,15 +6,16 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::judge::{Found, Judgement};
 use super::others::{Changed, Happened};
 use super::{Compared, End, Publisher};
 use crate::clock::UnixSeconds;
 use crate::jwt::AccountKey;
 use crate::nats::connection::{Connection, Incoming};
-use crate::nats::publish::{Held, Question};
-use crate::nats::subjects::{self, About, MissingPermission, Reply, Verdict};
-use crate::resolver::{Inquiry, ReadError, Revision};
-use crate::tasks::off_the_workers;
+use crate::nats::publish::{Held, Question, Wanted};
+use crate::nats::subjects::{self, About, MissingPermission, Reply, ServerInfo, Verdict};
+use crate::resolver::{Inquiry, MAX_SERVERS, ReadError, Revision};
+use crate::tasks::{Scope, off_the_workers};
 
 /// Replies read at once before the next steps are taken.
 const REPLIES: usize = 256;
@@ -22,17 +23,23 @@ const REPLIES: usize = 256;
 /// Questions that wait at once: more than administrators and scripts ask, few enough to be looked at after each reply.
 const INQUIRIES: usize = 256;
 
+/// Answers that are judged at once before none is taken that was not asked for, or comes late.
+const JUDGED: usize = 1_024;
+
+/// Accounts that servers have loaded and that are refused: so many are reported.
+const UNKNOWN_ACCOUNTS: usize = 1_024;
+
 /// How often those are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Publisher {
     /// Handles `first` and what else has arrived, at most `REPLIES` of them. `Some` says why the connection is no
     /// longer used.
-    pub(super) fn take_in(&mut self, connection: &mut Connection, first: Incoming) -> Option<End> {
+    pub(super) fn take_in(&mut self, connection: &mut Connection, first: Incoming, scope: &Scope) -> Option<End> {
         let mut incoming = first;
         for _ in 0..REPLIES {
             match incoming {
-                Incoming::Message { subject, payload } => self.message(connection, &subject, &payload),
+                Incoming::Message { subject, payload } => self.message(connection, &subject, &payload, scope),
                 // No server received it; it is sent again when its answer is overdue.
                 Incoming::NoResponders { subject } => {
                     if let Some(About::Update(..)) = subjects::about(connection.inbox(), &subject) {
@@ -46,7 +53,9 @@ impl Publisher {
                 Incoming::Complaint(words) if subjects::is_about_connections(&words) => {}
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
-                    Some(permission @ (MissingPermission::Ask | MissingPermission::Events)) => {
+                    Some(
+                        permission @ (MissingPermission::Ask | MissingPermission::Events | MissingPermission::Watch),
+                    ) => {
                         self.notices.missing_permission(permission, &words);
                         if permission == MissingPermission::Ask {
                             self.propagation.cannot_ask(self.now());
@@ -70,7 +79,7 @@ impl Publisher {
         None
     }
 
-    fn message(&mut self, connection: &Connection, subject: &str, payload: &Bytes) {
+    fn message(&mut self, connection: &Connection, subject: &str, payload: &Bytes, scope: &Scope) {
         // Another node publishes, and is told as well.
         if !self.is_publishing {
             return;
@@ -91,6 +100,11 @@ impl Publisher {
             Some(About::Loaded) => self.loaded(payload),
             Some(About::Held(account)) => self.held(account, payload),
             Some(About::Closed(number)) => self.counting.closed(number, payload),
+            Some(About::Published(account)) => {
+                if let Some(published) = &self.published {
+                    published.take(account, payload, scope);
+                }
+            }
             None => {}
         }
     }
@@ -104,12 +118,12 @@ impl Publisher {
     }
 
     /// What became of one of the further connections.
-    pub(super) fn other_happened(&mut self, happened: Happened) {
+    pub(super) fn other_happened(&mut self, happened: Happened, scope: &Scope) {
         let now = self.now();
         match happened {
             Happened::Arrived(at, incoming) => {
                 let mut other = self.others.take(at);
-                match self.take_in(&mut other, incoming) {
+                match self.take_in(&mut other, incoming, scope) {
                     None => self.others.put_back(other),
                     Some(_) => {
                         self.notices.another_lost(other.url());
@@ -160,6 +174,9 @@ impl Publisher {
         }
         self.propagation
             .answered(account, revision, &reply.server, &reply.verdict, self.now());
+        if reply.is_believed {
+            self.propagation.believe(&reply.server);
+        }
     }
 
     /// A server's clock said `theirs` when it replied.
@@ -234,22 +251,21 @@ impl Publisher {
         let Some((server, token)) = subjects::held(payload) else {
             return;
         };
-        if !self.propagation.is_asked(&server.id, account) {
+        let now = self.now();
+        if !self.propagation.arrived(&server, account, now) && self.comparing.len() >= JUDGED {
             return;
         }
-        let resolver = self.resolver.clone();
+        // It fetches the current one when it needs it.
+        let Some(token) = token else {
+            return self.propagation.held(&server, account, 0, Held::Current, now);
+        };
+        let judge = self.judge.clone();
         self.comparing.push(Box::pin(async move {
-            let wanted = resolver.to_enforce(account).await;
-            let held = match (&wanted, &token) {
-                (Err(_), _) => Held::Unknown,
-                (Ok(Some((_, wanted))), Some(token)) if *wanted != token.as_bytes() => Held::Other,
-                _ => Held::Current,
-            };
+            let judgement = judge.judge(account, token).await;
             Compared::Held {
                 server,
                 account,
-                revision: wanted.ok().flatten().map_or(0, |(revision, _)| revision),
-                held,
+                judgement,
             }
         }));
     }
@@ -257,19 +273,49 @@ impl Publisher {
     pub(super) fn compared(&mut self, compared: Compared) {
         let now = self.now();
         match compared {
-            Compared::Listed { server, accounts } => {
-                if let Some(behind) = self.propagation.loaded(&server, now) {
-                    self.compare(server.id, accounts, behind);
-                }
-            }
+            Compared::Listed { server, accounts } => match self.propagation.loaded(&server, now) {
+                Some(Wanted::ChangedSince(behind)) => self.compare(server.id, accounts, behind),
+                Some(Wanted::All) => self.propagation.listed_all(&server.id, accounts),
+                None => {}
+            },
             Compared::Loaded { server, changed } => self.propagation.compared(&server, changed, now),
             Compared::Held {
                 server,
                 account,
-                revision,
-                held,
-            } => self.propagation.held(&server, account, revision, held, now),
+                judgement,
+            } => {
+                self.found(&server, account, &judgement);
+                let Judgement { held, revision, .. } = judgement;
+                self.propagation.held(&server, account, revision, held, now);
+            }
         }
+    }
+
+    /// Reports what a server holds of `account`, if it is not the current token.
+    fn found(&mut self, server: &ServerInfo, account: AccountKey, judgement: &Judgement) {
+        let issued_at = judgement.issued_at;
+        match &judgement.found {
+            Found::Nothing => return,
+            Found::Adopted => {
+                self.notices.adopted(server, account, judgement.revision, issued_at);
+                self.found.entry(server.id.clone()).or_default().adopted += 1;
+            }
+            Found::Refused(reason) if judgement.held == Held::Other => {
+                self.notices.other(server, account, issued_at, reason);
+                self.found.entry(server.id.clone()).or_default().overruled += 1;
+            }
+            Found::Refused(reason) => {
+                if self.unknown.len() < UNKNOWN_ACCOUNTS && self.unknown.insert(account) {
+                    self.notices.unknown_account(server, account, issued_at, reason);
+                }
+                return;
+            }
+        }
+        // Who is gone is shown no more.
+        if self.found.len() > MAX_SERVERS {
+            self.found.clear();
+        }
+        self.is_shown = false;
     }
 
     /// Takes a question at which servers a token is in force.
@@ -318,6 +364,11 @@ async fn ask_over(connection: &Connection, question: &Question) -> Result<(), St
         ),
         Question::Held(server, account) => (
             subjects::accounts_of(server),
+            subjects::reply_to_held(inbox, *account),
+            serde_json::json!({ "account": account.to_string() }).to_string(),
+        ),
+        Question::HeldByAll(account) => (
+            subjects::ACCOUNTS_OF_ALL.to_owned(),
             subjects::reply_to_held(inbox, *account),
             serde_json::json!({ "account": account.to_string() }).to_string(),
         ),

@@ -1,11 +1,14 @@
 //! The publisher: the task that keeps one NATS cluster updated. It wakes, looks at the current state, and does one
 //! bounded piece of work.
 //!
-//! `others.rs` has further connections, to servers that the first does not reach. `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `agree.rs` has the mesh agree on the outcome.
+//! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `judge.rs` judges the tokens that they hold,
+//! `others.rs` has further connections, to servers that the first does not reach, `count.rs` counts connections that a
+//! revocation has closed, and `agree.rs` has the mesh agree on the outcome.
 
 mod agree;
 mod answer;
 mod count;
+mod judge;
 mod others;
 mod send;
 
@@ -26,15 +29,17 @@ use super::connection::{Connection, Ended, Incoming, Route};
 use super::lease::{Asked, Lease};
 use super::notices::Notices;
 use super::payload::{Learned, Unanswered};
-use super::publish::{ANSWER_MS, Changed, Held, Lane, Propagation, Step};
+use super::publish::{ANSWER_MS, Changed, Lane, Propagation, Step};
+use super::respond::Published;
 use super::subjects::ServerInfo;
 use super::wait::{outcome, until};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::{Changes, Inquiry, Protected, ReadError, Resolver, Revision, Seen};
+use crate::resolver::{Changes, Found, Inquiry, Protected, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
 use count::Counting;
+use judge::{Judge, Judgement};
 use others::{Happened, Others};
 
 /// Steps taken before replies and the stop signal are looked at again.
@@ -65,6 +70,10 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             republished: resolver.republished(),
             resolver: resolver.clone(),
             propagation: Propagation::new(resolver.position(&cluster.name), resolver.servers(&cluster.name)),
+            judge: Judge::new(resolver.clone()),
+            published: (!cluster.respond).then(|| Published::start(&cluster.name, resolver, scope)),
+            found: BTreeMap::new(),
+            unknown: BTreeSet::new(),
             term: 0,
             forgotten: 0,
             comparing: FuturesUnordered::new(),
@@ -115,6 +124,13 @@ struct Publisher {
     forgotten: Revision,
     /// What servers hold, being compared with the state.
     comparing: FuturesUnordered<Comparing>,
+    judge: Judge,
+    /// Where what other senders publish is adopted or overruled, if no responder does.
+    published: Option<Published>,
+    /// How many tokens that servers held were adopted and overruled, by their ids.
+    found: BTreeMap<String, Found>,
+    /// Accounts that are not known here and were reported.
+    unknown: BTreeSet<AccountKey>,
     /// Questions at which servers a token is in force, and those that are not answered yet.
     inquiries: mpsc::Receiver<Inquiry>,
     waiting: Vec<Inquiry>,
@@ -172,12 +188,11 @@ enum Compared {
         server: String,
         changed: Option<Vec<AccountKey>>,
     },
-    /// Whether it holds the current token of an account.
+    /// What it holds of an account.
     Held {
         server: ServerInfo,
         account: AccountKey,
-        revision: Revision,
-        held: Held,
+        judgement: Judgement,
     },
 }
 
@@ -268,6 +283,8 @@ impl Publisher {
         self.counting.clear();
         let name = &self.cluster.name;
         self.propagation = Propagation::new(self.resolver.position(name), self.resolver.servers(name));
+        self.found.clear();
+        self.unknown.clear();
         self.begin_term();
         if held {
             self.propagation.taken_over(self.now());
@@ -298,6 +315,7 @@ impl Publisher {
             } else {
                 BTreeMap::new()
             },
+            found: self.found.clone(),
         };
         self.resolver.show_publisher(&self.cluster.name, seen);
     }
@@ -424,7 +442,7 @@ impl Publisher {
                     give_up = Some(Instant::now() + DRAIN);
                 }
                 Woken::Incoming(incoming) => {
-                    if let Some(end) = self.take_in(connection, incoming) {
+                    if let Some(end) = self.take_in(connection, incoming, scope) {
                         return end;
                     }
                 }
@@ -437,7 +455,7 @@ impl Publisher {
                 }
                 Woken::Compared(compared) => self.compared(compared),
                 Woken::Inquiry(inquiry) => self.inquire(inquiry),
-                Woken::Other(happened) => self.other_happened(happened),
+                Woken::Other(happened) => self.other_happened(happened, scope),
                 Woken::Lease(asked) => self.lease.asked(asked),
                 Woken::Time => {}
             }

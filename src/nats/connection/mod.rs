@@ -102,8 +102,14 @@ impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
     /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
-        let reports = [subjects::REPORTS, subjects::SHUTDOWNS];
-        Self::open_with(node, cluster, url, &reports, |options| {
+        let mut heard = vec![subjects::REPORTS, subjects::SHUTDOWNS];
+        if !cluster.respond {
+            // Otherwise the responder hears them.
+            heard.extend(subjects::UPDATES);
+        }
+        Self::open_with(node, cluster, url, &heard, |options| {
+            // What it sends itself is not to come back.
+            let options = options.no_echo();
             options.name(format!("jwtmesh-{node}")).subscription_capacity(REPLIES)
         })
         .await

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pending::{Pending, Phase};
+use super::pending::{Pending, Phase, Reading};
+use super::roster::Slot;
 use crate::jwt::AccountKey;
 
 /// The accounts in flight or waiting.
@@ -12,6 +13,7 @@ use crate::jwt::AccountKey;
 /// - `unfinished` holds every account by its newest known revision, and `unanswered` those of them whose revision no
 ///   server has answered yet;
 /// - `under_way` holds the accounts that were sent, by that time, until a server answers or they are queued again;
+/// - `reading` holds the accounts in [`Phase::Reading`];
 /// - `ahead` and `behind` count what the others hold.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
@@ -20,6 +22,7 @@ pub(super) struct Agenda {
     unfinished: BTreeSet<(u64, AccountKey)>,
     due: BTreeSet<(Rank, u64, AccountKey)>,
     under_way: BTreeSet<(u64, AccountKey)>,
+    reading: BTreeSet<AccountKey>,
     ahead: Count,
     behind: Count,
 }
@@ -35,7 +38,7 @@ pub(super) struct Count {
 /// What is looked at first among the accounts that are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// It was sent: its answers are summed up, or overdue.
+    /// It was sent, or servers are read for it: their answers are summed up, or overdue.
     Sent,
     /// To be sent: a change of an account that existed.
     Ahead,
@@ -114,6 +117,7 @@ impl Agenda {
             return false;
         };
         self.due.remove(&(rank(&pending), pending.due, account));
+        self.reading.remove(&account);
         if let Some(at) = pending.under_way {
             self.under_way.remove(&(at, account));
         }
@@ -170,20 +174,64 @@ impl Agenda {
         self.expect_no_answer(account, listed, behind);
         self.no_longer_under_way(account);
         if let Some(due) = due {
+            self.reading.remove(&account);
             self.change(account, |pending| {
+                pending.reading = None;
                 pending.phase = Phase::Listening;
                 pending.due = due;
             });
         }
     }
 
-    /// `account` is to be sent at `due`.
+    /// `account` is to be sent at `due`; if the servers are being read, then after that.
     pub(super) fn queue(&mut self, account: AccountKey, due: u64) {
         self.no_longer_under_way(account);
         self.change(account, |pending| {
-            pending.phase = Phase::Queued;
             pending.tries = 0;
+            if let Some(reading) = &mut pending.reading {
+                (reading.before, reading.due) = (Phase::Queued, due);
+            } else {
+                pending.phase = Phase::Queued;
+                pending.due = due;
+            }
+        });
+    }
+
+    /// The accounts of which servers are being read.
+    pub(super) fn reading(&self) -> &BTreeSet<AccountKey> {
+        &self.reading
+    }
+
+    /// The servers in `silent` are asked what they hold of `account`; they have until `due`.
+    pub(super) fn begin_reading(&mut self, account: AccountKey, silent: BTreeSet<Slot>, received: u64, due: u64) {
+        self.reading.insert(account);
+        self.change(account, |pending| {
+            pending.reading = Some(Reading {
+                before: pending.phase,
+                due: pending.due,
+                received,
+                silent,
+                judged: BTreeSet::new(),
+                is_undecided: false,
+            });
+            pending.phase = Phase::Reading;
             pending.due = due;
+        });
+    }
+
+    /// More time is given to judge what servers have answered about `account`.
+    pub(super) fn read_until(&mut self, account: AccountKey, due: u64) {
+        self.change(account, |pending| pending.due = due);
+    }
+
+    /// It is known what servers hold of `account`; or it is not, and they are to be read again at that time.
+    pub(super) fn end_reading(&mut self, account: AccountKey, again_at: Option<u64>) {
+        self.reading.remove(&account);
+        self.change(account, |pending| {
+            let Some(reading) = pending.reading.take() else { return };
+            pending.phase = reading.before;
+            pending.due = again_at.unwrap_or(reading.due);
+            pending.is_read = again_at.is_none();
         });
     }
 
@@ -193,6 +241,7 @@ impl Agenda {
         self.under_way.insert((now, account));
         self.change(account, |pending| {
             pending.phase = Phase::Sent;
+            pending.is_read = false;
             pending.under_way = Some(now);
             pending.due = due;
         });
@@ -254,7 +303,7 @@ impl Agenda {
 
 fn rank(pending: &Pending) -> Rank {
     match (pending.phase, pending.behind) {
-        (Phase::Sent | Phase::Listening, _) => Rank::Sent,
+        (Phase::Sent | Phase::Listening | Phase::Reading, _) => Rank::Sent,
         (Phase::Queued, false) => Rank::Ahead,
         (Phase::Queued, true) => Rank::Behind,
     }

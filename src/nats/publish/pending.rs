@@ -1,5 +1,7 @@
 //! What is remembered about one account until it is finished.
 
+use std::collections::BTreeSet;
+
 use super::roster::Slot;
 use crate::nats::subjects::Verdict;
 
@@ -31,6 +33,13 @@ pub(super) struct Pending {
     /// Whether every server has to answer: it is a change, and not only sent on request.
     pub(super) expected: bool,
 
+    // What servers hold of it, which is read before it is sent (`reading.rs`).
+    /// Whether it is no fresh change of this connection, so that a server may hold something newer.
+    pub(super) must_be_read: bool,
+    /// Whether the servers were read since it was last sent.
+    pub(super) is_read: bool,
+    pub(super) reading: Option<Reading>,
+
     // The last send.
     pub(super) sent_at: u64,
     /// Bytes received on the connection when it was sent.
@@ -53,10 +62,28 @@ pub(super) struct Pending {
 pub(super) enum Phase {
     /// To be sent when due.
     Queued,
+    /// The servers were asked what they hold of it. When due, those that have not answered are missing.
+    Reading,
     /// Sent. When due, no server has answered, and it is sent again.
     Sent,
     /// Answered by a server. When due, no more answers are waited for.
     Listening,
+}
+
+/// What servers hold of an account is being found out.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// What it is again when that is known, and when it is due then.
+    pub(super) before: Phase,
+    pub(super) due: u64,
+    /// Bytes received on the connection when the servers were asked.
+    pub(super) received: u64,
+    /// Servers that have not answered.
+    pub(super) silent: BTreeSet<Slot>,
+    /// Servers whose answers are being judged.
+    pub(super) judged: BTreeSet<Slot>,
+    /// Whether a server may hold a newer token, which could not be stored.
+    pub(super) is_undecided: bool,
 }
 
 /// What a server said about the newest revision.
@@ -99,8 +126,16 @@ impl Pending {
             routine,
             fresh: !routine,
             expected: true,
+            must_be_read: routine,
+            is_read: false,
+            reading: None,
             answers: Vec::new(),
         }
+    }
+
+    /// Its phase, as if the servers were not read.
+    pub(super) fn phase_when_read(&self) -> Phase {
+        self.reading.as_ref().map_or(self.phase, |reading| reading.before)
     }
 
     /// Records the answer of `server` to the last send; it replaces an earlier one.

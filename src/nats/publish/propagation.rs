@@ -22,48 +22,15 @@ use std::collections::VecDeque;
 
 use super::agenda::{Agenda, Rank};
 use super::lanes::{Lanes, REWIND_MS};
+
 use super::pending::{Answer, Pending, Phase};
 use super::position::{Mark, Position};
 use super::roster::{Checks, Roster};
 use super::step::{Changed, Lane, News, Step, Summary};
+use super::sweep::Sweep;
 use crate::jwt::AccountKey;
 use crate::nats::subjects::{ServerInfo, Verdict};
 use crate::resolver::Server;
-
-/// Changes of accounts that existed that are read and unanswered at once. Enough to fill a connection over a 50 ms round
-/// trip with 5,000 accounts a second; few enough that a NATS cluster that stopped answering costs nothing.
-const IN_FLIGHT: usize = 256;
-
-/// How many of them catching up may use, so that a fresh change always finds room. First revisions may be as many
-/// beside them.
-const CATCH_UP_IN_FLIGHT: usize = IN_FLIGHT / 2;
-
-/// Accounts that are under way before other changes than fresh ones are sent, even if thousands are due at once, as after
-/// a reconnection. A fresh change waits for no more messages than the servers take in some ten milliseconds.
-const UNDER_WAY: usize = CATCH_UP_IN_FLIGHT;
-
-/// The same for first revisions and what is sent on request: over a 50 ms round trip 640 a second.
-const BEHIND_UNDER_WAY: usize = 32;
-
-/// The time between two of those, at least, in microseconds: 2,000 a second. Servers that work through an import thus
-/// have time left for a revocation: right after one, 49 of 50 took at most 13 ms; at 4,000 a second that was 62 to 414 ms
-/// on a busy machine, without pauses 81 to 161 ms.
-const BEHIND_PAUSE_US: u64 = 500;
-
-/// Pauses that may be made up for, since a timer wakes us every millisecond at most.
-const BEHIND_BURST_US: u64 = 8 * BEHIND_PAUSE_US;
-
-/// Accounts remembered in total, most of them answered `skipped` and waiting for their repetition: 16,384 in 3 s is a
-/// pace of 5,000 accounts a second, and about 5 MB. Beyond it no earlier changes are read until some are finished. As
-/// many first revisions are remembered beside them; beyond those no account is sent on request.
-const REMEMBERED: usize = 16_384;
-
-/// How far fresh changes may exceed that. Beyond it they wait where they are, in the store.
-const REMEMBERED_RESERVE: usize = 2_048;
-
-/// First revisions and accounts sent on request that are unanswered before no more are sent on request: those two share
-/// their places, and an import must not make requests fail.
-const ASKED_IN_FLIGHT: usize = 2 * IN_FLIGHT;
 
 /// Without an answer after this long, the message or the reply counts as lost. A reply takes a round trip; two seconds
 /// is what nats-server itself grants a fetch (1.9 s).
@@ -76,17 +43,14 @@ const MAX_PAUSE_MS: u64 = 30_000;
 const LISTEN_MS: u64 = 1_000;
 
 /// After `skipped`, how long until the token is sent once more: the fetch that may have been under way is over then.
-const REPEAT_AFTER_MS: u64 = 3_000;
+pub(super) const REPEAT_AFTER_MS: u64 = 3_000;
 
 /// How often a token is sent again for `skipped`: once for the fetch, once more for the fetches of what it imports.
-const REPEATS: u8 = 2;
+pub(super) const REPEATS: u8 = 2;
 
 /// How often a refused token is sent again. A server that refuses a verified token has other operator keys than we do,
 /// and only a restart changes them, after which it fetches the token. Trying for more than a few seconds is noise.
-const REFUSALS: u8 = 3;
-
-/// Accounts sent on request that are remembered for the next reconnection; of more, the newest.
-const ASKED_REMEMBERED: usize = 1_024;
+pub(super) const REFUSALS: u8 = 3;
 
 /// How far one NATS cluster has been updated, and what is under way.
 #[derive(Debug)]
@@ -94,21 +58,25 @@ pub(in crate::nats) struct Propagation {
     pub(super) connected: bool,
     /// When the connection came up.
     pub(super) connected_at: u64,
-    draining: bool,
+    /// Whether servers have to report before anything is sent over this connection, and whether one has.
+    pub(super) greets: bool,
+    pub(super) has_heard: bool,
+    pub(super) draining: bool,
     /// Total bytes received on this connection.
-    received: u64,
+    pub(super) received: u64,
     pub(super) lanes: Lanes,
     pub(super) agenda: Agenda,
     pub(super) position: Position,
     pub(super) roster: Roster,
     pub(super) checks: Checks,
+    pub(super) sweep: Sweep,
     pub(super) news: VecDeque<News>,
     /// The account that was sent last: to see whether a server is back that cannot be asked.
     pub(super) last_sent: Option<AccountKey>,
     /// When the next first revision may be sent, in microseconds.
-    behind_at_us: u64,
+    pub(super) behind_at_us: u64,
     /// Accounts that were sent on request: the time, the account, its revision.
-    asked: VecDeque<(u64, AccountKey, u64)>,
+    pub(super) asked: VecDeque<(u64, AccountKey, u64)>,
 }
 
 impl Propagation {
@@ -117,6 +85,8 @@ impl Propagation {
         Self {
             connected: false,
             connected_at: 0,
+            greets: false,
+            has_heard: false,
             draining: false,
             received: 0,
             lanes: Lanes::new(agreed),
@@ -124,6 +94,7 @@ impl Propagation {
             position: Position::new(agreed),
             roster: Roster::new(servers),
             checks: Checks::default(),
+            sweep: Sweep::default(),
             news: VecDeque::new(),
             last_sent: None,
             behind_at_us: 0,
@@ -164,7 +135,13 @@ impl Propagation {
         self.connected_at = now;
         self.lanes.connected();
         self.checks.connected(&self.roster, true, now);
+        self.sweep.connected();
+        self.end_readings();
+        (self.greets, self.has_heard) = (!self.has_swept(), false);
         for account in self.agenda.accounts() {
+            if let Some(pending) = self.agenda.get_mut(account) {
+                (pending.must_be_read, pending.is_read) = (true, false);
+            }
             let urgent = |pending: &Pending| pending.fresh && !pending.behind && pending.answered < pending.listed;
             let urgent = self.agenda.get(account).is_some_and(urgent);
             self.agenda.queue(account, if urgent { 0 } else { now });
@@ -179,6 +156,8 @@ impl Propagation {
     pub(in crate::nats) fn disconnected(&mut self, now: u64) {
         self.connected = false;
         self.checks.disconnected();
+        self.sweep.disconnected();
+        self.end_readings();
         self.advance(now);
         self.lanes.disconnected(self.position.before_loss(), now);
     }
@@ -210,21 +189,6 @@ impl Propagation {
     /// Whether nothing is waiting for its first answer.
     pub(in crate::nats) fn is_drained(&self) -> bool {
         self.agenda.unanswered() == 0
-    }
-
-    /// A caller asks for `account`, now at `revision`, to be sent again. `false`: too many are waiting.
-    pub(in crate::nats) fn ask(&mut self, account: AccountKey, revision: u64, now: u64) -> bool {
-        let known = self.agenda.get(account).is_some();
-        let behind = self.agenda.behind();
-        if !known && (behind.all >= REMEMBERED + REMEMBERED_RESERVE || behind.unanswered >= ASKED_IN_FLIGHT) {
-            return false;
-        }
-        if self.asked.len() == ASKED_REMEMBERED {
-            self.asked.pop_front();
-        }
-        self.asked.push_back((now, account, revision));
-        self.list_asked(account, revision, now);
-        true
     }
 
     /// The result of [`Step::Read`]: the accounts that changed, and how far they reach.
@@ -313,10 +277,11 @@ impl Propagation {
                 self.checks.answered(slot, account);
             }
         }
-        if pending.phase == Phase::Sent {
+        let phase = pending.phase_when_read();
+        if phase == Phase::Sent {
             pending.first_answer_ms = now.saturating_sub(pending.sent_at);
         }
-        let listening = (pending.phase != Phase::Queued).then(|| {
+        let listening = (phase != Phase::Queued).then(|| {
             let listen = if pending.count(Answer::Skipped) + pending.count(Answer::Refused) == 0 {
                 LISTEN_MS
             } else {
@@ -362,23 +327,22 @@ impl Propagation {
         for rank in [Rank::Sent, Rank::Ahead, Rank::Behind] {
             // Behind what takes rights away, and before what does not.
             if rank == Rank::Behind {
-                match self.next_check(now) {
+                match self.next_question(now) {
                     Ok(step) => return step,
                     Err(Some(at)) => wake = earlier(wake, at),
                     Err(None) => {}
                 }
             }
             while let Some((due, account)) = self.agenda.first_due(rank) {
-                let at = due.max(self.not_before(rank, due, now));
+                let at = due.max(self.not_before(rank, (due, account), now));
                 if at > now {
                     wake = earlier(wake, at);
                     break;
                 }
                 match self.act(account, now) {
                     Some(step) => {
-                        if rank == Rank::Behind {
-                            let earliest = (now * 1_000).saturating_sub(BEHIND_BURST_US);
-                            self.behind_at_us = self.behind_at_us.max(earliest) + BEHIND_PAUSE_US;
+                        if rank == Rank::Behind && matches!(step, Step::Send(_)) {
+                            self.paced(now);
                         }
                         return step;
                     }
@@ -396,59 +360,22 @@ impl Propagation {
         Step::Wait(wake)
     }
 
-    /// When an account of `rank` that is due at `due` may be sent. Fresh changes, due at 0, wait for nothing.
-    fn not_before(&self, rank: Rank, due: u64, now: u64) -> u64 {
-        if rank == Rank::Sent || due == 0 {
-            return 0;
-        }
-        let (most, paced) = match rank {
-            Rank::Behind => (BEHIND_UNDER_WAY, self.behind_at_us.div_ceil(1_000)),
-            _ => (UNDER_WAY, 0),
-        };
-        match self.agenda.under_way((now + 1).saturating_sub(ANSWER_MS)) {
-            // At the latest when its answer is overdue and it counts no more.
-            (count, Some(first)) if count >= most => paced.max(first + ANSWER_MS),
-            _ => paced,
-        }
-    }
-
-    /// How many fresh changes may be taken now.
-    fn room_for_fresh(&self) -> usize {
-        let ahead = self.agenda.ahead();
-        if self.draining || ahead.all >= REMEMBERED + REMEMBERED_RESERVE {
-            return 0;
-        }
-        IN_FLIGHT.saturating_sub(ahead.unanswered)
-    }
-
-    /// How many earlier changes may be taken now.
-    fn room_for_earlier(&self) -> usize {
-        let ahead = self.agenda.ahead();
-        if self.draining || ahead.all >= REMEMBERED {
-            return 0;
-        }
-        CATCH_UP_IN_FLIGHT.saturating_sub(ahead.unanswered)
-    }
-
-    /// How many first revisions may be taken now.
-    fn room_for_firsts(&self) -> usize {
-        let behind = self.agenda.behind();
-        if self.draining || behind.all >= REMEMBERED {
-            return 0;
-        }
-        CATCH_UP_IN_FLIGHT.saturating_sub(behind.unanswered)
-    }
-
     /// The step for `account`, which is due.
     fn act(&mut self, account: AccountKey, now: u64) -> Option<Step> {
-        let pending = self.agenda.get_mut(account)?;
-        if pending.phase == Phase::Listening {
-            return self.conclude(account, now).map(Step::Concluded);
+        match self.agenda.get(account)?.phase {
+            Phase::Listening => return self.conclude(account, now).map(Step::Concluded),
+            Phase::Reading => return self.reading_is_due(account, now),
+            Phase::Queued | Phase::Sent => {}
         }
+        let is_to_be_read = self.is_to_be_read(account, now);
+        let pending = self.agenda.get_mut(account)?;
         // It may also be due a moment after it was sent, because a server answered for another account.
         let overdue = pending.phase == Phase::Sent && now >= pending.sent_at + ANSWER_MS;
-        if overdue && pending.received == self.received {
+        if overdue && pending.received == self.received && !pending.is_read {
             return Some(Step::Leave);
+        }
+        if is_to_be_read {
+            return Some(self.begin_reading(account, now));
         }
         if pending.phase == Phase::Queued {
             pending.listen_anew();
@@ -486,6 +413,7 @@ impl Propagation {
         };
         pending.routine = true;
         pending.open_since = now;
+        self.look_after(account);
         summary.missing = self.miss_silent(account, pause.is_none(), now);
         match pause {
             Some(pause) => self.agenda.queue(account, now + pause),
@@ -494,98 +422,11 @@ impl Propagation {
         Some(summary)
     }
 
-    /// An account has changed: it is queued, unless that revision is sent already.
-    fn list(&mut self, row: Changed, lane: Lane, now: u64) {
-        let Changed {
-            account,
-            revision,
-            first,
-        } = row;
-        // Fresh changes of accounts that existed go before everything else that is due.
-        let due = if lane == Lane::Fresh && !first { 0 } else { now };
-        let Some(pending) = self.agenda.get_mut(account) else {
-            let mut pending = Pending::new(revision, due, first, !lane.is_fresh());
-            pending.first = first;
-            if !lane.is_fresh() {
-                expect_little(&mut pending);
-            } else if first {
-                // No fetch can bring an older token of it, and a hundred thousand may come at once.
-                pending.repeats = REPEATS - 1;
-            }
-            self.agenda.insert(account, pending);
-            return;
-        };
-        // Its token may have been looked up and sent before the change was listed.
-        pending.fresh |= lane.is_fresh();
-        pending.expected = true;
-        let is_new = revision > pending.listed;
-        let under_way = pending.sent >= revision;
-        let urgent = due == 0 && pending.phase == Phase::Queued;
-        if is_new {
-            pending.routine &= !lane.is_fresh();
-            self.raise(account, revision, now);
-        }
-        if !first {
-            self.agenda.put_ahead(account);
-        }
-        if (is_new || urgent) && !under_way {
-            self.agenda.queue(account, due);
-        }
-    }
-
-    /// A caller asked for `account`, which is at `revision`. It is sent behind every other change: any client may ask,
-    /// and a revocation must not wait for it. An account in flight, or whose answers are still coming in, is not sent
-    /// again.
-    pub(super) fn list_asked(&mut self, account: AccountKey, revision: u64, now: u64) {
-        if self.agenda.get(account).is_none() {
-            let mut pending = Pending::new(revision, now, true, true);
-            pending.expected = false;
-            expect_little(&mut pending);
-            self.agenda.insert(account, pending);
-        }
-    }
-
-    /// Records that `account` is at `revision`, unless a newer revision is known.
-    fn raise(&mut self, account: AccountKey, revision: u64, now: u64) {
-        let is_new = |pending: &&Pending| pending.listed < revision && pending.sent > 0;
-        let open_since = self
-            .agenda
-            .get(account)
-            .filter(is_new)
-            .map(|pending| pending.open_since);
-        // An account that changes again and again before its answers are summed up hides no server that gives none.
-        if open_since.is_some_and(|since| since + REPEAT_AFTER_MS <= now) {
-            self.miss_silent(account, false, now);
-            if let Some(pending) = self.agenda.get_mut(account) {
-                pending.open_since = now;
-            }
-        }
-        if self.agenda.raise(account, revision) {
-            self.position.need_mark();
-        }
-    }
-
-    fn finish(&mut self, account: AccountKey) {
-        if self.agenda.remove(account) {
-            self.position.need_mark();
-            self.checks.finished(account);
-            if self.agenda.is_empty() {
-                self.roster.free_slots();
-            }
-        }
-    }
-
     /// Moves the position over the changes that are answered.
     fn advance(&mut self, now: u64) {
         let answered = self.agenda.answered_up_to(self.position.updated_to());
         self.position.advance(answered.min(self.lanes.floor()), now);
     }
-}
-
-/// No caller waits for it, and a million of them pass here: one repetition is enough.
-pub(super) fn expect_little(pending: &mut Pending) {
-    pending.repeats = REPEATS - 1;
-    pending.refusals = REFUSALS - 1;
 }
 
 fn earlier(wake: Option<u64>, at: u64) -> Option<u64> {

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::listing::expect_little;
 use super::pending::{Answer, Pending};
-use super::propagation::{Propagation, expect_little};
+use super::propagation::Propagation;
 use super::roster::{Due, Ended, Held, Known, ROLL_CALL_MS, Slot};
-use super::step::{Agreement, News, Step};
+use super::step::{Agreement, News, Step, Wanted};
 use crate::jwt::AccountKey;
 use crate::nats::subjects::ServerInfo;
 use crate::resolver::{Enforcement, MAX_SERVERS, Server, Standing, Told};
@@ -56,6 +57,7 @@ impl Propagation {
     pub(in crate::nats) fn forgotten(&mut self, agreed: &BTreeSet<String>) {
         for slot in self.roster.retain(agreed) {
             self.checks.forget(slot);
+            self.sweep.forget(slot);
         }
     }
 
@@ -64,22 +66,56 @@ impl Propagation {
         if self.checks.can_ask() {
             self.roster.take_as_they_are();
             self.checks.connected(&self.roster, false, now);
+            self.sweep.disconnected();
+            self.end_readings();
         }
     }
 
-    /// A server answers that it has accounts loaded. `Some(behind)`: it is to be said which of them have changed since that
-    /// revision ([`Self::compared`]).
-    pub(in crate::nats) fn loaded(&mut self, server: &ServerInfo, now: u64) -> Option<u64> {
+    /// A server answers that it has accounts loaded; gives which of them it is to be said of.
+    pub(in crate::nats) fn loaded(&mut self, server: &ServerInfo, now: u64) -> Option<Wanted> {
         let slot = self.hear(server, now)?;
         if !self.checks.listed(slot, now) {
-            return None;
+            return self.sweep.is_listing(slot).then_some(Wanted::All);
         }
         let behind = self.roster.get(slot)?.server.behind;
         if behind.is_none() {
             // It was only silent.
             self.checks.compared(slot, Some(Vec::new()), now);
         }
-        behind
+        behind.map(Wanted::ChangedSince)
+    }
+
+    /// All accounts that the server with this id has loaded.
+    pub(in crate::nats) fn listed_all(&mut self, id: &str, accounts: Vec<AccountKey>) {
+        if let Some(slot) = self.roster.slot(id) {
+            self.sweep.listed(slot, accounts);
+        }
+    }
+
+    /// A server says "updated" only of what it enforces.
+    pub(in crate::nats) fn believe(&mut self, server: &ServerInfo) {
+        let slot = self.roster.slot(&server.id);
+        if let Some(known) = slot.and_then(|slot| self.roster.get_mut(slot)) {
+            known.is_believed = true;
+        }
+    }
+
+    /// Every account that each server has loaded was looked at since this publisher began.
+    pub(super) fn has_swept(&self) -> bool {
+        self.roster.count() > 0 && self.sweep.is_complete(&self.roster)
+    }
+
+    /// What the servers hold of `account` that say that they have taken it is to be looked at, unless that is proof.
+    pub(super) fn look_after(&mut self, account: AccountKey) {
+        let pending = self.agenda.get(account).filter(|pending| pending.expected);
+        let Some(pending) = pending.filter(|_| self.checks.can_ask()) else {
+            return;
+        };
+        for (slot, known) in self.roster.iter() {
+            if !known.is_believed && pending.answer(slot) == Answer::Updated {
+                self.sweep.look_after(slot, account);
+            }
+        }
     }
 
     /// Which accounts that the server has loaded have changed since it was up to date; `None` if that could not be read.
@@ -87,12 +123,6 @@ impl Propagation {
         if let Some(slot) = self.roster.slot(id) {
             self.checks.compared(slot, changed, now);
         }
-    }
-
-    /// Whether the server with this id was asked what it holds of `account`.
-    pub(in crate::nats) fn is_asked(&self, id: &str, account: AccountKey) -> bool {
-        let slot = self.roster.slot(id);
-        slot.is_some_and(|slot| self.checks.is_asked(slot, account))
     }
 
     /// What a server holds of `account`, which is at `revision`.
@@ -105,12 +135,14 @@ impl Propagation {
         now: u64,
     ) {
         let Some(slot) = self.hear(server, now) else { return };
-        if !self.checks.held(slot, account, held) {
+        self.has_read(slot, account, held, now);
+        self.sweep.held(slot, account, held);
+        let is_checked = self.checks.is_asked(slot, account);
+        if !self.checks.held(slot, account, held, now) {
+            if held == Held::Other && !is_checked {
+                self.found_other(slot, account, revision, now);
+            }
             return;
-        }
-        if let Some(known) = self.roster.get(slot) {
-            let server = known.server.clone();
-            self.news.push_back(News::Repaired { server, account });
         }
         // Where one is in flight already, that brings it.
         if self.agenda.get(account).is_none() {
@@ -126,6 +158,7 @@ impl Propagation {
         // What a new server has loaded was fetched from anyone, at any time.
         let behind = self.checks.can_ask().then_some(0);
         let (slot, is_back) = self.roster.heard(info, behind, now)?;
+        self.has_heard = true;
         if let Some(known) = self.roster.get(slot) {
             self.checks.heard(slot, known, is_back, now);
         }
@@ -140,6 +173,7 @@ impl Propagation {
     fn remove(&mut self, id: &str) {
         if let Some(slot) = self.roster.remove(id) {
             self.checks.forget(slot);
+            self.sweep.forget(slot);
             self.position.need_mark();
         }
     }
@@ -151,6 +185,8 @@ impl Propagation {
         let server = known.server.clone();
         self.roster.miss(slot, upto, Standing::Missing);
         self.checks.missed(slot, now);
+        self.sweep.missed(slot);
+        self.no_longer_read(slot, now);
         if !is_new {
             return;
         }
@@ -239,17 +275,31 @@ impl Propagation {
             } else if let Some(known) = self.roster.get(slot).filter(|_| behind.is_some() || was_missing) {
                 let server = known.server.clone();
                 self.checks.confirmed(slot);
+                if behind == Some(0) {
+                    self.sweep.is_swept(slot, now);
+                }
                 self.news.push_back(News::UpToDate { server, was_missing });
             }
         }
     }
 
     /// What to ask servers next; otherwise when.
-    pub(super) fn next_check(&mut self, now: u64) -> Result<Step, Option<u64>> {
+    pub(super) fn next_question(&mut self, now: u64) -> Result<Step, Option<u64>> {
         loop {
             let ahead = self.agenda.ahead();
             let may_look = ahead.unanswered < LOOK_UNDER_WAY && ahead.all < LOOK_REMEMBERED;
-            match self.checks.next(&self.roster, may_look, now) {
+            let due = match self.checks.next(&self.roster, may_look, now) {
+                Due::Wait(at) if self.checks.can_ask() => {
+                    let checks = &self.checks;
+                    let due = self.sweep.next(&self.roster, |slot| checks.is_busy(slot), now);
+                    match (at, due) {
+                        (Some(at), Due::Wait(until)) => Due::Wait(Some(until.map_or(at, |until| until.min(at)))),
+                        (_, due) => due,
+                    }
+                }
+                due => due,
+            };
+            match due {
                 Due::Step(step) => return Ok(step),
                 Due::Wait(at) => return Err(at),
                 Due::Missing(slot) => {

@@ -46,6 +46,17 @@ pub(in crate::nats) enum Question {
     Loaded(String),
     /// The server with this id: what it holds of this account. `Propagation::held`.
     Held(String, AccountKey),
+    /// Every server: the same.
+    HeldByAll(AccountKey),
+}
+
+/// Which of the accounts that a server has loaded are to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::nats) enum Wanted {
+    /// Those that have changed since this revision. To be handed to `Propagation::compared`.
+    ChangedSince(u64),
+    /// All. To be handed to `Propagation::listed_all`.
+    All,
 }
 
 /// What became of a server.
@@ -57,8 +68,6 @@ pub(in crate::nats) enum News {
     UpToDate { server: Server, was_missing: bool },
     /// It has ended, by its own word or because its name runs as another process.
     Gone { server: Server },
-    /// It enforced another token of this account, which was sent again.
-    Repaired { server: Server, account: AccountKey },
 }
 
 /// Which changes are read.

@@ -38,15 +38,15 @@ mod published;
 mod responder;
 mod update;
 
+pub(super) use published::Published;
+pub(super) use update::{is_final, unverified};
+
 use super::connection::Route;
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 use digest::Digest;
-use limits::Limits;
-use notices::Notices;
-use overrule::Refusals;
 use pack::SentPacks;
 use responder::Responder;
 
@@ -55,21 +55,19 @@ use responder::Responder;
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
     let digest = Digest::new(resolver.clone());
     for cluster in clusters.iter().filter(|cluster| cluster.respond) {
-        let (refusals, refused) = Refusals::channel();
-        let notices = Notices::new(&cluster.name);
-        let overruling = overrule::run(resolver.clone(), notices.clone(), refused);
-        scope.spawn("sending accounts again that were overwritten", overruling);
+        let published = Published::start(&cluster.name, resolver, scope);
         let responder = Responder {
             node: node.to_owned(),
             cluster: cluster.clone(),
             resolver: resolver.clone(),
             clock: clock.clone(),
             route: Route::new(&cluster.servers),
-            limits: Limits::default(),
+            limits: published.limits.clone(),
             digest: digest.clone(),
             sent: SentPacks::default(),
-            refusals,
-            notices,
+            refusals: published.refusals.clone(),
+            notices: published.notices.clone(),
+            published,
         };
         scope.spawn("the responder of a NATS cluster", responder.run(scope.clone()));
     }

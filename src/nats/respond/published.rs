@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
+use super::limits::{Limits, Permit};
 use super::notices::Notices;
-use super::overrule::Refusals;
+use super::overrule::{self, Refusals};
 use super::update::{is_final, unverified};
-use crate::jwt::{AccountKey, Token};
+use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token};
 use crate::resolver::{AtLeast, ReadError, Resolver, SubmitError, Submitter};
 use crate::tasks::Scope;
 
@@ -21,9 +22,73 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two attempts.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Bytes allowed after the largest token, for the line end that editors and scripts append.
+const LINE_END_BYTES: usize = 16;
+
+pub(super) const BUSY: &str = "too many requests at once; nothing was stored, try again in a second";
+
+/// Takes what other senders publish to the servers of one NATS cluster. Clones are the same.
+#[derive(Debug, Clone)]
+pub(in crate::nats) struct Published {
+    resolver: Resolver,
+    pub(super) limits: Limits,
+    pub(super) refusals: Refusals,
+    pub(super) notices: Notices,
+}
+
+impl Published {
+    /// For the NATS cluster called `name`. Accounts that are overruled are sent again by a task in `scope`, until the last
+    /// clone is dropped.
+    pub(in crate::nats) fn start(name: &str, resolver: &Resolver, scope: &Scope) -> Self {
+        let (refusals, refused) = Refusals::channel();
+        let notices = Notices::new(name);
+        let overruling = overrule::run(resolver.clone(), notices.clone(), refused);
+        scope.spawn("sending accounts again that were overwritten", overruling);
+        Self {
+            resolver: resolver.clone(),
+            limits: Limits::default(),
+            refusals,
+            notices,
+        }
+    }
+
+    /// `payload` was published as a token of `account`. It is adopted or overruled by a task of its own in `scope`.
+    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], scope: &Scope) {
+        let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::published) {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.notices.not_adopted(account, None, &reason),
+        };
+        let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
+        let (refusals, its_scope) = (self.refusals.clone(), scope.clone());
+        scope.spawn_for_client(async move {
+            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, body).await;
+            drop(permit);
+        });
+    }
+}
+
+/// A permit for a token that is to be stored, and the token in memory of its own; or why there is none.
+pub(super) fn admitted(
+    limits: &Limits,
+    notices: &Notices,
+    payload: &[u8],
+    permit: impl FnOnce(&Limits, usize) -> Option<Permit>,
+) -> Result<(Permit, Bytes), String> {
+    if payload.len() > MAX_TOKEN_BYTES + LINE_END_BYTES
+        && let Err(rejection) = Token::parse(payload)
+    {
+        return Err(rejection.to_string());
+    }
+    let Some(permit) = permit(limits, payload.len()) else {
+        notices.too_many("updates");
+        return Err(BUSY.to_owned());
+    };
+    Ok((permit, Bytes::copy_from_slice(payload)))
+}
+
 /// Stores `body`, published as a token of `account`, if it is newer. If it is refused, the account goes to `refusals`. When
 /// the scope stops, an attempt is finished, and none follows.
-pub(super) async fn adopt_or_overrule(
+async fn adopt_or_overrule(
     resolver: &Resolver,
     notices: &Notices,
     (refusals, scope): (&Refusals, &Scope),

@@ -9,14 +9,15 @@ use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::answers::Answers;
 use super::digest::Digest;
-use super::limits::{Limits, Permit};
+use super::limits::Limits;
 use super::notices::Notices;
 use super::overrule::Refusals;
 use super::pack::SentPacks;
-use super::{lookup, pack, published, update};
+use super::published::{BUSY, Published, admitted};
+use super::{lookup, pack, update};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
-use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token};
+use crate::jwt::{AccountKey, Token};
 use crate::nats::connection::{Connection, Ended, Incoming, Request, Requests, Route};
 use crate::nats::payload;
 use crate::nats::subjects::{self, Asked, Denied, OwnInfo};
@@ -44,11 +45,6 @@ const QUIET_PATIENCE: Duration = Duration::from_millis(500);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 const LAST_PATIENCE: Duration = Duration::from_millis(250);
 
-/// Bytes allowed after the largest token, for the line end that editors and scripts append.
-const LINE_END_BYTES: usize = 16;
-
-const BUSY: &str = "too many requests at once; nothing was stored, try again in a second";
-
 /// The task that answers the requests of one NATS cluster.
 pub(super) struct Responder {
     pub(super) node: String,
@@ -60,6 +56,7 @@ pub(super) struct Responder {
     pub(super) digest: Digest,
     pub(super) sent: SentPacks,
     pub(super) refusals: Refusals,
+    pub(super) published: Published,
     pub(super) notices: Notices,
 }
 
@@ -235,7 +232,7 @@ impl Responder {
         match (asked, reply) {
             (Asked::Update, reply) => self.update(&payload, reply, serving),
             (Asked::Delete, reply) => self.delete(&payload, reply, serving),
-            (Asked::Published(account), _) => self.published(account, &payload, serving),
+            (Asked::Published(account), _) => self.published.take(account, &payload, &serving.scope),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
             (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),
@@ -246,7 +243,7 @@ impl Responder {
 
     fn update(&self, payload: &[u8], reply: Option<String>, serving: &Serving) {
         let arrived = Instant::now();
-        let (permit, body) = match self.admitted(payload, Limits::update) {
+        let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::update) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.notices.refused(None, &reason, reply.is_some());
@@ -266,7 +263,7 @@ impl Responder {
 
     fn delete(&self, payload: &[u8], reply: Option<String>, serving: &Serving) {
         let arrived = Instant::now();
-        let (permit, body) = match self.admitted(payload, Limits::update) {
+        let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::update) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.notices.not_deleted(&reason, reply.is_some());
@@ -282,37 +279,6 @@ impl Responder {
             update::delete(&resolver, &answers, &notices, body, (reply, arrived)).await;
             drop(permit);
         });
-    }
-
-    fn published(&self, account: AccountKey, payload: &[u8], serving: &Serving) {
-        let (permit, body) = match self.admitted(payload, Limits::published) {
-            Ok(admitted) => admitted,
-            Err(reason) => return self.notices.not_adopted(account, None, &reason),
-        };
-        let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
-        let (refusals, scope) = (self.refusals.clone(), serving.scope.clone());
-        serving.scope.spawn_for_client(async move {
-            published::adopt_or_overrule(&resolver, &notices, (&refusals, &scope), account, body).await;
-            drop(permit);
-        });
-    }
-
-    /// A permit for a token that is to be stored, and the token in memory of its own; or why there is none.
-    fn admitted(
-        &self,
-        payload: &[u8],
-        permit: impl FnOnce(&Limits, usize) -> Option<Permit>,
-    ) -> Result<(Permit, Bytes), String> {
-        if payload.len() > MAX_TOKEN_BYTES + LINE_END_BYTES
-            && let Err(rejection) = Token::parse(payload)
-        {
-            return Err(rejection.to_string());
-        }
-        let Some(permit) = permit(&self.limits, payload.len()) else {
-            self.notices.too_many("updates");
-            return Err(BUSY.to_owned());
-        };
-        Ok((permit, Bytes::copy_from_slice(payload)))
     }
 
     fn lookup(&self, account: AccountKey, reply: String, serving: &Serving) {

@@ -106,7 +106,7 @@ pub(super) const FAILED: &str = "jwt update resulted in error";
 
 /// The account that a token is of by its own claims, and when it says that it was issued. A large one is read off
 /// the threads that answer.
-pub(super) async fn unverified(body: &Bytes) -> (Option<AccountKey>, Option<i64>) {
+pub(in crate::nats) async fn unverified(body: &Bytes) -> (Option<AccountKey>, Option<i64>) {
     if body.len() <= INLINE_TOKEN_BYTES {
         return subjects::unverified(body);
     }
@@ -115,7 +115,7 @@ pub(super) async fn unverified(body: &Bytes) -> (Option<AccountKey>, Option<i64>
 }
 
 /// Whether the token is refused for good, and not for a reason that passes.
-pub(super) fn is_final(error: &SubmitError) -> bool {
+pub(in crate::nats) fn is_final(error: &SubmitError) -> bool {
     match error {
         SubmitError::NotAgreed(error) => matches!(error, ProposeError::Refused { .. }),
         SubmitError::Read(_) => false,

@@ -10,9 +10,9 @@ mod requests;
 mod servers;
 
 pub(super) use names::{
-    About, CONNECTIONS, INBOX_PREFIX, MissingPermission, PING, REPORTS, SHUTDOWNS, about, accounts_of,
-    is_about_connections, is_payload_violation, missing_permission, reply_to, reply_to_closed, reply_to_held,
-    reply_to_loaded, reply_to_ping, update,
+    ACCOUNTS_OF_ALL, About, CONNECTIONS, INBOX_PREFIX, MissingPermission, PING, REPORTS, SHUTDOWNS, UPDATES, about,
+    accounts_of, is_about_connections, is_payload_violation, missing_permission, reply_to, reply_to_closed,
+    reply_to_held, reply_to_loaded, reply_to_ping, update,
 };
 pub(super) use replies::{Reply, Verdict};
 pub(super) use requests::{

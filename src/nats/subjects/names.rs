@@ -39,6 +39,12 @@ pub(in crate::nats) const CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
 pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
     format!("{inbox}.closed-{number}")
 }
+/// Asks every server what it holds of an account (`serverPingReqSubj`). [`accounts_of`] `PING`, as it were, so that the same
+/// permission grants both.
+pub(in crate::nats) const ACCOUNTS_OF_ALL: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
+
+/// What every sender of updates publishes to: to be noticed.
+pub(in crate::nats) const UPDATES: [&str; 2] = ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE"];
 
 /// The subject that answers to [`PING`] are sent to.
 pub(in crate::nats) fn reply_to_ping(inbox: &str) -> String {
@@ -70,12 +76,18 @@ pub(in crate::nats) enum About {
     Held(AccountKey),
     /// Which connections a server has closed: the number of the question.
     Closed(u64),
+    /// Another sender has given this account's token to the servers.
+    Published(AccountKey),
 }
 
 /// What a message to `subject` is about; `None` if it is not one of ours.
 pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<About> {
     let Some(token) = subject.strip_prefix(inbox).and_then(|rest| rest.strip_prefix('.')) else {
-        let event = subject.strip_prefix("$SYS.SERVER.")?;
+        let Some(event) = subject.strip_prefix("$SYS.SERVER.") else {
+            let account = subject.strip_prefix("$SYS.")?.strip_suffix(".CLAIMS.UPDATE")?;
+            let account = account.strip_prefix("REQ.").unwrap_or(account);
+            return Some(About::Published(account.strip_prefix("ACCOUNT.")?.parse().ok()?));
+        };
         return match event.split_once('.')?.1 {
             "STATSZ" => Some(About::Report),
             "SHUTDOWN" => Some(About::Shutdown),
@@ -105,6 +117,8 @@ pub(in crate::nats) enum MissingPermission {
     Ask,
     /// To receive what servers say of themselves. Updates can be sent without it.
     Events,
+    /// To receive the updates that others send. Updates can be sent without it.
+    Watch,
 }
 
 impl MissingPermission {
@@ -121,6 +135,10 @@ impl MissingPermission {
                 "the user may not receive what servers say of themselves: a server that shuts down counts as missing, and a \
                  new one is noticed late"
             }
+            Self::Watch => {
+                "the user may not receive the updates that others send to the servers: what those enforce then is noticed only \
+                 when it is their turn to be looked at"
+            }
         }
     }
 
@@ -131,6 +149,7 @@ impl MissingPermission {
             Self::Subscribe => "--allow-sub '_INBOX.jwtmesh.>'",
             Self::Ask => "--allow-pub '$SYS.REQ.SERVER.PING,$SYS.REQ.SERVER.*.ACCOUNTZ'",
             Self::Events => "--allow-sub '$SYS.SERVER.*.STATSZ,$SYS.SERVER.*.SHUTDOWN'",
+            Self::Watch => "--allow-sub '$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE,$SYS.ACCOUNT.*.CLAIMS.UPDATE'",
         }
     }
 }
@@ -145,6 +164,7 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
         "publish" if subject.contains(".claims.update") => Some(MissingPermission::Publish),
         "publish" if subject.contains(".ping.connz") => None,
         "publish" if subject.contains("$sys.req.server.") => Some(MissingPermission::Ask),
+        "subscription" if subject.contains(".claims.update") => Some(MissingPermission::Watch),
         "subscription" if subject.contains("$sys.server.") => Some(MissingPermission::Events),
         "subscription" if subject.contains(&INBOX_PREFIX.to_lowercase()) => Some(MissingPermission::Subscribe),
         _ => None,
@@ -207,6 +227,13 @@ mod tests {
             (reply_to_held(inbox, account()), Some(About::Held(account()))),
             (reply_to_closed(inbox, 7), Some(About::Closed(7))),
             (format!("{inbox}.held-ABC"), None),
+            (update(account()), Some(About::Published(account()))),
+            (
+                format!("$SYS.ACCOUNT.{}.CLAIMS.UPDATE", account()),
+                Some(About::Published(account())),
+            ),
+            ("$SYS.REQ.ACCOUNT.x.CLAIMS.UPDATE".to_owned(), None),
+            (format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account()), None),
         ] {
             assert_eq!(about(inbox, &subject), wanted, "{subject}");
         }
@@ -234,6 +261,10 @@ mod tests {
             (
                 r#"nats: Permissions Violation for Publish to "$SYS.REQ.SERVER.PING.CONNZ""#,
                 None,
+            ),
+            (
+                r#"nats: Permissions Violation for Subscription to "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE""#,
+                Some(MissingPermission::Watch),
             ),
             (r#"nats: Permissions Violation for Publish to "_INBOX.other""#, None),
             (r#"nats: Permissions Violation for Subscription to "foo""#, None),

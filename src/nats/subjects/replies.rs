@@ -20,6 +20,9 @@ pub(in crate::nats) struct Reply {
     pub(in crate::nats) time: Option<i64>,
     /// What became of the token there.
     pub(in crate::nats) verdict: Verdict,
+    /// Whether the server has a URL or MEMORY resolver, as its words show. It says "updated" only of what it enforces; a
+    /// directory resolver has other words for an account that it has not loaded.
+    pub(in crate::nats) is_believed: bool,
 }
 
 /// What became of a token at one nats-server.
@@ -63,6 +66,8 @@ impl Reply {
             return None;
         }
         let text: ReplyText = serde_json::from_slice(payload).ok()?;
+        let said = text.data.as_ref().map(|data| data.message.as_str());
+        let is_believed = said == Some("jwt update skipped");
         // `error` first: some failing calls carry `"data":null` beside it, and nothing forbids a data object.
         let verdict = match (text.error, text.data) {
             (Some(error), _) => Verdict::Refused(clip(&error.description, MAX_REASON_CHARS)),
@@ -72,7 +77,12 @@ impl Reply {
             (None, None) => return None,
         };
         let (server, time) = text.server.read();
-        Some(Self { server, time, verdict })
+        Some(Self {
+            server,
+            time,
+            verdict,
+            is_believed,
+        })
     }
 }
 
@@ -118,6 +128,7 @@ mod tests {
             ),
         ] {
             let reply = Reply::read(text.as_bytes()).expect(text);
+            assert_eq!(reply.is_believed, text.contains("jwt update skipped"), "{text}");
             assert_eq!((reply.server.name.as_str(), reply.verdict), ("n1", verdict), "{text}");
         }
     }

@@ -5,5 +5,5 @@ mod seen;
 mod versions;
 
 pub(super) use resend::{Resend, Resends};
-pub use seen::{Answered, Enforcement, Inquiry, Seen, Standing, Told};
+pub use seen::{Answered, Enforcement, Found, Inquiry, Seen, Standing, Told};
 pub(super) use versions::Versions;

@@ -20,6 +20,15 @@ pub enum Standing {
     Refuses,
 }
 
+/// What a server was found to hold instead of the current tokens, since its node began to publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Newer tokens, which were adopted.
+    pub adopted: u64,
+    /// Older or refused ones, in whose place the current ones were sent.
+    pub overruled: u64,
+}
+
 /// What the publisher of a NATS cluster on this node sees.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -31,6 +40,8 @@ pub struct Seen {
     pub lacks: Vec<&'static str>,
     /// Servers that are missing or refuse, by their ids.
     pub troubled: BTreeMap<String, Standing>,
+    /// What servers were found to hold, by their ids.
+    pub found: BTreeMap<String, Found>,
 }
 
 /// Whether the newest token of an account is in force at a server.

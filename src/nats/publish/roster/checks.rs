@@ -56,8 +56,10 @@ const PING_EVERY_MS: u64 = 60_000;
 pub(in crate::nats) enum Held {
     /// The current token, or nothing.
     Current,
-    /// Another one.
+    /// Another one, which is older or refused.
     Other,
+    /// Another one, which could not be stored for a reason that passes.
+    Undecided,
     /// Nobody knows: what is stored cannot be read.
     Unknown,
 }
@@ -391,8 +393,41 @@ impl Checks {
         matches!(self.stage(slot), Some(Stage::Looking(looking)) if looking.is_asked(account))
     }
 
+    /// The server in `slot` has answered what it holds of `account`, which is being judged.
+    pub(in crate::nats::publish) fn arrived(&mut self, slot: Slot, account: AccountKey, now: u64) {
+        if let Some(looking) = self.looking(slot) {
+            looking.arrived(account, now);
+        }
+    }
+
+    /// Whether nothing is being found out about the server in `slot`.
+    pub(in crate::nats::publish) fn is_idle(&self, slot: Slot) -> bool {
+        matches!(self.stage(slot), Some(Stage::Idle))
+    }
+
+    /// Whether the server in `slot` is being listed or looked at.
+    pub(in crate::nats::publish) fn is_busy(&self, slot: Slot) -> bool {
+        self.stage(slot).is_some_and(Stage::is_busy)
+    }
+
+    /// `account` is to be looked at too while the server in `slot` is looked at; `false` if it is not.
+    pub(in crate::nats::publish) fn add(&mut self, slot: Slot, account: AccountKey) -> bool {
+        let Some(looking) = self.looking(slot) else {
+            return false;
+        };
+        looking.add(account);
+        self.looking.push_back(slot);
+        true
+    }
+
+    /// Looks at `account` at the server in `slot`, which had missed something so often.
+    pub(in crate::nats::publish) fn look_at(&mut self, slot: Slot, account: AccountKey, misses: u64, now: u64) {
+        let looking = Looking::at(vec![account], misses, true);
+        self.set(slot, Stage::Looking(looking), now + ANSWER_MS);
+    }
+
     /// What the server in `slot` holds of `account`; gives whether the current token has to be sent.
-    pub(in crate::nats::publish) fn held(&mut self, slot: Slot, account: AccountKey, held: Held) -> bool {
+    pub(in crate::nats::publish) fn held(&mut self, slot: Slot, account: AccountKey, held: Held, now: u64) -> bool {
         let Some(looking) = self.looking(slot).filter(|looking| looking.is_asked(account)) else {
             return false;
         };
@@ -402,6 +437,10 @@ impl Checks {
                 false
             }
             Held::Other => looking.is_other(account),
+            Held::Undecided => {
+                self.set(slot, Stage::Waiting, now + POLL_MS);
+                return false;
+            }
             Held::Unknown => {
                 looking.refuses(account);
                 false

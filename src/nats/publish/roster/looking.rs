@@ -1,5 +1,6 @@
 //! The accounts of one server that are being looked at.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jwt::AccountKey;
@@ -37,9 +38,27 @@ impl Looking {
 
     /// The next account to ask about.
     pub(super) fn next(&mut self, now: u64) -> Option<AccountKey> {
-        let account = self.todo.pop()?;
-        self.asked.insert(account, now);
-        Some(account)
+        loop {
+            let account = self.todo.pop()?;
+            if let Entry::Vacant(asked) = self.asked.entry(account) {
+                asked.insert(now);
+                return Some(account);
+            }
+        }
+    }
+
+    /// `account` is to be looked at too.
+    pub(super) fn add(&mut self, account: AccountKey) {
+        if !self.is_asked(account) && !self.is_sent(account) {
+            self.todo.push(account);
+        }
+    }
+
+    /// It has answered about `account`, which is being judged.
+    pub(super) fn arrived(&mut self, account: AccountKey, now: u64) {
+        if let Some(asked) = self.asked.get_mut(&account) {
+            *asked = now;
+        }
     }
 
     pub(super) fn asked(&self) -> usize {

@@ -43,6 +43,8 @@ pub(in crate::nats::publish) struct Known {
     pub(in crate::nats::publish) was_missing: bool,
     /// The accounts whose tokens it refuses, while it refuses any; some of them, if there are many.
     pub(in crate::nats::publish) refused: BTreeSet<AccountKey>,
+    /// Whether "updated" is proof there: it has a resolver that says so only of what it enforces.
+    pub(in crate::nats::publish) is_believed: bool,
     /// Whether the mesh may know it.
     is_agreed: bool,
     /// How often it missed or refused a change: a check that began before the last time proves nothing.
@@ -113,6 +115,7 @@ impl Roster {
             heard_at,
             was_missing: false,
             refused: BTreeSet::new(),
+            is_believed: false,
             is_agreed: false,
             misses: 0,
         });
@@ -237,6 +240,20 @@ impl Roster {
             known.server.behind = Some(behind);
             self.unagreed.changed.insert(slot);
         }
+    }
+
+    /// The same of a server that is being looked at already.
+    pub(in crate::nats::publish) fn lower(&mut self, slot: Slot, upto: u64) {
+        let Some(known) = self.get_mut(slot) else { return };
+        if known.server.behind.is_none_or(|behind| behind > upto) {
+            known.server.behind = Some(upto);
+            self.unagreed.changed.insert(slot);
+        }
+    }
+
+    /// How many servers there are.
+    pub(in crate::nats::publish) fn count(&self) -> usize {
+        self.slots.len()
     }
 
     /// Every change is in force at the server, unless it has missed one since it had missed so many.

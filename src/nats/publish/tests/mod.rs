@@ -1,10 +1,22 @@
 //! Propagation under faults. Each fault is tried both before and after the server took the token.
 
+#[cfg(test)]
+mod away;
+#[cfg(test)]
+mod import;
+#[cfg(test)]
+mod older;
+#[cfg(test)]
+mod read;
+#[cfg(test)]
+mod world;
+
 use proptest::prelude::*;
+
+use world::{SKIPPED, UPDATED, World, account, refused, server};
 
 use super::propagation::Propagation;
 use super::step::{Lane, Step};
-use super::world::{SKIPPED, UPDATED, World, account, refused, server};
 use crate::jwt::AccountKey;
 use crate::nats::subjects::Verdict;
 
@@ -394,6 +406,8 @@ enum Event {
     MayAsk(bool),
     AskSlowly(bool),
     AnswerQuestions,
+    Copy,
+    PutBack,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -419,6 +433,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<bool>().prop_map(Event::MayAsk),
         1 => any::<bool>().prop_map(Event::AskSlowly),
         2 => Just(Event::AnswerQuestions),
+        1 => Just(Event::Copy),
+        1 => Just(Event::PutBack),
         1 => prop_oneof![Just(UPDATED), Just(SKIPPED), Just(refused())].prop_map(Event::Verdict),
     ];
     proptest::collection::vec(event, 1..120)
@@ -430,13 +446,14 @@ proptest! {
     #[test]
     fn g5_whatever_happens_no_change_is_lost_and_the_position_passes_no_unanswered_one(events in events()) {
         let mut world = World::new();
+        let mut copy = None;
         for event in events {
             match event {
                 Event::Change(accounts) => {
                     world.change(&accounts);
                 }
                 Event::Deliver => world.deliver(),
-                Event::LoseMessage => drop(world.messages.pop_front()),
+                Event::LoseMessage => world.lose_message(),
                 Event::Reply => world.reply(),
                 Event::LoseReply => drop(world.replies.pop_front()),
                 Event::Answer(times) => (0..times).for_each(|_| {
@@ -458,10 +475,18 @@ proptest! {
                 Event::HeardBy(servers) => world.heard_by(servers),
                 Event::ReadSlowly(slowly) => world.reads_slowly = slowly,
                 Event::FinishRead => world.finish_read(),
+                // Without it an older copy undoes what servers hold.
+                Event::MayAsk(_) if world.is_older => {}
                 Event::MayAsk(may) => {
                     // Permissions are read with the next connection.
                     world.disconnect();
                     world.may_ask = may;
+                }
+                Event::Copy => copy = Some(world.copy()),
+                Event::PutBack => {
+                    if let Some(copy) = copy.take_if(|_| world.may_ask) {
+                        world.put_back(copy);
+                    }
                 }
                 Event::AskSlowly(slowly) => world.asks_slowly = slowly,
                 Event::AnswerQuestions => world.answer_questions(),
