@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Uri};
+use jiff::fmt::rfc2822::DateTimeParser;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -28,6 +29,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What time the node said that it was (`Date`, RFC 9110, 6.6.1), Unix seconds; `None` if it did not say.
+    pub fn date(&self) -> Option<i64> {
+        let text = self.headers.get(header::DATE)?.to_str().ok()?;
+        let date = DateTimeParser::new().parse_timestamp(text).ok()?;
+        Some(date.as_second())
+    }
+
     /// Which token it is, without quotes; `None` if it does not say.
     pub fn etag(&self) -> Option<&str> {
         let tag = self.headers.get(header::ETAG)?.to_str().ok()?;
@@ -151,3 +159,19 @@ impl PublicClient {
 
 /// Header of a lookup: the revision that the answer must have seen.
 const MIN_REVISION: HeaderName = HeaderName::from_static("jwtmesh-min-revision");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_an_answer_is_read_from_its_date() {
+        let dated = |text: &'static str| Answer {
+            status: 200,
+            headers: HeaderMap::from_iter([(header::DATE, header::HeaderValue::from_static(text))]),
+            body: Bytes::new(),
+        };
+        assert_eq!(dated("Sat, 28 Nov 2026 06:00:00 GMT").date(), Some(1_795_845_600));
+        assert_eq!(dated("today").date(), None);
+    }
+}

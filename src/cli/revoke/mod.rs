@@ -159,8 +159,9 @@ async fn revoke(
         let present = way.present(account).await?;
         let mut claims = Claims::of_token(&present.token)?;
         let (name, before) = (claims.name().to_owned(), claims.issued_at());
-        // Not before the present JWT: the clock of this machine may be behind the one that signed it.
-        let now = Clock::system().now().max(before).max(issued_at);
+        // The clock of this machine may be behind: then what was issued to the users lately would stay valid.
+        let times = [present.time, Some(before), Some(issued_at)];
+        let now = times.into_iter().flatten().fold(Clock::system().now(), i64::max);
         for user in users {
             claims.revoke(user, now);
         }
@@ -182,8 +183,8 @@ async fn revoke(
     Err(Failure::new(
         Exit::Failed,
         format!(
-            "the JWT of account {account} was changed by another caller {ATTEMPTS} times while this one was signed: nothing was \
-             revoked. Run this again"
+            "the JWT of account {account} was changed by others {ATTEMPTS} times while this one was signed, so it is not known to be \
+             revoked: run this again"
         ),
     ))
 }

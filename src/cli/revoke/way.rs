@@ -36,6 +36,8 @@ pub(super) struct WayOptions {
 pub(super) struct Present {
     pub(super) token: String,
     pub(super) etag: String,
+    /// What time it is at the node, Unix seconds, if it says.
+    pub(super) time: Option<i64>,
 }
 
 /// What became of a token that was pushed.
@@ -94,6 +96,8 @@ impl Way {
                 Ok(Present {
                     token,
                     etag: found.etag,
+                    // It runs on this machine.
+                    time: None,
                 })
             }
             Self::Public(_) => {
@@ -105,7 +109,8 @@ impl Way {
                 }
                 let etag = answer.etag().unwrap_or_default().to_owned();
                 let token = String::from_utf8_lossy(&answer.body).into_owned();
-                Ok(Present { token, etag })
+                let time = answer.date();
+                Ok(Present { token, etag, time })
             }
         }
     }
@@ -162,7 +167,7 @@ impl Way {
         let mut last = None;
         for at in 0..clients.len() {
             match ask(clients[at].clone()).await {
-                Ok(answer) if answer.status < 500 || at + 1 == clients.len() => {
+                Ok(answer) if (answer.status < 500 && answer.status != 429) || at + 1 == clients.len() => {
                     clients.swap(0, at);
                     return Ok(answer);
                 }

@@ -32,7 +32,8 @@ const LONGEST_STREAM: Duration = Duration::from_secs(3600);
 /// or after so many seconds.
 ///
 /// A caller that accepts `text/event-stream` gets an event `propagation` now and whenever something has changed, and the
-/// end of the stream when it is in force everywhere. A newer token that is stored meanwhile takes its place.
+/// end of the stream when it is in force everywhere, or an event `error` with a sentence. A newer token that is stored
+/// meanwhile takes its place.
 pub(super) async fn show(
     State(state): State<Shared>,
     Path(account): Path<String>,
@@ -105,37 +106,44 @@ fn events(
         let state = state.clone();
         async move {
             let found = match telling {
-                Telling::Now(found) => found,
-                Telling::After(before) => changed(&state, account, &before, until).await?,
+                Telling::Now(found) => Ok(found),
+                Telling::After(before) => changed(&state, account, &before, until).await,
                 Telling::Over => return None,
             };
-            let event = Event::default().event("propagation").json_data(&found);
-            let next = if found.confirmed {
-                Telling::Over
-            } else {
-                Telling::After(found)
+            let event = match &found {
+                Ok(found) => Event::default().event("propagation").json_data(found).ok()?,
+                Err(sentence) => Event::default().event("error").data(sentence),
             };
-            Some((Ok(event.ok()?), next))
+            let next = match found {
+                // Without a NATS cluster nothing ever changes.
+                Ok(found) if !found.confirmed && !found.nats.is_empty() => Telling::After(found),
+                _ => Telling::Over,
+            };
+            Some((Ok(event), next))
         }
     })
 }
 
-/// What differs from `before`, when something does; `None` when the stream is to end.
+/// What differs from `before`, when something does; or why the stream ends.
 async fn changed(
     state: &Shared,
     account: AccountKey,
     before: &api::Propagation,
     until: Instant,
-) -> Option<api::Propagation> {
-    // A node that shuts down is not ready, and does not wait for its streams.
-    while Instant::now() < until && state.resolver.view().ready {
+) -> Result<api::Propagation, String> {
+    while Instant::now() < until {
+        // It does not wait for its streams.
+        if !state.resolver.view().ready {
+            return Err("this node shuts down, or is not ready: ask again, or another node".to_owned());
+        }
         sleep(LOOK_EVERY).await;
-        let found = find(state, account, Duration::ZERO).await.ok()?;
+        let found = find(state, account, Duration::ZERO).await;
+        let found = found.map_err(|refusal| refusal.sentence().to_owned())?;
         if found != *before {
-            return Some(found);
+            return Ok(found);
         }
     }
-    None
+    Err("it is not in force everywhere after an hour: ask again".to_owned())
 }
 
 #[cfg(test)]

@@ -109,10 +109,12 @@ impl Publisher {
         }
     }
 
-    /// A server was heard over `connection`. Where that is the first one, it needs none of its own.
+    /// A server was heard over `connection`. Where that is the first one, and no server is missing, it needs none of its own:
+    /// others may be reached through it alone.
     fn heard_over(&mut self, connection: &Connection, server: &str) {
         let is_first = self.connected.as_deref() == Some(connection.url());
-        if is_first && let Some(url) = self.others.close(server) {
+        let is_needed = !is_first || self.propagation.misses_any();
+        if !is_needed && let Some(url) = self.others.close(server) {
             self.notices.no_longer_needed(&url);
         }
     }
@@ -133,7 +135,7 @@ impl Publisher {
             }
             Happened::Changed(Changed::Opened(Ok(other))) => {
                 let server = other.server();
-                if !self.is_publishing || self.propagation.is_reached(&server.id) {
+                if !self.is_publishing || !self.propagation.misses_any() {
                     self.others.attempted(None);
                     self.others.discard(*other);
                     return;
@@ -146,7 +148,11 @@ impl Publisher {
                 tracing::debug!(nats_cluster = %self.cluster.name, reason, "a missing server cannot be connected to either");
                 self.others.attempted(None);
             }
-            Happened::Changed(Changed::Closed) => {}
+            Happened::Changed(Changed::Closed { in_full }) => {
+                if !in_full {
+                    self.propagation.another_lost(now);
+                }
+            }
         }
     }
 
@@ -191,10 +197,11 @@ impl Publisher {
 
     /// Asks a server, or all of them.
     pub(super) async fn ask(&mut self, connection: &Connection, question: Question) -> Result<(), String> {
-        ask_over(connection, &question).await?;
-        for other in self.others.open() {
-            // One that is of no more use ends by itself.
-            let _ = ask_over(other, &question).await;
+        let (subject, reply, text) = words(connection.inbox(), &question);
+        connection.publish(subject, reply, text).await?;
+        let is_full = self.others.publish(|other| Some(words(other.inbox(), &question)));
+        if is_full {
+            self.propagation.another_lost(self.now());
         }
         Ok(())
     }
@@ -203,12 +210,18 @@ impl Publisher {
     pub(super) async fn count_closed(&mut self, connection: &Connection) -> Result<Option<Instant>, String> {
         let (questions, wake) = self.counting.next();
         for (number, account) in questions {
-            for connection in std::iter::once(connection).chain(self.others.open()) {
-                let reply = subjects::reply_to_closed(connection.inbox(), number);
-                let request = subjects::closed_request(account);
-                connection
-                    .publish(subjects::CONNECTIONS.to_owned(), reply, request)
-                    .await?;
+            let asked = |inbox: &str| {
+                let reply = subjects::reply_to_closed(inbox, number);
+                (
+                    subjects::CONNECTIONS.to_owned(),
+                    reply,
+                    subjects::closed_request(account),
+                )
+            };
+            let (subject, reply, text) = asked(connection.inbox());
+            connection.publish(subject, reply, text).await?;
+            if self.others.publish(|other| Some(asked(other.inbox()))) {
+                self.propagation.another_lost(self.now());
             }
         }
         Ok(wake)
@@ -347,8 +360,8 @@ impl Publisher {
     }
 }
 
-async fn ask_over(connection: &Connection, question: &Question) -> Result<(), String> {
-    let inbox = connection.inbox();
+/// The subject, the subject for the answers and the text of a question.
+fn words(inbox: &str, question: &Question) -> (String, String, Bytes) {
     let (subject, reply, text) = match question {
         Question::Ping => (subjects::PING.to_owned(), subjects::reply_to_ping(inbox), String::new()),
         // An error is an answer, and a short one.
@@ -373,5 +386,5 @@ async fn ask_over(connection: &Connection, question: &Question) -> Result<(), St
             serde_json::json!({ "account": account.to_string() }).to_string(),
         ),
     };
-    connection.publish(subject, reply, text.into()).await
+    (subject, reply, text.into())
 }

@@ -3,7 +3,7 @@
 //! Each server keeps a list of the connections that it closed lately, with the reason. It is written a moment after the
 //! connection was closed, so the servers are asked twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ struct Count {
     /// What each server has closed, as it said last.
     closed: BTreeMap<String, u64>,
     /// How many servers have answered the second time.
-    answered: usize,
+    answered: BTreeSet<String>,
     asked: u8,
     ask_at: Instant,
     until: Instant,
@@ -58,7 +58,7 @@ impl Counting {
                 closed: None,
                 elapsed_ms: None,
             };
-            // Whoever asked may have gone.
+            // The caller may have gone.
             let _ = inquiry.answer.send(answered);
             return;
         };
@@ -70,7 +70,7 @@ impl Counting {
             inquiry,
             told,
             closed: BTreeMap::new(),
-            answered: 0,
+            answered: BTreeSet::new(),
             asked: 0,
             ask_at: now,
             until: now + PATIENCE,
@@ -81,7 +81,7 @@ impl Counting {
     pub(super) fn next(&mut self) -> (Vec<(u64, AccountKey)>, Option<Instant>) {
         let (now, mut questions, mut wake) = (Instant::now(), Vec::new(), None);
         for mut count in std::mem::take(&mut self.counts) {
-            if now >= count.until || count.answered >= count.told.len() {
+            if now >= count.until || count.answered.len() >= count.told.len() {
                 let closed = (!count.closed.is_empty()).then(|| count.closed.values().sum());
                 let answered = Answered {
                     told: count.told,
@@ -111,7 +111,9 @@ impl Counting {
         };
         let since = count.inquiry.since.unwrap_or(count.until).elapsed();
         if let Some((server, closed)) = subjects::closed(payload, since) {
-            count.answered += usize::from(is_second);
+            if is_second {
+                count.answered.insert(server.id.clone());
+            }
             count.closed.insert(server.id, closed);
         }
     }

@@ -2,10 +2,11 @@
 //! reach them, as when a NATS cluster has fallen into parts.
 //!
 //! Everything is sent over every connection, in the same order. A connection is closed when its server is heard over the
-//! first one.
+//! first one and none is missing.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, select_all};
 use futures::stream::FuturesUnordered;
@@ -28,7 +29,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// What became of a connection that was being opened or closed.
 pub(super) enum Changed {
     Opened(Result<Box<Connection>, String>),
-    Closed,
+    /// `in_full`: everything that was sent over it has arrived.
+    Closed {
+        in_full: bool,
+    },
 }
 
 /// The further connections.
@@ -58,8 +62,18 @@ impl Others {
         *self = Self::new();
     }
 
-    pub(super) fn open(&self) -> &[Connection] {
-        &self.open
+    /// Publishes over each of them what `message` gives: subject, subject for answers, and payload. Waits for none: one that
+    /// takes nothing now is dropped, so that no other server waits for it. `true` if there was such a one.
+    pub(super) fn publish(&mut self, message: impl Fn(&Connection) -> Option<(String, String, Bytes)>) -> bool {
+        let before = self.open.len();
+        self.open.retain(|open| match message(open) {
+            None => true,
+            Some((subject, reply, payload)) => {
+                let sent = open.publish(subject, reply, payload).now_or_never();
+                sent.is_some_and(|sent| sent.is_ok())
+            }
+        });
+        self.open.len() < before
     }
 
     /// A server is missing: begins to connect to another of the configured servers than `first`, if it is time. Gives when
@@ -92,14 +106,10 @@ impl Others {
         self.is_opening = false;
         self.try_at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(MAX_PAUSE);
-        if let Some(connection) = kept {
-            self.pause = MIN_PAUSE;
-            self.open.push(connection);
-        }
+        self.open.extend(kept);
     }
 
-    /// Closes the connection to the server with this id, after everything that was sent over it has arrived there. Gives
-    /// its URL.
+    /// Begins to close the connection to the server with this id. Gives its URL.
     pub(super) fn close(&mut self, id: &str) -> Option<String> {
         let at = self.open.iter().position(|open| open.server().id == id)?;
         let connection = self.open.swap_remove(at);
@@ -111,9 +121,8 @@ impl Others {
     /// Closes a connection that is not kept.
     pub(super) fn discard(&mut self, connection: Connection) {
         let closing = async move {
-            // It may have ended by itself.
-            let _ = timeout(CLOSE_PATIENCE, connection.close()).await;
-            Changed::Closed
+            let in_full = timeout(CLOSE_PATIENCE, connection.close()).await.unwrap_or(false);
+            Changed::Closed { in_full }
         };
         self.changing.push(closing.boxed());
     }

@@ -50,10 +50,15 @@ impl Publisher {
         connection
             .publish(subjects::update(account), reply, token.clone())
             .await?;
-        for other in self.others.open() {
+        let (lease, now) = (&self.lease, self.now());
+        let is_full = self.others.publish(|other| {
             let reply = subjects::reply_to(other.inbox(), account, revision);
-            // One that is of no more use ends by itself, and what it sent is sent again.
-            let _ = other.publish(subjects::update(account), reply, token.clone()).await;
+            lease
+                .is_held()
+                .then(|| (subjects::update(account), reply, token.clone()))
+        });
+        if is_full {
+            self.propagation.another_lost(now);
         }
         self.propagation.sent(account, revision, self.now());
         Ok(())

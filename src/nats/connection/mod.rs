@@ -272,10 +272,10 @@ impl Connection {
     }
 
     /// Sends what the client still holds, then ends the connection.
-    pub(in crate::nats) async fn close(self) {
-        // Both fail only where the connection has ended already.
-        let _ = self.client.flush().await;
-        let _ = self.client.drain().await;
+    /// `false`: it had ended already, and some may be lost.
+    pub(in crate::nats) async fn close(self) -> bool {
+        let is_flushed = self.client.flush().await.is_ok();
+        is_flushed && self.client.drain().await.is_ok()
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Lanes {
     /// When to go back once more, and to which revision. Messages of a lost connection, or of the node that published
     /// before, may still lie in the system's buffers. If they arrive after the next connection has sent something newer, they undo it.
     rewind_again: Option<(u64, u64)>,
+    /// The same for what was lost since that was decided.
+    rewind_then: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Lanes {
             read_again_at: 0,
             rewind: None,
             rewind_again: None,
+            rewind_then: None,
         }
     }
 
@@ -153,8 +156,15 @@ impl Lanes {
     /// What was sent since `from` may still arrive after what is sent from now on: everything since then is sent again when
     /// it has arrived.
     pub(super) fn rewind_later(&mut self, from: u64, now: u64) {
-        let again = self.rewind_again.map_or(from, |(_, earlier)| earlier.min(from));
-        self.rewind_again = Some((now + REWIND_MS, again));
+        let due = now + REWIND_MS;
+        match self.rewind_again {
+            None => self.rewind_again = Some((due, from)),
+            // Not put off, or connections that break again and again would put it off for ever.
+            Some(_) => {
+                let from = self.rewind_then.map_or(from, |(_, earlier)| earlier.min(from));
+                self.rewind_then = Some((due, from));
+            }
+        }
     }
 
     /// Goes back once more if that is due; otherwise gives the time at which it will be due.
@@ -164,7 +174,7 @@ impl Lanes {
             return Some(at);
         }
         if self.catch_up.is_none() {
-            self.rewind_again = None;
+            self.rewind_again = self.rewind_then.take();
             self.catch_up_from(from);
         }
         None

@@ -177,11 +177,12 @@ pub(in crate::nats) fn closed(payload: &[u8], since: Duration) -> Option<(Server
 /// `ClosedState.String`).
 const REVOKED: &str = "Credentials Revoked";
 
-/// Connections of which one answer tells: a server answers with 1,024 if it is not told how many.
-const MAX_CLOSED: usize = 4_096;
+/// Connections of which one answer tells; of more that a revocation closes, that many are counted. An answer is read by the
+/// task that sends revocations, so it is short: a connection takes 600 bytes.
+const MAX_CLOSED: usize = 256;
 
-/// The longest such answer that is read: a connection takes 600 bytes of it.
-const MAX_CLOSED_BYTES: usize = 8 * 1024 * 1024;
+/// The longest such answer that is read.
+const MAX_CLOSED_BYTES: usize = 1024 * 1024;
 
 /// The first `chars` of `text` on one line: it comes from outside and goes into a log.
 pub(in crate::nats) fn clip(text: &str, chars: usize) -> String {
