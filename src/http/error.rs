@@ -227,6 +227,7 @@ fn removal(error: &RemovalError) -> (StatusCode, &'static str) {
         RemovalError::Replayed { .. } => (StatusCode::CONFLICT, "replayed"),
         RemovalError::NotClosing { .. } => (StatusCode::BAD_REQUEST, "not-closing"),
         RemovalError::NoClosing { .. } => (StatusCode::NOT_FOUND, "no-closing-jwt"),
+        RemovalError::NotKept { .. } => (StatusCode::CONFLICT, "not-kept"),
         RemovalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown-account"),
         RemovalError::AlreadyDeleted { .. } => (StatusCode::CONFLICT, "deleted"),
     }

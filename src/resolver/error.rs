@@ -196,7 +196,7 @@ pub enum RemovalError {
     },
     /// The path names one account, the request others.
     #[error(
-        "the path names account {path}, but the request is for others, or for more: send it with `DELETE /v1/accounts`, which deletes \
+        "the path names account {path}, but the request is for others, for more, or for none: sign one for this account, or send it with `DELETE /v1/accounts`, which deletes \
          all accounts that it names"
     )]
     OtherAccounts {
@@ -260,6 +260,15 @@ pub enum RemovalError {
          connections"
     )]
     NoClosing {
+        /// The account.
+        account: AccountKey,
+    },
+    /// The token that was to shut it is not the one that is kept.
+    #[error(
+        "another closing JWT is kept for account {account} than this node knew of, or none any more: look at it with `jwtmesh account \
+         closing show`, then try again"
+    )]
+    NotKept {
         /// The account.
         account: AccountKey,
     },
@@ -341,7 +350,8 @@ fn whose_clock(offset: i64, now: i64) -> String {
 
 fn deleted(account: AccountKey, issued_after: i64, submitted: i64) -> String {
     let again = "to create it again, issue a new JWT and push that (nsc: edit the account, then push)";
-    if submitted == issued_after {
+    // One of a later time is refused only because it is barred.
+    if submitted >= issued_after {
         return format!("account {account} had this JWT, and was deleted: {again}");
     }
     format!(

@@ -462,6 +462,8 @@ pub enum ClosingOutcome {
     },
     /// As [`AccountOutcome::NotTrusted`].
     NotTrusted,
+    /// It is not the token that is kept for the account.
+    NotKept,
 }
 
 impl ClosingOutcome {

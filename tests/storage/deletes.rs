@@ -190,6 +190,24 @@ fn g8_within_one_second_neither_the_token_nor_the_request_can_be_replayed() {
     );
 }
 
+/// A server may still have its token, and give it to the mesh later.
+#[test]
+fn g8_a_deleted_account_that_the_mesh_never_had_does_not_come_with_an_old_token() {
+    let mut log = Log::new();
+    log.expect(delete(0, "undated", &[1]), &done(2, &[false]), "without a time");
+    for (state, _) in &log.states {
+        assert_eq!(state.account(account(1)).unwrap(), None, "it leaves nothing");
+    }
+    log.expect(delete(200, "claim", &[1]), &done(3, &[false]), "it was not there");
+    log.expect(delete(200, "claim", &[1]), &done(4, &[false]), "again");
+    log.expect(put(1, vec![item(1, 199, "old")]), &deleted(200, 3), "an old token");
+    log.expect(
+        put(1, vec![item(1, 201, "new")]),
+        &[Outcome::Stored { revision: 6 }],
+        "a newer one",
+    );
+}
+
 /// Tools that sign without times give the same bytes each time: over an authenticated way the order of arrival counts.
 #[test]
 fn g8_without_issue_times_the_order_of_arrival_counts() {
@@ -218,10 +236,11 @@ fn g8_without_issue_times_the_order_of_arrival_counts() {
         &deleted(100, 12),
         "the token before it",
     );
+    log.expect(insist(item(1, 100, "dated")), &deleted(100, 12), "insisted on");
     log.expect(
-        insist(item(1, 100, "dated")),
-        &[Outcome::Stored { revision: 14 }],
-        "insisted on",
+        insist(item(1, 101, "newer")),
+        &[Outcome::Stored { revision: 15 }],
+        "a newer one insisted on",
     );
 }
 
@@ -272,11 +291,8 @@ fn g8_a_request_deletes_all_of_its_accounts_or_none() {
     }
     let twice = request(2, first, 200, &[3, 1, 3, 9]);
     assert_eq!(apply(&state, 8, &twice), done(8, &[true, true, true, false]));
-    assert_eq!(
-        state.account(account(9)).unwrap(),
-        None,
-        "what never was leaves nothing"
-    );
+    let never_was = state.account(account(9)).unwrap().expect("a tombstone");
+    assert!(never_was.is_deleted() && never_was.issued_at == 200 && never_was.operator == first);
     // A tombstone keeps its owner.
     let taken = PutAccount {
         issued_at: 300,
@@ -350,33 +366,40 @@ fn g9_a_shut_account_is_opened_by_a_newer_token_only() {
         "again",
     );
     assert_eq!(log.token().as_deref(), Some("a"), "kept is not used");
+    let index = log.index;
+    log.expect(
+        kill(item(1, 50, "an old public one")),
+        &closed(ClosingOutcome::NotKept),
+        "another than the one kept",
+    );
+    assert_eq!((log.index, log.token().as_deref()), (index + 1, Some("a")));
     log.expect(
         kill(closing.clone()),
-        &closed(ClosingOutcome::Done { revision: 7 }),
+        &closed(ClosingOutcome::Done { revision: 8 }),
         "shut",
     );
     log.expect(
         kill(closing),
-        &closed(ClosingOutcome::Unchanged { revision: 7 }),
+        &closed(ClosingOutcome::Unchanged { revision: 8 }),
         "shut before",
     );
     assert_eq!(log.token().as_deref(), Some("closing"));
     let superseded = [Outcome::Superseded {
         stored_issued_at: 100,
-        revision: 7,
+        revision: 8,
     }];
     log.expect(put(1, vec![item(1, 100, "a")]), &superseded, "the token before it");
     log.expect(put(1, vec![item(1, 99, "b")]), &superseded, "an older one");
     let remove = RemoveClosing { account: account(1) };
     log.expect(
         remove.clone().into(),
-        &closed(ClosingOutcome::Done { revision: 11 }),
+        &closed(ClosingOutcome::Done { revision: 12 }),
         "removed",
     );
     log.expect(remove.into(), &closed(ClosingOutcome::Unknown), "removed before");
     log.expect(
         put(1, vec![item(1, 101, "c")]),
-        &[Outcome::Stored { revision: 13 }],
+        &[Outcome::Stored { revision: 14 }],
         "a newer one",
     );
     assert_eq!(log.token().as_deref(), Some("c"));
@@ -438,17 +461,22 @@ fn g9_the_closing_token_of_a_deleted_account_is_older_than_what_creates_it_again
 #[test]
 fn g8_a_file_with_a_tombstone_is_one_that_an_earlier_version_refuses() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, command, format) in [
-        ("plain", put(1, vec![item(2, 100, "b")]), 3),
-        ("deleted", delete(200, "claim", &[1]), 4),
-        ("kept", keep(item(1, 1, "closing")), 4),
-        ("shut", kill(item(1, 1, "closing")), 4),
+    let kept = || keep(item(1, 1, "closing"));
+    let remove = RemoveClosing { account: account(1) };
+    for (name, commands, format) in [
+        ("plain", vec![put(1, vec![item(2, 100, "b")])], 3),
+        ("deleted", vec![delete(200, "claim", &[1])], 4),
+        ("kept", vec![kept()], 4),
+        ("shut", vec![kept(), kill(item(1, 1, "closing")), remove.into()], 4),
     ] {
         let path = folder.path().join(name);
         let state = State::open_file(&path, options()).unwrap();
         apply(&state, 1, &trust_operator(1));
         apply(&state, 2, &put(1, vec![item(1, 100, "a")]));
-        apply(&state, 3, &command);
+        let last = 2 + commands.len() as u64;
+        for (index, command) in (3..).zip(&commands) {
+            apply(&state, index, command);
+        }
         flush(&state);
         state.checkpoint().unwrap();
         let mut export = state.snapshot().unwrap().export();
@@ -462,7 +490,7 @@ fn g8_a_file_with_a_tombstone_is_one_that_an_earlier_version_refuses() {
         for path in [path, received] {
             assert_eq!(format_of(&path), format, "{name}");
             let state = State::open_file(&path, options()).expect("it opens again");
-            assert_eq!(state.applied().map(|mark| mark.index), Some(3));
+            assert_eq!(state.applied().map(|mark| mark.index), Some(last));
         }
     }
 }

@@ -130,7 +130,7 @@ fn write_state_3(path: &Path) {
         operator: crate::model::operator(),
         issued_at,
         claim: Bytes::from_static(claim.as_bytes()),
-        accounts: vec![crate::model::account(n), crate::model::account(99)],
+        accounts: vec![crate::model::account(n)],
     };
     let more: [Command; 7] = [
         kept(1, "QUJD.REVG.QUFB").into(),

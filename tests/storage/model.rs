@@ -357,6 +357,11 @@ impl Model {
     fn entomb(&mut self, revision: u64, account: AccountKey, claim: Option<(i64, Bytes)>, always: bool) {
         let closing = self.closings.get(&account).map_or(0, |(at, ..)| *at);
         let Some(versions) = self.accounts.get_mut(&account).filter(|versions| !versions.is_empty()) else {
+            if let Some(claim) = claim {
+                let floor = claim.0.max(closing);
+                self.accounts.insert(account, vec![(floor, Bytes::new(), revision)]);
+                self.claims.insert(account, vec![claim]);
+            }
             return;
         };
         let (before, token, _) = versions.last().expect("not empty").clone();
@@ -408,6 +413,10 @@ impl Model {
         }
         if token == item.token {
             return ClosingOutcome::Unchanged { revision: there };
+        }
+        let kept = self.closings.get(&item.account);
+        if kept.is_none_or(|(_, kept, _)| *kept != item.token) {
+            return ClosingOutcome::NotKept;
         }
         let issued_at = item.issued_at.max(before);
         versions.push((issued_at, item.token.clone(), revision));

@@ -20,7 +20,8 @@ pub(in crate::cli) struct Push {
     /// Files with account JWTs, folders with *.jwt files in them or below, such as an nsc store, or - for stdin
     #[arg(value_name = "FILE", required = true)]
     from: Vec<PathBuf>,
-    /// Store the tokens even where a newer one is stored, such as one that a wrong clock has dated. The node logs it
+    /// Store the tokens even where a newer one is stored, such as one that a wrong clock has dated. The node logs it.
+    /// A deleted account takes a newer one all the same
     #[arg(long)]
     replace: bool,
     #[command(flatten)]

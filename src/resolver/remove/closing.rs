@@ -126,6 +126,7 @@ fn closing_done(
         }
         ClosingOutcome::StaleTrust { .. } | ClosingOutcome::NotTrusted => return Ok(None),
         ClosingOutcome::Unknown => RemovalError::Unknown { account }.into(),
+        ClosingOutcome::NotKept => RemovalError::NotKept { account }.into(),
         ClosingOutcome::Deleted { .. } => RemovalError::AlreadyDeleted { account }.into(),
         ClosingOutcome::OtherOperator { owner } => SubmitError::OtherOperator {
             account,

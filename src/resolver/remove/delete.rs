@@ -107,7 +107,9 @@ impl Resolver {
         if submitter == Submitter::Anyone && claims.issued_at <= 0 {
             return Err(RemovalError::Undated.into());
         }
-        if let Some(path) = path.filter(|path| claims.accounts.iter().any(|account| account != path)) {
+        let is_other =
+            |path: &AccountKey| claims.accounts.is_empty() || claims.accounts.iter().any(|named| named != path);
+        if let Some(path) = path.filter(is_other) {
             return Err(RemovalError::OtherAccounts { path }.into());
         }
         self.check_removable(&claims.accounts)?;

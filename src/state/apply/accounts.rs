@@ -55,7 +55,7 @@ pub(super) fn put_if(
     Ok(put(change, &before.trust(), trust_epoch, present, item))
 }
 
-/// Stores what an administrator insists on, or what has no `iat`, whatever is stored.
+/// Stores what an administrator insists on, or what has no `iat`, whatever is stored; not what a tombstone is newer than.
 pub(super) fn override_one(
     change: &mut Change,
     before: &impl Before,
@@ -74,6 +74,13 @@ pub(super) fn override_one(
     let Some(present) = present else {
         return Ok(stored(change, item, Versions::default()));
     };
+    // Only a newer token creates a deleted account again (G8). Of one without a time the order of arrival counts.
+    if item.issued_at > 0 && present.is_deleted() && present.supersedes(item.issued_at, &item.token) {
+        return Ok(AccountOutcome::Deleted {
+            issued_after: present.issued_at,
+            revision: present.revision,
+        });
+    }
     if item.issued_at <= 0 {
         item.issued_at = present.issued_at;
     }

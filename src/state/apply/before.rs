@@ -23,8 +23,10 @@ pub(in crate::state) trait Before {
     fn trust(&self) -> Arc<Trust>;
     /// The current row of `account`.
     fn account(&self, account: AccountKey) -> Result<Present, Fault>;
-    /// The closing token that is kept for `account`.
+    /// The closing token that is kept for `account`. An entry that needs one which cannot be read is not applied.
     fn closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, Fault>;
+    /// Why an entry cannot be applied that needs more of the row of `account` than remains.
+    fn unreadable(&self, account: AccountKey) -> Fault;
     /// How far `nats_cluster` has been updated; 0 if it never was.
     fn position(&self, nats_cluster: &str) -> Revision;
     /// How many servers the roster of `nats_cluster` has.

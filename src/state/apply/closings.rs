@@ -62,7 +62,8 @@ pub(super) fn forget(
     })
 }
 
-/// Makes a closing token the account's current one.
+/// Makes the closing token that is kept the account's current one. No other: what shuts an account may be long public, and a
+/// member that was broken into, or that lags behind, must not choose.
 ///
 /// It counts as issued at the same time as what it replaces, if that is later: only a newer token opens the account again.
 pub(super) fn kill(change: &mut Change, before: &impl Before, command: KillAccount) -> Result<ClosingOutcome, Fault> {
@@ -71,8 +72,7 @@ pub(super) fn kill(change: &mut Change, before: &impl Before, command: KillAccou
         Ok(row) => row,
         Err(decided) => return Ok(decided),
     };
-    let mut versions = Versions::default();
-    if let Some(row) = row {
+    if let Some(row) = &row {
         let revision = row.revision;
         if row.is_deleted() {
             return Ok(ClosingOutcome::Deleted { revision });
@@ -80,6 +80,13 @@ pub(super) fn kill(change: &mut Change, before: &impl Before, command: KillAccou
         if row.token == item.token {
             return Ok(ClosingOutcome::Unchanged { revision });
         }
+    }
+    let kept = before.closing(item.account)?;
+    if kept.is_none_or(|kept| kept.token != item.token) {
+        return Ok(ClosingOutcome::NotKept);
+    }
+    let mut versions = Versions::default();
+    if let Some(row) = row {
         item.issued_at = item.issued_at.max(row.issued_at);
         versions.replaced = replaced(&row, item.issued_at);
         let barred = row.barred.iter().copied();

@@ -13,8 +13,9 @@ use crate::state::fault::Fault;
 use crate::state::recent::Change;
 use crate::state::rows::{AccountRow, Closing, RowKind, digest};
 
-/// Deletes all accounts of the request, or none. One that is not there is no reason to delete none: whoever asks again
-/// wants the same.
+/// Deletes all accounts of the request, or none. One that is not there is no reason to delete none: a request that is sent
+/// again wants the same. It gets a tombstone too, if the request says when it was issued: a server may still have an old token
+/// of it, and give it to the mesh later.
 pub(super) fn delete(
     change: &mut Change,
     before: &impl Before,
@@ -33,12 +34,27 @@ pub(super) fn delete(
         digest: digest(&command.claim),
     };
     let mut tombstones = Vec::new();
+    let mut live = BTreeSet::new();
     for account in command.accounts.iter().copied().collect::<BTreeSet<AccountKey>>() {
         let row = match before.account(account)? {
-            Present::None => continue,
+            Present::None if !is_dated(&claim) => continue,
+            Present::None => {
+                tombstones.push(Tombstone {
+                    account,
+                    operator: command.operator,
+                    claim: Some(claim),
+                    row: None,
+                    closing: before.closing(account)?,
+                });
+                continue;
+            }
             Present::Row(row) => Some(row),
             // If nothing remains, the node that proposed it has judged it against the whole row.
-            Present::Damaged(remains) => believable(remains, &trust).map(Arc::from),
+            Present::Damaged(remains) => match believable(remains, &trust) {
+                // The floor would be 0 here, and the row's on the other nodes.
+                None if !is_dated(&claim) => return Err(before.unreadable(account)),
+                remains => remains.map(Arc::from),
+            },
         };
         let owner = row.as_ref().map(|row| trust.owner(row.operator));
         if let Some(owner) = owner.filter(|owner| *owner != command.operator) {
@@ -46,6 +62,9 @@ pub(super) fn delete(
         }
         if let Some(refused) = row.as_deref().and_then(|row| refused(row, &claim)) {
             return Ok(refused);
+        }
+        if !row.as_ref().is_some_and(|row| row.is_deleted()) {
+            live.insert(account);
         }
         tombstones.push(Tombstone {
             account,
@@ -55,8 +74,6 @@ pub(super) fn delete(
             closing: before.closing(account)?,
         });
     }
-    let live = tombstones.iter().filter(|tombstone| !tombstone.is_there());
-    let live: BTreeSet<AccountKey> = live.map(|tombstone| tombstone.account).collect();
     for tombstone in tombstones {
         tombstone.put(change);
     }
@@ -96,18 +113,13 @@ pub(super) struct Tombstone {
     pub(super) operator: OperatorKey,
     /// The request, if it says when it was issued.
     pub(super) claim: Option<Barred>,
-    /// The row that it takes the place of, which may be a tombstone; `None` if that cannot be read.
+    /// The row that it takes the place of, which may be a tombstone; `None` if there is none, or it cannot be read.
     pub(super) row: Option<Arc<AccountRow>>,
     /// The token that is sent to the servers now.
     pub(super) closing: Option<Arc<Closing>>,
 }
 
 impl Tombstone {
-    /// Whether the account has a tombstone already.
-    fn is_there(&self) -> bool {
-        self.row.as_ref().is_some_and(|row| row.is_deleted())
-    }
-
     /// What it counts as: no token that was issued before may come back, nor before the request, nor before the closing
     /// token, which a server could otherwise take for a newer one.
     fn issued_at(&self) -> i64 {
