@@ -170,7 +170,10 @@ const ORDER: &[(&str, &[&str])] = &[
         ],
     ),
     // `mod` is the task, whose parts the others are.
-    ("nats/cluster", &["count", "others", "mod", "send", "answer", "agree"]),
+    (
+        "nats/cluster",
+        &["count", "streams", "others", "mod", "search", "send", "answer", "agree"],
+    ),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
         "nats/publish",
@@ -243,12 +246,12 @@ const ORDER: &[(&str, &[&str])] = &[
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
     // `mod` says what is not removed.
-    ("resolver/remove", &["mod", "delete", "closing"]),
+    ("resolver/remove", &["mod", "streams", "delete", "closing"]),
     (
         "resolver",
         &[
-            "error",
             "nats",
+            "error",
             "handle",
             "lookup",
             "members",
@@ -263,7 +266,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("resolver/nats", &["resend", "seen", "versions", "mod"]),
+    ("resolver/nats", &["resend", "seen", "streams", "versions", "mod"]),
     ("sign", &["claims", "creds", "keys", "mod"]),
     (
         "state",

@@ -72,4 +72,6 @@ mod shutdown;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod trust;
