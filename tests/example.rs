@@ -39,6 +39,7 @@ fn a_default_written_out_changes_nothing() {
         "timing = ",
         "acknowledge = ",
         "older_servers = ",
+        "delete_with_streams = ",
         "protected_accounts = ",
         "nodes = ",
         "peer = ",

@@ -172,7 +172,9 @@ const ORDER: &[(&str, &[&str])] = &[
     // `mod` is the task, whose parts the others are.
     (
         "nats/cluster",
-        &["count", "judge", "others", "mod", "send", "answer", "agree"],
+        &[
+            "count", "judge", "streams", "others", "mod", "search", "send", "answer", "agree",
+        ],
     ),
     ("nats/connection", &["creds", "route", "requests", "mod"]),
     (
@@ -250,12 +252,12 @@ const ORDER: &[(&str, &[&str])] = &[
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
     // `mod` says what is not removed.
-    ("resolver/remove", &["mod", "delete", "closing"]),
+    ("resolver/remove", &["mod", "streams", "delete", "closing"]),
     (
         "resolver",
         &[
-            "error",
             "nats",
+            "error",
             "handle",
             "lookup",
             "members",
@@ -270,7 +272,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("resolver/nats", &["resend", "seen", "versions", "mod"]),
+    ("resolver/nats", &["resend", "seen", "streams", "versions", "mod"]),
     ("sign", &["claims", "creds", "keys", "mod"]),
     (
         "state",

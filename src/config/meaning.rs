@@ -19,6 +19,8 @@ pub struct Config {
     pub acknowledge: Acknowledge,
     /// What becomes of a JWT that a running nats-server would refuse.
     pub older_servers: OlderServers,
+    /// What becomes of a request to delete an account that has JetStream streams.
+    pub delete_with_streams: DeleteWithStreams,
     /// The public keys of accounts that are neither deleted nor shut.
     pub protected_accounts: Vec<String>,
     /// This node's name.
@@ -86,6 +88,17 @@ pub enum OlderServers {
     Refuse,
     /// It is taken, with a warning in the log.
     Warn,
+}
+
+/// What becomes of a request to delete an account that has JetStream streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeleteWithStreams {
+    /// It is carried out, and no server is asked.
+    #[default]
+    Allow,
+    /// It is refused, also where it cannot be found out whether there are any.
+    Refuse,
 }
 
 /// Certificate files of the public port.

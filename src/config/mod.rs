@@ -18,4 +18,6 @@ mod read;
 mod text;
 
 pub use error::ConfigError;
-pub use meaning::{Acknowledge, ClientCert, Config, NatsCluster, OlderServers, PeerTls, Peering, PublicTls, Timing};
+pub use meaning::{
+    Acknowledge, ClientCert, Config, DeleteWithStreams, NatsCluster, OlderServers, PeerTls, Peering, PublicTls, Timing,
+};

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::meaning::{Acknowledge, OlderServers, Timing};
+use super::meaning::{Acknowledge, DeleteWithStreams, OlderServers, Timing};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +29,8 @@ pub(super) struct ClusterText {
     pub(super) acknowledge: Acknowledge,
     #[serde(default)]
     pub(super) older_servers: OlderServers,
+    #[serde(default)]
+    pub(super) delete_with_streams: DeleteWithStreams,
     #[serde(default)]
     pub(super) protected_accounts: Vec<Spanned<String>>,
 }

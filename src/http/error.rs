@@ -225,6 +225,8 @@ fn removal(error: &RemovalError) -> (StatusCode, &'static str) {
         RemovalError::OtherOperator { .. } => (StatusCode::FORBIDDEN, "other-operator"),
         RemovalError::Superseded { .. } => (StatusCode::CONFLICT, "superseded"),
         RemovalError::Replayed { .. } => (StatusCode::CONFLICT, "replayed"),
+        RemovalError::HasStreams { .. } => (StatusCode::CONFLICT, "has-streams"),
+        RemovalError::StreamsUnknown { .. } => (StatusCode::CONFLICT, "streams-unknown"),
         RemovalError::NotClosing { .. } => (StatusCode::BAD_REQUEST, "not-closing"),
         RemovalError::NoClosing { .. } => (StatusCode::NOT_FOUND, "no-closing-jwt"),
         RemovalError::NotKept { .. } => (StatusCode::CONFLICT, "not-kept"),

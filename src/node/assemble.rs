@@ -11,7 +11,7 @@ use super::runtime::AgreementRuntime;
 use super::trust::{agree_on_operators, read_operators, submit_operators_if_possible};
 
 use crate::clock::Clock;
-use crate::config::{Config, OlderServers, Peering};
+use crate::config::{Config, DeleteWithStreams, OlderServers, Peering};
 use crate::folder::Folder;
 use crate::http::About;
 use crate::http::Admin;
@@ -173,6 +173,9 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
 fn configure(resolver: &Resolver, config: &Config, protected: Vec<AccountKey>) {
     if config.older_servers == OlderServers::Warn {
         resolver.take_what_older_servers_refuse();
+    }
+    if config.delete_with_streams == DeleteWithStreams::Refuse {
+        resolver.refuse_deletes_with_streams();
     }
     resolver.protect(protected, Protected::Configured);
 }

@@ -1,5 +1,6 @@
 //! Why a submission or a read failed, in sentences for the caller.
 
+use super::nats::StreamsUnknown;
 use crate::jwt::AccountKey;
 use crate::jwt::OperatorKey;
 use crate::jwt::Rejection;
@@ -246,6 +247,35 @@ pub enum RemovalError {
         /// The account.
         account: AccountKey,
     },
+    /// The account has streams, and the configuration says that it stays then.
+    #[error(
+        "account {account} has {} in NATS cluster {nats_cluster:?}, so that no account of this request is deleted: delete the streams \
+         first; `delete_with_streams = \"allow\"` under [cluster] deletes accounts all the same", counted(*streams)
+    )]
+    HasStreams {
+        /// The account.
+        account: AccountKey,
+        /// How many.
+        streams: u64,
+        /// Where.
+        nats_cluster: String,
+    },
+    /// Whether the accounts have streams is not known, and the configuration says that one that has stays.
+    #[error(
+        "it is not known whether account {account}{} has JetStream streams in NATS cluster {nats_cluster:?}, so that no account of \
+         this request is deleted: {}. `delete_with_streams = \"allow\"` under [cluster] deletes accounts all the same",
+        nor(*others), .why.sentence()
+    )]
+    StreamsUnknown {
+        /// An account of the request.
+        account: AccountKey,
+        /// How many others it names.
+        others: usize,
+        /// Which servers were to be asked.
+        nats_cluster: String,
+        /// Why it is not known.
+        why: StreamsUnknown,
+    },
     /// A token that is deposited to shut its account would not do so.
     #[error("this JWT does not shut account {account}: {reason}")]
     NotClosing {
@@ -335,6 +365,21 @@ pub enum ReadError {
 /// Beyond this difference between two clocks, one of them is wrong: tokens are refused that the other would accept. Far
 /// more than a NATS server's reply takes to be read.
 pub const CLOCK_TOLERANCE_SECONDS: i64 = 60;
+
+fn counted(streams: u64) -> String {
+    match streams {
+        1 => "1 JetStream stream".to_owned(),
+        streams => format!("{streams} JetStream streams"),
+    }
+}
+
+fn nor(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " or another one of the request".to_owned(),
+        others => format!(" or one of {others} others of the request"),
+    }
+}
 
 fn whose_clock(offset: i64, now: i64) -> String {
     if offset.saturating_abs() <= CLOCK_TOLERANCE_SECONDS {

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 
 use super::error::Protected;
-use super::nats::{Inquiry, Resends, Seen, Versions};
+use super::nats::{Asking, Resends, Seen, Versions};
 use crate::clock::{Clock, UnixSeconds};
 use crate::jwt::AccountKey;
 use crate::jwt::TrustedKeys;
@@ -104,10 +104,12 @@ pub(super) struct Inner {
     /// The versions of the servers that are sent accounts, and whether what those refuse is taken all the same.
     pub(super) versions: ArcSwap<Versions>,
     pub(super) takes_refused: AtomicBool,
+    /// Whether accounts that have streams are not deleted.
+    pub(super) refuses_with_streams: AtomicBool,
     /// Accounts that are neither deleted nor shut.
     pub(super) protected: ArcSwap<BTreeMap<AccountKey, Protected>>,
     /// Where they are asked.
-    pub(super) inquiries: Mutex<BTreeMap<String, mpsc::Sender<Inquiry>>>,
+    pub(super) inquiries: Mutex<BTreeMap<String, mpsc::Sender<Asking>>>,
     /// NATS servers' clocks minus ours, in seconds; `i64::MIN` while none was heard.
     pub(super) heard_offset: AtomicI64,
 }
@@ -141,6 +143,7 @@ impl Resolver {
             inquiries: Mutex::default(),
             versions: ArcSwap::default(),
             takes_refused: AtomicBool::new(false),
+            refuses_with_streams: AtomicBool::new(false),
             protected: ArcSwap::default(),
             overrules: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),

@@ -37,7 +37,9 @@ mod trust;
 pub use error::{CLOCK_TOLERANCE_SECONDS, OlderServer, Protected, ReadError, RemovalError, SubmitError};
 pub use handle::{Resolver, VerifiedTrust, View};
 pub use lookup::AtLeast;
-pub use nats::{Answered, Enforcement, Found, Inquiry, Seen, Standing, Told};
+pub use nats::{
+    Answered, Asking, Enforcement, Found, Inquiry, Seen, Standing, StreamsFound, StreamsInquiry, StreamsUnknown, Told,
+};
 pub use publishers::NatsView;
 pub use remove::{Deleted, DeletedAccount};
 pub use submit::{INLINE_TOKEN_BYTES, Submitted, Submitter};

@@ -6,12 +6,13 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::handle::Resolver;
-use super::nats::{Answered, Enforcement, Inquiry, Seen, Told};
+use super::nats::{Answered, Asking, Enforcement, Inquiry, Seen, StreamsFound, StreamsInquiry, StreamsUnknown, Told};
 use crate::jwt::{AccountKey, ServerVersion};
 use crate::state::{Revision, Server};
 
@@ -21,6 +22,9 @@ const INQUIRIES: usize = 64;
 /// How long one question to another node waits; it is repeated. A node that publishes no longer is noticed by then.
 const ASK_FOR: Duration = Duration::from_secs(5);
 
+/// How long an answer about streams may travel. Whoever wants to delete accounts waits for it.
+const TRAVEL: Duration = Duration::from_millis(200);
+
 /// The pause where nobody publishes, or somebody else from now on.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -28,11 +32,21 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 #[derive(Serialize, Deserialize)]
 struct Question {
     nats_cluster: String,
-    account: AccountKey,
-    revision: Revision,
     wait_ms: u64,
-    /// How long ago that began which is timed.
-    since_ms: Option<u64>,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
+enum About {
+    /// At which servers this is in force.
+    InForce {
+        account: AccountKey,
+        revision: Revision,
+        /// How long ago that began which is timed.
+        since_ms: Option<u64>,
+    },
+    /// Which of these have streams.
+    Streams(Vec<AccountKey>),
 }
 
 /// A NATS cluster.
@@ -83,11 +97,17 @@ impl Resolver {
     }
 
     /// Where the publisher of `nats_cluster` on this node is asked.
-    pub fn attend(&self, nats_cluster: &str) -> mpsc::Receiver<Inquiry> {
+    pub fn attend(&self, nats_cluster: &str) -> mpsc::Receiver<Asking> {
         let (asking, asked) = mpsc::channel(INQUIRIES);
         let mut all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(nats_cluster.to_owned(), asking);
         asked
+    }
+
+    /// Whether this node is configured to publish to `nats_cluster`.
+    pub(super) fn attends(&self, nats_cluster: &str) -> bool {
+        let all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains_key(nats_cluster)
     }
 
     /// At which servers of `nats_cluster` `revision` of `account` is in force: as soon as it is at all of them, and at the
@@ -154,6 +174,54 @@ impl Resolver {
         if let Some(answered) = here.await {
             return Some(answered);
         }
+        let about = About::InForce {
+            account,
+            revision,
+            since_ms: since.map(ms_since),
+        };
+        self.ask_holder(nats_cluster, about, until, ASK_FOR).await
+    }
+
+    /// Which of `accounts` have JetStream streams in `nats_cluster`, said at the latest at `until`.
+    pub(super) async fn streams_of(
+        &self,
+        nats_cluster: &str,
+        accounts: &[AccountKey],
+        until: Instant,
+    ) -> Result<StreamsFound, StreamsUnknown> {
+        let here = self.streams_here(nats_cluster, accounts.to_vec(), until);
+        if let Some(answered) = here.await {
+            return answered;
+        }
+        let about = About::Streams(accounts.to_vec());
+        let answered = self.ask_holder(nats_cluster, about, until, TRAVEL);
+        answered.await.unwrap_or(Err(StreamsUnknown::NotConnected))
+    }
+
+    async fn streams_here(
+        &self,
+        nats_cluster: &str,
+        accounts: Vec<AccountKey>,
+        until: Instant,
+    ) -> Option<Result<StreamsFound, StreamsUnknown>> {
+        let (answer, answered) = oneshot::channel();
+        let inquiry = StreamsInquiry {
+            accounts,
+            until,
+            answer,
+        };
+        self.put(nats_cluster, Asking::Streams(inquiry), until).await?;
+        answered.await.ok()
+    }
+
+    /// Asks the node that publishes to `nats_cluster`, if that is another one: it answers at `until`, which may take it `more`.
+    async fn ask_holder<A: DeserializeOwned>(
+        &self,
+        nats_cluster: &str,
+        about: About,
+        until: Instant,
+        more: Duration,
+    ) -> Option<A> {
         let holder = self.lease(nats_cluster)?.holder;
         if holder == 0 || Some(holder) == self.member_id() {
             return None;
@@ -161,14 +229,21 @@ impl Resolver {
         let wait = until.saturating_duration_since(Instant::now());
         let question = Question {
             nats_cluster: nats_cluster.to_owned(),
-            account,
-            revision,
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
-            since_ms: since.map(ms_since),
+            about,
         };
         let question = postcard::to_stdvec(&question).ok()?.into();
-        let answer = self.0.raft.ask_publisher(holder, question, wait + ASK_FOR).await?;
+        let answer = self.0.raft.ask_publisher(holder, question, wait + more).await?;
         postcard::from_bytes(&answer).ok()
+    }
+
+    /// Puts a question to the publisher of `nats_cluster` on this node, if there is one.
+    async fn put(&self, nats_cluster: &str, asking: Asking, until: Instant) -> Option<()> {
+        let publisher = {
+            let all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(nats_cluster)?.clone()
+        };
+        timeout_at(until + ASK_AGAIN, publisher.send(asking)).await.ok()?.ok()
     }
 
     async fn ask_here(
@@ -179,10 +254,6 @@ impl Resolver {
         until: Instant,
         since: Option<Instant>,
     ) -> Option<Answered> {
-        let asking = {
-            let all = self.0.inquiries.lock().unwrap_or_else(PoisonError::into_inner);
-            all.get(nats_cluster)?.clone()
-        };
         let (answer, answered) = oneshot::channel();
         let inquiry = Inquiry {
             account,
@@ -191,7 +262,7 @@ impl Resolver {
             since,
             answer,
         };
-        timeout_at(until + ASK_AGAIN, asking.send(inquiry)).await.ok()?.ok()?;
+        self.put(nats_cluster, Asking::InForce(inquiry), until).await?;
         answered.await.ok()
     }
 
@@ -199,18 +270,23 @@ impl Resolver {
     pub(super) async fn answer_peer(&self, question: Bytes) -> Option<Bytes> {
         let question: Question = postcard::from_bytes(&question).ok()?;
         let wait = Duration::from_millis(question.wait_ms).min(ASK_FOR);
-        let until = Instant::now() + wait;
-        let since = question
-            .since_ms
-            .and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
-        let Question {
-            nats_cluster,
-            account,
-            revision,
-            ..
-        } = question;
-        let answered = self.ask_here(&nats_cluster, account, revision, until, since).await?;
-        Some(postcard::to_stdvec(&answered).ok()?.into())
+        let (until, nats_cluster) = (Instant::now() + wait, &question.nats_cluster);
+        let answer = match question.about {
+            About::InForce {
+                account,
+                revision,
+                since_ms,
+            } => {
+                let since = since_ms.and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
+                let answered = self.ask_here(nats_cluster, account, revision, until, since).await?;
+                postcard::to_stdvec(&answered)
+            }
+            About::Streams(accounts) => {
+                let answered = self.streams_here(nats_cluster, accounts, until).await?;
+                postcard::to_stdvec(&answered)
+            }
+        };
+        Some(answer.ok()?.into())
     }
 
     /// What is agreed of `revision`.

@@ -24,7 +24,7 @@ const SHUT_OUT: [&str; 2] = [
 ];
 
 /// A request of `operator` to delete `accounts`.
-fn request(operator: &Operator, accounts: &[&Account], issued_at: Option<i64>) -> String {
+pub(crate) fn request(operator: &Operator, accounts: &[&Account], issued_at: Option<i64>) -> String {
     let key = operator.key.public_key();
     let accounts: Vec<String> = accounts.iter().map(|account| account.id()).collect();
     let mut claims = json!({"iss": key, "sub": key, "nats": {"accounts": accounts, "version": 2}});

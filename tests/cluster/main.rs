@@ -74,4 +74,6 @@ mod shutdown;
 #[cfg(test)]
 mod stores;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod trust;

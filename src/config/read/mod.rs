@@ -107,6 +107,7 @@ impl Reader<'_> {
             timing: text.cluster.timing,
             acknowledge: text.cluster.acknowledge,
             older_servers: text.cluster.older_servers,
+            delete_with_streams: text.cluster.delete_with_streams,
             protected_accounts: self.protected(&text.cluster.protected_accounts)?,
             node: name.to_owned(),
             data: self.data(&node.data, name)?,

@@ -51,6 +51,7 @@ impl Publisher {
                 }
                 // Who revokes is then told no number.
                 Incoming::Complaint(words) if subjects::is_about_connections(&words) => {}
+                Incoming::Complaint(words) if subjects::is_about_streams(&words) => self.streams.not_permitted(),
                 Incoming::Complaint(words) => match subjects::missing_permission(&words) {
                     None => self.notices.complaint(&words),
                     Some(
@@ -99,6 +100,7 @@ impl Publisher {
             }
             Some(About::Loaded) => self.loaded(payload),
             Some(About::Held(account)) => self.held(account, payload),
+            Some(About::Streams(number)) => self.streams.found(number, payload),
             Some(About::Closed(number)) => self.counting.closed(number, payload),
             Some(About::Published(account)) => {
                 if let Some(published) = &self.published {

@@ -3,14 +3,16 @@
 //!
 //! `send.rs` sends tokens, `answer.rs` takes in what servers say and asks them, `judge.rs` judges the tokens that they hold,
 //! `others.rs` has further connections, to servers that the first does not reach, `count.rs` counts connections that a
-//! revocation has closed, and `agree.rs` has the mesh agree on the outcome.
+//! revocation has closed, `search.rs` asks for streams, and `agree.rs` has the mesh agree on the outcome.
 
 mod agree;
 mod answer;
 mod count;
 mod judge;
 mod others;
+mod search;
 mod send;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -36,11 +38,12 @@ use super::wait::{outcome, until};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
 use crate::jwt::AccountKey;
-use crate::resolver::{Changes, Found, Inquiry, Protected, ReadError, Resolver, Revision, Seen};
+use crate::resolver::{Asking, Changes, Found, Inquiry, Protected, ReadError, Resolver, Revision, Seen};
 use crate::tasks::{Scope, chain};
 use count::Counting;
 use judge::{Judge, Judgement};
 use others::{Happened, Others};
+use streams::Streams;
 
 /// Steps taken before replies and the stop signal are looked at again.
 const STEPS: usize = 64;
@@ -81,6 +84,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             waiting: Vec::new(),
             answer_at: Instant::now(),
             counting: Counting::default(),
+            streams: Streams::default(),
             lease: Lease::new(resolver.clone(), &cluster.name),
             is_publishing: false,
             started: Instant::now(),
@@ -131,13 +135,15 @@ struct Publisher {
     found: BTreeMap<String, Found>,
     /// Accounts that are not known here and were reported.
     unknown: BTreeSet<AccountKey>,
-    /// Questions at which servers a token is in force, and those that are not answered yet.
-    inquiries: mpsc::Receiver<Inquiry>,
+    /// Questions, and those at which servers a token is in force that are not answered yet.
+    inquiries: mpsc::Receiver<Asking>,
     waiting: Vec<Inquiry>,
     /// When to look at those again.
     answer_at: Instant,
     /// Those for which closed connections are counted.
     counting: Counting,
+    /// The streams of accounts that are to be deleted.
+    streams: Streams,
     lease: Lease,
     /// Whether this node was allowed to send when it last looked.
     is_publishing: bool,
@@ -205,7 +211,7 @@ enum Woken {
     Marked((u64, bool)),
     Read((Lane, Result<Changes, ReadError>)),
     Compared(Compared),
-    Inquiry(Inquiry),
+    Inquiry(Asking),
     Other(Happened),
     Lease(Asked),
     Time,
@@ -236,6 +242,7 @@ impl Publisher {
             self.comparing.clear();
             self.waiting.clear();
             self.counting.clear();
+            self.streams.clear();
             if matches!(end, End::Stopped) {
                 // While the term lasts.
                 self.last_mark().await;
@@ -281,6 +288,7 @@ impl Publisher {
         self.comparing.clear();
         self.waiting.clear();
         self.counting.clear();
+        self.streams.clear();
         let name = &self.cluster.name;
         self.propagation = Propagation::new(self.resolver.position(name), self.resolver.servers(name));
         self.found.clear();
@@ -416,11 +424,11 @@ impl Publisher {
                 return End::Stopped;
             }
             let answer_at = self.answer_inquiries();
-            let count_at = match self.count_closed(connection).await {
+            let asking_at = match self.ask_for_inquiries(connection).await {
                 Ok(at) => at,
                 Err(reason) => return End::Lost(reason),
             };
-            let wake = [wake, give_up, trial, answer_at, count_at].into_iter().flatten().min();
+            let wake = [wake, give_up, trial, answer_at, asking_at].into_iter().flatten().min();
             let woken = tokio::select! {
                 biased;
                 () = scope.stopping(), if give_up.is_none() => Woken::Stop,
@@ -454,7 +462,8 @@ impl Publisher {
                     self.listed(lane, read);
                 }
                 Woken::Compared(compared) => self.compared(compared),
-                Woken::Inquiry(inquiry) => self.inquire(inquiry),
+                Woken::Inquiry(Asking::InForce(inquiry)) => self.inquire(inquiry),
+                Woken::Inquiry(Asking::Streams(inquiry)) => self.search(inquiry),
                 Woken::Other(happened) => self.other_happened(happened, scope),
                 Woken::Lease(asked) => self.lease.asked(asked),
                 Woken::Time => {}

@@ -33,6 +33,12 @@ impl Propagation {
         self.lanes.rewind_later(self.position.before_loss(), now);
     }
 
+    /// Whether the server with this id answers.
+    pub(in crate::nats) fn is_reached(&self, id: &str) -> bool {
+        let known = self.roster.slot(id).and_then(|slot| self.roster.get(slot));
+        known.is_some_and(|known| known.standing != Standing::Missing)
+    }
+
     /// Whether a server does not answer.
     pub(in crate::nats) fn misses_any(&self) -> bool {
         self.roster.iter().any(|(_, known)| known.standing == Standing::Missing)

@@ -35,6 +35,14 @@ pub(in crate::nats) fn accounts_of(server: &str) -> String {
 /// Asks every server about its connections (`connz`).
 pub(in crate::nats) const CONNECTIONS: &str = "$SYS.REQ.SERVER.PING.CONNZ";
 
+/// Asks every server about JetStream (`jsz`).
+pub(in crate::nats) const STREAMS: &str = "$SYS.REQ.SERVER.PING.JSZ";
+
+/// The subject that answers to the question with this number are sent to, which streams an account has.
+pub(in crate::nats) fn reply_to_streams(inbox: &str, number: u64) -> String {
+    format!("{inbox}.streams-{number}")
+}
+
 /// The subject that answers to the question with this number are sent to, which connections were closed.
 pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
     format!("{inbox}.closed-{number}")
@@ -78,6 +86,8 @@ pub(in crate::nats) enum About {
     Closed(u64),
     /// Another sender has given this account's token to the servers.
     Published(AccountKey),
+    /// Which streams an account has: the number of the question.
+    Streams(u64),
 }
 
 /// What a message to `subject` is about; `None` if it is not one of ours.
@@ -100,6 +110,7 @@ pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<About> {
         _ => {}
     }
     match token.split_once('-')? {
+        ("streams", number) => Some(About::Streams(number.parse().ok()?)),
         ("closed", number) => Some(About::Closed(number.parse().ok()?)),
         ("held", account) => Some(About::Held(account.parse().ok()?)),
         (account, revision) => Some(About::Update(account.parse().ok()?, revision.parse().ok()?)),
@@ -162,7 +173,7 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
     let (kind, subject) = violation.split_once(" to ")?;
     match kind {
         "publish" if subject.contains(".claims.update") => Some(MissingPermission::Publish),
-        "publish" if subject.contains(".ping.connz") => None,
+        "publish" if subject.contains(".ping.connz") || subject.contains(".ping.jsz") => None,
         "publish" if subject.contains("$sys.req.server.") => Some(MissingPermission::Ask),
         "subscription" if subject.contains(".claims.update") => Some(MissingPermission::Watch),
         "subscription" if subject.contains("$sys.server.") => Some(MissingPermission::Events),
@@ -173,7 +184,16 @@ pub(in crate::nats) fn missing_permission(complaint: &str) -> Option<MissingPerm
 
 /// Whether a server complains that our user may not ask for connections: a permission that is not needed.
 pub(in crate::nats) fn is_about_connections(complaint: &str) -> bool {
-    complaint.to_lowercase().contains(&CONNECTIONS.to_lowercase())
+    is_about(complaint, CONNECTIONS)
+}
+
+/// The same of streams.
+pub(in crate::nats) fn is_about_streams(complaint: &str) -> bool {
+    is_about(complaint, STREAMS)
+}
+
+fn is_about(complaint: &str, subject: &str) -> bool {
+    complaint.to_lowercase().contains(&subject.to_lowercase())
 }
 
 /// Whether a server complains that a message was too large, and so ends the connection (nats-server `server/client.go`).
@@ -226,6 +246,7 @@ mod tests {
             (reply_to_loaded(inbox), Some(About::Loaded)),
             (reply_to_held(inbox, account()), Some(About::Held(account()))),
             (reply_to_closed(inbox, 7), Some(About::Closed(7))),
+            (reply_to_streams(inbox, 7), Some(About::Streams(7))),
             (format!("{inbox}.held-ABC"), None),
             (update(account()), Some(About::Published(account()))),
             (
@@ -260,6 +281,10 @@ mod tests {
             ),
             (
                 r#"nats: Permissions Violation for Publish to "$SYS.REQ.SERVER.PING.CONNZ""#,
+                None,
+            ),
+            (
+                r#"nats: Permissions Violation for Publish to "$SYS.REQ.SERVER.PING.JSZ""#,
                 None,
             ),
             (

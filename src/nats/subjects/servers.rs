@@ -184,6 +184,45 @@ const MAX_CLOSED: usize = 256;
 /// The longest such answer that is read.
 const MAX_CLOSED_BYTES: usize = 1024 * 1024;
 
+/// What to ask a server, for the streams of `account` (nats-server `server/monitor.go`, `JSzOptions`). Without `streams` it
+/// says only how many all accounts have together.
+pub(in crate::nats) fn streams_request(account: AccountKey) -> Bytes {
+    json!({ "account": account, "streams": true }).to_string().into()
+}
+
+/// The server that answers, and the names of the streams of `account` that it has a copy of: none where the account, or the
+/// server, has no JetStream. `None` for an error too, since nothing is known then.
+pub(in crate::nats) fn streams(payload: &[u8], account: AccountKey) -> Option<(ServerInfo, Vec<String>)> {
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(default)]
+        account_details: Vec<Detail>,
+    }
+    #[derive(Deserialize)]
+    struct Detail {
+        #[serde(default)]
+        id: String,
+        #[serde(default)]
+        stream_detail: Vec<Stream>,
+    }
+    #[derive(Deserialize)]
+    struct Stream {
+        #[serde(default)]
+        name: String,
+    }
+    let (info, data) = answer::<Data>(payload, MAX_STREAMS_BYTES)?;
+    let key = account.to_string();
+    let details = data?.account_details.into_iter();
+    let of_account = details.filter(|detail| detail.id == key);
+    let names = of_account
+        .flat_map(|detail| detail.stream_detail)
+        .map(|stream| stream.name);
+    Some((info, names.collect()))
+}
+
+/// The longest such answer that is read: a stream takes 400 bytes of it, and more for each of its replicas.
+const MAX_STREAMS_BYTES: usize = 32 * 1024 * 1024;
+
 /// The first `chars` of `text` on one line: it comes from outside and goes into a log.
 pub(in crate::nats) fn clip(text: &str, chars: usize) -> String {
     text.chars()
@@ -268,6 +307,34 @@ mod tests {
         for wrong in ["{}", "[]", "", r#"{"server":{},"data":null}"#] {
             assert!(closed(wrong.as_bytes(), Duration::ZERO).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn only_the_streams_of_the_account_are_named_and_an_error_is_no_answer() {
+        let account = AccountKey::from_bytes([7; 32]);
+        let with = |data: Value| json!({"server": {"id": id()}, "data": data}).to_string();
+        let detail = |id: &str, names: &[&str]| {
+            let streams: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+            json!({"id": id, "name": "A", "stream_detail": streams})
+        };
+        let (mine, other) = (detail(&account.to_string(), &["x", "y"]), detail("B", &["z"]));
+        for (data, wanted) in [
+            (json!({"streams": 3, "account_details": [other, mine]}), vec!["x", "y"]),
+            (json!({"streams": 1, "account_details": [other]}), vec![]),
+            (
+                json!({"streams": 0, "account_details": [{"id": account.to_string()}]}),
+                vec![],
+            ),
+            (json!({"disabled": true, "streams": 0}), vec![]),
+        ] {
+            let (info, names) = streams(with(data).as_bytes(), account).expect("an answer");
+            assert_eq!(
+                (info.id, names),
+                (id(), wanted.into_iter().map(str::to_owned).collect())
+            );
+        }
+        assert!(streams(with(Value::Null).as_bytes(), account).is_none());
+        assert!(streams(b"{}", account).is_none());
     }
 
     #[test]

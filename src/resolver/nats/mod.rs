@@ -2,8 +2,10 @@
 
 mod resend;
 mod seen;
+mod streams;
 mod versions;
 
 pub(super) use resend::{Resend, Resends};
 pub use seen::{Answered, Enforcement, Found, Inquiry, Seen, Standing, Told};
+pub use streams::{Asking, StreamsFound, StreamsInquiry, StreamsUnknown};
 pub(super) use versions::Versions;

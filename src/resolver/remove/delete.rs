@@ -113,6 +113,7 @@ impl Resolver {
             return Err(RemovalError::OtherAccounts { path }.into());
         }
         self.check_removable(&claims.accounts)?;
+        self.check_streams(&claims.accounts).await?;
         Ok(DeleteAccounts {
             trust_epoch: trust.epoch,
             operator: claims.operator,

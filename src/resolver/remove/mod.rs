@@ -4,10 +4,13 @@
 //! All of them are deleted or none. A closing JWT (`closing.rs`) is signed in advance, and kept for the day on which an account
 //! is to be shut without a key. What an account leaves behind, and what may come back, is decided in the state (G8).
 //!
+//! Where the configuration says so, an account that has JetStream streams is not deleted (`streams.rs`).
+//!
 //! Neither is done to accounts without which no server can be updated, nor to those that the configuration protects.
 
 mod closing;
 mod delete;
+mod streams;
 
 use std::collections::BTreeMap;
 

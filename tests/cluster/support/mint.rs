@@ -170,11 +170,25 @@ impl Account {
 
     /// The same who may also answer requests: all permissions of deploy/nats/README.md.
     pub(crate) fn answering_user(&self) -> User {
+        self.answering_user_with(&[])
+    }
+
+    /// The same who may also ask for streams, which is optional.
+    pub(crate) fn searching_user(&self) -> User {
+        self.answering_user_with(&["$SYS.REQ.SERVER.PING.JSZ"])
+    }
+
+    fn answering_user_with(&self, more: &[&str]) -> User {
+        let publish = [
+            "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE",
+            "$SYS.REQ.SERVER.PING",
+            "$SYS.REQ.SERVER.*.ACCOUNTZ",
+            "_INBOX.>",
+            "$SYS._INBOX.>",
+        ];
+        let publish = [publish.as_slice(), more].concat();
         self.user_with(json!({
-            "pub": {"allow": [
-                "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ",
-                "_INBOX.>", "$SYS._INBOX.>",
-            ]},
+            "pub": {"allow": publish},
             "sub": {"allow": [
                 "_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN",
                 "$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.CLAIMS.LIST", "$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.CLAIMS.PACK",

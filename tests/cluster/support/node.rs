@@ -81,6 +81,8 @@ pub(crate) struct Options {
     pub(crate) nats: Vec<NatsLink>,
     /// The token of a second operator to trust.
     pub(crate) also_trusted: Option<String>,
+    /// More under `[cluster]`.
+    pub(crate) settings: &'static str,
     /// What `--log` is given.
     pub(crate) log: Option<&'static str>,
 }
@@ -151,7 +153,10 @@ impl Node {
             fs::write(folder.path().join("another.jwt"), token).expect("the test's own folder is writable");
             operators.push("another.jwt");
         }
-        let mut text = format!("[cluster]\nname = \"test\"\noperators = {operators:?}\n\n");
+        let mut text = format!(
+            "[cluster]\nname = \"test\"\noperators = {operators:?}\n{}\n",
+            options.settings
+        );
         if let Some(tls) = &options.tls {
             let (cert, key) = (tls.identity.cert.display(), tls.identity.key.display());
             write!(text, "[public]\ntls = {{ cert = \"{cert}\", key = \"{key}\"").expect("text grows");
