@@ -23,7 +23,7 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use support::arguments::argument;
 use support::mint::{Minted, Operator, User, user};
-use support::nats::{Connection, NatsServer};
+use support::nats::{Accounts, Connection, NatsServer};
 use support::node::{Node, Settings, binary};
 use support::process::{clean_up_when_interrupted, free_port, work_folder};
 use support::table::{Aim, Table};
@@ -70,7 +70,8 @@ fn main() {
         Minted { id, token }
     });
     node.load(&own);
-    let broker = NatsServer::start(folder.path(), address, &operator, node.address);
+    let accounts = Accounts::Nodes(&[node.address]);
+    let broker = NatsServer::cluster(folder.path(), &[address], &operator, &accounts).remove(0);
     let minted = operator.accounts(accounts);
     node.load(&minted);
     until_enforced(folder.path(), 1);
