@@ -70,8 +70,8 @@ fn main() {
         Minted { id, token }
     });
     node.load(&own);
-    let accounts = Accounts::Nodes(&[node.address]);
-    let broker = NatsServer::cluster(folder.path(), &[address], &operator, &accounts).remove(0);
+    let resolver = [node.address];
+    let broker = NatsServer::cluster(folder.path(), &[address], &operator, &Accounts::Nodes(&resolver)).remove(0);
     let minted = operator.accounts(accounts);
     node.load(&minted);
     until_enforced(folder.path(), 1);
