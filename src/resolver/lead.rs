@@ -127,12 +127,12 @@ impl Resolver {
                 Command::DeleteAccounts(delete)
             }
             Command::PutClosing(PutClosing { trust_epoch, item }) => {
-                let item = self.checked_closing(item).await?;
+                let item = self.checked_closing(item, false).await?;
                 Command::PutClosing(PutClosing { trust_epoch, item })
             }
             Command::KillAccount(KillAccount { trust_epoch, item }) => {
                 self.check_removable(&[item.account]).map_err(refused)?;
-                let item = self.checked_closing(item).await?;
+                let item = self.checked_closing(item, true).await?;
                 Command::KillAccount(KillAccount { trust_epoch, item })
             }
             other => other,
@@ -156,10 +156,10 @@ impl Resolver {
     }
 
     /// `item`, verified as by [`Self::checked`], and found to shut its account.
-    async fn checked_closing(&self, item: PutAccount) -> Result<PutAccount, NotLed> {
+    async fn checked_closing(&self, item: PutAccount, is_kept: bool) -> Result<PutAccount, NotLed> {
         let item = self.checked(vec![item]).await?.remove(0);
         let (trust, now, bytes) = (self.trust(), self.now(), item.token.len());
-        let check = move || check_closing_item(&item, &trust.keys, now).map(|()| item);
+        let check = move || check_closing_item(&item, &trust.keys, now, is_kept).map(|()| item);
         Ok(self.weighed(&self.0.checking, bytes, check).await??)
     }
 

@@ -245,7 +245,7 @@ mod tests {
             let token = claims.sign(&operator, NOW).unwrap();
             let token = Token::parse(token.as_bytes()).unwrap();
             let verified = Verified::<AccountClaims>::verify(token, &trusted, NOW).unwrap();
-            verified.claims().why_not_closing(NOW)
+            verified.claims().why_not_closing(NOW, false)
         };
         let open = || Claims::account(&app.public_key(), "APP");
         assert_eq!(why_not(open().until(NOW + 60).closed(NOW)), None, "it expires no more");

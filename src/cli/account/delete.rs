@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
@@ -14,6 +14,7 @@ use crate::cli::input::{confirmed, read, text_of};
 use crate::cli::key::operator_key;
 use crate::cli::output::{json, plain};
 use crate::cli::target::Target;
+use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::jwt::Token;
 use crate::sign::Claims;
@@ -51,11 +52,23 @@ pub(in crate::cli) struct Delete {
 impl Delete {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         let client = self.target.client()?;
-        let mut accounts = BTreeSet::new();
-        for named in &self.accounts {
-            accounts.insert(named.key(&client).await?.to_string());
+        if self.claim.as_deref() == Some(Path::new("-")) && !self.yes && !self.dry_run {
+            let why = "the request is read from standard input, where no question can be answered then: add --yes, or --dry-run";
+            return Err(Failure::new(Exit::Usage, why));
         }
-        let request = self.request(&accounts)?;
+        let (mut accounts, mut newest) = (BTreeSet::new(), 0);
+        for named in &self.accounts {
+            let key = named.key(&client).await?;
+            accounts.insert(key.to_string());
+            match client.account_or_tombstone(key).await {
+                Ok(account) => newest = newest.max(account.issued_at),
+                // It is no error to delete what is not there.
+                Err(ClientError::Problem(problem)) if problem.status == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // The clock of this machine may be behind the one that signed the accounts.
+        let request = self.request(&accounts, Clock::system().now().max(newest))?;
         let planned = client.delete(request.clone(), true).await?;
         if self.dry_run || !self.yes {
             let mut shown = Vec::new();
@@ -85,11 +98,11 @@ impl Delete {
     }
 
     /// The request: the one given, or one that is signed with the key given.
-    fn request(&self, accounts: &BTreeSet<String>) -> Result<Bytes, Failure> {
+    fn request(&self, accounts: &BTreeSet<String>, now: i64) -> Result<Bytes, Failure> {
         if let Some(key) = &self.key {
             let key = operator_key(key)?;
             let accounts: Vec<String> = accounts.iter().cloned().collect();
-            let signed = Claims::delete(&key, &accounts).sign(&key, Clock::system().now());
+            let signed = Claims::delete(&key, &accounts).sign(&key, now);
             let signed = signed.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
             return Ok(signed.into());
         }

@@ -42,8 +42,8 @@ pub struct AccountClaims {
 
 impl AccountClaims {
     /// Why this JWT does not shut its account for good, if it does not: nats-server closes every connection of an account
-    /// that allows none, and refuses new ones.
-    pub fn why_not_closing(&self, now: i64) -> Option<String> {
+    /// that allows none, and refuses new ones. `is_kept`: it is to be used now, and need not be valid for much longer.
+    pub fn why_not_closing(&self, now: i64, is_kept: bool) -> Option<String> {
         let allowed = |limit: i64| match limit {
             -1 => "any number of".to_owned(),
             limit => limit.to_string(),
@@ -59,9 +59,10 @@ impl AccountClaims {
                 ));
             }
         }
-        if self.expires_at != 0 && self.expires_at < now.saturating_add(CLOSING_SECONDS) {
+        let needed = if is_kept { 0 } else { CLOSING_SECONDS };
+        if self.expires_at != 0 && self.expires_at < now.saturating_add(needed) {
             return Some(format!(
-                "it expires at {}, and a closing JWT is kept for a day that nobody knows: issue it without `exp`, or for more than a \
+                "it expires at {}, and a closing JWT is kept for an unknown day: issue it without `exp`, or for more than a \
                  year",
                 time(self.expires_at)
             ));

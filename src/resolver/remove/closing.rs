@@ -21,7 +21,7 @@ impl Resolver {
     /// Keeps the JWT in `body` for the day on which `account` is to be shut.
     pub async fn keep_closing(&self, account: AccountKey, body: Bytes) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
-            let (trust_epoch, item) = self.closing_item(account, body.clone()).await?;
+            let (trust_epoch, item) = self.closing_item(account, body.clone(), false).await?;
             let signed_by = item.operator;
             let outcome = self.0.raft.propose(PutClosing { trust_epoch, item }).await?;
             if let Some(kept) = closing_done(account, signed_by, outcome)? {
@@ -58,7 +58,7 @@ impl Resolver {
                 .await?
                 .ok_or(RemovalError::NoClosing { account })?;
             // The operator may have other keys since, and servers other versions.
-            let (trust_epoch, item) = self.closing_item(account, closing.token.clone()).await?;
+            let (trust_epoch, item) = self.closing_item(account, closing.token.clone(), true).await?;
             if dry_run {
                 let (stored, revision) = (false, row.revision);
                 return Ok(Submitted { stored, revision });
@@ -78,26 +78,32 @@ impl Resolver {
         Err(trust_changes())
     }
 
-    /// The closing JWT in `body`, verified, as it is proposed, and under which trust.
-    async fn closing_item(&self, account: AccountKey, body: Bytes) -> Result<(u64, PutAccount), SubmitError> {
+    /// The closing JWT in `body`, verified, as it is proposed, and under which trust. `is_kept`: it is to be used, and a server
+    /// that would refuse it keeps no other from closing the account.
+    async fn closing_item(
+        &self,
+        account: AccountKey,
+        body: Bytes,
+        is_kept: bool,
+    ) -> Result<(u64, PutAccount), SubmitError> {
         self.check_trust()?;
         let trust = self.trust();
         let verified = self.verify(body, trust.clone()).await;
         let verified = verified.map_err(|error| self.explained(error))?;
-        check_closing(account, verified.claims(), self.now())?;
-        self.check_servers(&verified, false).await?;
+        check_closing(account, verified.claims(), self.now(), is_kept)?;
+        self.check_servers(&verified, is_kept).await?;
         Ok((trust.epoch, item(&verified)))
     }
 }
 
-fn check_closing(account: AccountKey, claims: &AccountClaims, now: i64) -> Result<(), SubmitError> {
+fn check_closing(account: AccountKey, claims: &AccountClaims, now: i64, is_kept: bool) -> Result<(), SubmitError> {
     if claims.account != account {
         return Err(SubmitError::WrongAccount {
             path: account,
             token: claims.account,
         });
     }
-    match claims.why_not_closing(now) {
+    match claims.why_not_closing(now, is_kept) {
         Some(reason) => Err(RemovalError::NotClosing { account, reason }.into()),
         None => Ok(()),
     }
@@ -108,9 +114,10 @@ pub(in crate::resolver) fn check_closing_item(
     item: &PutAccount,
     keys: &TrustedKeys,
     now: i64,
+    is_kept: bool,
 ) -> Result<(), SubmitError> {
     let verified = Verified::<AccountClaims>::verify(Token::parse(&item.token)?, keys, now)?;
-    check_closing(item.account, verified.claims(), now)
+    check_closing(item.account, verified.claims(), now, is_kept)
 }
 
 fn closing_done(
