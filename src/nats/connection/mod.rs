@@ -257,7 +257,10 @@ impl Connection {
                     Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },
-                Some(message) = self.messages.next() => return incoming(message),
+                // What a node's publisher sends, this one's or another's, is known.
+                Some(message) = self.messages.next() => if !is_of_a_publisher(&message) {
+                    return incoming(message);
+                },
                 // Both channels have ended, as they also do when the client's own task has died.
                 else => return Incoming::End(self.ended()),
             }
@@ -277,6 +280,11 @@ impl Connection {
         let is_flushed = self.client.flush().await.is_ok();
         is_flushed && self.client.drain().await.is_ok()
     }
+}
+
+fn is_of_a_publisher(message: &Message) -> bool {
+    let is_update = message.subject.ends_with(subjects::UPDATE_END);
+    is_update && message.reply.as_deref().is_some_and(subjects::is_from_publisher)
 }
 
 fn incoming(message: Message) -> Incoming {

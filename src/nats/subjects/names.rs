@@ -51,6 +51,9 @@ pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
 /// permission grants both.
 pub(in crate::nats) const ACCOUNTS_OF_ALL: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
 
+/// How the subject of every update ends.
+pub(in crate::nats) const UPDATE_END: &str = ".CLAIMS.UPDATE";
+
 /// What every sender of updates publishes to: to be noticed.
 pub(in crate::nats) const UPDATES: [&str; 2] = ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE"];
 
