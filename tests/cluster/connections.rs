@@ -407,8 +407,9 @@ fn complain(mut stream: &TcpStream, words: &str, then: Then, logins: &AtomicUsiz
         let line = line?;
         if line == "PING" {
             stream.write_all(b"PONG\r\n")?;
-        } else if line.starts_with("SUB ") {
+        } else if line.starts_with("CONNECT ") {
             logins.fetch_add(1, Ordering::SeqCst);
+        } else if line.starts_with("SUB ") {
             write!(stream, "-ERR '{words}'\r\n")?;
             if then == Then::HangUp {
                 return Ok(());
