@@ -95,7 +95,7 @@ impl Publisher {
             }
             Some(About::Shutdown) => {
                 if let Some(server) = subjects::reporter(payload) {
-                    self.propagation.ended(&server.id);
+                    self.propagation.ended(&server.id, self.now());
                 }
             }
             Some(About::Loaded) => self.loaded(payload),

@@ -347,7 +347,7 @@ impl Publisher {
             self.forgotten = forgotten;
             let servers = self.resolver.servers(&self.cluster.name);
             let ids: BTreeSet<String> = servers.into_iter().map(|server| server.id).collect();
-            self.propagation.forgotten(&ids);
+            self.propagation.forgotten(&ids, self.now());
         }
     }
 

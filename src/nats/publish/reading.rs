@@ -121,6 +121,17 @@ impl Propagation {
         }
     }
 
+    /// The server in `slot` is known no more: nor is it waited for what it has said.
+    pub(super) fn never_read(&mut self, slot: Slot, now: u64) {
+        for account in self.agenda.reading().clone() {
+            if let Some(reading) = self.reading_of(account)
+                && (reading.silent.remove(&slot) | reading.judged.remove(&slot))
+            {
+                self.read_on(account, now);
+            }
+        }
+    }
+
     /// No server is asked any more, or the connection is gone.
     pub(super) fn end_readings(&mut self) {
         for account in self.agenda.reading().clone() {

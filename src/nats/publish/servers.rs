@@ -45,19 +45,20 @@ impl Propagation {
     }
 
     /// The server with this id says that it ends.
-    pub(in crate::nats) fn ended(&mut self, id: &str) {
+    pub(in crate::nats) fn ended(&mut self, id: &str, now: u64) {
         if let Some(known) = self.roster.slot(id).and_then(|slot| self.roster.get(slot)) {
             let server = known.server.clone();
             self.news.push_back(News::Gone { server });
-            self.remove(id);
+            self.remove(id, now);
         }
     }
 
     /// The mesh knows only the servers with these ids: an administrator had others forgotten.
-    pub(in crate::nats) fn forgotten(&mut self, agreed: &BTreeSet<String>) {
+    pub(in crate::nats) fn forgotten(&mut self, agreed: &BTreeSet<String>, now: u64) {
         for slot in self.roster.retain(agreed) {
             self.checks.forget(slot);
             self.sweep.forget(slot);
+            self.never_read(slot, now);
         }
     }
 
@@ -73,6 +74,8 @@ impl Propagation {
 
     /// A server answers that it has accounts loaded; gives which of them it is to be said of.
     pub(in crate::nats) fn loaded(&mut self, server: &ServerInfo, now: u64) -> Option<Wanted> {
+        // It may have ended since it said so.
+        self.roster.slot(&server.id)?;
         let slot = self.hear(server, now)?;
         if !self.checks.listed(slot, now) {
             return self.sweep.is_listing(slot).then_some(Wanted::All);
@@ -134,7 +137,10 @@ impl Propagation {
         held: Held,
         now: u64,
     ) {
-        let Some(slot) = self.hear(server, now) else { return };
+        // It was heard when it said so, and may have ended since.
+        let Some(slot) = self.roster.slot(&server.id) else {
+            return;
+        };
         self.has_read(slot, account, held, now);
         self.sweep.held(slot, account, held);
         let is_checked = self.checks.is_asked(slot, account);
@@ -164,16 +170,17 @@ impl Propagation {
         }
         if is_back {
             for id in self.roster.replaced_by(slot) {
-                self.ended(&id);
+                self.ended(&id, now);
             }
         }
         Some(slot)
     }
 
-    fn remove(&mut self, id: &str) {
+    fn remove(&mut self, id: &str, now: u64) {
         if let Some(slot) = self.roster.remove(id) {
             self.checks.forget(slot);
             self.sweep.forget(slot);
+            self.never_read(slot, now);
             self.position.need_mark();
         }
     }
@@ -193,7 +200,7 @@ impl Propagation {
         let id = server.id.clone();
         self.news.push_back(News::Missing { server });
         if self.roster.is_replaced(slot) {
-            self.ended(&id);
+            self.ended(&id, now);
         }
     }
 

@@ -178,7 +178,7 @@ fn a_server_that_refuses_a_token_is_behind_and_asked_again_at_growing_pauses() {
 fn g5_a_server_is_gone_by_its_own_word_or_when_its_name_runs_again_and_not_because_it_is_silent() {
     let (mut world, _) = n2_misses_a_change();
     world.idle(5);
-    world.propagation.ended("n2");
+    world.propagation.ended("n2", 0);
     world.idle(2);
     assert!(!world.roster.contains_key("n2"), "by its own word");
 
@@ -198,7 +198,9 @@ fn g5_a_server_is_gone_by_its_own_word_or_when_its_name_runs_again_and_not_becau
     world.idle(2);
     assert!(!world.roster.contains_key("NA"), "its name runs as NC");
     assert!(world.roster.contains_key("NB"), "nothing has replaced it");
-    world.propagation.forgotten(&["n1".to_owned(), "NC".to_owned()].into());
+    world
+        .propagation
+        .forgotten(&["n1".to_owned(), "NC".to_owned()].into(), 0);
     assert!(!world.propagation.known().contains(&"NB".to_owned()));
 }
 
