@@ -173,7 +173,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "nats/cluster",
         &[
-            "count", "judge", "streams", "others", "mod", "search", "send", "answer", "agree",
+            "count", "judge", "streams", "others", "mod", "send", "answer", "search", "agree",
         ],
     ),
     ("nats/connection", &["creds", "route", "requests", "mod"]),

@@ -199,10 +199,18 @@ impl Publisher {
 
     /// Asks a server, or all of them.
     pub(super) async fn ask(&mut self, connection: &Connection, question: Question) -> Result<(), String> {
-        let (subject, reply, text) = words(connection.inbox(), &question);
+        self.ask_everywhere(connection, |inbox| words(inbox, &question)).await
+    }
+
+    /// Publishes a question over every connection: its subject, the subject for the answers to an inbox, and its text.
+    pub(super) async fn ask_everywhere(
+        &mut self,
+        connection: &Connection,
+        question: impl Fn(&str) -> (String, String, Bytes),
+    ) -> Result<(), String> {
+        let (subject, reply, text) = question(connection.inbox());
         connection.publish(subject, reply, text).await?;
-        let is_full = self.others.publish(|other| Some(words(other.inbox(), &question)));
-        if is_full {
+        if self.others.publish(|other| Some(question(other.inbox()))) {
             self.propagation.another_lost(self.now());
         }
         Ok(())
@@ -220,11 +228,7 @@ impl Publisher {
                     subjects::closed_request(account),
                 )
             };
-            let (subject, reply, text) = asked(connection.inbox());
-            connection.publish(subject, reply, text).await?;
-            if self.others.publish(|other| Some(asked(other.inbox()))) {
-                self.propagation.another_lost(self.now());
-            }
+            self.ask_everywhere(connection, asked).await?;
         }
         Ok(wake)
     }

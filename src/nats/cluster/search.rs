@@ -49,11 +49,7 @@ impl Publisher {
                 let reply = subjects::reply_to_streams(inbox, number);
                 (subjects::STREAMS.to_owned(), reply, subjects::streams_request(account))
             };
-            let (subject, reply, text) = asked(connection.inbox());
-            connection.publish(subject, reply, text).await?;
-            if self.others.publish(|other| Some(asked(other.inbox()))) {
-                self.propagation.another_lost(self.now());
-            }
+            self.ask_everywhere(connection, asked).await?;
         }
         Ok(wake)
     }
