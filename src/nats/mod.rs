@@ -48,6 +48,16 @@ mod said;
 mod subjects;
 mod wait;
 
+use crate::config::NatsCluster;
+use crate::jwt::AccountKey;
+
 pub use cluster::start;
 pub use lease::{Asked, Asking, Lease};
 pub use respond::start as start_answering;
+
+/// The accounts of the users that connect to `clusters`, as their creds files say now. A file that cannot be used is left out:
+/// what is wrong with it is logged when it is needed, for the connection. Reads the disk.
+pub fn own_accounts(clusters: &[NatsCluster]) -> Vec<AccountKey> {
+    let accounts = clusters.iter().map(|cluster| connection::account_of(&cluster.creds));
+    accounts.flatten().collect()
+}

@@ -59,7 +59,7 @@ struct Found {
     config: Config,
     operators: Vec<Verified<OperatorClaims>>,
     /// Accounts that are neither deleted nor shut.
-    protected: Vec<AccountKey>,
+    protected: Vec<(AccountKey, Protected)>,
     tls: Option<ReloadableTls>,
     peer_tls: Option<ReloadableTls>,
     folder: Folder,
@@ -80,10 +80,14 @@ impl Found {
             .map(|peering| ReloadableTls::for_peers(&peering.tls, &config.node));
         let peer_tls = peer_tls.transpose().map_err(wrong)?;
         let operators = read_operators(&config.operators)?;
-        let protected = config.protected_accounts.iter().map(|key| key.parse::<AccountKey>());
-        let protected = protected.collect::<Result<_, _>>();
-        let protected = protected.context("protected_accounts under [cluster]");
-        let protected = protected.map_err(StartError::Configuration)?;
+        let configured = config.protected_accounts.iter().map(|key| key.parse::<AccountKey>());
+        let configured = configured.collect::<Result<Vec<_>, _>>();
+        let configured = configured.context("protected_accounts under [cluster]");
+        let configured = configured.map_err(StartError::Configuration)?.into_iter();
+        let own = nats::own_accounts(&config.nats).into_iter();
+        let own = own.map(|account| (account, Protected::Own));
+        let protected = own.chain(configured.map(|account| (account, Protected::Configured)));
+        let protected = protected.collect();
         let folder = Folder::take(&config.data, &config.cluster, &config.node)?;
         Ok(Self {
             config,
@@ -170,14 +174,16 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
 }
 
 /// What the configuration says of uploads and deletes.
-fn configure(resolver: &Resolver, config: &Config, protected: Vec<AccountKey>) {
+fn configure(resolver: &Resolver, config: &Config, protected: Vec<(AccountKey, Protected)>) {
     if config.older_servers == OlderServers::Warn {
         resolver.take_what_older_servers_refuse();
     }
     if config.delete_with_streams == DeleteWithStreams::Refuse {
         resolver.refuse_deletes_with_streams();
     }
-    resolver.protect(protected, Protected::Configured);
+    for (account, why) in protected {
+        resolver.protect([account], why);
+    }
 }
 
 /// Binds the peer port, if this node is to have others.

@@ -9,7 +9,7 @@ use nkeys::KeyPair;
 use super::assemble::start_on;
 use super::faulty_disk::FaultyDisk;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, NatsCluster};
 use crate::raft::peer::{Leading, NotLed};
 use crate::resolver::Submitter;
 use crate::sign::{self, Claims};
@@ -136,6 +136,62 @@ async fn g8_a_request_without_a_time_is_refused_over_an_open_way_and_a_protected
         .unwrap();
     assert_eq!((deleted.left_open(), deleted.accounts.len()), (1, 1));
     assert!(resolver.lookup(key).await.unwrap().is_none());
+    node.shutdown(PATIENCE).await.unwrap();
+}
+
+/// Without the account of its user a node could update no server, and a request may come before the first connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_the_account_of_the_creds_stays_before_any_server_was_reached() {
+    const ISSUED: i64 = 1_700_000_000;
+    let operator = KeyPair::new_operator();
+    let [system, own] = [(); 2].map(|()| KeyPair::new_account());
+    let user = KeyPair::new_user();
+    let temp = tempfile::tempdir().unwrap();
+    let token = Claims::operator(&operator, "O", &system)
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let login = Claims::user(&user, "jwtmesh", &[], &[]).sign(&own, ISSUED).unwrap();
+    // What cannot be used is no reason not to start: it may be right when a server can be reached.
+    let files = [
+        ("unusable", "nothing".to_owned()),
+        ("own", sign::creds(&login, &user).unwrap()),
+    ];
+    let nats = files.map(|(name, text)| {
+        let creds = temp.path().join(name);
+        std::fs::write(&creds, text).unwrap();
+        NatsCluster {
+            name: name.to_owned(),
+            // Nothing listens there.
+            servers: vec!["nats://127.0.0.1:1".to_owned()],
+            creds,
+            ca: None,
+            client: None,
+            tls_first: false,
+            respond: true,
+        }
+    });
+    let config = Config {
+        nats: nats.into(),
+        ..config_of(temp.path(), &token)
+    };
+    let disk = FaultyDisk::default();
+    let node = start_on(config, Clock::system(), disk.open()).await.unwrap();
+    let account = Claims::account(&own.public_key(), "OWN")
+        .sign(&operator, ISSUED)
+        .unwrap();
+    node.resolver
+        .submit(None, account.into(), Submitter::Anyone)
+        .await
+        .unwrap();
+    let request = Claims::delete(&operator, &[own.public_key()])
+        .sign(&operator, ISSUED + 1)
+        .unwrap();
+    let refused = node
+        .resolver
+        .delete(None, request.into(), Submitter::Administrator)
+        .await;
+    let said = refused.expect_err("refused").to_string();
+    assert!(said.contains("the user with which jwtmesh connects"), "{said}");
     node.shutdown(PATIENCE).await.unwrap();
 }
 

@@ -1,12 +1,17 @@
 //! A user's creds, as the official client reads them (nkeys `creds_utils.go`): blocks between BEGIN and END lines, or
 //! bare lines where an editor or a secret store has left no others.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_nats::{AuthError, ConnectOptions};
 use nkeys::{KeyPair, KeyPairType};
 
 use crate::jwt::Token;
+
+/// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
+const MAX_CREDS_BYTES: u64 = 256 * 1024;
 
 /// The JWT and the key of a user.
 #[derive(Debug)]
@@ -17,8 +22,27 @@ pub(super) struct Creds {
 }
 
 impl Creds {
+    /// Reads the file at `path`; an error names it and what is wrong with it, and never shows any of it.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let unusable = |defect: &dyn Display| {
+            format!(
+                "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
+                 `nsc generate creds -a SYS -n jwtmesh` prints them",
+                path.display()
+            )
+        };
+        let size = std::fs::metadata(path).map_err(|error| unusable(&error))?.len();
+        if size > MAX_CREDS_BYTES {
+            return Err(unusable(&format!(
+                "it has {size} bytes; creds have at most {MAX_CREDS_BYTES}"
+            )));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| unusable(&error))?;
+        Self::parse(&text).map_err(|defect| unusable(&defect))
+    }
+
     /// Reads the text of a creds file; an error is what is wrong with it, and never shows any of it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim_start_matches('\u{feff}');
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let blocks: Vec<&str> = lines
@@ -65,6 +89,17 @@ impl Creds {
     }
 }
 
+/// The account that a user's claims name. In version 1, `issuer_account` is at the top level.
+pub(super) fn account_in(claims: &serde_json::Value) -> Option<&str> {
+    [
+        &claims["nats"]["issuer_account"],
+        &claims["issuer_account"],
+        &claims["iss"],
+    ]
+    .into_iter()
+    .find_map(|named| named.as_str().filter(|named| !named.is_empty()))
+}
+
 /// Whether a line is a BEGIN or END line: the client only asks for three dashes at both ends.
 fn is_rule(line: &str) -> bool {
     line.len() > 6 && line.starts_with("---") && line.ends_with("---")
@@ -73,14 +108,28 @@ fn is_rule(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use data_encoding::BASE64URL_NOPAD;
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_account_of_a_user_is_read_in_both_versions() {
+        for (claims, account) in [
+            (json!({"iss": "I", "nats": {"issuer_account": "A"}}), Some("A")),
+            (json!({"iss": "I", "issuer_account": "A", "nats": {}}), Some("A")),
+            (json!({"iss": "I", "nats": {"issuer_account": ""}}), Some("I")),
+            (json!({"iss": "I"}), Some("I")),
+            (json!({}), None),
+        ] {
+            assert_eq!(account_in(&claims), account, "{claims}");
+        }
+    }
 
     /// The forms are those that nkeys v0.4.17, `ParseDecoratedJWT` and `ParseDecoratedNKey`, reads, and bare lines.
     #[test]
     fn creds_are_read_however_a_secret_store_has_left_them() {
         let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
-        // Nobody verifies it before the server does.
+        // The server is the first to verify it.
         let claims = format!(r#"{{"sub":"{}"}}"#, user.public_key());
         let parts = [r#"{"typ":"JWT","alg":"ed25519-nkey"}"#, &claims, "signature"];
         let token = parts.map(|part| BASE64URL_NOPAD.encode(part.as_bytes())).join(".");

@@ -19,7 +19,7 @@ use futures::stream::SelectAll;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use creds::Creds;
+use creds::{Creds, account_in};
 pub(super) use requests::{Answering, Request, Requests};
 pub(super) use route::{Ended, Route};
 
@@ -54,9 +54,6 @@ const WAITING_REQUESTS: usize = 512;
 
 /// Answers that may wait for the socket. Each may have a megabyte, and a task with a further one waits.
 const WAITING_ANSWERS: usize = 64;
-
-/// A creds file holds a user JWT and a seed, 2 KiB; this is room for a user with very many permissions.
-const MAX_CREDS_BYTES: u64 = 256 * 1024;
 
 /// Nothing listens on port 0, so a connection to it is refused at once and without a packet.
 const NOWHERE: &str = "nats://127.0.0.1:0";
@@ -134,7 +131,8 @@ impl Connection {
         purpose: impl FnOnce(ConnectOptions) -> ConnectOptions + Send,
     ) -> Result<Self, String> {
         let (events_in, events_out) = mpsc::channel(EVENTS);
-        let (options, user) = credentials(&cluster.creds).await?;
+        let path = cluster.creds.clone();
+        let (options, user) = off_the_workers(move || Creds::read(&path)).await?.into_options();
         let mut options = purpose(options)
             .custom_inbox_prefix(format!("{}.{node}", subjects::INBOX_PREFIX))
             .connection_timeout(CONNECT_PATIENCE)
@@ -316,37 +314,11 @@ async fn certificates(options: ConnectOptions, cluster: &NatsCluster) -> Result<
     Ok(options)
 }
 
-/// How to log in with the creds at `path`, and the claims of their user; null if they cannot be read.
-async fn credentials(path: &Path) -> Result<(ConnectOptions, serde_json::Value), String> {
-    let unusable = |defect: &dyn std::fmt::Display| {
-        format!(
-            "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
-             `nsc generate creds -a SYS -n jwtmesh` prints them",
-            path.display()
-        )
-    };
-    let size = tokio::fs::metadata(path).await.map_err(|error| unusable(&error))?.len();
-    if size > MAX_CREDS_BYTES {
-        return Err(unusable(&format!(
-            "it has {size} bytes; creds have at most {MAX_CREDS_BYTES}"
-        )));
-    }
-    let creds = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|error| unusable(&error))?;
-    let creds = Creds::parse(&creds).map_err(|defect| unusable(&defect))?;
-    Ok(creds.into_options())
-}
-
-/// The account that a user's claims name. In version 1, `issuer_account` is at the top level.
-fn account_in(claims: &serde_json::Value) -> Option<&str> {
-    [
-        &claims["nats"]["issuer_account"],
-        &claims["issuer_account"],
-        &claims["iss"],
-    ]
-    .into_iter()
-    .find_map(|named| named.as_str().filter(|named| !named.is_empty()))
+/// The account of the user whose creds are in the file at `path`; `None` if the file cannot be used now, or does not say. Reads
+/// the disk.
+pub(in crate::nats) fn account_of(path: &Path) -> Option<AccountKey> {
+    let (_, claims) = Creds::read(path).ok()?.into_options();
+    account_in(&claims)?.parse().ok()
 }
 
 fn sentence(url: &str, cluster: &NatsCluster, error: &ConnectError) -> String {
@@ -395,24 +367,4 @@ fn remedy(cluster: &NatsCluster, text: &str) -> &'static str {
         };
     }
     ""
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_account_of_a_user_is_read_in_both_versions() {
-        for (claims, account) in [
-            (json!({"iss": "I", "nats": {"issuer_account": "A"}}), Some("A")),
-            (json!({"iss": "I", "issuer_account": "A", "nats": {}}), Some("A")),
-            (json!({"iss": "I", "nats": {"issuer_account": ""}}), Some("I")),
-            (json!({"iss": "I"}), Some("I")),
-            (json!({}), None),
-        ] {
-            assert_eq!(account_in(&claims), account, "{claims}");
-        }
-    }
 }
