@@ -178,12 +178,23 @@ pub struct DeletedAccount {
     pub name: String,
     /// `deleted`, or `absent` if it was not there.
     pub outcome: String,
-    /// Whether a closing JWT is kept for it, which is sent to the NATS clusters.
+    /// Whether a closing JWT is kept for it that is valid now, which is sent to the NATS clusters.
     pub closing: bool,
 }
 
-/// `GET /v1/accounts/{account}/closing`: the JWT with which the account can be shut.
+/// `GET /v1/closings?after=A...`: one page of the JWTs with which accounts can be shut, ordered by the accounts' keys. Those of
+/// deleted accounts are among them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closings {
+    /// Those of this page.
+    pub items: Vec<Closing>,
+    /// What to give as `after` for the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `GET /v1/accounts/{account}/closing`: the JWT with which the account can be shut.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
     /// The account's public key.
     pub account: String,
@@ -199,6 +210,9 @@ pub struct Closing {
     pub revision: u64,
     /// The token.
     pub token: String,
+    /// Why it cannot be read; then nothing but the account is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// An operator the mesh trusts.

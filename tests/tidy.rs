@@ -252,7 +252,7 @@ const ORDER: &[(&str, &[&str])] = &[
     ("raft/propose", &["mod", "batch", "route", "settle"]),
     ("raft/stores", &["space", "flusher", "quiet", "trim", "mod"]),
     // `mod` says what is not removed.
-    ("resolver/remove", &["mod", "streams", "delete", "closing"]),
+    ("resolver/remove", &["mod", "streams", "closing", "delete"]),
     (
         "resolver",
         &[

@@ -1,4 +1,4 @@
-//! `verify`: reads every stored token from a node and verifies it again, in this process.
+//! `verify`: reads every stored token from a node, closing JWTs too, and verifies it again, in this process.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,11 +11,12 @@ use super::exit::{Exit, Failure};
 use super::input::{trusted, trusted_files};
 use super::output::{JsonArray, Progress, plain};
 use super::target::Target;
-use crate::api::Account;
+use crate::api::{Account, Closing};
 use crate::clock::Clock;
 use crate::jwt::{AccountClaims, Token, TrustedKeys, Verified};
 
-/// Reads every stored token from the node, a page at a time, and verifies it without relying on the node.
+/// Reads every stored token from the node, a page at a time, and verifies it without relying on the node: the JWT of each account,
+/// and the closing JWT that is kept for it.
 ///
 /// Exit code 1 if one fails. Expired tokens are reported but not counted as failed: they were valid when they were
 /// stored.
@@ -31,11 +32,13 @@ pub(super) struct Verify {
     json: bool,
 }
 
-/// An account whose token does not verify or has expired.
+/// An account whose token, or whose closing JWT, does not verify or has expired.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     /// `failed` or `expired`.
     kind: &'static str,
+    /// Whether it is the closing JWT.
+    closing: bool,
     account: String,
     name: String,
     code: String,
@@ -45,6 +48,7 @@ struct Finding {
 #[derive(Debug, Default, Serialize)]
 struct Counts {
     accounts: u64,
+    closings: u64,
     good: u64,
     expired: u64,
     failed: u64,
@@ -73,14 +77,27 @@ impl Verify {
         while let Some(page) = pages.next().await? {
             for account in &page {
                 let finding = verify_account(account, &trusted, now);
+                counts.accounts += 1;
                 counts.count(finding.as_ref());
-                match finding {
-                    Some(finding) if self.json => findings.item(out, &finding)?,
-                    Some(finding) => finding.print(out)?,
-                    None => {}
-                }
+                self.report(out, &mut findings, finding)?;
             }
             progress.at(counts.accounts);
+        }
+        let mut after = None;
+        loop {
+            let page = client.closings(after.as_deref()).await?;
+            for closing in &page.items {
+                let finding = verify_closing(closing, &trusted, now);
+                counts.closings += 1;
+                counts.count(finding.as_ref());
+                self.report(out, &mut findings, finding)?;
+            }
+            progress.at(counts.accounts + counts.closings);
+            // A node that returned the same `next` again would keep the caller in an endless loop.
+            if page.next.is_none() || page.next == after {
+                break;
+            }
+            after = page.next;
         }
         progress.end();
         if self.json {
@@ -93,11 +110,18 @@ impl Verify {
         }
         Ok(if counts.failed == 0 { Exit::Done } else { Exit::Failed })
     }
+
+    fn report(&self, out: &mut impl Write, findings: &mut JsonArray, finding: Option<Finding>) -> std::io::Result<()> {
+        match finding {
+            Some(finding) if self.json => findings.item(out, &finding),
+            Some(finding) => finding.print(out),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Counts {
     fn count(&mut self, finding: Option<&Finding>) {
-        self.accounts += 1;
         match finding {
             None => self.good += 1,
             Some(Finding { kind: "expired", .. }) => self.expired += 1,
@@ -108,6 +132,7 @@ impl Counts {
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let Self {
             accounts,
+            closings,
             good,
             expired,
             failed,
@@ -115,7 +140,7 @@ impl Counts {
         } = self;
         writeln!(
             out,
-            "accounts verified: {accounts}, with operators: {operators}; {good} good, {expired} expired, {failed} failed"
+            "accounts verified: {accounts}, closing JWTs: {closings}, with operators: {operators}; {good} good, {expired} expired, {failed} failed"
         )
     }
 }
@@ -124,50 +149,83 @@ impl Finding {
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let Self {
             kind,
+            closing,
             account,
             name,
             code,
             detail,
         } = self;
-        writeln!(out, "{kind:<7}  {account}  {}: {code}: {}", plain(name), plain(detail))
+        let which = if *closing { "closing JWT: " } else { "" };
+        writeln!(
+            out,
+            "{kind:<7}  {account}  {}: {which}{code}: {}",
+            plain(name),
+            plain(detail)
+        )
     }
 }
 
 fn verify_account(account: &Account, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
-    let finding = |kind, code: &str, detail: String| {
-        Some(Finding {
-            kind,
-            account: account.account.clone(),
-            name: account.name.clone(),
-            code: code.to_owned(),
-            detail,
-        })
+    let Account {
+        account,
+        name,
+        token,
+        damage,
+        ..
+    } = account;
+    let missing = ("token-missing", "the node lists the account without its token");
+    let judged = match (damage, token) {
+        (Some(damage), _) => Err(("failed", "damaged".to_owned(), damage.clone())),
+        (None, Some(token)) => judge(account, token, trusted, now).map(drop),
+        (None, None) => Err(("failed", missing.0.to_owned(), missing.1.to_owned())),
     };
-    if let Some(damage) = &account.damage {
-        return finding("failed", "damaged", damage.clone());
-    }
-    let Some(token) = &account.token else {
-        return finding(
-            "failed",
-            "token-missing",
-            "the node lists the account without its token".to_owned(),
-        );
+    finding(false, account, name, judged.err()?)
+}
+
+/// A closing JWT must be valid, and shut its account.
+fn verify_closing(closing: &Closing, trusted: &TrustedKeys, now: i64) -> Option<Finding> {
+    let Closing { account, name, .. } = closing;
+    let judged = match &closing.damage {
+        Some(damage) => Err(("failed", "damaged".to_owned(), damage.clone())),
+        None => {
+            judge(account, &closing.token, trusted, now).and_then(|claims| match claims.why_not_closing(now, true) {
+                Some(reason) => Err(("failed", "not-closing".to_owned(), reason)),
+                None => Ok(()),
+            })
+        }
     };
+    finding(true, account, name, judged.err()?)
+}
+
+/// The kind, the code and the detail of a finding.
+type Defect = (&'static str, String, String);
+
+fn finding(closing: bool, account: &str, name: &str, (kind, code, detail): Defect) -> Option<Finding> {
+    Some(Finding {
+        kind,
+        closing,
+        account: account.to_owned(),
+        name: name.to_owned(),
+        code,
+        detail,
+    })
+}
+
+/// The claims of `token`, if it is a valid one of `account`.
+fn judge(account: &str, token: &str, trusted: &TrustedKeys, now: i64) -> Result<AccountClaims, Defect> {
     let verified =
         Token::parse(token.as_bytes()).and_then(|token| Verified::<AccountClaims>::verify(token, trusted, now));
-    match verified {
-        Ok(verified) if verified.claims().account.to_string() == account.account => None,
-        Ok(verified) => finding(
-            "failed",
-            "wrong-account",
-            format!(
-                "the token stored for this account belongs to {}",
-                verified.claims().account
-            ),
-        ),
-        Err(rejection) if rejection.code() == "expired" => finding("expired", rejection.code(), rejection.to_string()),
-        Err(rejection) => finding("failed", rejection.code(), rejection.to_string()),
+    let verified = verified.map_err(|rejection| {
+        let is_expired = rejection.code() == "expired";
+        let kind = if is_expired { "expired" } else { "failed" };
+        (kind, rejection.code().to_owned(), rejection.to_string())
+    })?;
+    let claims = verified.claims();
+    if claims.account.to_string() != account {
+        let detail = format!("the token stored for this account belongs to {}", claims.account);
+        return Err(("failed", "wrong-account".to_owned(), detail));
     }
+    Ok(claims.clone())
 }
 
 #[cfg(test)]
@@ -213,6 +271,6 @@ mod tests {
         );
         counts.count(Some(&finding));
         counts.count(None);
-        assert_eq!((counts.accounts, counts.good, counts.failed), (5, 1, 4));
+        assert_eq!((counts.good, counts.failed), (1, 4));
     }
 }

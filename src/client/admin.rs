@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 
 use super::call::{Call, ClientError, FORMING_LIMIT, JWT, REQUEST_LIMIT, waiting};
 use crate::api::{
-    Account, Accounts, Bootstrap, Bootstrapped, Closing, Deleted, Members, NatsClusters, NatsServer, NatsServers,
-    Operators, Propagation, Status, Submitted,
+    Account, Accounts, Bootstrap, Bootstrapped, Closing, Closings, Deleted, Members, NatsClusters, NatsServer,
+    NatsServers, Operators, Propagation, Status, Submitted,
 };
 use crate::jwt::{AccountKey, OperatorKey};
 
@@ -143,6 +143,13 @@ impl AdminClient {
     pub async fn closing(&self, account: AccountKey) -> Result<Closing, ClientError> {
         let path = format!("/v1/accounts/{account}/closing");
         self.ask(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// The JWTs with which accounts can be shut, of accounts after `after` in the order of their keys.
+    pub async fn closings(&self, after: Option<&str>) -> Result<Closings, ClientError> {
+        let after = after.map(|key| format!("?after={key}")).unwrap_or_default();
+        self.ask(Method::GET, &format!("/v1/closings{after}"), Bytes::new())
+            .await
     }
 
     /// Keeps such a JWT.

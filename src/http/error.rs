@@ -228,6 +228,7 @@ fn removal(error: &RemovalError) -> (StatusCode, &'static str) {
         RemovalError::HasStreams { .. } => (StatusCode::CONFLICT, "has-streams"),
         RemovalError::StreamsUnknown { .. } => (StatusCode::CONFLICT, "streams-unknown"),
         RemovalError::NotClosing { .. } => (StatusCode::BAD_REQUEST, "not-closing"),
+        RemovalError::ClosingInvalid { .. } => (StatusCode::CONFLICT, "closing-not-valid"),
         RemovalError::NoClosing { .. } => (StatusCode::NOT_FOUND, "no-closing-jwt"),
         RemovalError::NotKept { .. } => (StatusCode::CONFLICT, "not-kept"),
         RemovalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown-account"),

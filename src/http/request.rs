@@ -20,7 +20,7 @@ use tower::Service;
 use tower_http::catch_panic::{CatchPanic, ResponseForPanic};
 
 use super::error::Refusal;
-use crate::jwt::AccountKey;
+use crate::jwt::{AccountKey, KeyError};
 use crate::resolver::AtLeast;
 
 /// The service that a port calls for each request: it cleans the path, then `S` answers. A panic in `S` is answered
@@ -128,6 +128,14 @@ fn last_segment(uri: &Uri) -> &str {
 pub(super) fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = form_urlencoded::parse(uri.query()?.as_bytes());
     pairs.find(|(found, _)| found == name).map(|(_, value)| value)
+}
+
+/// The account behind which a page of a listing begins, if the request names one.
+pub(super) fn after(uri: &Uri) -> Result<Option<AccountKey>, Refusal> {
+    let after = parameter(uri, "after").map(|text| text.parse());
+    after
+        .transpose()
+        .map_err(|error: KeyError| Refusal::bad("bad-parameter", format!("after: {error}")))
 }
 
 /// Whether a query switch is on. Only `true`, in upper or lower case, counts, as in nats-account-server.

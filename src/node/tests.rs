@@ -195,6 +195,53 @@ async fn g8_the_account_of_the_creds_stays_before_any_server_was_reached() {
     node.shutdown(PATIENCE).await.unwrap();
 }
 
+/// A server would refuse it, so it is not sent, and a delete must not count on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn g9_a_closing_jwt_whose_key_was_removed_is_not_sent_until_it_is_trusted_again() {
+    const ISSUED: i64 = 1_700_000_000;
+    let [operator, signer] = [(); 2].map(|()| KeyPair::new_operator());
+    let [system, account] = [(); 2].map(|()| KeyPair::new_account());
+    let key = account.public_key().parse().unwrap();
+    let trusting = |signers: &[String], issued: i64| {
+        let claims = Claims::operator(&operator, "O", &system);
+        let claims = claims.with(|claims| claims["signing_keys"] = signers.into());
+        claims.sign(&operator, issued).unwrap()
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let token = trusting(&[signer.public_key()], ISSUED);
+    let disk = FaultyDisk::default();
+    let node = start_on(config_of(temp.path(), &token), Clock::system(), disk.open())
+        .await
+        .unwrap();
+    let resolver = &node.resolver;
+    let claims = Claims::account(&account.public_key(), "A");
+    let open = claims.clone().sign(&operator, ISSUED).unwrap();
+    let closing = claims.closed(ISSUED).sign(&signer, ISSUED).unwrap();
+    resolver.submit(None, open.into(), Submitter::Anyone).await.unwrap();
+    resolver.keep_closing(key, closing.into()).await.unwrap();
+    let request = Claims::delete(&operator, &[account.public_key()])
+        .sign(&operator, ISSUED + 1)
+        .unwrap();
+    resolver
+        .delete(None, request.into(), Submitter::Administrator)
+        .await
+        .unwrap();
+    assert!(resolver.to_enforce(key).await.unwrap().is_some());
+    for (signers, issued, is_sent) in [(&[][..], ISSUED + 1, false), (&[signer.public_key()], ISSUED + 2, true)] {
+        let operator_key = operator.public_key().parse().unwrap();
+        let newer = trusting(signers, issued);
+        resolver.update_operator(operator_key, newer.as_bytes()).await.unwrap();
+        assert_eq!(
+            resolver.to_enforce(key).await.unwrap().is_some(),
+            is_sent,
+            "{signers:?}"
+        );
+        assert_eq!(resolver.valid_closing(key).await.unwrap().is_some(), is_sent);
+        assert!(resolver.closing(key).await.unwrap().is_some(), "it is kept");
+    }
+    node.shutdown(PATIENCE).await.unwrap();
+}
+
 /// One node that was broken into must not be able to write what no operator signed (G3).
 #[tokio::test(flavor = "multi_thread")]
 async fn g3_a_leader_verifies_again_what_another_node_sends_it_to_store() {

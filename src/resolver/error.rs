@@ -284,6 +284,17 @@ pub enum RemovalError {
         /// Why not.
         reason: String,
     },
+    /// The token that is kept to shut it is not valid any more: since it was deposited the trust has changed, or it has expired.
+    #[error(
+        "the closing JWT that is kept for account {account} is not valid any more: {reason}. Deposit another one with `jwtmesh \
+         account closing set`, or push a JWT that allows no connections"
+    )]
+    ClosingInvalid {
+        /// The account.
+        account: AccountKey,
+        /// Why not.
+        reason: String,
+    },
     /// There is no token to shut it with.
     #[error(
         "no closing JWT is kept for account {account}: deposit one with `jwtmesh account closing set`, or push a JWT that allows no \

@@ -50,6 +50,7 @@ pub use crate::state::AccountRow;
 pub use crate::state::Changes;
 pub use crate::state::Closing;
 pub use crate::state::Listed;
+pub use crate::state::ListedClosing;
 pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;
 pub use crate::state::RowKind;

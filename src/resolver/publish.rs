@@ -73,7 +73,7 @@ impl Resolver {
     }
 
     /// What the NATS servers are to enforce of `account`, and since which revision: its current token, or the closing one if it
-    /// was deleted. `None` if nothing can be sent.
+    /// was deleted. `None` if nothing can be sent: servers would refuse a closing one that is not valid any more.
     pub async fn to_enforce(&self, account: AccountKey) -> Result<Option<(Revision, Bytes)>, ReadError> {
         let Some(row) = self.current(account).await? else {
             return Ok(None);
@@ -81,7 +81,7 @@ impl Resolver {
         if !row.is_deleted() {
             return Ok(Some((row.revision, row.token.clone())));
         }
-        let closing = self.closing(account).await?;
+        let closing = self.valid_closing(account).await?;
         Ok(closing.map(|closing| (row.revision, closing.token.clone())))
     }
 

@@ -6,6 +6,7 @@ use crate::jwt::AccountKey;
 use crate::state::Changes;
 use crate::state::Fault;
 use crate::state::Listed;
+use crate::state::ListedClosing;
 use crate::state::Revision;
 use crate::state::State;
 
@@ -18,6 +19,16 @@ impl Resolver {
     pub async fn accounts(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, ReadError> {
         let page = self.scan(move |state| state.accounts(after, limit)).await?;
         for fault in page.iter().filter_map(|listed| listed.row.as_ref().err()) {
+            self.note_damage(fault);
+        }
+        Ok(page)
+    }
+
+    /// One page of the closing JWTs that are kept, in the order of their accounts' keys, after `after`. One that cannot be read
+    /// is there with the reason, which is logged.
+    pub async fn closings(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<ListedClosing>, ReadError> {
+        let page = self.scan(move |state| state.closings(after, limit)).await?;
+        for fault in page.iter().filter_map(|listed| listed.closing.as_ref().err()) {
             self.note_damage(fault);
         }
         Ok(page)

@@ -60,7 +60,7 @@ pub use command::{
     UnknownCommand, UpdateRoster,
 };
 pub use fault::Fault;
-pub use file::{Export, Import, ImportError, Listed, MAX_PIECE_BYTES, SnapshotView};
+pub use file::{Export, Import, ImportError, Listed, ListedClosing, MAX_PIECE_BYTES, SnapshotView};
 pub use options::Options;
 pub use roster::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Rosters, Server};
 pub use rows::{AccountRow, Changes, Closing, Lease, Mark, OperatorRow, ReplacedOperator, RowKind, Trust, Version};
@@ -350,6 +350,12 @@ impl State {
             live.store.clone()
         };
         Ok(SnapshotView::of(store)?.closing(account)?.map(Arc::new))
+    }
+
+    /// Up to `limit` closing tokens in the order of their accounts, beginning behind `after`; one that cannot be read is listed
+    /// with the reason. Reads what the flush has reached.
+    pub fn closings(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<ListedClosing>, Fault> {
+        self.snapshot()?.closings(after, limit)
     }
 
     /// The last applied entry.

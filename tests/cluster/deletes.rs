@@ -258,11 +258,11 @@ fn g8_g9_without_a_closing_jwt_a_delete_says_what_it_cannot_do_until_there_is_on
     let mut client = mesh.client();
     let claim = mesh.file("delete.jwt", &request(operator, &[account], Some(now() - 30)));
     let said = mesh.run(&["account", "delete", &id, "--claim", &claim, "--yes"]);
-    assert!(said.contains("had no closing JWT"), "{said}");
+    assert!(said.contains("had no valid closing JWT"), "{said}");
     assert!(
         nodes
             .iter()
-            .any(|node| node.log().contains("no closing JWT is kept for some of them"))
+            .any(|node| node.log().contains("no valid closing JWT is kept for some of them"))
     );
     mesh.everywhere(404);
     let unproven = mesh.refused(&["account", "watch", &id], 4);

@@ -6,6 +6,7 @@ use nkeys::KeyPair;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::deletes::request;
 use crate::propagation::Mesh;
 use crate::support::mint::{Account, Operator, now, sign};
 use crate::support::nats_server::NatsServer;
@@ -355,4 +356,60 @@ fn a_nats_server_with_the_operator_of_before_is_warned_of_at_its_first_refusal()
     });
     // It is refused again until it is given up, half a minute later; the warning is the first refusal's.
     assert!(!node.log().contains("keeps refusing"), "{}", node.log());
+}
+
+/// Servers would refuse it, so a delete or a kill that counts on it would shut nothing.
+#[test]
+fn g9_a_closing_jwt_whose_key_the_operator_has_removed_counts_as_none() {
+    let (operator, account, signer) = (Operator::new("O"), Account::new("A"), KeyPair::new_operator());
+    let with_signer = operator.token_with(|claims| {
+        claims["iat"] = json!(now() - 20);
+        claims["nats"]["signing_keys"] = json!([signer.public_key()]);
+    });
+    let node = Node::start(&with_signer, Options::default());
+    let (id, issued) = (account.id(), now() - 10);
+    node.put(&account, &operator.account_at(&account, issued));
+    let mut claims = operator.account_claims(&account, |claims| {
+        claims["iat"] = json!(issued);
+        claims["nats"]["limits"]["conn"] = json!(0);
+        claims["nats"]["limits"]["leaf"] = json!(0);
+    });
+    claims["iss"] = json!(signer.public_key());
+    let closing = file(&node, "closing.jwt", &sign(&signer, &claims));
+    let (code, said, error) = cli(&node, &["account", "closing", "set", &id, &closing]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    let (code, said, error) = cli(&node, &["verify"]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(said.contains("accounts verified: 1, closing JWTs: 1,"), "{said}");
+    let delete = |dry: &str| {
+        let request = file(&node, "delete.jwt", &request(&operator, &[&account], Some(now())));
+        cli(&node, &["account", "delete", &id, "--claim", &request, dry])
+    };
+    let (code, said, error) = delete("--dry-run");
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(said.contains("and its closing JWT sent"), "{said}");
+
+    let without = file(&node, "without.jwt", &operator.token());
+    let (code, said, error) = cli(&node, &["operator", "update", &without]);
+    assert_eq!(code, Some(0), "{said}{error}");
+    let (code, said, _) = cli(&node, &["verify"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&id) && said.contains("closing JWT: untrusted"), "{said}");
+    let report = node.cli(&["verify", "--json"]);
+    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    assert_eq!(report["findings"][0]["closing"], true, "{report}");
+    let (code, _, error) = cli(&node, &["account", "kill", &id, "--yes"]);
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains("is not valid any more"), "{error}");
+    let (code, said, error) = delete("--dry-run");
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(said.contains("it has no valid closing JWT"), "{said}");
+    let (code, said, error) = delete("--yes");
+    assert_eq!(code, Some(0), "{said}{error}");
+    assert!(said.contains("1 of the accounts had no valid closing JWT"), "{said}");
+    let (_, said, error) = cli(&node, &["account", "watch", &id]);
+    assert!(
+        error.contains("no valid closing JWT is kept for it"),
+        "nothing is sent: {said}{error}"
+    );
 }

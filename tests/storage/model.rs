@@ -490,10 +490,8 @@ impl Model {
         let listed = view.accounts(None, 1000).expect("readable");
         assert_eq!(listed.iter().map(|listed| listed.account).collect::<Vec<_>>(), live);
         assert_eq!(view.len(), live.len() as u64);
-        let closings = view
-            .closings()
-            .expect("readable")
-            .map(|closing| closing.expect("sound"));
+        let closings = view.closings(None, 1000).expect("readable").into_iter();
+        let closings = closings.map(|listed| listed.closing.expect("sound"));
         let closings = closings.map(|closing| (closing.account, (closing.issued_at, closing.token, closing.revision)));
         assert_eq!(closings.collect::<BTreeMap<_, _>>(), self.closings);
         let mut rosters = self.rosters.clone();

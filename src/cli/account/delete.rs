@@ -142,7 +142,7 @@ fn print(out: &mut impl Write, deleted: &Deleted) -> std::io::Result<()> {
     for account in &deleted.accounts {
         let what = match (account.outcome.as_str(), is_done, account.closing) {
             ("deleted", false, true) => "will be deleted, and its closing JWT sent to the NATS clusters",
-            ("deleted", false, false) => "will be deleted; it has no closing JWT",
+            ("deleted", false, false) => "will be deleted; it has no valid closing JWT",
             ("deleted", true, true) => "deleted; its closing JWT is sent to the NATS clusters",
             ("deleted", true, false) => "deleted",
             _ => "is not there",

@@ -18,12 +18,12 @@ use crate::resolver::{AccountRow, Listed, RowKind, Submitter};
 const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 /// Rows read in one step, and the token bytes after which a page ends early: 1,000 of the largest would be 1 GiB.
-const STEP_ROWS: usize = 64;
+pub(super) const STEP_ROWS: usize = 64;
 /// The same where one name is looked for, and the rows after which such a page ends early: reading them takes less than
 /// a second.
 const SEARCH_STEP_ROWS: usize = 1024;
 const SEARCH_ROWS: usize = 64 * 1024;
-const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const PAGE_TOKEN_BYTES: usize = 8 * 1024 * 1024;
 
 /// `GET /v1/accounts`.
 pub(super) async fn list(State(state): State<Shared>, uri: Uri) -> Response {
@@ -33,13 +33,7 @@ pub(super) async fn list(State(state): State<Shared>, uri: Uri) -> Response {
 async fn page(state: &AdminState, uri: &Uri) -> Result<api::Accounts, Refusal> {
     let bad = |sentence: String| Refusal::bad("bad-parameter", sentence);
     state.check_state()?;
-    let mut after = match request::parameter(uri, "after") {
-        Some(text) => Some(
-            text.parse::<AccountKey>()
-                .map_err(|error| bad(format!("after: {error}")))?,
-        ),
-        None => None,
-    };
+    let mut after = request::after(uri)?;
     let limit = match request::parameter(uri, "limit") {
         Some(text) => text.parse().ok().filter(|limit| (1..=MAX_PAGE).contains(limit)),
         None => Some(PAGE),

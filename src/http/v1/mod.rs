@@ -118,6 +118,7 @@ fn router(state: AdminState) -> Router {
             ),
         )
         .route("/v1/accounts/{account}/kill", only(post(removals::kill), "POST"))
+        .route("/v1/closings", only(get(removals::closings), READ))
         .route("/v1/operators", only(get(operators::list), READ))
         .route("/v1/operators/{operator}", only(put(operators::update), "PUT"))
         .route(

@@ -73,7 +73,7 @@ fn wants_events(headers: &HeaderMap) -> bool {
 async fn find(state: &Shared, account: AccountKey, wait: Duration) -> Result<api::Propagation, Refusal> {
     let row = state.resolver.current(account).await?;
     let row = row.ok_or_else(|| unknown(account))?;
-    if row.is_deleted() && state.resolver.closing(account).await?.is_none() {
+    if row.is_deleted() && state.resolver.valid_closing(account).await?.is_none() {
         return Err(Refusal::conflict("no-closing-jwt", not_enforced(account)));
     }
     Ok(proof::propagation(&state.resolver, account, row.revision, wait, None).await)
@@ -82,8 +82,8 @@ async fn find(state: &Shared, account: AccountKey, wait: Duration) -> Result<api
 /// Why nothing can be proven of a deleted account.
 fn not_enforced(account: AccountKey) -> String {
     format!(
-        "account {account} was deleted, and no closing JWT is kept for it, so nothing was sent to the NATS clusters: nats-servers with a \
-         URL resolver that had loaded it go on with it until they are restarted, or until `jwtmesh account closing set` gives one"
+        "account {account} was deleted, and no valid closing JWT is kept for it, so nothing was sent to the NATS clusters: nats-servers \
+         with a URL resolver that had loaded it go on with it until they are restarted, or until `jwtmesh account closing set` gives one"
     )
 }
 

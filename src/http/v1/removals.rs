@@ -4,14 +4,17 @@ use axum::extract::{Path, Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::accounts::key;
+use super::accounts::{PAGE_TOKEN_BYTES, STEP_ROWS, key};
 use super::answer::{Shared, answer, submitted};
 use crate::api;
 use crate::http::error::Refusal;
 use crate::http::request;
 use crate::http::upload;
 use crate::jwt::AccountKey;
-use crate::resolver::{Deleted, DeletedAccount, Submitter};
+use crate::resolver::{Closing, Deleted, DeletedAccount, Submitter};
+
+/// Closing JWTs in one page of a listing.
+const PAGE: usize = 1000;
 
 /// `DELETE /v1/accounts`: deletes all accounts that the signed request in the body names; with `?dry_run=true` it only says
 /// what would become of it.
@@ -49,8 +52,8 @@ fn shown(deleted: &Deleted) -> api::Deleted {
     let warning = match deleted.left_open() {
         0 => None,
         count => Some(format!(
-            "{count} of the accounts had no closing JWT: nats-servers with a URL resolver that have loaded them go on with them until \
-             they are restarted, or until `jwtmesh account closing set` gives one"
+            "{count} of the accounts had no valid closing JWT: nats-servers with a URL resolver that have loaded them go on with them \
+             until they are restarted, or until `jwtmesh account closing set` gives one"
         )),
     };
     api::Deleted {
@@ -71,17 +74,55 @@ pub(super) async fn closing(State(state): State<Shared>, Path(account): Path<Str
             .closing(account)
             .await?
             .ok_or_else(|| none_kept(account))?;
-        Ok(api::Closing {
-            account: account.to_string(),
-            name: closing.name.clone(),
-            operator: closing.operator.to_string(),
-            issued_at: closing.issued_at,
-            expires_at: closing.expires_at,
-            revision: closing.revision,
-            token: String::from_utf8_lossy(&closing.token).into_owned(),
-        })
+        Ok(shown_closing(&closing))
     };
     answer(outcome.await)
+}
+
+fn shown_closing(closing: &Closing) -> api::Closing {
+    api::Closing {
+        account: closing.account.to_string(),
+        name: closing.name.clone(),
+        operator: closing.operator.to_string(),
+        issued_at: closing.issued_at,
+        expires_at: closing.expires_at,
+        revision: closing.revision,
+        token: String::from_utf8_lossy(&closing.token).into_owned(),
+        damage: None,
+    }
+}
+
+/// `GET /v1/closings`: one page of the closing JWTs that are kept.
+pub(super) async fn closings(State(state): State<Shared>, uri: Uri) -> Response {
+    answer(page(&state, &uri).await)
+}
+
+async fn page(state: &Shared, uri: &Uri) -> Result<api::Closings, Refusal> {
+    state.check_state()?;
+    let (mut after, mut items, mut bytes) = (request::after(uri)?, Vec::new(), 0);
+    // A page may be empty only if it is the last.
+    while bytes < PAGE_TOKEN_BYTES && items.len() < PAGE {
+        let page = state.resolver.closings(after, STEP_ROWS).await?;
+        let is_end = page.len() < STEP_ROWS;
+        for listed in page {
+            after = Some(listed.account);
+            let shown = match listed.closing {
+                Ok(closing) => shown_closing(&closing),
+                Err(damage) => api::Closing {
+                    account: listed.account.to_string(),
+                    damage: Some(damage.to_string()),
+                    ..api::Closing::default()
+                },
+            };
+            bytes += shown.token.len();
+            items.push(shown);
+        }
+        if is_end {
+            return Ok(api::Closings { items, next: None });
+        }
+    }
+    let next = after.map(|last| last.to_string());
+    Ok(api::Closings { items, next })
 }
 
 fn none_kept(account: AccountKey) -> Refusal {

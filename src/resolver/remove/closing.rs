@@ -18,6 +18,17 @@ impl Resolver {
         self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
     }
 
+    /// The same, if it shuts the account now: servers refuse one that was signed by a key which its operator has removed since,
+    /// or one that has expired.
+    pub async fn valid_closing(&self, account: AccountKey) -> Result<Option<Arc<Closing>>, ReadError> {
+        let (state, trust, now) = (self.0.state.clone(), self.trust(), self.now());
+        let read = tokio::task::spawn_blocking(move || {
+            let closing = state.closing(account)?;
+            Ok(closing.filter(|closing| is_valid(closing, &trust.keys, now)))
+        });
+        self.noted(read.await.map_err(|_shutting_down| ReadError::ShuttingDown)?)
+    }
+
     /// Keeps the JWT in `body` for the day on which `account` is to be shut.
     pub async fn keep_closing(&self, account: AccountKey, body: Bytes) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
@@ -58,7 +69,8 @@ impl Resolver {
                 .await?
                 .ok_or(RemovalError::NoClosing { account })?;
             // The operator may have other keys since, and servers other versions.
-            let (trust_epoch, item) = self.closing_item(account, closing.token.clone(), true).await?;
+            let judged = self.closing_item(account, closing.token.clone(), true).await;
+            let (trust_epoch, item) = judged.map_err(|error| not_valid(account, error))?;
             if dry_run {
                 let (stored, revision) = (false, row.revision);
                 return Ok(Submitted { stored, revision });
@@ -116,8 +128,37 @@ pub(in crate::resolver) fn check_closing_item(
     now: i64,
     is_kept: bool,
 ) -> Result<(), SubmitError> {
-    let verified = Verified::<AccountClaims>::verify(Token::parse(&item.token)?, keys, now)?;
-    check_closing(item.account, verified.claims(), now, is_kept)
+    check_closing_token(item.account, &item.token, keys, now, is_kept)
+}
+
+fn check_closing_token(
+    account: AccountKey,
+    token: &Bytes,
+    keys: &TrustedKeys,
+    now: i64,
+    is_kept: bool,
+) -> Result<(), SubmitError> {
+    let verified = Verified::<AccountClaims>::verify(Token::parse(token)?, keys, now)?;
+    check_closing(account, verified.claims(), now, is_kept)
+}
+
+/// Whether a closing token that is kept shuts its account under this trust.
+pub(super) fn is_valid(closing: &Closing, keys: &TrustedKeys, now: i64) -> bool {
+    check_closing_token(closing.account, &closing.token, keys, now, true).is_ok()
+}
+
+/// What is said of a closing token that is kept, where an upload of it would be refused with `error`.
+fn not_valid(account: AccountKey, error: SubmitError) -> SubmitError {
+    match error {
+        SubmitError::Rejected(_)
+        | SubmitError::Candidate { .. }
+        | SubmitError::Untimely { .. }
+        | SubmitError::Removal(RemovalError::NotClosing { .. }) => {
+            let reason = error.to_string();
+            RemovalError::ClosingInvalid { account, reason }.into()
+        }
+        other => other,
+    }
 }
 
 fn closing_done(

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use super::closing::is_valid;
 use crate::jwt::{AccountKey, DeleteClaims, OperatorKey, Token, TrustedKeys, Verified};
 use crate::resolver::error::{ReadError, RemovalError, SubmitError};
 use crate::resolver::handle::Resolver;
@@ -33,13 +34,13 @@ pub struct DeletedAccount {
     pub name: String,
     /// Whether it was there.
     pub was_there: bool,
-    /// Whether a closing JWT is kept for it. Without one, a server with a URL resolver that has loaded the account keeps it
+    /// Whether a closing JWT is kept for it that is valid now. Without one, a server with a URL resolver that has loaded the account keeps it
     /// until it is restarted.
     pub has_closing: bool,
 }
 
 impl Deleted {
-    /// How many accounts were there and have no closing JWT.
+    /// How many accounts were there and have no valid closing JWT.
     pub fn left_open(&self) -> usize {
         let open = |account: &&DeletedAccount| account.was_there && !account.has_closing;
         self.accounts.iter().filter(open).count()
@@ -150,15 +151,15 @@ impl Resolver {
         })
     }
 
-    /// Which of `accounts` have a closing JWT.
+    /// Which of `accounts` have a closing JWT that is valid now.
     async fn with_closing(&self, accounts: Vec<AccountKey>) -> Result<BTreeSet<AccountKey>, ReadError> {
-        let state = self.0.state.clone();
+        let (state, trust, now) = (self.0.state.clone(), self.trust(), self.now());
         let read = tokio::task::spawn_blocking(move || {
             let mut found = BTreeSet::new();
             for account in accounts {
                 match state.closing(account) {
-                    Ok(None) => {}
-                    Ok(Some(_)) => drop(found.insert(account)),
+                    Ok(Some(closing)) if is_valid(&closing, &trust.keys, now) => drop(found.insert(account)),
+                    Ok(_) => {}
                     // What cannot be read cannot be sent.
                     Err(fault) if fault.is_of_one_read() => {}
                     Err(fault) => return Err(fault),
@@ -227,8 +228,8 @@ fn log(deleted: &Deleted) {
             count,
             left_open,
             accounts,
-            "accounts deleted; no closing JWT is kept for some of them, and nats-servers with a URL resolver that have loaded those \
-             go on with them until they are restarted, or until `jwtmesh account closing set` gives one"
+            "accounts deleted; no valid closing JWT is kept for some of them, and nats-servers with a URL resolver that have loaded \
+             those go on with them until they are restarted, or until `jwtmesh account closing set` gives one"
         ),
     }
 }

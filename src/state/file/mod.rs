@@ -46,7 +46,7 @@ pub use export::Export;
 pub use import::{Import, ImportError, MAX_PIECE_BYTES};
 pub(super) use install::{build_beside, is_received, open_or_make, put_received, replace};
 pub(super) use store::{Lookups, Store};
-pub use view::{Listed, SnapshotView};
+pub use view::{Listed, ListedClosing, SnapshotView};
 
 use super::rows::Mark;
 

@@ -1,6 +1,7 @@
 //! The state as of one moment: what redb held after a whole log entry.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,6 +38,15 @@ pub struct Listed {
     pub revision: Revision,
     /// That row; or why it cannot be read.
     pub row: Result<Arc<AccountRow>, Fault>,
+}
+
+/// A closing token of a listing.
+#[derive(Debug, Clone)]
+pub struct ListedClosing {
+    /// The account that it shuts.
+    pub account: AccountKey,
+    /// The token and what is known of it; or why it cannot be read.
+    pub closing: Result<Closing, Fault>,
 }
 
 impl std::fmt::Debug for SnapshotView {
@@ -109,7 +119,6 @@ impl SnapshotView {
     }
 
     fn listed(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<Listed>, Fault> {
-        use std::ops::Bound::{Excluded, Unbounded};
         let (accounts, rows) = (self.table(ACCOUNTS)?, self.table(ROWS)?);
         let from = after.as_ref().map_or(Unbounded, |after| Excluded(after.as_bytes()));
         let range = accounts
@@ -182,17 +191,27 @@ impl SnapshotView {
         })
     }
 
-    /// Every closing token, in the order of their accounts.
-    pub fn closings(&self) -> Result<impl Iterator<Item = Result<Closing, Fault>> + use<>, Fault> {
-        let view = self.clone();
-        let closings = match self.optional(CLOSINGS)? {
-            Some(table) => Some(table.range::<&[u8; 32]>(..).map_err(|error| self.fault(error))?),
-            None => None,
-        };
-        Ok(closings.into_iter().flatten().map(move |entry| {
-            let (account, value) = entry.map_err(|error| view.fault(error))?;
-            view.0.store.closing(account.value(), value.value())
-        }))
+    /// Up to `limit` closing tokens in the order of their accounts, beginning behind `after`. One that cannot be read is listed
+    /// with its fault.
+    pub fn closings(&self, after: Option<AccountKey>, limit: usize) -> Result<Vec<ListedClosing>, Fault> {
+        self.0.store.reading(|| {
+            let Some(closings) = self.optional(CLOSINGS)? else {
+                return Ok(Vec::new());
+            };
+            let from = after.as_ref().map_or(Unbounded, |after| Excluded(after.as_bytes()));
+            let range = closings.range::<&[u8; 32]>((from, Unbounded));
+            let mut found = Vec::new();
+            for entry in range.map_err(|error| self.fault(error))?.take(limit) {
+                let (key, value) = entry.map_err(|error| self.fault(error))?;
+                let closing = match self.0.store.closing(key.value(), value.value()) {
+                    Err(fault) if !fault.is_of_one_read() => return Err(fault),
+                    closing => closing,
+                };
+                let account = AccountKey::from_bytes(*key.value());
+                found.push(ListedClosing { account, closing });
+            }
+            Ok(found)
+        })
     }
 
     /// The trusted operators as of then.
