@@ -272,7 +272,10 @@ const ORDER: &[(&str, &[&str])] = &[
             "mod",
         ],
     ),
-    ("resolver/nats", &["resend", "seen", "streams", "versions", "mod"]),
+    (
+        "resolver/nats",
+        &["resend", "seen", "streams", "travel", "versions", "mod"],
+    ),
     ("sign", &["claims", "creds", "keys", "mod"]),
     (
         "state",

@@ -106,6 +106,8 @@ pub(super) struct Inner {
     pub(super) takes_refused: AtomicBool,
     /// Whether accounts that have streams are not deleted.
     pub(super) refuses_with_streams: AtomicBool,
+    /// Whether a publisher's node of another version was asked, which is logged once.
+    pub(super) met_other_version: AtomicBool,
     /// Accounts that are neither deleted nor shut.
     pub(super) protected: ArcSwap<BTreeMap<AccountKey, Protected>>,
     /// Where they are asked.
@@ -144,6 +146,7 @@ impl Resolver {
             versions: ArcSwap::default(),
             takes_refused: AtomicBool::new(false),
             refuses_with_streams: AtomicBool::new(false),
+            met_other_version: AtomicBool::new(false),
             protected: ArcSwap::default(),
             overrules: Resends::default(),
             heard_offset: AtomicI64::new(i64::MIN),

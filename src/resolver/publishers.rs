@@ -3,16 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::handle::Resolver;
-use super::nats::{Answered, Asking, Enforcement, Inquiry, Seen, StreamsFound, StreamsInquiry, StreamsUnknown, Told};
+use super::nats::{
+    About, Answered, Asking, Enforcement, Inquiry, OtherVersion, Question, Seen, StreamsFound, StreamsInquiry,
+    StreamsUnknown, Told, decode, encode, not_understood,
+};
 use crate::jwt::{AccountKey, ServerVersion};
 use crate::state::{Revision, Server};
 
@@ -27,27 +30,6 @@ const TRAVEL: Duration = Duration::from_millis(200);
 
 /// The pause where nobody publishes, or somebody else from now on.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// A question to another node's publisher, as it travels (postcard).
-#[derive(Serialize, Deserialize)]
-struct Question {
-    nats_cluster: String,
-    wait_ms: u64,
-    about: About,
-}
-
-#[derive(Serialize, Deserialize)]
-enum About {
-    /// At which servers this is in force.
-    InForce {
-        account: AccountKey,
-        revision: Revision,
-        /// How long ago that began which is timed.
-        since_ms: Option<u64>,
-    },
-    /// Which of these have streams.
-    Streams(Vec<AccountKey>),
-}
 
 /// A NATS cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +161,9 @@ impl Resolver {
             revision,
             since_ms: since.map(ms_since),
         };
-        self.ask_holder(nats_cluster, about, until, ASK_FOR).await
+        // Of another version's node nothing is known, as of one that does not answer; the log says why.
+        let answered = self.ask_holder(nats_cluster, about, until, ASK_FOR).await;
+        answered.ok().flatten()
     }
 
     /// Which of `accounts` have JetStream streams in `nats_cluster`, said at the latest at `until`.
@@ -195,7 +179,10 @@ impl Resolver {
         }
         let about = About::Streams(accounts.to_vec());
         let answered = self.ask_holder(nats_cluster, about, until, TRAVEL);
-        answered.await.unwrap_or(Err(StreamsUnknown::NotConnected))
+        match answered.await {
+            Ok(answered) => answered.unwrap_or(Err(StreamsUnknown::NotConnected)),
+            Err(OtherVersion) => Err(StreamsUnknown::OtherVersion),
+        }
     }
 
     async fn streams_here(
@@ -221,10 +208,10 @@ impl Resolver {
         about: About,
         until: Instant,
         more: Duration,
-    ) -> Option<A> {
-        let holder = self.lease(nats_cluster)?.holder;
+    ) -> Result<Option<A>, OtherVersion> {
+        let holder = self.lease(nats_cluster).map_or(0, |lease| lease.holder);
         if holder == 0 || Some(holder) == self.member_id() {
-            return None;
+            return Ok(None);
         }
         let wait = until.saturating_duration_since(Instant::now());
         let question = Question {
@@ -232,9 +219,17 @@ impl Resolver {
             wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
             about,
         };
-        let question = postcard::to_stdvec(&question).ok()?.into();
-        let answer = self.0.raft.ask_publisher(holder, question, wait + more).await?;
-        postcard::from_bytes(&answer).ok()
+        let answer = self.0.raft.ask_publisher(holder, encode(&question), wait + more).await;
+        let answer = answer.map(|answer| decode(&answer)).transpose();
+        if answer.is_err() && !self.0.met_other_version.swap(true, Ordering::Relaxed) {
+            let node = self.0.raft.member_name(holder).unwrap_or_default();
+            tracing::warn!(
+                node,
+                nats_cluster,
+                "this node and the one that publishes run versions of jwtmesh that do not understand each other's questions: until both run the same, this node cannot prove where a JWT is in force, and refuses deletes that depend on streams"
+            );
+        }
+        answer
     }
 
     /// Puts a question to the publisher of `nats_cluster` on this node, if there is one.
@@ -266,27 +261,24 @@ impl Resolver {
         answered.await.ok()
     }
 
-    /// Another node's question.
+    /// The answer to another node's question; `None` where this node does not publish.
     pub(super) async fn answer_peer(&self, question: Bytes) -> Option<Bytes> {
-        let question: Question = postcard::from_bytes(&question).ok()?;
+        let Ok(question) = decode::<Question>(&question) else {
+            return Some(not_understood());
+        };
         let wait = Duration::from_millis(question.wait_ms).min(ASK_FOR);
         let (until, nats_cluster) = (Instant::now() + wait, &question.nats_cluster);
-        let answer = match question.about {
+        Some(match question.about {
             About::InForce {
                 account,
                 revision,
                 since_ms,
             } => {
                 let since = since_ms.and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
-                let answered = self.ask_here(nats_cluster, account, revision, until, since).await?;
-                postcard::to_stdvec(&answered)
+                encode(&self.ask_here(nats_cluster, account, revision, until, since).await?)
             }
-            About::Streams(accounts) => {
-                let answered = self.streams_here(nats_cluster, accounts, until).await?;
-                postcard::to_stdvec(&answered)
-            }
-        };
-        Some(answer.ok()?.into())
+            About::Streams(accounts) => encode(&self.streams_here(nats_cluster, accounts, until).await?),
+        })
     }
 
     /// What is agreed of `revision`.

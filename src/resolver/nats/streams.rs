@@ -54,6 +54,8 @@ pub enum StreamsUnknown {
         /// How many others.
         others: u64,
     },
+    /// The node that publishes to it does not understand the question, or this one not its answer.
+    OtherVersion,
 }
 
 impl StreamsUnknown {
@@ -74,6 +76,9 @@ impl StreamsUnknown {
                 "it has more than {MAX_SERVERS} servers, and others are not known: forget those that were shut down for good with \
                  `jwtmesh nats forget`"
             ),
+            Self::OtherVersion => "the node that publishes to it runs another version of jwtmesh than this one, so send the request again \
+                                   when both run the same"
+                .to_owned(),
             Self::NoServer => "none of its servers is known yet, so send the request again in some seconds".to_owned(),
             Self::Silent { server, others } => {
                 let (nor, are) = match others {
