@@ -9,7 +9,7 @@ use nkeys::KeyPair;
 use super::assemble::start_on;
 use super::faulty_disk::FaultyDisk;
 use crate::clock::Clock;
-use crate::config::{Config, NatsCluster};
+use crate::config::{Config, DeleteWithStreams, NatsCluster};
 use crate::raft::peer::{Leading, NotLed};
 use crate::resolver::Submitter;
 use crate::sign::{self, Claims};
@@ -139,6 +139,22 @@ async fn g8_a_request_without_a_time_is_refused_over_an_open_way_and_a_protected
     node.shutdown(PATIENCE).await.unwrap();
 }
 
+/// A NATS cluster of which no server can be reached, with this creds file.
+fn unreachable_nats(folder: &Path, name: &str, creds: &str) -> NatsCluster {
+    let path = folder.join(name);
+    std::fs::write(&path, creds).unwrap();
+    NatsCluster {
+        name: name.to_owned(),
+        // Nothing listens there.
+        servers: vec!["nats://127.0.0.1:1".to_owned()],
+        creds: path,
+        ca: None,
+        client: None,
+        tls_first: false,
+        respond: true,
+    }
+}
+
 /// Without the account of its user a node could update no server, and a request may come before the first connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn g8_the_account_of_the_creds_stays_before_any_server_was_reached() {
@@ -156,20 +172,7 @@ async fn g8_the_account_of_the_creds_stays_before_any_server_was_reached() {
         ("unusable", "nothing".to_owned()),
         ("own", sign::creds(&login, &user).unwrap()),
     ];
-    let nats = files.map(|(name, text)| {
-        let creds = temp.path().join(name);
-        std::fs::write(&creds, text).unwrap();
-        NatsCluster {
-            name: name.to_owned(),
-            // Nothing listens there.
-            servers: vec!["nats://127.0.0.1:1".to_owned()],
-            creds,
-            ca: None,
-            client: None,
-            tls_first: false,
-            respond: true,
-        }
-    });
+    let nats = files.map(|(name, text)| unreachable_nats(temp.path(), name, &text));
     let config = Config {
         nats: nats.into(),
         ..config_of(temp.path(), &token)
@@ -239,6 +242,48 @@ async fn g9_a_closing_jwt_whose_key_was_removed_is_not_sent_until_it_is_trusted_
         assert_eq!(resolver.valid_closing(key).await.unwrap().is_some(), is_sent);
         assert!(resolver.closing(key).await.unwrap().is_some(), "it is kept");
     }
+    node.shutdown(PATIENCE).await.unwrap();
+}
+
+/// Another node may run with an older configuration, in which the setting is not there yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn g8_a_leader_asks_for_streams_too_before_another_nodes_delete_is_agreed_on() {
+    const ISSUED: i64 = 1_700_000_000;
+    let operator = KeyPair::new_operator();
+    let [system, account] = [(); 2].map(|()| KeyPair::new_account());
+    let temp = tempfile::tempdir().unwrap();
+    let token = Claims::operator(&operator, "O", &system)
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let config = Config {
+        nats: vec![unreachable_nats(temp.path(), "fra", "nothing")],
+        delete_with_streams: DeleteWithStreams::Refuse,
+        ..config_of(temp.path(), &token)
+    };
+    let disk = FaultyDisk::default();
+    let node = start_on(config, Clock::system(), disk.open()).await.unwrap();
+    let claim = Claims::delete(&operator, &[account.public_key()])
+        .sign(&operator, ISSUED)
+        .unwrap();
+    let command = Command::from(DeleteAccounts {
+        trust_epoch: node.resolver.trust().epoch,
+        operator: operator.public_key().parse().unwrap(),
+        issued_at: ISSUED,
+        claim: claim.into(),
+        accounts: vec![account.public_key().parse().unwrap()],
+    });
+    match node.resolver.lead(2, command).await {
+        Err(NotLed::Refused(reason)) => {
+            assert!(
+                reason.contains("has JetStream streams in NATS cluster \"fra\""),
+                "{reason}"
+            );
+        }
+        led => panic!("{led:?}"),
+    }
+    // A node of another version is told so, and which version this one speaks.
+    let answer = node.resolver.ask_publisher(Bytes::from_static(b"\x03fra"));
+    assert_eq!(answer.await.as_deref(), Some(&[64][..]));
     node.shutdown(PATIENCE).await.unwrap();
 }
 

@@ -124,6 +124,9 @@ impl Resolver {
                         "a request to delete accounts says something else than its command",
                     ));
                 }
+                // Also where the other node has asked: it may run with an older configuration. Where it has, the servers answer
+                // at once.
+                self.check_streams(&delete.accounts).await.map_err(refused)?;
                 Command::DeleteAccounts(delete)
             }
             Command::PutClosing(PutClosing { trust_epoch, item }) => {

@@ -27,7 +27,7 @@ impl Resolver {
 
     /// Refuses `accounts`, which are to be deleted, if one of them has streams in a NATS cluster, or if that cannot be found
     /// out; if the configuration says so. One that is deleted already may be deleted again.
-    pub(super) async fn check_streams(&self, accounts: &[AccountKey]) -> Result<(), SubmitError> {
+    pub(in crate::resolver) async fn check_streams(&self, accounts: &[AccountKey]) -> Result<(), SubmitError> {
         if !self.0.refuses_with_streams.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -44,7 +44,9 @@ impl Resolver {
         };
         let each = u32::try_from(wanted.len()).map_or(LONGEST, |count| FOR_EACH * count);
         let until = Instant::now() + (PATIENCE + each).min(LONGEST);
-        // Those that the mesh had servers of, and this node is not to connect to, have none any more.
+        // Those that the mesh had servers of, and this node is not to connect to, have none any more. One that it had no server of
+        // yet, and this node is not to connect to, is unknown here: its publisher has the mesh agree on its servers within seconds
+        // of its first connection.
         let clusters = self.nats_clusters().into_iter();
         let clusters = clusters.filter(|cluster| !cluster.servers.is_empty() || self.attends(&cluster.name));
         let asked = clusters.map(async |cluster| (self.streams_of(&cluster.name, &wanted, until).await, cluster.name));
