@@ -63,7 +63,7 @@ const ORDER: &[(&str, &[&str])] = &[
     (
         "cli/account",
         &[
-            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "delete", "closing", "mod",
+            "pages", "named", "tally", "list", "show", "push", "pull", "watch", "consent", "delete", "closing", "mod",
         ],
     ),
     (

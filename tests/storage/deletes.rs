@@ -20,6 +20,10 @@ pub(crate) fn delete(issued_at: i64, claim: &str, accounts: &[u8]) -> Command {
     .into()
 }
 
+fn upload(item: PutAccount) -> Command {
+    put(1, vec![item])
+}
+
 fn insist(item: PutAccount) -> Command {
     OverrideAccount {
         trust_epoch: 1,
@@ -89,6 +93,23 @@ impl Log {
         }
     }
 
+    /// Expects that a token is stored.
+    fn stored(&mut self, command: Command, what: &str) {
+        let revision = self.index + 1;
+        self.expect(command, &[Outcome::Stored { revision }], what);
+    }
+
+    /// Expects that a request is carried out, and which of its accounts were there.
+    fn deleted(&mut self, command: Command, were_there: &[bool], what: &str) {
+        self.expect(command, &done(self.index + 1, were_there), what);
+    }
+
+    /// Expects that what a command says of a closing token is done.
+    fn done(&mut self, command: Command, what: &str) {
+        let revision = self.index + 1;
+        self.expect(command, &closed(ClosingOutcome::Done { revision }), what);
+    }
+
     /// The token of account 1, if it is not deleted.
     fn token(&self) -> Option<String> {
         let tokens = self.states.iter().map(|(state, _)| token_of(state, 1));
@@ -101,36 +122,28 @@ impl Log {
 #[test]
 fn g8_a_deleted_account_comes_back_with_a_newer_token_only() {
     let mut log = Log::new();
-    log.expect(
-        put(1, vec![item(1, 100, "a")]),
-        &[Outcome::Stored { revision: 2 }],
-        "created",
-    );
-    log.expect(delete(200, "claim", &[1, 9]), &done(3, &[true, false]), "deleted");
+    log.stored(upload(item(1, 100, "a")), "created");
+    log.deleted(delete(200, "claim", &[1, 9]), &[true, false], "deleted");
     assert_eq!(log.token(), None);
-    log.expect(put(1, vec![item(1, 100, "a")]), &deleted(200, 3), "the token before it");
+    log.expect(upload(item(1, 100, "a")), &deleted(200, 3), "the token before it");
     log.expect(
-        put(1, vec![item(1, 199, "b")]),
+        upload(item(1, 199, "b")),
         &deleted(200, 3),
         "one from before the request",
     );
-    log.expect(delete(200, "claim", &[1]), &done(6, &[false]), "the request again");
+    log.deleted(delete(200, "claim", &[1]), &[false], "the request again");
     log.expect(
-        put(1, vec![item(1, 150, "c")]),
+        upload(item(1, 150, "c")),
         &deleted(200, 3),
         "the floor is the first request's",
     );
-    log.expect(delete(300, "later", &[1]), &done(8, &[false]), "a later request");
+    log.deleted(delete(300, "later", &[1]), &[false], "a later request");
     log.expect(
-        put(1, vec![item(1, 250, "d")]),
+        upload(item(1, 250, "d")),
         &deleted(300, 8),
         "the floor is the later request's",
     );
-    log.expect(
-        put(1, vec![item(1, 301, "e")]),
-        &[Outcome::Stored { revision: 10 }],
-        "a newer one",
-    );
+    log.stored(upload(item(1, 301, "e")), "a newer one");
     assert_eq!(log.token().as_deref(), Some("e"));
     let superseded = DeleteOutcome::Superseded {
         account: account(1),
@@ -143,27 +156,13 @@ fn g8_a_deleted_account_comes_back_with_a_newer_token_only() {
 #[test]
 fn g8_within_one_second_neither_the_token_nor_the_request_can_be_replayed() {
     let mut log = Log::new();
-    log.expect(
-        put(1, vec![item(1, 100, "a")]),
-        &[Outcome::Stored { revision: 2 }],
-        "created",
-    );
-    log.expect(
-        put(1, vec![item(1, 100, "b")]),
-        &[Outcome::Stored { revision: 3 }],
-        "changed",
-    );
-    log.expect(delete(100, "claim", &[1]), &done(4, &[true]), "deleted");
+    log.stored(upload(item(1, 100, "a")), "created");
+    log.stored(upload(item(1, 100, "b")), "changed");
+    log.deleted(delete(100, "claim", &[1]), &[true], "deleted");
     for token in ["a", "b"] {
-        let index = log.index;
-        log.expect(put(1, vec![item(1, 100, token)]), &deleted(100, 4), token);
-        assert_eq!(log.index, index + 1);
+        log.expect(upload(item(1, 100, token)), &deleted(100, 4), token);
     }
-    log.expect(
-        put(1, vec![item(1, 100, "c")]),
-        &[Outcome::Stored { revision: 7 }],
-        "another token",
-    );
+    log.stored(upload(item(1, 100, "c")), "another token");
     let replayed = DeleteOutcome::Replayed { account: account(1) };
     log.expect(
         delete(100, "claim", &[1]),
@@ -172,19 +171,11 @@ fn g8_within_one_second_neither_the_token_nor_the_request_can_be_replayed() {
     );
     assert_eq!(log.token().as_deref(), Some("c"));
     // An administrator puts an old token back: the request is newer than it, and was carried out all the same.
-    log.expect(
-        insist(item(1, 50, "old")),
-        &[Outcome::Stored { revision: 9 }],
-        "insisted on",
-    );
+    log.stored(insist(item(1, 50, "old")), "insisted on");
     log.expect(delete(100, "claim", &[1]), &refused(replayed), "the same request again");
+    log.deleted(delete(100, "other", &[1]), &[true], "another request of that second");
     log.expect(
-        delete(100, "other", &[1]),
-        &done(11, &[true]),
-        "another request of that second",
-    );
-    log.expect(
-        put(1, vec![item(1, 100, "c")]),
+        upload(item(1, 100, "c")),
         &deleted(100, 11),
         "what was barred stays barred",
     );
@@ -194,18 +185,14 @@ fn g8_within_one_second_neither_the_token_nor_the_request_can_be_replayed() {
 #[test]
 fn g8_a_deleted_account_that_the_mesh_never_had_does_not_come_with_an_old_token() {
     let mut log = Log::new();
-    log.expect(delete(0, "undated", &[1]), &done(2, &[false]), "without a time");
+    log.deleted(delete(0, "undated", &[1]), &[false], "without a time");
     for (state, _) in &log.states {
         assert_eq!(state.account(account(1)).unwrap(), None, "it leaves nothing");
     }
-    log.expect(delete(200, "claim", &[1]), &done(3, &[false]), "it was not there");
-    log.expect(delete(200, "claim", &[1]), &done(4, &[false]), "again");
-    log.expect(put(1, vec![item(1, 199, "old")]), &deleted(200, 3), "an old token");
-    log.expect(
-        put(1, vec![item(1, 201, "new")]),
-        &[Outcome::Stored { revision: 6 }],
-        "a newer one",
-    );
+    log.deleted(delete(200, "claim", &[1]), &[false], "it was not there");
+    log.deleted(delete(200, "claim", &[1]), &[false], "again");
+    log.expect(upload(item(1, 199, "old")), &deleted(200, 3), "an old token");
+    log.stored(upload(item(1, 201, "new")), "a newer one");
 }
 
 /// Tools that sign without times give the same bytes each time: over an authenticated way the order of arrival counts.
@@ -213,35 +200,18 @@ fn g8_a_deleted_account_that_the_mesh_never_had_does_not_come_with_an_old_token(
 fn g8_without_issue_times_the_order_of_arrival_counts() {
     let mut log = Log::new();
     for round in 0..3 {
-        let at = log.index;
-        log.expect(
-            insist(item(1, 0, "same")),
-            &[Outcome::Stored { revision: at + 1 }],
-            "created",
-        );
+        log.stored(insist(item(1, 0, "same")), "created");
         assert_eq!(log.token().as_deref(), Some("same"));
-        log.expect(delete(0, "same", &[1]), &done(at + 2, &[true]), "deleted");
+        log.deleted(delete(0, "same", &[1]), &[true], "deleted");
         assert_eq!(log.token(), None, "round {round}");
-        log.expect(delete(0, "same", &[1]), &done(at + 3, &[false]), "deleted before");
+        log.deleted(delete(0, "same", &[1]), &[false], "deleted before");
     }
     // A floor of before stays.
-    log.expect(
-        put(1, vec![item(1, 100, "dated")]),
-        &[Outcome::Stored { revision: 11 }],
-        "dated",
-    );
-    log.expect(delete(0, "same", &[1]), &done(12, &[true]), "deleted");
-    log.expect(
-        put(1, vec![item(1, 100, "dated")]),
-        &deleted(100, 12),
-        "the token before it",
-    );
+    log.stored(upload(item(1, 100, "dated")), "dated");
+    log.deleted(delete(0, "same", &[1]), &[true], "deleted");
+    log.expect(upload(item(1, 100, "dated")), &deleted(100, 12), "the token before it");
     log.expect(insist(item(1, 100, "dated")), &deleted(100, 12), "insisted on");
-    log.expect(
-        insist(item(1, 101, "newer")),
-        &[Outcome::Stored { revision: 15 }],
-        "a newer one insisted on",
-    );
+    log.stored(insist(item(1, 101, "newer")), "a newer one insisted on");
 }
 
 #[test]
@@ -350,34 +320,21 @@ fn g9_a_shut_account_is_opened_by_a_newer_token_only() {
     let closing = item(1, 50, "closing");
     log.expect(kill(closing.clone()), &closed(ClosingOutcome::Unknown), "no account");
     log.expect(keep(closing.clone()), &closed(ClosingOutcome::Unknown), "no account");
-    log.expect(
-        put(1, vec![item(1, 100, "a")]),
-        &[Outcome::Stored { revision: 4 }],
-        "created",
-    );
-    log.expect(
-        keep(closing.clone()),
-        &closed(ClosingOutcome::Done { revision: 5 }),
-        "kept",
-    );
+    log.stored(upload(item(1, 100, "a")), "created");
+    log.done(keep(closing.clone()), "kept");
     log.expect(
         keep(closing.clone()),
         &closed(ClosingOutcome::Unchanged { revision: 5 }),
         "again",
     );
     assert_eq!(log.token().as_deref(), Some("a"), "kept is not used");
-    let index = log.index;
     log.expect(
         kill(item(1, 50, "an old public one")),
         &closed(ClosingOutcome::NotKept),
         "another than the one kept",
     );
-    assert_eq!((log.index, log.token().as_deref()), (index + 1, Some("a")));
-    log.expect(
-        kill(closing.clone()),
-        &closed(ClosingOutcome::Done { revision: 8 }),
-        "shut",
-    );
+    assert_eq!(log.token().as_deref(), Some("a"));
+    log.done(kill(closing.clone()), "shut");
     log.expect(
         kill(closing),
         &closed(ClosingOutcome::Unchanged { revision: 8 }),
@@ -388,20 +345,12 @@ fn g9_a_shut_account_is_opened_by_a_newer_token_only() {
         stored_issued_at: 100,
         revision: 8,
     }];
-    log.expect(put(1, vec![item(1, 100, "a")]), &superseded, "the token before it");
-    log.expect(put(1, vec![item(1, 99, "b")]), &superseded, "an older one");
+    log.expect(upload(item(1, 100, "a")), &superseded, "the token before it");
+    log.expect(upload(item(1, 99, "b")), &superseded, "an older one");
     let remove = RemoveClosing { account: account(1) };
-    log.expect(
-        remove.clone().into(),
-        &closed(ClosingOutcome::Done { revision: 12 }),
-        "removed",
-    );
+    log.done(remove.clone().into(), "removed");
     log.expect(remove.into(), &closed(ClosingOutcome::Unknown), "removed before");
-    log.expect(
-        put(1, vec![item(1, 101, "c")]),
-        &[Outcome::Stored { revision: 14 }],
-        "a newer one",
-    );
+    log.stored(upload(item(1, 101, "c")), "a newer one");
     assert_eq!(log.token().as_deref(), Some("c"));
 }
 
@@ -409,52 +358,28 @@ fn g9_a_shut_account_is_opened_by_a_newer_token_only() {
 #[test]
 fn g9_the_closing_token_of_a_deleted_account_is_older_than_what_creates_it_again() {
     let mut log = Log::new();
+    log.stored(upload(item(1, 100, "a")), "created");
+    log.done(keep(item(1, 150, "closing")), "kept");
+    log.deleted(delete(120, "claim", &[1]), &[true], "deleted");
     log.expect(
-        put(1, vec![item(1, 100, "a")]),
-        &[Outcome::Stored { revision: 2 }],
-        "created",
-    );
-    log.expect(
-        keep(item(1, 150, "closing")),
-        &closed(ClosingOutcome::Done { revision: 3 }),
-        "kept",
-    );
-    log.expect(delete(120, "claim", &[1]), &done(4, &[true]), "deleted");
-    log.expect(
-        put(1, vec![item(1, 149, "b")]),
+        upload(item(1, 149, "b")),
         &deleted(150, 4),
         "older than the closing token",
     );
-    log.expect(
-        put(1, vec![item(1, 150, "closing")]),
-        &deleted(150, 4),
-        "the closing token",
-    );
+    log.expect(upload(item(1, 150, "closing")), &deleted(150, 4), "the closing token");
     log.expect(
         kill(item(1, 150, "closing")),
         &closed(ClosingOutcome::Deleted { revision: 4 }),
         "it is deleted",
     );
-    log.expect(
-        keep(item(1, 170, "later")),
-        &closed(ClosingOutcome::Done { revision: 8 }),
-        "another one",
-    );
+    log.done(keep(item(1, 170, "later")), "another one");
     for (state, _) in &log.states {
         let row = state.account(account(1)).unwrap().expect("a tombstone");
         assert_eq!((row.revision, row.issued_at), (8, 170), "the publishers look again");
         assert_eq!(&state.closing(account(1)).unwrap().expect("kept").token[..], b"later");
     }
-    log.expect(
-        put(1, vec![item(1, 170, "later")]),
-        &deleted(170, 8),
-        "the closing token",
-    );
-    log.expect(
-        put(1, vec![item(1, 170, "c")]),
-        &[Outcome::Stored { revision: 10 }],
-        "another token",
-    );
+    log.expect(upload(item(1, 170, "later")), &deleted(170, 8), "the closing token");
+    log.stored(upload(item(1, 170, "c")), "another token");
 }
 
 /// An earlier version would take a deleted account for one that never was.
@@ -464,7 +389,7 @@ fn g8_a_file_with_a_tombstone_is_one_that_an_earlier_version_refuses() {
     let kept = || keep(item(1, 1, "closing"));
     let remove = RemoveClosing { account: account(1) };
     for (name, commands, format) in [
-        ("plain", vec![put(1, vec![item(2, 100, "b")])], 3),
+        ("plain", vec![upload(item(2, 100, "b"))], 3),
         ("deleted", vec![delete(200, "claim", &[1])], 4),
         ("kept", vec![kept()], 4),
         ("shut", vec![kept(), kill(item(1, 1, "closing")), remove.into()], 4),
@@ -472,7 +397,7 @@ fn g8_a_file_with_a_tombstone_is_one_that_an_earlier_version_refuses() {
         let path = folder.path().join(name);
         let state = State::open_file(&path, options()).unwrap();
         apply(&state, 1, &trust_operator(1));
-        apply(&state, 2, &put(1, vec![item(1, 100, "a")]));
+        apply(&state, 2, &upload(item(1, 100, "a")));
         let last = 2 + commands.len() as u64;
         for (index, command) in (3..).zip(&commands) {
             apply(&state, index, command);

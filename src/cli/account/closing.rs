@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 
+use super::consent::Consent;
 use super::named::Named;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{confirmed, read, text_of, trusted};
+use crate::cli::input::{read, text_of, trusted};
 use crate::cli::inspect;
 use crate::cli::key::operator_key;
 use crate::cli::output::json;
@@ -80,17 +81,10 @@ pub(in crate::cli) struct Kill {
     /// The account's public key, or its name
     #[arg(value_name = "ACCOUNT")]
     account: Named,
-    /// Only say whether it could be shut
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Closing {
@@ -169,13 +163,10 @@ impl Kill {
         let client = self.target.client()?;
         let account = self.account.key(&client).await?;
         let planned = client.kill(account, true).await?;
-        if self.dry_run && self.json {
-            json(out, &planned)?;
-            return Ok(Exit::Done);
-        }
-        if self.dry_run || !self.yes {
+        let mut said = String::new();
+        if self.consent.shows_text() {
             let (present, closing) = (client.account(account).await?, client.closing(account).await?);
-            let mut said = format!(
+            said = format!(
                 "account   {account}  {}\noperator  {}\nThe closing JWT of {} takes the place of the one of {}: every client is \
                  disconnected, and none can connect until a newer JWT is pushed.\n",
                 crate::cli::output::plain(&present.name),
@@ -187,17 +178,12 @@ impl Kill {
                 said =
                     format!("account {account} is shut already; its closing JWT is sent to the NATS clusters again\n");
             }
-            if self.dry_run {
-                out.write_all(said.as_bytes())?;
-                return Ok(Exit::Done);
-            }
-            std::io::stderr().write_all(said.as_bytes())?;
         }
-        if !self.yes && !confirmed("kill")? {
-            return Err(Failure::new(Exit::Failed, "nothing was changed"));
+        if !self.consent.given(out, &planned, said.as_bytes(), "kill")? {
+            return Ok(Exit::Done);
         }
         let killed = client.kill(account, false).await?;
-        if self.json {
+        if self.consent.json {
             json(out, &killed)?;
         } else {
             writeln!(

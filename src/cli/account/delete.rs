@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::Args;
 
+use super::consent::Consent;
 use super::named::Named;
 use crate::api::Deleted;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{confirmed, read, text_of};
+use crate::cli::input::{read, text_of};
 use crate::cli::key::operator_key;
 use crate::cli::output::{json, plain};
 use crate::cli::target::Target;
@@ -36,23 +37,16 @@ pub(in crate::cli) struct Delete {
     /// node never sees it
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Only say what would be deleted
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     target: Target,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Delete {
     pub(super) async fn run(self, out: &mut impl Write) -> Result<Exit, Failure> {
         let client = self.target.client()?;
-        if self.claim.as_deref() == Some(Path::new("-")) && !self.yes && !self.dry_run {
+        if self.claim.as_deref() == Some(Path::new("-")) && self.consent.is_asked() {
             let why = "the request is read from standard input, where no question can be answered then: add --yes, or --dry-run";
             return Err(Failure::new(Exit::Usage, why));
         }
@@ -70,26 +64,15 @@ impl Delete {
         // The clock of this machine may be behind the one that signed the accounts.
         let request = self.request(&accounts, Clock::system().now().max(newest))?;
         let planned = client.delete(request.clone(), true).await?;
-        if self.dry_run || !self.yes {
-            let mut shown = Vec::new();
-            print(&mut shown, &planned)?;
-            if self.json && self.dry_run {
-                json(out, &planned)?;
-            } else if self.dry_run {
-                out.write_all(&shown)?;
-            } else {
-                // Beside the question, so that standard output has the outcome alone.
-                std::io::stderr().write_all(&shown)?;
-            }
+        let mut said = Vec::new();
+        if self.consent.shows_text() {
+            print(&mut said, &planned)?;
         }
-        if self.dry_run {
+        if !self.consent.given(out, &planned, &said, &phrase(accounts.len()))? {
             return Ok(Exit::Done);
         }
-        if !self.yes && !confirmed(&phrase(accounts.len()))? {
-            return Err(Failure::new(Exit::Failed, "nothing was deleted"));
-        }
         let deleted = client.delete(request, false).await?;
-        if self.json {
+        if self.consent.json {
             json(out, &deleted)?;
         } else {
             print(out, &deleted)?;

@@ -5,6 +5,7 @@
 //! million accounts need no more memory than one page.
 
 mod closing;
+mod consent;
 mod delete;
 mod list;
 mod named;
