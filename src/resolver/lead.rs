@@ -92,10 +92,12 @@ impl Resolver {
                 Command::TakeLease(take)
             }
             Command::UpdateRoster(update) => {
-                let holder = self.lease(&update.nats_cluster).map_or(0, |lease| lease.holder);
-                check_roster(&update, from, holder)?;
-                self.check_position(update.position)?;
+                self.check_update(&update, from)?;
                 Command::UpdateRoster(update)
+            }
+            Command::UpdateRosterIf(update) => {
+                self.check_update(&update.update, from)?;
+                Command::UpdateRosterIf(update)
             }
             Command::ForgetServer(forget) => {
                 check_name(&forget.nats_cluster)?;
@@ -140,6 +142,12 @@ impl Resolver {
             }
             other => other,
         })
+    }
+
+    fn check_update(&self, update: &UpdateRoster, from: u64) -> Result<(), NotLed> {
+        let holder = self.lease(&update.nats_cluster).map_or(0, |lease| lease.holder);
+        check_roster(update, from, holder)?;
+        self.check_position(update.position)
     }
 
     /// A position never goes back. No node has applied what the leader has not in its log.

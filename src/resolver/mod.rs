@@ -55,5 +55,5 @@ pub use crate::state::OperatorOutcome;
 pub use crate::state::Revision;
 pub use crate::state::RowKind;
 pub use crate::state::Server;
-pub use crate::state::UpdateRoster;
 pub use crate::state::{MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND};
+pub use crate::state::{UpdateRoster, UpdateRosterIf};

@@ -16,7 +16,7 @@ use crate::state::Lease;
 use crate::state::Revision;
 use crate::state::Server;
 use crate::state::TakeLease;
-use crate::state::UpdateRoster;
+use crate::state::UpdateRosterIf;
 
 impl Resolver {
     /// Asks for the current token of `account` to be sent to every NATS cluster once more. Nothing is sent if it was
@@ -136,9 +136,14 @@ impl Resolver {
         self.0.raft.member_id()
     }
 
+    /// The revision of the last update of the servers of `nats_cluster`, which the next one names; 0 if there was none.
+    pub fn roster_revision(&self, nats_cluster: &str) -> Revision {
+        self.0.state.roster_revision(nats_cluster)
+    }
+
     /// Has the mesh agree on what this node found out about a NATS cluster. `false`: nothing changed, because its term
-    /// is not the current one.
-    pub async fn update_roster(&self, update: UpdateRoster) -> Result<bool, SubmitError> {
+    /// is not the current one, or another update was applied since.
+    pub async fn update_roster(&self, update: UpdateRosterIf) -> Result<bool, SubmitError> {
         Ok(self.0.raft.propose(update).await?)
     }
 

@@ -41,6 +41,8 @@ pub enum Command {
     KillAccount(KillAccount),
     /// A newer token of an account, in the place of a certain one.
     PutAccountIf(PutAccountIf),
+    /// What the publisher of a NATS cluster knows about its servers, where it knows the update before.
+    UpdateRosterIf(UpdateRosterIf),
 }
 
 /// The first byte of every encoded command. The second is the variant's number, then its fields (postcard).
@@ -331,7 +333,7 @@ pub enum Outcomes {
     Marked,
     /// Of [`TakeLease`]: the revision of the lease, or `None` where another one was taken meanwhile.
     Lease(Option<Revision>),
-    /// Of [`UpdateRoster`]: whether it was applied. Of [`ForgetServer`]: whether the server was there.
+    /// Of [`UpdateRoster`] and [`UpdateRosterIf`]: whether it was applied. Of [`ForgetServer`]: whether the server was there.
     Roster(bool),
     /// Of [`DeleteAccounts`].
     Deleted(DeleteOutcome),
@@ -485,7 +487,8 @@ pub struct TakeLease {
     pub before: Revision,
 }
 
-/// What the publisher of a NATS cluster knows about its servers, and how far it has updated them.
+/// What the publisher of a NATS cluster knows about its servers, and how far it has updated them. Earlier builds proposed it
+/// alone; now it comes in an [`UpdateRosterIf`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpdateRoster {
     /// The NATS cluster.
@@ -500,6 +503,17 @@ pub struct UpdateRoster {
     pub seen: Vec<Server>,
     /// The ids of servers to remove, before room is made for new ones.
     pub gone: Vec<String>,
+}
+
+/// An update of a roster that is refused where another one was applied since. One whose outcome its publisher never learned may be
+/// late: behind a newer one of the same term it would say again of a server that it misses nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRosterIf {
+    /// The update.
+    pub update: UpdateRoster,
+    /// The revision of the last update of this kind that its publisher knew,
+    /// [`State::roster_revision`](super::State::roster_revision).
+    pub present: Revision,
 }
 
 /// Removes a server from the roster because an administrator says so, whoever publishes.
@@ -552,6 +566,8 @@ proposal!(OverrideAccount, false, Option<AccountOutcome>, Outcomes::Accounts(mut
     |one| one.as_ref().is_some_and(AccountOutcome::has_happened));
 proposal!(TakeLease, true, Option<Revision>, Outcomes::Lease(granted) => granted, Option::is_some);
 proposal!(UpdateRoster, true, bool, Outcomes::Roster(applied) => applied, |applied| *applied);
+// Repeated, it finds itself in its place, and is refused.
+proposal!(UpdateRosterIf, true, bool, Outcomes::Roster(applied) => applied, |applied| *applied);
 // Repeated, it no longer finds the server.
 proposal!(ForgetServer, true, bool, Outcomes::Roster(found) => found, |_| true);
 // Without an issue time it would, repeated, delete what was created meanwhile.

@@ -57,7 +57,7 @@ pub use command::{
     AccountOutcome, Barred, ClosingOutcome, Command, DeleteAccounts, DeleteOutcome, ForgetServer, KillAccount,
     MAX_DELETED, MarkPropagated, OperatorOutcome, Outcomes, OverrideAccount, Proposal, PutAccount, PutAccountIf,
     PutAccounts, PutClosing, PutOperator, PutOperators, RemoveClosing, ReplaceOperator, Revision, TakeLease,
-    UnknownCommand, UpdateRoster,
+    UnknownCommand, UpdateRoster, UpdateRosterIf,
 };
 pub use fault::Fault;
 pub use file::{Export, Import, ImportError, Listed, ListedClosing, MAX_PIECE_BYTES, SnapshotView};
@@ -68,7 +68,7 @@ pub use rows::{AccountRow, Changes, Closing, Lease, Mark, OperatorRow, ReplacedO
 use apply::{Before, Present};
 use file::Store;
 use recent::{Change, Flush, Live, RowCache};
-use rows::{forgotten_name, lease_names};
+use rows::{forgotten_name, lease_names, roster_name};
 
 use crate::jwt::AccountKey;
 
@@ -418,6 +418,11 @@ impl State {
         let live = self.live();
         let servers = live.memtable.rosters.get(nats_cluster);
         servers.map_or_else(Vec::new, |servers| servers.values().cloned().collect())
+    }
+
+    /// The revision at which servers of a NATS cluster were last updated, by an [`UpdateRosterIf`]; 0 if never.
+    pub fn roster_revision(&self, nats_cluster: &str) -> Revision {
+        self.position(&roster_name(nats_cluster))
     }
 
     /// The servers of all NATS clusters, by the names of those and by their ids. Another value after each change.

@@ -360,6 +360,12 @@ pub(super) fn lease_names(nats_cluster: &str) -> [String; 3] {
     ["holder", "granted", "term"].map(|what| format!("{nats_cluster}/{what}"))
 }
 
+/// Under which name the revision is kept, among the positions, of the last update of the NATS cluster's servers. To a build that does
+/// not know it, it is a position that nothing asks for.
+pub(super) fn roster_name(nats_cluster: &str) -> String {
+    format!("{nats_cluster}/roster")
+}
+
 /// Under which name the revision is kept, among the positions, at which a server of the NATS cluster was last forgotten.
 pub(super) fn forgotten_name(nats_cluster: &str) -> String {
     format!("{nats_cluster}/forgotten")

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use jwtmesh::nats::{Asked, Lease};
-use jwtmesh::resolver::{Resolver, Server, UpdateRoster};
+use jwtmesh::resolver::{Resolver, Server, UpdateRoster, UpdateRosterIf};
 use jwtmesh::tasks::Scope;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
@@ -202,19 +202,22 @@ impl Publisher {
         if seen.is_empty() && !is_news {
             return None;
         }
-        let mut update = UpdateRoster {
+        let update = UpdateRoster {
             nats_cluster: NATS_CLUSTER.to_owned(),
             term: term.term,
             position,
             seen,
             gone: Vec::new(),
         };
+        let present = self.resolver.roster_revision(NATS_CLUSTER);
+        let mut update = UpdateRosterIf { update, present };
         let (resolver, is_unfenced) = (self.resolver.clone(), self.defect == Some(Defect::RosterUnfenced));
         let stall = self.network.stalls(is_unfenced);
         Some(Box::pin(async move {
             sleep(stall).await;
             if is_unfenced {
-                update.term = resolver.lease(NATS_CLUSTER).map_or(0, |lease| lease.term);
+                update.update.term = resolver.lease(NATS_CLUSTER).map_or(0, |lease| lease.term);
+                update.present = resolver.roster_revision(NATS_CLUSTER);
             }
             // If it is not agreed, the next one says it again.
             drop(resolver.update_roster(update).await);

@@ -9,7 +9,7 @@ use jwtmesh::jwt::{AccountKey, OperatorKey};
 use jwtmesh::state::{
     AccountOutcome, ClosingOutcome, Command, DeleteAccounts, DeleteOutcome, Effect, ForgetServer, KillAccount, Lease,
     Mark, MarkPropagated, OperatorOutcome, Options, Outcomes, PutAccount, PutAccounts, PutClosing, PutOperator,
-    PutOperators, RemoveClosing, Server, State, TakeLease, UpdateRoster,
+    PutOperators, RemoveClosing, Server, State, TakeLease, UpdateRoster, UpdateRosterIf,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -164,6 +164,8 @@ pub(crate) struct Model {
     positions: BTreeMap<String, u64>,
     leases: BTreeMap<String, Lease>,
     rosters: BTreeMap<String, BTreeMap<String, Server>>,
+    /// When each roster was last updated where the update before was named.
+    last_updates: BTreeMap<String, u64>,
     forgotten: BTreeMap<String, u64>,
 }
 
@@ -199,6 +201,14 @@ impl Model {
             }
             Command::TakeLease(command) => vec![Outcome::Lease(self.take(revision, command))],
             Command::UpdateRoster(command) => vec![Outcome::Roster(self.update(command))],
+            Command::UpdateRosterIf(command) => {
+                let last = self.last_updates.get(&command.update.nats_cluster).copied();
+                let is_applied = command.present == last.unwrap_or(0) && self.update(&command.update);
+                if is_applied {
+                    self.last_updates.insert(command.update.nats_cluster.clone(), revision);
+                }
+                vec![Outcome::Roster(is_applied)]
+            }
             Command::ForgetServer(ForgetServer { nats_cluster, id }) => {
                 let servers = self.rosters.entry(nats_cluster.clone()).or_default();
                 let was_there = servers.remove(id).is_some();
@@ -570,14 +580,19 @@ fn random_roster_command(random: &mut SmallRng, model: &Model) -> Command {
             for server in seen.iter_mut().filter(|_| random.gen_bool(0.05)) {
                 server.name = "n".repeat(257);
             }
-            UpdateRoster {
+            let last = model.last_updates.get(&nats_cluster).copied().unwrap_or(0);
+            let update = UpdateRoster {
                 nats_cluster,
                 term: lease.term + u64::from(!is_right),
                 position: random.gen_range(0..50),
                 seen,
                 gone: (0..random.gen_range(0..3)).map(|_| id(random)).collect(),
+            };
+            if random.gen_bool(0.3) {
+                return update.into();
             }
-            .into()
+            let present = last + u64::from(random.gen_bool(0.2));
+            UpdateRosterIf { update, present }.into()
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use ::redb::backends::InMemoryBackend;
 use jwtmesh::state::{
-    Command, Effect, Fault, ForgetServer, MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Server, State, TakeLease, UpdateRoster,
+    Command, Effect, Fault, ForgetServer, MAX_SERVERS, MAX_SERVERS_OF_A_COMMAND, Server, State, TakeLease,
+    UpdateRoster, UpdateRosterIf,
 };
 use redb::{Database, TableDefinition};
 
@@ -91,6 +92,41 @@ fn a_roster_is_changed_only_in_the_term_that_is_current() {
     assert!(!log.update(update(second, seen("NX"), &[])));
     assert_eq!(log.ids(), ["NA", "NB", "NC", "ND", "NE"]);
     assert_eq!(log.state.servers("west"), [], "each NATS cluster has its own");
+}
+
+/// Its publisher did not learn what became of it, and has had more agreed since: the server misses a change.
+#[test]
+fn g5_a_late_update_of_the_same_term_does_not_take_a_servers_mark_away() {
+    let mut log = Log::new();
+    let term = log.take(7);
+    let names = |log: &Log, behind| UpdateRosterIf {
+        update: update(term, vec![server("NA", behind)], &[]),
+        present: log.state.roster_revision("east"),
+    };
+    let first = names(&log, None);
+    assert_eq!(log.next(first.clone()), Outcome::Roster(true));
+    assert_eq!(log.next(first), Outcome::Roster(false), "it was proposed twice");
+    let late = names(&log, None);
+    let newer = names(&log, Some(3));
+    assert_eq!(log.next(newer), Outcome::Roster(true));
+    for flushed in [false, true] {
+        if flushed {
+            flush(&log.state);
+        }
+        assert_eq!(log.next(late.clone()), Outcome::Roster(false), "flushed {flushed}");
+        assert_eq!(log.state.servers("east"), [server("NA", Some(3))]);
+    }
+    let revision = log.state.roster_revision("east");
+    let stale = UpdateRosterIf {
+        update: update(term + 1, vec![server("NA", None)], &[]),
+        present: revision,
+    };
+    assert_eq!(log.next(stale), Outcome::Roster(false), "the term still counts");
+    assert_eq!(log.state.roster_revision("east"), revision);
+    assert_eq!(log.state.roster_revision("west"), 0);
+    let next = names(&log, None);
+    assert_eq!(log.next(next), Outcome::Roster(true), "it is up to date again");
+    assert_eq!(log.state.servers("east"), [server("NA", None)]);
 }
 
 #[test]

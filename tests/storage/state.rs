@@ -9,7 +9,7 @@ use jwtmesh::jwt::OperatorKey;
 use jwtmesh::state::{
     Barred, Command, DeleteAccounts, Effect, Fault, ForgetServer, KillAccount, Lease, Listed, MarkPropagated, Options,
     Outcomes, OverrideAccount, PutAccount, PutClosing, PutOperator, PutOperators, RemoveClosing, ReplaceOperator,
-    Server, State, TakeLease, UpdateRoster, Version,
+    Server, State, TakeLease, UpdateRoster, UpdateRosterIf, Version,
 };
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -509,7 +509,7 @@ fn commands_keep_their_bytes() {
         before: 300,
     });
     assert_eq!(&lease.encode()[..], b"\x01\x05\x04east\x03\xac\x02");
-    let update = Command::from(UpdateRoster {
+    let update = UpdateRoster {
         nats_cluster: "east".to_owned(),
         term: 300,
         position: 7,
@@ -521,11 +521,13 @@ fn commands_keep_their_bytes() {
             behind: Some(5),
         }],
         gone: vec!["NB".to_owned()],
-    });
-    assert_eq!(
-        &update.encode()[..],
-        b"\x01\x06\x04east\xac\x02\x07\x01\x02NA\x02n1\x00\x032.1\x01\x05\x01\x02NB"
-    );
+    };
+    let encoded = b"\x04east\xac\x02\x07\x01\x02NA\x02n1\x00\x032.1\x01\x05\x01\x02NB";
+    let alone = Command::from(update.clone());
+    assert_eq!(&alone.encode()[..], [b"\x01\x06", &encoded[..]].concat());
+    let present = 300;
+    let update = Command::from(UpdateRosterIf { update, present });
+    assert_eq!(&update.encode()[..], [b"\x01\x0d", &encoded[..], b"\xac\x02"].concat());
     let forget = Command::from(ForgetServer {
         nats_cluster: "east".to_owned(),
         id: "NA".to_owned(),
@@ -534,6 +536,7 @@ fn commands_keep_their_bytes() {
     for command in [
         mark,
         lease,
+        alone,
         update,
         forget,
         trust_operator(7),

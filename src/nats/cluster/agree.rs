@@ -5,7 +5,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{CLOSE_PATIENCE, Publisher};
 use crate::nats::publish::{Agreement, Step};
 use crate::nats::wait::outcome;
-use crate::resolver::UpdateRoster;
+use crate::resolver::{UpdateRoster, UpdateRosterIf};
 
 impl Publisher {
     pub(super) fn mark(&mut self, agreement: Agreement) {
@@ -18,13 +18,16 @@ impl Publisher {
             seen,
             gone,
         };
+        // Read with what is to be agreed, not when it is proposed: an earlier one may be late, and must not come after this one.
+        let present = resolver.roster_revision(&nats_cluster);
+        let update = UpdateRosterIf { update, present };
         self.marking = Some(Box::pin(async move {
             let agreed = resolver.update_roster(update).await;
             if let Err(error) = &agreed {
                 // Nothing is lost: after a restart a few changes are sent again needlessly.
                 tracing::debug!(%nats_cluster, position, %error, "the position is not agreed yet");
             }
-            // Where it is refused, another node publishes.
+            // Where it is refused, another node publishes, or an earlier one has come late.
             (position, agreed.unwrap_or(false))
         }));
     }

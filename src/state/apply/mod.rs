@@ -35,6 +35,7 @@ pub(super) fn decide(change: &mut Change, before: &impl Before, command: Command
             Outcomes::Operators(vec![operators::replace(change, &before.trust(), command)])
         }
         Command::UpdateRoster(command) => Outcomes::Roster(roster::update(change, before, command)),
+        Command::UpdateRosterIf(command) => Outcomes::Roster(roster::update_if(change, before, command)),
         Command::ForgetServer(command) => Outcomes::Roster(roster::forget(change, before, command)),
         Command::DeleteAccounts(command) => Outcomes::Deleted(deletes::delete(change, before, &command)?),
         Command::PutClosing(command) => Outcomes::Closing(closings::keep(change, before, command)?),

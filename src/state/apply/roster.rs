@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::before::Before;
 use super::positions;
-use crate::state::command::{ForgetServer, UpdateRoster};
+use crate::state::command::{ForgetServer, UpdateRoster, UpdateRosterIf};
 use crate::state::recent::{Change, RosterChange};
 use crate::state::roster::MAX_SERVERS;
-use crate::state::rows::{forgotten_name, lease_names};
+use crate::state::rows::{forgotten_name, lease_names, roster_name};
 
 /// Takes over what the publisher of a NATS cluster has found, with the position that it belongs to. Refuses a publisher
 /// whose term has ended: what it found may be older than what its successor has recorded.
@@ -50,6 +50,17 @@ pub(super) fn update(change: &mut Change, before: &impl Before, command: UpdateR
     });
     change.roster = (!roster.is_empty()).then_some(roster);
     true
+}
+
+/// The same where nothing was taken over since the publisher looked: the term alone does not tell its own updates from each other.
+pub(super) fn update_if(change: &mut Change, before: &impl Before, command: UpdateRosterIf) -> bool {
+    let UpdateRosterIf { update: found, present } = command;
+    let name = roster_name(&found.nats_cluster);
+    let is_applied = present == before.position(&name) && update(change, before, found);
+    if is_applied {
+        change.positions.push((name, change.mark.index));
+    }
+    is_applied
 }
 
 /// Removes a server because an administrator says so, and notes when, so that the publisher notices.
