@@ -135,12 +135,12 @@ pub async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     work()
 }
 
-/// What a task gives that nobody aborts. Its panic goes on here.
+/// What a task gives that is never aborted. Its panic goes on here.
 async fn joined<T>(task: tokio::task::JoinHandle<T>) -> T {
     match task.await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // Its runtime has ended, and with it the node: whoever waits ends too.
+        // Its runtime has ended, and with it the node and this task.
         Err(Err(_cancelled)) => std::future::pending().await,
     }
 }

@@ -178,7 +178,7 @@ impl Explanation {
         Ok(())
     }
 
-    /// Every operator signs itself, so that whoever makes one is its issuer.
+    /// Every operator signs itself, so that its issuer is its own key.
     fn operator(&mut self, common: &Common, trusted: Option<&TrustedKeys>) {
         let Some(trusted) = trusted else {
             self.unchecked.push(NO_OPERATORS);

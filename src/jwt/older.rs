@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// A token with these claims and a signature that nobody made: older rules judge what was verified before.
+    /// A token with these claims and a made-up signature: older rules judge what was verified before.
     fn token(claims: &str) -> Vec<u8> {
         let parts = [r#"{"typ":"JWT","alg":"ed25519-nkey"}"#, claims, "unsigned"];
         parts

@@ -73,7 +73,7 @@ impl Token {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// The claims, although nobody has verified them; `None` if they are not JSON. Only for what is verified later.
+    /// The claims, unverified; `None` if they are not JSON. Only for what is verified later.
     pub fn unverified_claims(&self) -> Option<serde_json::Value> {
         let claims = self.as_str().split('.').nth(1)?;
         let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;

@@ -34,7 +34,7 @@ trait Flag {
         self.swap(WOKEN) == RESTING
     }
 
-    /// Polls until `poll` gives something or nobody has woken it meanwhile, at most `most` times. `None` if it rests.
+    /// Polls until `poll` gives something or was not woken meanwhile, at most `most` times. `None` if it rests.
     fn poll<T>(&self, most: usize, mut poll: impl FnMut() -> Option<T>, too_often: impl FnOnce()) -> Option<T> {
         for _ in 0..most {
             self.swap(POLLING);

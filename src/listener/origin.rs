@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 /// puts it into the extensions of every request that is not a lookup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// A client on this machine, over the admin socket: it shares with nobody else.
+    /// A client on this machine, over the admin socket: it shares its limits with no other.
     #[default]
     Local,
     /// An address: of IPv6 the first 64 bits, because one client has all that begin with these.

@@ -2,7 +2,7 @@
 //!
 //! A server that uses a URL resolver takes an account of any age, so an old token that a lagging node sends late would
 //! undo a revocation. The holder measures the term from before it asked for the lease, and stops sending a while before
-//! the end; another node measures it from when it saw the lease, and waits a while longer. So in between nobody sends,
+//! the end; another node measures it from when it saw the lease, and waits a while longer. So in between no node sends,
 //! whatever the clocks say, as long as they run about equally fast, and what was sent last arrives meanwhile. The entry
 //! that gives the lease is a barrier: once it is applied here, everything that was agreed on before it is applied too.
 
@@ -13,20 +13,20 @@ use tokio::time::Instant;
 
 use crate::resolver::{Resolver, Revision};
 
-/// How long a lease lasts. After its holder has died nobody publishes for so long.
+/// How long a lease lasts. After its holder has died no node publishes for so long.
 const TERM: Duration = Duration::from_secs(4);
 
 /// How much earlier the holder stops, and how much longer others wait: clocks that differ by a hundredth, and a message
 /// that was on its way.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// How long a message may be on its way: nobody else sends for so long after the holder has stopped.
+/// How long a message may be on its way: no other node sends for so long after the holder has stopped.
 const ON_ITS_WAY: Duration = MARGIN.saturating_mul(2);
 
 /// A holder renews its lease when this much of it has passed.
 const RENEW_AFTER: Duration = Duration::from_millis(1_500);
 
-/// The pause after an attempt that failed, because nobody leads or another node was faster.
+/// The pause after an attempt that failed, because there is no leader or another node was faster.
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// How long giving the lease back may take. Without a leader it would take longer than the lease lasts.
@@ -56,7 +56,7 @@ pub struct Lease {
     seen: Option<(Revision, Instant)>,
     /// When this life of the node began to take part.
     begun: Instant,
-    /// The lease that this node was granted last, if nobody else was since.
+    /// The lease that this node was granted last, if no other node was since.
     held: Option<Held>,
     renew_at: Instant,
     /// No attempt before this.
@@ -116,7 +116,7 @@ impl Lease {
         }
         let due = match lease {
             _ if self.is_held() => self.renew_at,
-            // Nobody ever had it. A node that was alone needed none, and what it sent last may be on its way.
+            // It was never taken. A node that was alone needed none, and what it sent last may be on its way.
             None => since + ON_ITS_WAY,
             Some(lease) if lease.holder == 0 => now,
             // This node had it, maybe in an earlier life, which sends nothing any more.

@@ -3,7 +3,7 @@
 //!
 //! `respond/` answers the requests, on a connection of its own; the rest of this page is about propagation.
 //!
-//! In a mesh one node at a time publishes to a NATS cluster: whoever has the lease that was agreed on (`lease.rs`). It looks at
+//! In a mesh one node at a time publishes to a NATS cluster: the holder of the lease that was agreed on (`lease.rs`). It looks at
 //! the lease before each message that it sends.
 //!
 //! Each NATS cluster has one publisher (`cluster/`). It is connected to one of the cluster's servers (`connection/`),

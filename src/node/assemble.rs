@@ -110,7 +110,7 @@ async fn begin(found: Found, clock: Clock, fault: FaultHandle, disk: impl OpenDi
         folder,
     } = found;
     let public = Public::bind(config.public, tls.clone()).await?;
-    // Alone there is nobody to whom this node could look dead, and one runtime is a tenth cheaper.
+    // A node without peers cannot look dead to one, and one runtime is a tenth cheaper.
     let runtime = config.peering.as_ref().map(|_| AgreementRuntime::new()).transpose()?;
     let agreeing = match &runtime {
         Some(runtime) => Scope::on(runtime.handle(), fault.clone()),

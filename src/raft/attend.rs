@@ -135,8 +135,8 @@ const GREET_EVERY: Duration = Duration::from_secs(1);
 /// answer for too long is closed, with all that is on it.
 const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Keeps the connection for `lane` to every other member open, whoever leads: a candidate, and a follower with a command for
-/// a new leader, would otherwise wait a round trip or two for TLS, in the moment in which nobody leads.
+/// Keeps the connection for `lane` to every other member open, not only to the leader: a candidate, and a follower with a command for
+/// a new leader, would otherwise wait a round trip or two for TLS, at the moment when there is no leader.
 async fn keep_in_touch(core: Core, peers: Arc<dyn Speak>, lane: Lane, scope: Scope) {
     let own = core.server_metrics().borrow_watched().id;
     let (mut greetings, mut greeted) = (FuturesUnordered::new(), BTreeSet::new());
@@ -145,12 +145,12 @@ async fn keep_in_touch(core: Core, peers: Arc<dyn Speak>, lane: Lane, scope: Sco
         loop {
             tokio::select! {
                 _ = time.tick() => {
-                    // Each at its own pace: one that is silent keeps nobody waiting.
+                    // Each at its own pace: a silent one does not delay the others.
                     let known = members(&core);
                     let others = known.membership().nodes().filter(|(id, _)| **id != own);
                     for (id, peer) in others.filter(|(id, _)| greeted.insert(**id)) {
                         let (id, answer) = (*id, peers.greet(*id, peer.clone(), lane, GREETING_PATIENCE));
-                        // Whoever does not answer is greeted again.
+                        // One that does not answer is greeted again.
                         greetings.push(answer.map(move |_| id));
                     }
                 }

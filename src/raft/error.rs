@@ -6,7 +6,7 @@ pub enum ProposeError {
     /// Too many submissions are waiting already.
     #[error("too many submissions are waiting; try again in a second")]
     Busy,
-    /// Nothing was proposed, because nobody leads.
+    /// Nothing was proposed, because there is no leader.
     #[error(
         "no leader is known, since a majority of the nodes cannot be reached or is electing one; nothing was stored, try again"
     )]

@@ -35,7 +35,7 @@
 //! is read in full; a torn end is zeroed, and damage stops the start. [`Raft::begin`] hands both to openraft, and
 //! [`Raft::resume`] waits. The `committed` that the log has on disk may lag behind what was acknowledged. A node that is
 //! alone elects itself and waits until the blank entry of its new term is applied: every older entry comes before it in the
-//! log, so everything that it ever acknowledged can be read again. A node with peers waits for nobody: it serves what it
+//! log, so everything that it ever acknowledged can be read again. A node with peers does not wait for them: it serves what it
 //! knows to be committed, and catches up when it hears a leader.
 //!
 //! # How a mesh of several works

@@ -53,7 +53,7 @@ impl Settings {
     /// How openraft is set up.
     pub fn config(&self) -> Result<Config, RaftStartError> {
         // A follower waits for the longest of these since it last heard its leader, and then for one between the two before it
-        // asks for votes. Nobody grants one earlier, so that a node whose disk stalls for a moment is not deposed.
+        // asks for votes. No node grants one earlier, so that a node whose disk stalls for a moment is not deposed.
         let (heartbeat, election_min, election_max) = match self.timing {
             Timing::Lan => (150, 200, 600),
             Timing::Wan => (400, 500, 1500),

@@ -101,7 +101,7 @@ impl Raft {
         let begin = self.0.begin.lock().await.take();
         let begin = begin.ok_or_else(|| core_error("it was started before"))?;
         let raft = self.clone();
-        // Whoever waits may give up, such as a node whose invitation took too long; this can be done once.
+        // A caller may stop waiting, such as a node whose invitation took too long; this can be done once.
         let begun = self.0.scope.within(async move {
             let core = begin(node_id).await?;
             raft.attend(mesh, node_id, core);
@@ -122,7 +122,7 @@ impl Raft {
     }
 
     /// Returns when what this node served before can be read again. Alone, it leads first, and then everything that it
-    /// ever acknowledged can be read. With other voters it waits for nobody: what it knows to be committed is applied,
+    /// ever acknowledged can be read. With other voters it does not wait for them: what it knows to be committed is applied,
     /// or, where that takes long, is being applied.
     pub async fn resume(&self) -> Result<(), RaftStartError> {
         let member = self.0.handler.inner().member.get();

@@ -84,7 +84,7 @@ impl Resolver {
             }
             Command::TakeLease(take) => {
                 check_name(&take.nats_cluster)?;
-                // Nobody takes one for another node, or gives another node's away.
+                // No node takes one for another node, or gives another node's away.
                 let present = self.lease(&take.nats_cluster).map_or(0, |lease| lease.holder);
                 if take.holder != from && (take.holder, present) != (0, from) {
                     return Err(refused("a lease for another node"));
@@ -158,7 +158,7 @@ impl Resolver {
         Ok(())
     }
 
-    /// Whoever is answered reads at least what can be read here now.
+    /// A client of the other node reads at least what can be read here now.
     fn led_to(&self, outcomes: Outcomes) -> Led {
         Led {
             revision: self.view().revision,
@@ -203,7 +203,7 @@ fn check_id(server: &str) -> Result<(), NotLed> {
     Ok(())
 }
 
-/// Whether the member `from` may send `update` while `holder` has the lease. While nobody has it, the term alone tells
+/// Whether the member `from` may send `update` while `holder` has the lease. While no node has it, the term alone tells
 /// whether an update comes too late.
 fn check_roster(update: &UpdateRoster, from: u64, holder: u64) -> Result<(), NotLed> {
     check_name(&update.nats_cluster)?;

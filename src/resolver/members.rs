@@ -51,7 +51,7 @@ impl Resolver {
     /// Forms the mesh of all nodes in this node's configuration, unless `wanted` has other ones.
     pub async fn bootstrap(&self, wanted: Option<&BTreeMap<String, String>>) -> Result<Formed, Unformed> {
         let formed = self.0.raft.bootstrap(wanted).await?;
-        // Before there is a trust no upload is taken. If it takes long, the node is busy, and whoever uploads is told.
+        // Before there is a trust no upload is taken. If it takes long, the node is busy, and uploads are answered so.
         let agreed = async {
             while self.trust().epoch == 0 {
                 tokio::time::sleep(LOOK_EVERY).await;

@@ -56,7 +56,7 @@ impl Resolver {
         Err(SubmitError::OlderServer(Box::new(error)))
     }
 
-    /// Which of `servers` refuse `token`, in the order given. A large one is read where it holds up nobody.
+    /// Which of `servers` refuse `token`, in the order given. A large one is read where it holds nothing up.
     pub(super) async fn refusals(
         &self,
         token: &Bytes,

@@ -100,7 +100,7 @@ impl Resolver {
         self.0.state.forgotten(nats_cluster)
     }
 
-    /// Who may publish to `nats_cluster`; `None` if nobody ever could.
+    /// Who may publish to `nats_cluster`; `None` if no node ever could.
     pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
         self.0.state.lease(nats_cluster)
     }

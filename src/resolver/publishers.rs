@@ -1,5 +1,5 @@
-//! What is known of the NATS clusters, for whoever asks: the agreed servers of each, what this node's own publisher sees of
-//! them now, and at which of them an account's token is in force, as whoever publishes says.
+//! What is known of the NATS clusters: the agreed servers of each, what this node's own publisher sees of
+//! them now, and at which of them an account's token is in force, as the publisher says.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -25,10 +25,10 @@ const INQUIRIES: usize = 64;
 /// How long one question to another node waits; it is repeated. A node that publishes no longer is noticed by then.
 const ASK_FOR: Duration = Duration::from_secs(5);
 
-/// How long an answer about streams may travel. Whoever wants to delete accounts waits for it.
+/// How long an answer about streams may travel. A request to delete accounts waits for it.
 const TRAVEL: Duration = Duration::from_millis(200);
 
-/// The pause where nobody publishes, or somebody else from now on.
+/// The pause where there is no publisher, or another one from now on.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A NATS cluster.
@@ -93,7 +93,7 @@ impl Resolver {
     }
 
     /// At which servers of `nats_cluster` `revision` of `account` is in force: as soon as it is at all of them, and at the
-    /// latest at `until`. Where nobody publishes, what is agreed has to do. With `since`, the time is taken since then, and the
+    /// latest at `until`. Without a publisher, what is agreed has to do. With `since`, the time is taken since then, and the
     /// connections are counted that were closed because their users were revoked.
     pub async fn in_force(
         &self,

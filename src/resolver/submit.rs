@@ -36,7 +36,7 @@ pub struct Submitted {
 /// Who submits, and so what decides which token of an account is the newer one (G2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Submitter {
-    /// Anybody: `iat` decides. A token without one is refused, since anybody could send an older one again.
+    /// Any client: `iat` decides. A token without one is refused, since any client could send an older one again.
     Anyone,
     /// An administrator: `iat` decides, and the order of arrival where a token has none.
     Administrator,
@@ -163,7 +163,7 @@ impl Resolver {
             .map_err(SubmitError::Rejected)
     }
 
-    /// Does `work` on this many bytes of tokens: here, or where it holds up nobody, with one of `slots`.
+    /// Does `work` on this many bytes of tokens: here, or where it holds nothing up, with one of `slots`.
     pub(super) async fn weighed<T: Send + 'static>(
         &self,
         slots: &Arc<Semaphore>,
@@ -243,7 +243,7 @@ impl Resolver {
         self.check_trust()
     }
 
-    /// Before a new mesh has agreed on its operators nobody's token is right or wrong.
+    /// Before a new mesh has agreed on its operators no token is right or wrong.
     pub(super) fn check_trust(&self) -> Result<(), ProposeError> {
         if self.trust().keys.operators().is_empty() {
             // Why it has none: it may be no member of a mesh yet.

@@ -516,7 +516,7 @@ pub struct UpdateRosterIf {
     pub present: Revision,
 }
 
-/// Removes a server from the roster because an administrator says so, whoever publishes.
+/// Removes a server from the roster because an administrator says so, in any term.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetServer {
     /// The NATS cluster.

@@ -402,7 +402,7 @@ impl State {
         self.live().memtable.positions.get(nats_cluster).copied().unwrap_or(0)
     }
 
-    /// Who may publish to a NATS cluster; `None` if nobody ever could.
+    /// Who may publish to a NATS cluster; `None` if no node ever could.
     pub fn lease(&self, nats_cluster: &str) -> Option<Lease> {
         let live = self.live();
         let [holder, granted, term] = lease_names(nats_cluster).map(|name| live.memtable.positions.get(&name).copied());

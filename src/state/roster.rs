@@ -23,7 +23,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Whether each text is short enough to be stored. Whoever makes a server cuts its texts first.
+    /// Whether each text is short enough to be stored. Code that makes a server cuts its texts first.
     pub fn is_within_bounds(&self) -> bool {
         self.id.len() <= Self::MAX_ID_BYTES
             && self.name.len() <= Self::MAX_NAME_BYTES

@@ -65,7 +65,7 @@ pub(super) struct Past {
 }
 
 impl AccountRow {
-    /// Whether it says that the account was deleted: to whoever asks for a token there is no such account.
+    /// Whether it says that the account was deleted: a lookup finds no such account.
     pub fn is_deleted(&self) -> bool {
         self.kind == RowKind::Tombstone
     }

@@ -108,7 +108,7 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsErro
     let bytes = contents(WHAT, path)?;
     let contains = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
     if contains(b"BEGIN ENCRYPTED PRIVATE KEY-----") || contains(b"Proc-Type: 4,ENCRYPTED") {
-        let reason = "it is encrypted, and nobody is there to type its passphrase; decrypt it (openssl pkey -in KEY -out DECRYPTED) \
+        let reason = "it is encrypted, and a node has no terminal to type its passphrase; decrypt it (openssl pkey -in KEY -out DECRYPTED) \
                       and protect the file by its mode";
         return Err(damaged(WHAT, path, &reason));
     }

@@ -24,7 +24,7 @@ use super::files::{TlsError, certificates, damaged};
 use super::provider::provider;
 use super::x509::{self, Role};
 
-/// A certificate that the verifier cannot take, whoever signed it. `Display` says what to do.
+/// A certificate that the verifier cannot take, whatever its signature. `Display` says what to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unverifiable {
     /// It is of X.509 version 1. Go takes such client certificates.

@@ -74,7 +74,7 @@ fn a_nats_server_with_a_full_resolver_gets_every_account_and_is_not_believed() {
         (stored(&mesh.server, account) == newer).then_some(())
     });
 
-    // It takes what no operator of ours has signed, an older JWT, and one of an account that nobody has.
+    // It takes what no operator of ours has signed, an older JWT, and one of an account that no node has.
     let (foreign, other) = (Operator::new("P"), Account::new("B"));
     let mut system = mesh.system();
     system.0.publish(&update_of(&other), foreign.account(&other).as_bytes());

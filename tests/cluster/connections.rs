@@ -173,7 +173,7 @@ fn g5_nats_servers_that_were_there_before_us_enforce_what_is_uploaded_here() {
     let config = resolver_config(&operator.token(), &format!("http://127.0.0.1:{port}/jwt/v1/accounts/"));
     let refused = NatsServer::try_start(NEWEST, &config, &[])
         .err()
-        .expect("nobody is there");
+        .expect("nothing is there");
     assert!(refused.contains("could not fetch"), "{refused}");
 
     let mut before = Node::start(&operator.token(), options(Vec::new()));
@@ -250,7 +250,7 @@ fn g5_new_creds_grant_a_missing_permission_without_a_restart() {
 }
 
 /// The limit is announced in an INFO that the client library ignores. The server ends the connection over a larger message,
-/// which used to be sent again for ever, and others' revocations waited for the next connection each time.
+/// which used to be sent again endlessly, and others' revocations waited for the next connection each time.
 #[test]
 fn g5_an_account_above_our_users_payload_limit_is_named_once_and_holds_up_no_other() {
     for in_account in [false, true] {

@@ -115,11 +115,11 @@ impl Mesh {
             .disconnected(PATIENCE)
             .unwrap_or_else(|| panic!("still connected:\n{}", self.server.log()));
         assert!(SHUT_OUT.contains(&reason.as_str()), "{reason}");
-        self.nobody_gets_in();
+        self.no_client_gets_in();
     }
 
     #[track_caller]
-    fn nobody_gets_in(&self) {
+    fn no_client_gets_in(&self) {
         let again = NatsUser::connect(self.server.address(), &self.account.user());
         assert!(again.is_err(), "a client got in");
     }

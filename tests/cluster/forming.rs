@@ -13,7 +13,7 @@ fn a_node_with_accounts_becomes_the_first_member_and_nothing_is_exported() {
     let operator = Operator::new("O");
     let mut mesh = Nodes::unformed(3, &operator.token());
     let status_before = status(&mesh.nodes[0]).expect("it answers");
-    assert_eq!(status_before["ready"], false, "an empty member serves nobody");
+    assert_eq!(status_before["ready"], false, "an empty member does not serve");
     for path in ["/jwt/v1/accounts", "/jwt/v1/operator", "/jwt/v1/pack?max=1"] {
         assert_eq!(mesh.nodes[0].get(path).status, 503, "{path}");
     }
@@ -162,7 +162,7 @@ fn g1_a_mesh_that_two_nodes_form_at_once_is_one_mesh() {
             })
             .collect();
         assert!(meshes.len() < 2, "{meshes:?}: {said:?}");
-        // Whoever formed it, if anybody, goes on; else anybody does.
+        // The node that formed it, if one did, goes on; else any does.
         let formed = mesh.nodes.iter().any(|node| {
             let again = node.cli(&["member", "bootstrap"]);
             let said = String::from_utf8_lossy(&again.stderr).into_owned();

@@ -176,7 +176,7 @@ fn a_client_that_offers_x25519_and_its_hybrid_as_go_does_gets_x25519() {
     }
 }
 
-/// A server whose certificate signed itself, or whose authority nobody has, is what many small NATS clusters are.
+/// A server whose certificate signed itself, or whose authority no client has, is what many small NATS clusters are.
 #[test]
 fn g5_a_nats_server_whose_own_certificate_is_the_ca_is_told_of_a_revocation() {
     let folder = tempfile::tempdir().unwrap();

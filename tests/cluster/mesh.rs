@@ -25,7 +25,7 @@ fn g1_every_node_takes_uploads_and_every_other_one_serves_them() {
             let account = Account::new(&format!("A{at}"));
             let token = operator.account(&account);
             let stored = node.put(&account, &token);
-            // Whoever is answered reads what was stored at every node, at the revision that it was told.
+            // A client that is answered reads what was stored at every node, at the revision that it was told.
             for (name, other) in NAMES.iter().zip(&mesh.nodes) {
                 let read = other.get_account(&account.id());
                 assert_eq!(read.text(), token, "{name}");
@@ -99,7 +99,7 @@ fn g4_a_node_without_its_peers_serves_and_says_how_old_its_view_is_and_refuses_u
     }
     for alone in [false, true] {
         if alone {
-            // It starts without anybody.
+            // It starts without the others.
             mesh.nodes[follower].start_again();
         }
         let node = &mesh.nodes[follower];
@@ -184,7 +184,7 @@ fn g2_a_leader_whose_clock_is_two_hours_wrong_decides_nobodys_times() {
         let formed = mesh.nodes[2].cli_json(&["member", "bootstrap"]);
         assert_eq!(formed["outcome"], "formed", "{formed}");
         mesh.wait_until_writable();
-        assert_eq!(mesh.leader(), 2, "whoever forms the mesh leads it");
+        assert_eq!(mesh.leader(), 2, "the node that forms the mesh leads it");
         for at in [0, 2] {
             let account = Account::new("A");
             let dated = |seconds: i64, expires: i64| {
@@ -446,7 +446,7 @@ fn g1_a_lookup_that_asks_for_a_revision_sees_it_on_every_node_or_says_that_it_ca
             answer.text()
         );
     }
-    // Without a majority nobody can know what is newest; what is here can still be asked for.
+    // Without a majority no node can know what is newest; what is here can still be asked for.
     let (first, others) = mesh.nodes.split_at_mut(1);
     others.iter_mut().for_each(Node::kill);
     assert_eq!(ask(&first[0], "newest").status, 503);

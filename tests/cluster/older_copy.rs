@@ -114,7 +114,7 @@ fn g1_a_follower_that_is_put_back_to_before_its_vote_is_brought_up_to_date_by_it
     assert_eq!(mesh.leader(), leader);
 }
 
-/// Nobody who knows it runs: a majority goes on without an upload that was acknowledged. Whoever still has it says so, and does
+/// No node that knows it runs: a majority goes on without an upload that was acknowledged. The node that still has it says so, and does
 /// not pass for current.
 #[test]
 fn g4_a_node_that_alone_has_what_was_acknowledged_says_so_and_looks_as_old_as_it_is() {

@@ -104,7 +104,7 @@ fn g1_a_leader_and_a_follower_without_the_others_refuse_uploads_in_time() {
     mesh.wait_until_writable();
 }
 
-/// It was proposed while the leader was one, and nobody can say whether the next leader has it.
+/// It was proposed while the leader was one, and no node can say whether the next leader has it.
 #[test]
 fn g1_an_upload_that_its_leader_cannot_finish_is_answered_504_and_the_next_one_works() {
     let operator = Operator::new("O");

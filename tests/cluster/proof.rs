@@ -256,7 +256,7 @@ const CLUSTERS: [[&str; 3]; 4] = {
     [[oldest; 3], [older; 3], [newest; 3], [newest, older, oldest]]
 };
 
-/// Who should answer was known only from earlier answers, in memory: after a restart nobody was missed.
+/// Who should answer was known only from earlier answers, in memory: after a restart no server was missed.
 #[test]
 fn g5_a_server_that_was_cut_off_while_the_node_restarted_is_named_and_enforces_the_revocation_when_it_is_back() {
     // Nearly all of it is waiting.
@@ -323,7 +323,7 @@ fn g6_what_a_server_that_is_heard_for_the_first_time_holds_is_looked_at() {
     let (alice, connection) = split.user();
     split.cut();
     becomes(&split.node, "n1", "up-to-date");
-    // Nobody knows it any more, as if it had been cut off before anyone could.
+    // No node knows it any more, as if it had been cut off before anyone could.
     eventually("it is forgotten", || {
         split.node.cli(&["nats", "forget", "n2", "--yes"]);
         state_of(&split.node, "n2").is_none().then_some(())
@@ -386,7 +386,7 @@ fn events(split: &Split) -> impl Iterator<Item = Value> + use<> {
 }
 
 #[test]
-fn g5_whoever_uploads_or_watches_learns_at_which_servers_a_revocation_is_in_force() {
+fn g5_an_upload_or_a_watch_is_told_at_which_servers_a_revocation_is_in_force() {
     let split = Split::start(NEWEST, Tie::Route);
     split.warm_up();
     let (alice, mut connection) = split.user();
@@ -488,7 +488,7 @@ fn g5_a_server_is_missing_until_it_is_gone_by_its_own_word_or_forgotten_or_runs_
     assert_eq!(refused.status.code(), Some(2), "it is up to date: {refused:?}");
     let forgotten = split.node.cli(&["nats", "forget", "n2"]);
     assert!(forgotten.status.success(), "{forgotten:?}");
-    eventually("nobody waits for it", || (count(&split.node) == Some(1)).then_some(()));
+    eventually("nothing waits for it", || (count(&split.node) == Some(1)).then_some(()));
     let watched = split.node.cli(&["account", "watch", &split.account.id()]);
     assert!(watched.status.success(), "{watched:?}");
     assert_eq!(split.node.cli(&["nats", "forget", "n2"]).status.code(), Some(3));

@@ -164,7 +164,7 @@ fn g5_a_revocation_uploaded_while_the_nats_cluster_was_out_of_reach_is_propagate
     }
 }
 
-/// Whoever looks for the cause of a refused JWT has to know which of the two clocks is right.
+/// Someone who looks for the cause of a refused JWT has to know which of the two clocks is right.
 #[test]
 fn where_the_servers_clocks_differ_from_this_machines_the_log_gives_both_times() {
     let (operator, account) = (Operator::new("O"), Account::new("A"));

@@ -349,7 +349,7 @@ fn one_side_sees_that_the_other_is_gone() {
         };
         drop(gone);
         assert_closed(&mut left);
-        // The end alone does not say that nobody reads; the reset after it does.
+        // The end alone does not say that nothing reads; the reset after it does.
         eventually("writes fail", || left.write_all(b"unread").is_err().then_some(()));
     }
 }

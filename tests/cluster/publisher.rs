@@ -48,7 +48,7 @@ fn revoke(operator: &Operator, account: &Account, server: &NatsServer, node: &No
     );
 }
 
-/// The main job with three nodes: whoever publishes is killed, and the next revocation still cuts its user off.
+/// The main job with three nodes: the publisher is killed, and the next revocation still cuts its user off.
 #[test]
 fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
     let operator = Operator::new("O");
@@ -65,7 +65,7 @@ fn g5_one_node_publishes_to_a_nats_cluster_and_another_one_goes_on() {
     assert!(taken <= 1, "{}{}", mesh.nodes[1].log(), mesh.nodes[2].log());
     let (next, other) = ((first + 1) % 3, (first + 2) % 3);
     revoke(&operator, &account, &server, &mesh.nodes[next], now() - 30);
-    // Whoever is asked asks the node that publishes.
+    // Any node that is asked asks the publisher.
     for node in &mesh.nodes {
         let watched = node.cli(&["account", "watch", &account.id()]);
         let shown = String::from_utf8_lossy(&watched.stdout).into_owned();

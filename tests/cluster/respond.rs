@@ -64,7 +64,7 @@ fn g7_each_kind_of_payload_gets_its_answer() {
             .expect("an answer");
         assert!(String::from_utf8_lossy(&with_header.payload).contains("jwt updated"));
 
-        // Without a time of issue, the order of arrival counts, since whoever may ask here is known.
+        // Without a time of issue, the order of arrival counts, since those who may ask here are known.
         let undated = operator.account_with(&Account::new("undated"), |claims| {
             claims.as_object_mut().expect("claims").remove("iat");
         });
@@ -305,7 +305,7 @@ fn g6_an_older_jwt_is_overruled_although_the_connection_is_lost_at_once() {
     });
 }
 
-/// Whoever publishes to the servers directly gets no answer from a node, since the servers' answers are counted.
+/// A client that publishes to the servers directly gets no answer from a node, since the servers' answers are counted.
 #[test]
 fn g6_a_newer_jwt_that_somebody_else_published_is_adopted_and_an_older_one_is_overruled() {
     let mesh = Answering::start(NEWEST);

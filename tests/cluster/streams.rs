@@ -186,7 +186,7 @@ fn g8_a_server_that_does_not_answer_may_have_streams() {
         (code == Some(0)).then_some(())
     });
     assert_eq!(mesh.nodes[2].get_account(&account.id()).status, 404);
-    // Once more changes nothing, and nobody is asked.
+    // Once more changes nothing, and no server is asked.
     drop(servers);
     let (code, said) = delete(&mesh.nodes[1], &operator, &[&account], &[]);
     assert_eq!(code, Some(0), "{said}");

@@ -252,9 +252,10 @@ fn g3_operators_that_share_a_key_are_not_trusted_together() {
     assert_eq!(code, Some(0), "{said}{error}");
 }
 
-/// G2: without `iat` nobody can tell a token from an older one that anybody sends again.
+/// G2: without `iat` a token cannot be told from an older one that any client sends again.
 #[test]
-fn g2_a_token_without_an_issue_time_is_refused_where_anybody_may_submit_and_counts_by_arrival_for_an_administrator() {
+fn g2_a_token_without_an_issue_time_is_refused_where_any_client_may_submit_and_counts_by_arrival_for_an_administrator()
+{
     let operator = Operator::new("O");
     let node = Node::of(&operator);
     let account = Account::new("A");
@@ -283,7 +284,7 @@ fn g2_a_token_without_an_issue_time_is_refused_where_anybody_may_submit_and_coun
         assert_eq!(node.get_account(&account.id()).text(), read(path));
     }
     assert_eq!(push(&node, &a.1, &[])["outcome"], "unchanged");
-    // What anybody may fetch stays what it is: the stored bytes again are no news, the replaced ones are refused.
+    // What any client may fetch stays what it is: the stored bytes again are no news, the replaced ones are refused.
     node.put(&account, &read(&a.1));
     for (token, status) in [
         (&read(&b.1), 400),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::network::LONGEST_DELAY_US;
 use crate::world::{World, simulated};
 
-/// Entries in the logs. Whoever looked for the last one that both logs have, by halving, would ask ten times.
+/// Entries in the logs. A search by halving for the last one that both logs have would ask ten times.
 const ENTRIES: usize = 1_000;
 
 /// How long a new leader takes from its election until its first entry is agreed on, while it leads a mesh with a long log.
@@ -29,7 +29,7 @@ fn first_agreed(seed: u64) -> Duration {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut elected = None;
         loop {
-            assert!(Instant::now() < deadline, "nobody leads");
+            assert!(Instant::now() < deadline, "there is no leader");
             world.pass(Duration::from_millis(1)).await;
             let Some(leader) = world.leader() else { continue };
             let since = *elected.get_or_insert_with(Instant::now);

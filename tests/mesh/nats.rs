@@ -79,7 +79,7 @@ impl NatsCluster {
         inner
     }
 
-    /// From now on nobody publishes to it.
+    /// From now on no node publishes to it.
     pub(crate) fn close(&self) {
         self.inner().is_closed = true;
     }

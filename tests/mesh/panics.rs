@@ -1,4 +1,4 @@
-//! Panics that nobody sees: openraft runs its core as a task, and a core that panics looks like a node that died.
+//! Panics that go unseen: openraft runs its core as a task, and a core that panics looks like a node that died.
 
 use std::cell::RefCell;
 use std::panic;

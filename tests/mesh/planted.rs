@@ -47,11 +47,11 @@ pub(crate) enum Defect {
     ForwardedTwice,
     /// A follower answers from its own state that a token is current.
     FollowerSaysUnchanged,
-    /// A strong read asks nobody.
+    /// A strong read asks no other node.
     ReadWithoutAsking,
-    /// Every node publishes, whoever holds the lease.
+    /// Every node publishes, without the lease too.
     LeaseIgnored,
-    /// A node gives back the lease that it sees, whoever has it.
+    /// A node gives back the lease that it sees, another node's too.
     LeaseOfAnotherGiven,
     /// A publisher has what it found agreed under whichever lease it has by then.
     RosterUnfenced,
@@ -62,7 +62,7 @@ pub(crate) enum Defect {
 pub(crate) struct Doom {
     pub(crate) node: u64,
     pub(crate) life: u64,
-    /// Nobody dies before the mesh is formed and after the last step.
+    /// No node dies before the mesh is formed and after the last step.
     pub(crate) armed: Arc<AtomicBool>,
     pub(crate) deaths: mpsc::UnboundedSender<(u64, u64)>,
     pub(crate) random: Arc<Mutex<SmallRng>>,
@@ -140,7 +140,7 @@ impl RaftLogStorage<Types> for DoomedLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let saved = if self.defect == Some(Defect::VoteNotSynced) {
-            // Polled once: it is queued, and nobody waits for it.
+            // Polled once: it is queued, and nothing waits for it.
             self.log.save_vote(vote).now_or_never().unwrap_or(Ok(()))
         } else {
             self.log.save_vote(vote).await

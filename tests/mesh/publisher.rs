@@ -232,7 +232,7 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// The end of the lease's attempt; waits for ever if there is none.
+/// The end of the lease's attempt; never returns if there is none.
 async fn driven(lease: &mut Lease) -> Asked {
     match &mut lease.asking {
         Some(asking) => asking.await,
@@ -240,7 +240,7 @@ async fn driven(lease: &mut Lease) -> Asked {
     }
 }
 
-/// The end of an agreement; waits for ever if there is none.
+/// The end of an agreement; never returns if there is none.
 async fn ended(marking: &mut Option<Marking>) {
     match marking {
         Some(marking) => marking.await,

@@ -552,7 +552,7 @@ pub(crate) fn server(id: &str, behind: Option<u64>) -> Server {
     }
 }
 
-/// A change of a roster, or what its term depends on. Nobody ever takes the lease of the second NATS cluster.
+/// A change of a roster, or what its term depends on. The lease of the second NATS cluster is never taken.
 fn random_roster_command(random: &mut SmallRng, model: &Model) -> Command {
     let nats_cluster = NATS_CLUSTERS[random.gen_range(0..2)].to_owned();
     let id = |random: &mut SmallRng| format!("N{}", random.gen_range(0..8));

@@ -67,7 +67,7 @@ fn update(term: u64, seen: Vec<Server>, gone: &[&str]) -> UpdateRoster {
 fn a_roster_is_changed_only_in_the_term_that_is_current() {
     let mut log = Log::new();
     let seen = |id: &str| vec![server(id, None)];
-    assert!(log.update(update(0, seen("NA"), &[])), "nobody has the lease");
+    assert!(log.update(update(0, seen("NA"), &[])), "no node has the lease");
     assert!(!log.update(update(1, seen("NX"), &[])), "a term that there is not");
     let first = log.take(7);
     assert_eq!(first, log.last);
@@ -229,7 +229,7 @@ fn g12_a_server_with_a_text_that_is_too_long_is_not_stored() {
 }
 
 #[test]
-fn a_server_is_forgotten_whoever_publishes_and_the_publisher_can_notice() {
+fn a_server_is_forgotten_in_any_term_and_the_publisher_can_notice() {
     let mut log = Log::new();
     let term = log.take(7);
     assert!(log.update(update(term, vec![server("NA", Some(1)), server("NB", None)], &[])));

@@ -165,7 +165,7 @@ fn a_received_file_takes_the_place_of_the_state_file_and_an_unfinished_one_is_re
     let mut unused = state.begin_import().expect("begins");
     first.iter().for_each(|piece| unused.add(piece).expect("a good piece"));
     drop(unused.finish().expect("whole"));
-    assert_eq!(received(), 0, "nobody wanted the others");
+    assert_eq!(received(), 0, "the others were not asked for");
     assert_eq!(state.digest().expect("a digest"), last);
     drop(state);
     let state = State::open_file(&path, options()).expect("opens again");

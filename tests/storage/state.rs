@@ -871,7 +871,7 @@ fn g3_the_successor_of_an_operator_owns_its_accounts_and_it_owns_none_any_more()
 }
 
 #[test]
-fn a_lease_is_given_to_whoever_names_the_one_before_it() {
+fn a_lease_is_given_to_a_node_that_names_the_one_before_it() {
     let state = trusting();
     let take = |index: u64, holder: u64, before: u64| {
         let command = Command::from(TakeLease {

@@ -2,7 +2,7 @@
 //!
 //! Each name is followed to the file that defines it, through the re-exports of every `mod.rs` on the way. Such a
 //! re-export is the interface of its folder and does not count as a dependency. A room may also re-export a name of a
-//! lower room: whoever uses that name depends on the upper room only. Comments, inline tests and files that
+//! lower room: code that uses that name depends on the upper room only. Comments, inline tests and files that
 //! are compiled only for tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,7 +14,7 @@ pub(super) const CA: &str = "tls/ca.pem";
 /// The public ports' certificate.
 const CERT: &str = "tls/node.pem";
 
-/// The certificate of the mesh's own authority. Whoever has a certificate of it with a node's name is that node, so it
+/// The certificate of the mesh's own authority. The holder of a certificate of it with a node's name is that node, so it
 /// signs nothing else.
 pub(super) const MESH_CA: &str = "tls/mesh-ca.pem";
 

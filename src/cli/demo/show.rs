@@ -114,7 +114,7 @@ impl Client {
         let mut refusals = 0;
         let answer = loop {
             let answer = node.submit(app, token.clone()).await?;
-            // 503: nobody leads. 504: whether it was stored is not known yet; the same token again is safe.
+            // 503: there is no leader. 504: whether it was stored is not known yet; the same token again is safe.
             if !matches!(answer.status, 503 | 504) || begun.elapsed() > UPLOAD_LIMIT {
                 break answer;
             }

@@ -145,7 +145,7 @@ impl Replace {
         if !std::io::stdin().is_terminal() {
             return Err(Failure::new(
                 Exit::Usage,
-                "this changes whom the mesh trusts, and nobody can be asked here: give --yes",
+                "this changes whom the mesh trusts, and no terminal is there to ask: give --yes",
             ));
         }
         let name = plain(&old.name);

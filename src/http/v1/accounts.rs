@@ -94,7 +94,7 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
     }
 }
 
-/// An account whose row cannot be read: whoever lists accounts is told which one it is.
+/// An account whose row cannot be read: the listing says which one it is.
 fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
     api::Account {
         account: listed.account.to_string(),

@@ -33,7 +33,7 @@ async fn deleted(state: &Shared, path: Option<AccountKey>, request: Request) -> 
     let upload = upload::read(&parts, body, &state.uploads, state.limits.body).await?;
     state.check_state()?;
     let (resolver, body) = (&state.resolver, upload.bytes.clone());
-    // Whoever may open the socket is an administrator.
+    // A process that may open the socket is an administrator.
     let deleted = if request::is_on(&parts.uri, "dry_run") {
         resolver.preview_delete(path, body, Submitter::Administrator).await
     } else {

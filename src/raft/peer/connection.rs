@@ -1,6 +1,6 @@
 //! Connections to peers: HTTP/2 over TLS, two to each, opened when something is to be sent.
 //!
-//! A name is resolved at every attempt, so that one that does not resolve yet keeps nobody from starting. A connection on
+//! A name is resolved at every attempt, so that a node starts even if one does not resolve yet. A connection on
 //! which nothing is answered for a while is closed: after a cut TCP would take long to notice that the peer is back. One
 //! whose certificate files have changed is opened again.
 
@@ -156,7 +156,7 @@ impl Connections {
         slots.entry((name.to_owned(), lane)).or_default().clone()
     }
 
-    /// The open connection to `to`, or a new one. Whoever waits for a new one may give up: it is opened all
+    /// The open connection to `to`, or a new one. A caller may stop waiting for a new one: it is opened all
     /// the same, by one task at a time, and found by the next call.
     async fn open_to(&self, slot: Arc<Mutex<Slot>>, to: &Member) -> Result<Open, String> {
         let shared = slot.clone();
@@ -271,7 +271,7 @@ impl Connections {
             closed: closed.clone(),
         };
         self.0.scope.spawn("a connection to a peer", async move {
-            // How it ended is told to whoever has a call on it.
+            // Every call on it learns how it ended.
             let _ = scope.until_stop(closed.run_until_cancelled(connection)).await;
         });
         Ok(open)
@@ -422,12 +422,12 @@ mod tests {
             }
         }
 
-        /// A call of the node under test. Nobody ever answers it.
+        /// A call of the node under test. It is never answered.
         async fn call(&self, patience: Duration) -> CallError {
             let called = self
                 .connections
                 .call(&self.peer, Lane::Messages, Bytes::new(), patience);
-            called.await.expect_err("nobody answers")
+            called.await.expect_err("no answer comes")
         }
 
         /// The next connection, which the node under test takes for one to its peer.
@@ -440,7 +440,7 @@ mod tests {
             connected.expect("it connects")
         }
 
-        /// Whether nobody else has connected.
+        /// Whether there is no other connection.
         async fn is_left_alone(&self) -> bool {
             let again = tokio::time::timeout(Duration::from_millis(200), self.listener.accept());
             again.await.is_err()

@@ -1,6 +1,6 @@
 //! When this node last heard from whom, on a monotonic clock of its own.
 //!
-//! openraft computes such ages only when its core has time, and a core that waits for a disk would look fresh for ever.
+//! openraft computes such ages only when its core has time, and a core that waits for a disk would look fresh all the while.
 //! Here a leader's age is that of the last acknowledgement by a quorum: a leader that is alone looks as old as it is. It
 //! travels to the followers with each append.
 

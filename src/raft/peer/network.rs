@@ -84,7 +84,7 @@ pub trait Transport: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Bytes, CallError>> + Send;
 }
 
-/// The transport of a mesh of one node: there is nobody to send to.
+/// The transport of a mesh of one node, which has no peer to send to.
 #[derive(Debug, Clone, Copy)]
 pub struct NoPeers;
 
@@ -117,7 +117,7 @@ impl<T: Transport> Peers<T> {
     }
 
     /// Notes that the voter `to` has elected this node and had the entry `last` then, if this log has that entry too: what
-    /// comes before is the same in both logs. The voter takes entries from nobody else until it votes again, and it has
+    /// comes before is the same in both logs. The voter takes entries from no other node until it votes again, and it has
     /// synced those before its vote: openraft saves a vote behind everything that it began before, an installation included.
     async fn note_granted(&self, to: u64, vote: Vote, last: LogId) {
         let mut log = self.handler.inner().log.clone();
@@ -417,7 +417,7 @@ impl<T: Transport> Link<T> {
         patience: Duration,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let own = self.peers.handler.inner();
-        // openraft sends heartbeats while its core waits for the disk, and would lead for ever without writing anything.
+        // openraft sends heartbeats while its core waits for the disk, and would stay leader without ever writing anything.
         if own.health.is_hanging() {
             let hanging = CallError::NotSent("the disk of this node hangs".to_owned());
             return Err(Unreachable::new(&hanging).into());
@@ -480,7 +480,7 @@ impl<T: Transport> Link<T> {
     }
 }
 
-/// For an answer that nobody gives to what was asked.
+/// For an answer that does not belong to what was asked.
 fn wrong() -> RPCError<Types> {
     Unreachable::new(&unexpected()).into()
 }

@@ -50,7 +50,7 @@ impl Target {
         target
     }
 
-    /// The same with the peer as a second voter, so that nobody leads.
+    /// The same with the peer as a second voter, so that there is no leader.
     async fn start_of_two() -> Self {
         Self::begin().await.form_with_peer().await
     }
@@ -159,7 +159,7 @@ fn committing(vote: Vote, previous: Option<LogId>, entries: &[LogId], committed:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_not_who_it_says_is_refused() {
+async fn a_peer_that_is_not_who_it_says_is_refused() {
     let target = Target::start().await;
     let good = target.envelope();
     let hello = || Request::Hello;
@@ -296,9 +296,9 @@ async fn what_no_mesh_ever_comes_to_is_refused() {
     assert!(target.raft.is_leading(), "nothing of it reached openraft");
 }
 
-/// The tail was left by a leader that nobody followed; meanwhile others have agreed on more, in an older term.
+/// The tail was left by a leader without followers; meanwhile others have agreed on more, in an older term.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_ends_in_an_older_term_takes_the_place_of_a_tail_that_nobody_agreed_on() {
+async fn a_snapshot_that_ends_in_an_older_term_takes_the_place_of_a_tail_that_was_never_agreed_on() {
     let source = Target::start().await;
     for position in 0..9 {
         let mark = MarkPropagated {

@@ -15,7 +15,7 @@ use crate::raft::peer::{CallError, Contacts, NotProposed, Proposed, QUORUM_PATIE
 use crate::raft::runtime::Member;
 use crate::state::{Command, Outcomes, Proposal, PutAccounts, Revision};
 
-/// How long a command waits for somebody to lead. Callers are told within two seconds that nobody does.
+/// How long a command waits for a leader. Callers learn within two seconds that there is none.
 const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// How long the leader may take: as long as its own disk may stall and others are ahead.
@@ -79,8 +79,9 @@ impl Route {
         let core = self.proposer.core()?;
         if self.contacts().contradiction().is_some() {
             return Err(ProposeError::Unavailable {
-                reason: "this node follows nobody, since the others have lost uploads that it has (`jwtmesh status`)"
-                    .to_owned(),
+                reason:
+                    "this node follows no leader, since the others have lost uploads that it has (`jwtmesh status`)"
+                        .to_owned(),
             });
         }
         // Of openraft's metrics those that change first, for which others here wait.
@@ -158,8 +159,8 @@ impl Route {
         &self.proposer.handler.inner().contacts
     }
 
-    /// Has a command agreed on by whoever leads: `here` proposes it on this node, `there` has another node do it, both say
-    /// [`ProposeError::NoLeader`] if nobody did. Returns when it is applied here. Where a leader that did not answer may have
+    /// Has a command agreed on by the leader: `here` proposes it on this node, `there` has another node do it, both say
+    /// [`ProposeError::NoLeader`] if there was none. Returns when it is applied here. Where a leader that did not answer may have
     /// had the command agreed on, it is tried again if it `is_repeatable`; a failure then, and an outcome that `is_doubtful`,
     /// are not the whole truth, and [`ProposeError::OutcomeUnknown`] is given.
     pub(in crate::raft) async fn propose<T, H, G>(
@@ -281,7 +282,7 @@ impl Route {
     }
 
     /// The revision that has everything that was acknowledged by any node before this was called. Those who ask at the same
-    /// time share one question: anybody may ask, and each question makes the leader hear from a quorum.
+    /// time share one question: any client may ask, and each question makes the leader hear from a quorum.
     pub(in crate::raft) async fn newest(&self, until: Instant) -> Result<Revision, ProposeError> {
         let before = self.rounds.begun.load(Ordering::SeqCst);
         let mut last = self.rounds.last.lock().await;
@@ -312,7 +313,7 @@ impl Route {
         }
     }
 
-    /// Waits until this node has applied what the leader has: whoever is answered here can read it here. The leader has
+    /// Waits until this node has applied what the leader has: a client that is answered here can read it here. The leader has
     /// it already, so that whatever fails here leaves the outcome unknown, and nothing else.
     async fn seen<T>(
         &self,

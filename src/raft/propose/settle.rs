@@ -92,7 +92,7 @@ impl Settle {
         for (id, peer) in self.others() {
             let told = self.0.peers.resend(id, peer, account);
             self.0.scope.spawn("telling a peer to send again", async move {
-                // Whoever asked may ask again.
+                // The caller may ask again.
                 drop(told.await);
             });
         }
@@ -139,7 +139,7 @@ impl Settle {
         voters.entry(id).or_default().clone()
     }
 
-    /// Asks the voter until it has applied what is wanted; one question at a time, whoever waits.
+    /// Asks the voter until it has applied what is wanted; one question at a time, however many wait.
     fn ask(&self, id: u64, peer: Member, voter: &Arc<Voter>) {
         if voter.is_asked.swap(true, Ordering::SeqCst) {
             return;
@@ -170,7 +170,7 @@ impl Settle {
                 });
             }
             Err(_) => {
-                // Whoever is gone is not waited for: an upload right after a leader's end would be late for nothing.
+                // A voter that is gone is not waited for: an upload right after a leader's end would be late for nothing.
                 voter.has_missed.store(true, Ordering::SeqCst);
                 voter.applied.send_modify(|_| ());
             }
@@ -179,7 +179,7 @@ impl Settle {
 }
 
 impl Voter {
-    /// Whether nobody waits for it.
+    /// Whether nothing waits for it.
     fn is_done(&self) -> bool {
         self.has_missed.load(Ordering::SeqCst) || *self.applied.borrow() >= self.wanted.load(Ordering::SeqCst)
     }

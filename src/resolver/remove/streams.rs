@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// How much longer for each account: a server looks at one after the other.
 const FOR_EACH: Duration = Duration::from_micros(500);
 
-/// The longest of all: whoever asks waits.
+/// The longest of all: the client waits.
 const LONGEST: Duration = Duration::from_millis(1_800);
 
 impl Resolver {

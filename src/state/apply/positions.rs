@@ -18,7 +18,7 @@ pub(super) fn advance(change: &mut Change, before: &impl Before, nats_cluster: &
     }
 }
 
-/// Gives the lease of a NATS cluster to whoever names the one before it; refuses everybody else.
+/// Gives the lease of a NATS cluster to a command that names the one before it; refuses any other.
 pub(super) fn lease(change: &mut Change, before: &impl Before, command: TakeLease) -> Option<Revision> {
     let [holder, granted, term] = lease_names(&command.nats_cluster);
     if command.before != before.position(&granted) {

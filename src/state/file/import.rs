@@ -1,7 +1,7 @@
 //! Builds a state file from a snapshot that arrives as pieces, beside the one in use.
 //!
 //! Every byte may be wrong: a piece is checked before anything of it is used, and the whole before it is called one. Until
-//! then nobody sees the new file; an import that is not finished removes it, and so does the next start.
+//! then the new file is never seen; an import that is not finished removes it, and so does the next start.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -22,7 +22,7 @@
 //! makes it. That needs no other format number: an earlier version that opens a file with this table does not read it,
 //! and stops at the first entry that would change it.
 //!
-//! `deleted_v1` and `closings_v1` came later still. Whoever does not know them would take a deleted account for one that
+//! `deleted_v1` and `closings_v1` came later still. A build that does not know them would take a deleted account for one that
 //! never was, and an old token of it: with the first row of either, the file gets the number [`FORMAT_WITH_DELETES`].
 //!
 //! A read that fails (`backend.rs`), and a panic of redb over bytes that it did not write ([`Store`]), fail what needed

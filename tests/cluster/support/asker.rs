@@ -23,7 +23,7 @@ pub(crate) fn update_of(account: &Account) -> String {
     format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.UPDATE", account.id())
 }
 
-/// How long whoever asks waits at the most: nsc, and controllers.
+/// How long a client waits at the most: nsc, and controllers.
 pub(crate) const IN_TIME: Duration = Duration::from_secs(1);
 
 /// A node that answers over a nats-server, and an account that it has.

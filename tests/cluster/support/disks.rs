@@ -126,7 +126,7 @@ impl Hang {
     fn of_thread(thread: i32) -> Self {
         let (end, ended) = mpsc::channel();
         let (stopped, is_stopped) = mpsc::channel();
-        // Whoever traces a thread has to be the one that lets it go.
+        // The thread that traces another has to be the one that lets it go.
         let tracer = std::thread::spawn(move || {
             let thread = Pid::from_raw(thread);
             ptrace::seize(thread, ptrace::Options::empty()).expect("a parent may trace its child");

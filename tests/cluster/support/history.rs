@@ -80,7 +80,7 @@ fn linearize(events: &[Event]) -> Result<(), Violation> {
         unknown.retain(|event| event.writes() > register);
         let late = unknown.iter().filter(|event| event.called <= due.returned);
         let raised = open.iter().chain(late).filter_map(|event| event.writes()).min();
-        // What the register has passed, or passes now as nobody can write a value below the lowest on offer, is lost.
+        // What the register has passed, or passes now as no client can write a value below the lowest on offer, is lost.
         let lost = open.iter().find(|event| event.compare(raised.max(register)).is_gt());
         if let Some(lost) = lost.or(raised.is_none().then_some(&due)) {
             return Err(Violation::new(lost, register, cause, events));

@@ -78,7 +78,7 @@ impl NatsServer {
     }
 
     /// A server greets every connection with an INFO line, once it is ready to take logins. One that begins with TLS
-    /// greets nobody who does not; its log has to do.
+    /// greets no client that does not; its log has to do.
     fn wait_until_ready(&mut self) -> Result<(), String> {
         let config = fs::read_to_string(self.folder.path().join("nats.conf")).expect("written before");
         let is_silent = config.contains("handshake_first");

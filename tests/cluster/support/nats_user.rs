@@ -129,7 +129,7 @@ impl NatsUser {
         assert!(self.ping(), "publishing to {subject}: {:?}", self.error);
     }
 
-    /// A subject for answers that nobody else uses, subscribed to.
+    /// A subject for answers that no other client uses, subscribed to.
     #[track_caller]
     pub(crate) fn inbox(&mut self) -> String {
         let inbox = format!("_INBOX.test.{}", nkeys::KeyPair::new_user().public_key());

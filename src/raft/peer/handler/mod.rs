@@ -176,7 +176,7 @@ impl Handler {
         self.hooks().join = Some(join.into());
     }
 
-    /// Forgets both: they know this handler, and everything that it knows would stay open for ever.
+    /// Forgets both: they know this handler, and would keep open everything that it knows.
     pub(in crate::raft) fn unhook(&self) {
         *self.hooks() = Hooks::default();
     }
@@ -185,7 +185,7 @@ impl Handler {
         self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers the message in `body`; `certified` are the names in the certificate of whoever sent it.
+    /// Answers the message in `body`; `certified` are the names in its sender's certificate.
     pub async fn handle(&self, certified: &[String], body: &[u8]) -> Result<Bytes, PeerRefusal> {
         let read = decode::<(Envelope, Request)>(body);
         let (envelope, request) = read.map_err(|error| PeerRefusal::Wrong(format!("unreadable: {error}")))?;
@@ -222,7 +222,7 @@ impl Handler {
         })
     }
 
-    /// Refuses whoever has a certificate of these names and is no node, as far as this one knows.
+    /// Refuses a sender whose certificate has these names where none of them is a node that this one knows.
     pub(super) fn check_node(&self, certified: &[String]) -> Result<(), PeerRefusal> {
         let is_member = |member: &Membered| {
             let members = members(&member.core);
@@ -516,7 +516,7 @@ impl Handler {
     }
 
     /// Has openraft drop what follows the entries of a snapshot that ends with `last`, if that is of a later term and so no
-    /// part of it: another leader left it here, and nobody has agreed on it. openraft's own assertion takes the last entry
+    /// part of it: another leader left it here, and it was never agreed on. openraft's own assertion takes the last entry
     /// of a snapshot with a greater index for greater than every entry here.
     async fn drop_tail(&self, core: &Core, vote: Vote, last: LogId) -> Result<(), PeerRefusal> {
         const UNREADABLE: PeerRefusal = PeerRefusal::NotNow("the log of this node cannot be read");

@@ -68,7 +68,7 @@ impl Queue {
         response.map_err(|_| ENDING)
     }
 
-    /// Does `work`, whose name is `name`, to its end, also when nobody waits for it any more: a leader that gives up a call
+    /// Does `work`, whose name is `name`, to its end, even if its caller no longer waits for it: a leader that gives up a call
     /// does not take back what openraft was given.
     pub(super) async fn finish<T: Send + 'static>(
         &self,
@@ -77,7 +77,7 @@ impl Queue {
     ) -> Result<T, PeerRefusal> {
         let (done, outcome) = oneshot::channel();
         self.scope.spawn(name, async move {
-            // Fails if nobody waits.
+            // Fails if the caller no longer waits.
             let _ = done.send(work.await);
         });
         outcome.await.map_err(|_| ENDING)
