@@ -251,9 +251,10 @@ impl Publisher {
             for account in accounts {
                 match resolver.to_enforce(account).await {
                     Ok(Some((revision, _))) if revision <= behind => {}
-                    Ok(None) => {}
+                    // What a new server has loaded may be of accounts that are not known here.
+                    Ok(None) if behind > 0 => {}
                     // What cannot be read may have changed.
-                    Ok(Some(_)) | Err(ReadError::Damaged(_)) => changed.push(account),
+                    Ok(_) | Err(ReadError::Damaged(_)) => changed.push(account),
                     Err(_) => return Compared::Loaded { server, changed: None },
                 }
                 tokio::task::consume_budget().await;

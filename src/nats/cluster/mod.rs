@@ -535,10 +535,12 @@ impl Publisher {
     fn listed(&mut self, lane: Lane, read: Result<Changes, ReadError>) {
         match read {
             Ok(changes) => {
+                let ahead = i64::try_from(self.now()).unwrap_or(i64::MAX) - 1_000 * self.clock.now();
                 let changed = changes.rows.iter().map(|row| Changed {
                     account: row.account,
                     revision: row.revision,
                     first: row.is_first(),
+                    issued: row.issued_at.saturating_mul(1_000).saturating_add(ahead),
                 });
                 let rows: Vec<_> = changed.collect();
                 self.propagation.listed(lane, &rows, changes.position, self.now());

@@ -6,6 +6,12 @@ use super::pending::{Pending, Phase, Reading};
 use super::roster::Slot;
 use crate::jwt::AccountKey;
 
+/// When a fresh change of an account that existed is due: before everything else.
+pub(super) const URGENT: u64 = 0;
+
+/// The same, where servers have to be read first: behind those that wait for no answer.
+pub(super) const URGENT_ONCE_READ: u64 = 1;
+
 /// The accounts in flight or waiting.
 ///
 /// Invariants:
@@ -38,7 +44,9 @@ pub(super) struct Count {
 /// What is looked at first among the accounts that are due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// It was sent, or servers are read for it: their answers are summed up, or overdue.
+    /// Servers are read for it, or have answered it: no more answers are waited for.
+    Answers,
+    /// It was sent, and its answer is overdue.
     Sent,
     /// To be sent: a change of an account that existed.
     Ahead,
@@ -230,7 +238,13 @@ impl Agenda {
         self.change(account, |pending| {
             let Some(reading) = pending.reading.take() else { return };
             pending.phase = reading.before;
-            pending.due = again_at.unwrap_or(reading.due);
+            // What is urgent waits for nothing else once it is read.
+            let due = if reading.due == URGENT_ONCE_READ {
+                URGENT
+            } else {
+                reading.due
+            };
+            pending.due = again_at.unwrap_or(due);
             pending.is_read = again_at.is_none();
         });
     }
@@ -303,7 +317,8 @@ impl Agenda {
 
 fn rank(pending: &Pending) -> Rank {
     match (pending.phase, pending.behind) {
-        (Phase::Sent | Phase::Listening | Phase::Reading, _) => Rank::Sent,
+        (Phase::Listening | Phase::Reading, _) => Rank::Answers,
+        (Phase::Sent, _) => Rank::Sent,
         (Phase::Queued, false) => Rank::Ahead,
         (Phase::Queued, true) => Rank::Behind,
     }

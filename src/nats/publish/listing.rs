@@ -1,5 +1,6 @@
 //! Which accounts are to be sent: those that have changed, and those that a caller asks for.
 
+use super::agenda::{URGENT, URGENT_ONCE_READ};
 use super::pending::{Pending, Phase};
 use super::propagation::{Propagation, REFUSALS, REPEAT_AFTER_MS, REPEATS};
 use super::step::{Changed, Lane};
@@ -28,12 +29,18 @@ impl Propagation {
             account,
             revision,
             first,
+            issued,
         } = row;
+        let is_safe = lane.is_fresh() && self.is_newest(issued, now);
         // Fresh changes of accounts that existed go before everything else that is due.
-        let due = if lane == Lane::Fresh && !first { 0 } else { now };
+        let due = match lane == Lane::Fresh && !first {
+            true if is_safe => URGENT,
+            true => URGENT_ONCE_READ,
+            false => now,
+        };
         let Some(pending) = self.agenda.get_mut(account) else {
             let mut pending = Pending::new(revision, due, first, !lane.is_fresh());
-            pending.first = first;
+            (pending.first, pending.issued) = (first, Some(issued));
             if !lane.is_fresh() {
                 expect_little(&mut pending);
             } else if first {
@@ -45,14 +52,21 @@ impl Propagation {
         };
         // Its token may have been looked up and sent before the change was listed.
         pending.fresh |= lane.is_fresh();
-        pending.must_be_read &= !lane.is_fresh();
+        pending.must_be_read &= !is_safe;
         pending.expected = true;
         let is_new = revision > pending.listed;
         let under_way = pending.sent >= revision;
-        let urgent = due == 0 && pending.phase == Phase::Queued;
+        let urgent = due <= URGENT_ONCE_READ && pending.phase == Phase::Queued;
         if is_new {
             pending.routine &= !lane.is_fresh();
             self.raise(account, revision, now);
+            if let Some(pending) = self.agenda.get_mut(account) {
+                pending.issued = Some(issued);
+            }
+        }
+        if is_safe {
+            // Whatever servers hold of it is older.
+            self.agenda.end_reading(account, None);
         }
         if !first {
             self.agenda.put_ahead(account);

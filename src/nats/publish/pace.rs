@@ -1,6 +1,6 @@
 //! How many accounts may be under way at once, and at which pace: what takes rights away never waits for what does not.
 
-use super::agenda::Rank;
+use super::agenda::{Rank, URGENT_ONCE_READ};
 use super::propagation::{ANSWER_MS, Propagation};
 use crate::jwt::AccountKey;
 
@@ -43,16 +43,16 @@ const ASKED_IN_FLIGHT: usize = 2 * IN_FLIGHT;
 const READ_PAUSE_MS: u64 = 10;
 
 impl Propagation {
-    /// When an account of `rank` that is due at `due` may be sent. Fresh changes, due at 0, wait for nothing.
+    /// When an account of `rank` that is due at `due` may be sent. Urgent ones wait for nothing but what servers hold.
     pub(super) fn not_before(&self, rank: Rank, (due, account): (u64, AccountKey), now: u64) -> u64 {
         let is_read = self.is_to_be_read(account, now);
-        if is_read && self.reads_enough() {
+        if is_read && self.reads_enough(due) {
             return now + READ_PAUSE_MS;
         }
         if is_read && now < self.greets_until() {
             return self.greets_until();
         }
-        if rank == Rank::Sent || due == 0 {
+        if rank == Rank::Answers || rank == Rank::Sent || due <= URGENT_ONCE_READ {
             return 0;
         }
         let (most, paced) = match rank {

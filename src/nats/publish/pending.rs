@@ -36,6 +36,8 @@ pub(super) struct Pending {
     // What servers hold of it, which is read before it is sent (`reading.rs`).
     /// Whether it is no fresh change of this connection, so that a server may hold something newer.
     pub(super) must_be_read: bool,
+    /// When the token of `listed` was issued, as it says; `None` if that is not known.
+    pub(super) issued: Option<i64>,
     /// Whether the servers were read since it was last sent.
     pub(super) is_read: bool,
     pub(super) reading: Option<Reading>,
@@ -127,6 +129,7 @@ impl Pending {
             fresh: !routine,
             expected: true,
             must_be_read: routine,
+            issued: None,
             is_read: false,
             reading: None,
             answers: Vec::new(),
@@ -164,6 +167,7 @@ impl Pending {
     /// It is at another revision: nothing that servers said about the earlier one counts.
     pub(super) fn begin_anew(&mut self, revision: u64) {
         self.listed = revision;
+        self.issued = None;
         self.first = false;
         self.repeats = 0;
         self.refusals = 0;

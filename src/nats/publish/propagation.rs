@@ -20,7 +20,7 @@
 
 use std::collections::VecDeque;
 
-use super::agenda::{Agenda, Rank};
+use super::agenda::{Agenda, Rank, URGENT_ONCE_READ};
 use super::lanes::{Lanes, REWIND_MS};
 
 use super::pending::{Answer, Pending, Phase};
@@ -61,6 +61,8 @@ pub(in crate::nats) struct Propagation {
     /// Whether servers have to report before anything is sent over this connection, and whether one has.
     pub(super) greets: bool,
     pub(super) has_heard: bool,
+    /// Since when every server that is reached was heard, and what other senders publish.
+    pub(super) heard_all_since: u64,
     pub(super) draining: bool,
     /// Total bytes received on this connection.
     pub(super) received: u64,
@@ -87,6 +89,7 @@ impl Propagation {
             connected_at: 0,
             greets: false,
             has_heard: false,
+            heard_all_since: 0,
             draining: false,
             received: 0,
             lanes: Lanes::new(agreed),
@@ -135,16 +138,17 @@ impl Propagation {
         self.connected_at = now;
         self.lanes.connected();
         self.checks.connected(&self.roster, true, now);
+        (self.greets, self.has_heard) = (!self.has_swept(), false);
+        self.heard_all_since = now;
         self.sweep.connected();
         self.end_readings();
-        (self.greets, self.has_heard) = (!self.has_swept(), false);
         for account in self.agenda.accounts() {
             if let Some(pending) = self.agenda.get_mut(account) {
                 (pending.must_be_read, pending.is_read) = (true, false);
             }
             let urgent = |pending: &Pending| pending.fresh && !pending.behind && pending.answered < pending.listed;
             let urgent = self.agenda.get(account).is_some_and(urgent);
-            self.agenda.queue(account, if urgent { 0 } else { now });
+            self.agenda.queue(account, if urgent { URGENT_ONCE_READ } else { now });
         }
         self.asked.retain(|(at, ..)| at + REWIND_MS >= now);
         for (_, account, revision) in self.asked.clone() {
@@ -324,7 +328,7 @@ impl Propagation {
         if let Some(at) = self.lanes.rewind_if_due(now) {
             wake = earlier(wake, at);
         }
-        for rank in [Rank::Sent, Rank::Ahead, Rank::Behind] {
+        for rank in [Rank::Answers, Rank::Sent, Rank::Ahead, Rank::Behind] {
             // Behind what takes rights away, and before what does not.
             if rank == Rank::Behind {
                 match self.next_question(now) {

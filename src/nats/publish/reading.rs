@@ -5,7 +5,11 @@
 //! it. So servers are read first
 //!
 //! - where what is sent is no fresh change: a client asks for it, or servers may have missed it;
-//! - of every account, until each server has been looked at since this publisher began (`sweep.rs`).
+//! - of every account, until each server has been looked at (`sweep.rs`) since this connection began, and since the server
+//!   was heard after it had been missing.
+//!
+//! A fresh change is not held up where its token was issued since then. What servers held before is older, and of what other
+//! senders publish since then, this node has heard.
 //!
 //! All servers are asked at once. What differs is judged elsewhere: a newer valid token is stored, and is then the one that
 //! is sent. A server that does not answer within two seconds is missing and holds nothing up; its answer counts whenever it
@@ -13,6 +17,7 @@
 
 use std::collections::BTreeSet;
 
+use super::agenda::URGENT_ONCE_READ;
 use super::pending::{Phase, Reading};
 use super::propagation::{ANSWER_MS, Propagation};
 use super::roster::{Held, Slot};
@@ -32,8 +37,12 @@ const UNDECIDED_MS: u64 = 1_000;
 /// are read at once.
 const ANSWERS: usize = 8_192;
 
-/// Accounts that are read at once.
+/// Accounts that are read at once. Half of the places are kept for fresh changes.
 const READS: usize = 64;
+
+/// How far the clocks of those who sign may be from this node's, before a token counts as issued at another time than it
+/// says: with any of the usual services that set clocks it is less than a second.
+const CLOCKS_MS: i64 = 10_000;
 
 impl Propagation {
     /// Whether what servers hold of `account` has to be read before it is sent now.
@@ -46,12 +55,22 @@ impl Propagation {
             Phase::Sent => now >= pending.due,
             Phase::Reading | Phase::Listening => false,
         };
-        is_sent_next && self.checks.can_ask() && (pending.must_be_read || !self.has_swept())
+        let is_newest = || pending.issued.is_some_and(|issued| self.is_newest(issued, now));
+        is_sent_next && self.checks.can_ask() && (pending.must_be_read || !is_newest())
     }
 
-    /// Whether so many accounts are read already that no other is now.
-    pub(super) fn reads_enough(&self) -> bool {
-        let most = (ANSWERS / self.roster.count().max(1)).clamp(1, READS);
+    /// Whether no server that is reached can hold a newer token than one that was issued at `issued`, and is now current.
+    pub(super) fn is_newest(&self, issued: i64, now: u64) -> bool {
+        let ms = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
+        let since = ms(self.heard_all_since) + CLOCKS_MS;
+        // One of the future may be of any time: then clocks are wrong.
+        self.has_swept() || (since..=ms(now) + CLOCKS_MS).contains(&issued)
+    }
+
+    /// Whether so many accounts are read already that one that is due at `due` is not read now.
+    pub(super) fn reads_enough(&self, due: u64) -> bool {
+        let most = (ANSWERS / self.roster.count().max(1)).clamp(2, READS);
+        let most = if due <= URGENT_ONCE_READ { most } else { most / 2 };
         self.agenda.reading().len() >= most
     }
 
@@ -83,9 +102,9 @@ impl Propagation {
         let Some(slot) = self.hear(server, now) else {
             return false;
         };
-        let mut was_asked = self.sweep.arrived(slot, account, now);
+        let mut was_asked = self.sweep.arrived(slot, account);
         if self.checks.is_asked(slot, account) {
-            self.checks.arrived(slot, account, now);
+            self.checks.arrived(slot, account);
             was_asked = true;
         }
         if let Some(reading) = self.reading_of(account) {

@@ -41,7 +41,7 @@ impl Propagation {
 
     /// Whether a server does not answer.
     pub(in crate::nats) fn misses_any(&self) -> bool {
-        self.roster.iter().any(|(_, known)| known.standing == Standing::Missing)
+        self.roster.missing() > 0
     }
 
     /// The server with this id says that it ends.
@@ -103,7 +103,7 @@ impl Propagation {
         }
     }
 
-    /// Every account that each server has loaded was looked at since this publisher began.
+    /// Every account that each server has loaded was looked at, since it is connected and was last missing.
     pub(super) fn has_swept(&self) -> bool {
         self.roster.count() > 0 && self.sweep.is_complete(&self.roster)
     }
@@ -169,6 +169,9 @@ impl Propagation {
             self.checks.heard(slot, known, is_back, now);
         }
         if is_back {
+            // Others may have reached it before this node did.
+            self.sweep.is_unswept(slot);
+            self.heard_all_since = now;
             for id in self.roster.replaced_by(slot) {
                 self.ended(&id, now);
             }

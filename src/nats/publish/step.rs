@@ -103,6 +103,8 @@ pub(in crate::nats) struct Changed {
     pub(in crate::nats) revision: u64,
     /// Whether this is the account's first revision.
     pub(in crate::nats) first: bool,
+    /// When its token was issued, as it says: milliseconds of the publisher's clock, which may have begun later.
+    pub(in crate::nats) issued: i64,
 }
 
 /// What the servers answered to one send of one account.

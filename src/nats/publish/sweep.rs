@@ -56,9 +56,9 @@ pub(super) struct Sweep {
     /// No server is due before this time, unless there is a new one.
     choose_at: u64,
     known: usize,
-    /// What is to be looked at after a change, and what was asked about it when.
+    /// What is to be looked at after a change, and what was asked about it when; `None`: the answer is being judged.
     after: VecDeque<(Slot, AccountKey)>,
-    after_asked: BTreeMap<(Slot, AccountKey), u64>,
+    after_asked: BTreeMap<(Slot, AccountKey), Option<u64>>,
     /// The next look is not made before this time.
     look_at: u64,
     /// Looks that are left of the group which is being made.
@@ -74,15 +74,17 @@ struct Round {
     /// When it was asked for its accounts, until it has answered.
     listing: Option<u64>,
     todo: Vec<AccountKey>,
-    asked: BTreeMap<AccountKey, u64>,
+    /// When it was asked about each; `None`: the answer is being judged.
+    asked: BTreeMap<AccountKey, Option<u64>>,
     /// Whether something could not be found out.
     has_failed: bool,
 }
 
 impl Sweep {
-    /// A connection is up.
+    /// A connection is up. What others have published to the servers meanwhile was not heard.
     pub(super) fn connected(&mut self) {
         self.disconnected();
+        self.swept.clear();
         self.connected = true;
     }
 
@@ -103,6 +105,12 @@ impl Sweep {
     /// Every account of the server in `slot` was looked at.
     pub(super) fn is_swept(&mut self, slot: Slot, now: u64) {
         self.swept.insert(slot, now);
+        self.choose_at = 0;
+    }
+
+    /// The server in `slot` may hold anything again.
+    pub(super) fn is_unswept(&mut self, slot: Slot) {
+        self.swept.remove(&slot);
         self.choose_at = 0;
     }
 
@@ -142,7 +150,7 @@ impl Sweep {
     }
 
     /// Whether the server in `slot` was asked what it holds of `account`; its answer is being judged.
-    pub(super) fn arrived(&mut self, slot: Slot, account: AccountKey, now: u64) -> bool {
+    pub(super) fn arrived(&mut self, slot: Slot, account: AccountKey) -> bool {
         let round = self.round.as_mut().filter(|round| round.slot == slot);
         let asked = [
             round.and_then(|round| round.asked.get_mut(&account)),
@@ -150,7 +158,7 @@ impl Sweep {
         ];
         let mut was_asked = false;
         for at in asked.into_iter().flatten() {
-            *at = now;
+            *at = None;
             was_asked = true;
         }
         was_asked
@@ -210,7 +218,7 @@ impl Sweep {
         self.look_at = now + if is_slow { 0 } else { PAUSE_MS };
         let chosen = if is_after {
             let chosen = self.after.pop_front();
-            self.after_asked.extend(chosen.map(|chosen| (chosen, now)));
+            self.after_asked.extend(chosen.map(|chosen| (chosen, Some(now))));
             chosen
         } else {
             let credit = self.credit(now).saturating_sub(1_000);
@@ -218,7 +226,7 @@ impl Sweep {
             self.group = self.group.saturating_sub(1);
             self.round.as_mut().and_then(|round| {
                 let account = round.todo.pop()?;
-                round.asked.insert(account, now);
+                round.asked.insert(account, Some(now));
                 Some((round.slot, account))
             })
         };
@@ -237,16 +245,16 @@ impl Sweep {
         let round = self.round.as_ref();
         let listing = round.and_then(|round| round.listing);
         let looks = round.into_iter().flat_map(|round| round.asked.values());
-        let asked = looks.chain(self.after_asked.values()).copied();
+        let asked = looks.chain(self.after_asked.values()).copied().flatten();
         asked.chain(listing).min()
     }
 
     /// A server that has not answered in time.
     fn overdue(&self, now: u64) -> Option<Slot> {
-        let is_over = |at: &u64| at + ANSWER_MS <= now;
+        let is_over = |at: &Option<u64>| at.is_some_and(|at| at + ANSWER_MS <= now);
         let late = self.after_asked.iter().find(|(_, at)| is_over(at));
         let round = self.round.as_ref().filter(|round| {
-            let mut asked = round.asked.values().chain(&round.listing);
+            let mut asked = round.asked.values().chain([&round.listing]);
             asked.any(is_over)
         });
         late.map(|((slot, _), _)| *slot).or(round.map(|round| round.slot))

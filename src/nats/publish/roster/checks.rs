@@ -394,9 +394,9 @@ impl Checks {
     }
 
     /// The server in `slot` has answered what it holds of `account`, which is being judged.
-    pub(in crate::nats::publish) fn arrived(&mut self, slot: Slot, account: AccountKey, now: u64) {
+    pub(in crate::nats::publish) fn arrived(&mut self, slot: Slot, account: AccountKey) {
         if let Some(looking) = self.looking(slot) {
-            looking.arrived(account, now);
+            looking.arrived(account);
         }
     }
 
@@ -405,9 +405,10 @@ impl Checks {
         matches!(self.stage(slot), Some(Stage::Idle))
     }
 
-    /// Whether the server in `slot` is being listed or looked at.
+    /// Whether the server in `slot` is being listed or looked at, or will be again in a moment.
     pub(in crate::nats::publish) fn is_busy(&self, slot: Slot) -> bool {
-        self.stage(slot).is_some_and(Stage::is_busy)
+        let is_busy = |stage: &Stage| stage.is_busy() || matches!(stage, Stage::WaitingAgain(_));
+        self.stage(slot).is_some_and(is_busy)
     }
 
     /// `account` is to be looked at too while the server in `slot` is looked at; `false` if it is not.

@@ -17,7 +17,8 @@ pub(super) struct Looking {
     /// Whether it was asked for its accounts for the second time.
     pub(super) is_second: bool,
     todo: Vec<AccountKey>,
-    asked: BTreeMap<AccountKey, u64>,
+    /// When it was asked about each; `None`: the answer is being judged.
+    asked: BTreeMap<AccountKey, Option<u64>>,
     /// What it does not enforce yet, which is being sent.
     sent: BTreeSet<AccountKey>,
     /// How often each was sent.
@@ -41,7 +42,7 @@ impl Looking {
         loop {
             let account = self.todo.pop()?;
             if let Entry::Vacant(asked) = self.asked.entry(account) {
-                asked.insert(now);
+                asked.insert(Some(now));
                 return Some(account);
             }
         }
@@ -55,9 +56,9 @@ impl Looking {
     }
 
     /// It has answered about `account`, which is being judged.
-    pub(super) fn arrived(&mut self, account: AccountKey, now: u64) {
+    pub(super) fn arrived(&mut self, account: AccountKey) {
         if let Some(asked) = self.asked.get_mut(&account) {
-            *asked = now;
+            *asked = None;
         }
     }
 
@@ -119,6 +120,6 @@ impl Looking {
 
     /// When the first question was asked that is not answered yet.
     pub(super) fn asked_since(&self) -> Option<u64> {
-        self.asked.values().min().copied()
+        self.asked.values().flatten().min().copied()
     }
 }

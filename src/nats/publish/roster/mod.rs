@@ -76,6 +76,8 @@ pub(in crate::nats::publish) struct Roster {
     retired: Vec<Slot>,
     /// Whether there are servers for which there was no room.
     overflows: bool,
+    /// How many servers are missing.
+    missing: usize,
     /// How many new servers there were since then.
     new: usize,
     new_since: u64,
@@ -139,6 +141,7 @@ impl Roster {
             let is_back = known.standing == Standing::Missing;
             if is_back {
                 known.standing = Standing::Reached;
+                self.missing -= 1;
             }
             let server = &mut known.server;
             if !info.version.is_empty() && (&server.version, &server.name) != (&info.version, &info.name) {
@@ -165,7 +168,10 @@ impl Roster {
     /// The server with this id has ended.
     pub(in crate::nats::publish) fn remove(&mut self, id: &str) -> Option<Slot> {
         let slot = self.slots.remove(id)?;
-        let is_agreed = self.servers[slot].take().is_some_and(|known| known.is_agreed);
+        let known = self.servers[slot].take();
+        let is_missing = |known: &Known| known.standing == Standing::Missing;
+        self.missing -= usize::from(known.as_ref().is_some_and(is_missing));
+        let is_agreed = known.is_some_and(|known| known.is_agreed);
         self.retired.push(slot);
         self.unagreed.changed.remove(&slot);
         if is_agreed || self.is_being_agreed(slot) {
@@ -231,15 +237,27 @@ impl Roster {
 
     /// What changed after `upto` may not be in force at the server.
     pub(in crate::nats::publish) fn miss(&mut self, slot: Slot, upto: u64, standing: Standing) {
+        self.stands(slot, standing);
         let Some(known) = self.get_mut(slot) else { return };
         known.misses += 1;
-        known.standing = standing;
         known.was_missing |= standing == Standing::Missing;
         let behind = known.server.behind.map_or(upto, |behind| behind.min(upto));
         if known.server.behind != Some(behind) {
             known.server.behind = Some(behind);
             self.unagreed.changed.insert(slot);
         }
+    }
+
+    fn stands(&mut self, slot: Slot, standing: Standing) {
+        let Some(known) = self.get_mut(slot) else { return };
+        let before = std::mem::replace(&mut known.standing, standing);
+        self.missing += usize::from(standing == Standing::Missing);
+        self.missing -= usize::from(before == Standing::Missing);
+    }
+
+    /// How many servers are missing.
+    pub(in crate::nats::publish) fn missing(&self) -> usize {
+        self.missing
     }
 
     /// The same of a server that is being looked at already.
@@ -258,10 +276,11 @@ impl Roster {
 
     /// Every change is in force at the server, unless it has missed one since it had missed so many.
     pub(in crate::nats::publish) fn confirm(&mut self, slot: Slot, misses: u64) -> bool {
-        let Some(known) = self.get_mut(slot).filter(|known| known.misses == misses) else {
+        if self.get(slot).is_none_or(|known| known.misses != misses) {
             return false;
-        };
-        known.standing = Standing::Reached;
+        }
+        self.stands(slot, Standing::Reached);
+        let Some(known) = self.get_mut(slot) else { return false };
         known.was_missing = false;
         known.refused.clear();
         if known.server.behind.take().is_some() {

@@ -1,6 +1,8 @@
 //! Propagation under faults. Each fault is tried both before and after the server took the token.
 
 #[cfg(test)]
+mod anew;
+#[cfg(test)]
 mod away;
 #[cfg(test)]
 mod import;

@@ -35,6 +35,7 @@ impl World {
         self.disconnect();
         self.is_older = true;
         self.revision = copy.revision;
+        self.issued.retain(|revision, _| *revision <= copy.revision);
         self.rows = copy.rows;
         self.tokens = copy.tokens;
         self.changed = copy.changed;

@@ -4,7 +4,7 @@ use super::world::{SKIPPED, World, account};
 use crate::jwt::AccountKey;
 
 /// A world whose servers n1 and n2 hold accounts 1 and 2.
-fn two_servers() -> World {
+pub(super) fn two_servers() -> World {
     let mut world = World::quiet();
     world.heard_by(&["n1", "n2"]);
     world.change(&[1, 2]);

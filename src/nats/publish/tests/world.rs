@@ -37,6 +37,8 @@ pub(super) struct World {
     pub(super) rows: BTreeMap<AccountKey, u64>,
     /// The token that was stored at each revision; later is newer. Without an older copy it is the revision.
     pub(super) tokens: BTreeMap<u64, u64>,
+    /// When the token of each revision was issued, unless that was long ago.
+    pub(super) issued: BTreeMap<u64, u64>,
     /// Whether an older copy of what the mesh had agreed was put back.
     pub(super) is_older: bool,
     /// The same in the order of their revisions, and those of them whose answer has not reached us.
@@ -92,8 +94,9 @@ pub(super) struct World {
     pub(super) marks: VecDeque<Agreement>,
     pub(super) concluded: Vec<Summary>,
     pub(super) news: Vec<News>,
-    /// Questions to single servers.
+    /// Questions to single servers, and to each of them.
     pub(super) asked: usize,
+    pub(super) asked_of: BTreeMap<String, usize>,
     /// Questions to all servers about one account.
     pub(super) reads: usize,
     pub(super) sends: usize,
@@ -109,6 +112,7 @@ impl World {
             revision: 0,
             rows: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            issued: BTreeMap::new(),
             is_older: false,
             log: BTreeSet::new(),
             open: BTreeSet::new(),
@@ -141,6 +145,7 @@ impl World {
             concluded: Vec::new(),
             news: Vec::new(),
             asked: 0,
+            asked_of: BTreeMap::new(),
             reads: 0,
             sends: 0,
             adopted: Vec::new(),
@@ -172,6 +177,7 @@ impl World {
     pub(super) fn change_keys(&mut self, accounts: impl Iterator<Item = AccountKey>) -> u64 {
         let newest = self.held.values().flat_map(BTreeMap::values).max();
         let newest = self.tokens.values().max().max(newest).copied().unwrap_or(0);
+        self.issued.insert(self.revision + 1, self.now);
         self.store(accounts, (newest + 1).max(self.revision + 1));
         self.pump();
         self.revision
@@ -362,6 +368,10 @@ impl World {
                 account: *account,
                 revision: *revision,
                 first: !self.changed.contains(account),
+                issued: self
+                    .issued
+                    .get(revision)
+                    .map_or(-1_000_000, |at| i64::try_from(*at).unwrap_or(i64::MAX)),
             });
         }
         (rows, self.revision)
@@ -373,6 +383,14 @@ impl World {
             self.propagation.listed(lane, &rows, position, self.now);
             self.pump();
         }
+    }
+
+    /// Servers answer what they were asked until now.
+    pub(super) fn answer_questions_once(&mut self) {
+        for question in std::mem::take(&mut self.questions) {
+            self.answer_question(&question);
+        }
+        self.pump();
     }
 
     /// Servers answer what they were asked.
@@ -405,7 +423,10 @@ impl World {
                 Question::Ping | Question::Alive(_) => self.propagation.heard(&info, self.now),
                 Question::Loaded(_) => match self.propagation.loaded(&info, self.now) {
                     Some(Wanted::ChangedSince(behind)) => {
-                        let is_changed = |account: &&AccountKey| self.rows.get(*account) > Some(&behind);
+                        let is_changed = |account: &&AccountKey| {
+                            let revision = self.rows.get(*account);
+                            revision.map_or(behind == 0, |revision| *revision > behind)
+                        };
                         let changed = Some(all.keys().filter(is_changed).copied().collect());
                         self.propagation.compared(&info.id, changed, self.now);
                     }
@@ -429,8 +450,15 @@ impl World {
         }
         match question {
             Question::Ping => {}
-            Question::HeldByAll(_) => self.reads += 1,
-            _ => self.asked += 1,
+            Question::Alive(ref id) | Question::Loaded(ref id) | Question::Held(ref id, _) => {
+                self.asked += 1;
+                *self.asked_of.entry(id.clone()).or_default() += 1;
+            }
+            Question::HeldByAll(account) => {
+                self.reads += 1;
+                // Who does not answer before it is sent was not read.
+                self.read_by.insert(account, BTreeSet::new());
+            }
         }
         if self.asks_slowly {
             self.questions.push_back(question);
