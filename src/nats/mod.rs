@@ -30,8 +30,8 @@
 //! this process is lost, the change is still above the position or its server behind, and it is sent again. Only keys and
 //! revisions are remembered, never a token, so that an older token never follows a newer one (I7).
 //!
-//! What servers hold is read before it is overwritten, unless the change is fresh and each was looked at; after changes, and in
-//! turn (G6). A token that differs is judged as any upload is: adopted, or overruled.
+//! What servers hold is read before it is overwritten, unless the change is fresh and each was looked at, or its token was
+//! issued so late that none can hold a newer one; after changes, and in turn (G6). A token that differs is judged as any upload is: adopted, or overruled.
 //!
 //! It never decides what is stored, and never takes a server's word for what an account is. No upload and no lookup
 //! waits for it, unless the caller asks for proof.

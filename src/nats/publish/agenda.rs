@@ -119,11 +119,9 @@ impl Agenda {
         self.pending.insert(account, pending);
     }
 
-    /// Forgets an account; `false` if it was not here.
-    pub(super) fn remove(&mut self, account: AccountKey) -> bool {
-        let Some(pending) = self.pending.remove(&account) else {
-            return false;
-        };
+    /// Takes an account out, if it is here.
+    pub(super) fn remove(&mut self, account: AccountKey) -> Option<Pending> {
+        let pending = self.pending.remove(&account)?;
         self.due.remove(&(rank(&pending), pending.due, account));
         self.reading.remove(&account);
         if let Some(at) = pending.under_way {
@@ -132,7 +130,7 @@ impl Agenda {
         self.unfinished.remove(&(pending.listed, account));
         self.expect_no_answer(account, pending.listed, pending.behind);
         self.count(pending.behind).all -= 1;
-        true
+        Some(pending)
     }
 
     /// Records that `account` is at `revision`; `false` if this or a newer revision was known already.

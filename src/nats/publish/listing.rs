@@ -1,7 +1,7 @@
 //! Which accounts are to be sent: those that have changed, and those that a caller asks for.
 
 use super::agenda::{URGENT, URGENT_ONCE_READ};
-use super::pending::{Pending, Phase};
+use super::pending::{Answer, Pending, Phase};
 use super::propagation::{Propagation, REFUSALS, REPEAT_AFTER_MS, REPEATS};
 use super::step::{Changed, Lane};
 use crate::jwt::AccountKey;
@@ -109,9 +109,10 @@ impl Propagation {
     }
 
     pub(super) fn finish(&mut self, account: AccountKey) {
-        if self.agenda.remove(account) {
+        if let Some(pending) = self.agenda.remove(account) {
             self.position.need_mark();
-            self.checks.finished(account);
+            let has_answered = |slot| pending.answer(slot) != Answer::None;
+            self.checks.finished(account, has_answered);
             if self.agenda.is_empty() {
                 self.roster.free_slots();
             }

@@ -453,15 +453,20 @@ impl Checks {
 
     /// The server in `slot` has answered to a send of `account`: what it holds now is looked at.
     pub(in crate::nats::publish) fn answered(&mut self, slot: Slot, account: AccountKey) {
-        if self.looking(slot).is_some_and(|looking| looking.look_again(account)) {
+        self.look_again(slot, account, true);
+    }
+
+    fn look_again(&mut self, slot: Slot, account: AccountKey, has_answered: bool) {
+        let looking = self.looking(slot);
+        if looking.is_some_and(|looking| looking.look_again(account, has_answered)) {
             self.looking.push_back(slot);
         }
     }
 
-    /// `account` is in flight no more.
-    pub(in crate::nats::publish) fn finished(&mut self, account: AccountKey) {
+    /// `account` is in flight no more. `has_answered` says whether the server in a slot has said anything.
+    pub(in crate::nats::publish) fn finished(&mut self, account: AccountKey, has_answered: impl Fn(Slot) -> bool) {
         for slot in self.open.clone() {
-            self.answered(slot, account);
+            self.look_again(slot, account, has_answered(slot));
         }
     }
 

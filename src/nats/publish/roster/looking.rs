@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::jwt::AccountKey;
 
-/// How often a token is sent to a server that says "updated" and still holds another one: a directory resolver says so about
-/// tokens that it does not trust.
-const SENDS: u8 = 2;
+/// How often a server may answer a token and still hold another one: a directory resolver says "updated" of tokens that it
+/// does not trust.
+const ANSWERS: u8 = 2;
+
+/// The same of what it did not answer, which may not have reached it: it was sent when the server was not back yet.
+const SILENCES: u8 = 8;
 
 /// What a server has loaded and may hold another token of than the current one.
 #[derive(Debug, Default)]
@@ -21,10 +24,17 @@ pub(super) struct Looking {
     asked: BTreeMap<AccountKey, Option<u64>>,
     /// What it does not enforce yet, which is being sent.
     sent: BTreeSet<AccountKey>,
-    /// How often each was sent.
-    sends: BTreeMap<AccountKey, u8>,
+    /// What became of those.
+    tried: BTreeMap<AccountKey, Tried>,
     /// What it does not take.
     refused: BTreeSet<AccountKey>,
+}
+
+/// How often it was sent a token, and whether it answered.
+#[derive(Debug, Default)]
+struct Tried {
+    answered: u8,
+    silent: u8,
 }
 
 impl Looking {
@@ -73,27 +83,29 @@ impl Looking {
     /// It holds the current token of `account`, or none.
     pub(super) fn is_current(&mut self, account: AccountKey) {
         self.asked.remove(&account);
-        self.sends.remove(&account);
+        self.tried.remove(&account);
     }
 
     /// It holds another token of `account`; gives whether the current one is to be sent.
     pub(super) fn is_other(&mut self, account: AccountKey) -> bool {
         self.asked.remove(&account);
-        let sends = self.sends.entry(account).or_default();
-        if *sends >= SENDS {
+        let tried = self.tried.entry(account).or_default();
+        if tried.answered >= ANSWERS || tried.silent >= SILENCES {
             self.refuses(account);
             return false;
         }
-        *sends += 1;
         self.sent.insert(account);
         true
     }
 
-    /// `account` was sent, or is in flight no more: what it holds now has to be looked at.
-    pub(super) fn look_again(&mut self, account: AccountKey) -> bool {
+    /// `account` was sent, and it has answered, or it is in flight no more: what it holds now has to be looked at.
+    pub(super) fn look_again(&mut self, account: AccountKey, has_answered: bool) -> bool {
         let was_sent = self.sent.remove(&account);
         if was_sent {
             self.todo.push(account);
+            let tried = self.tried.entry(account).or_default();
+            tried.answered += u8::from(has_answered);
+            tried.silent += u8::from(!has_answered);
         }
         was_sent
     }

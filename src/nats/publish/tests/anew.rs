@@ -161,9 +161,27 @@ fn g12_a_new_server_is_looked_at_twice_and_not_a_third_time() {
         world.push_past_us("n2", key(n), token);
     }
     world.heard_by(&["n1", "n2"]);
-    world.idle(20);
+    (0..6_000).for_each(|_| world.pass(1));
+    world.idle(5);
     let asked = world.asked_of["n2"];
     assert!((102..110).contains(&asked), "{asked} questions");
     assert_eq!(world.adopted, [account(9)], "an account that was not known here");
+    world.settle();
+}
+
+/// n2 is reached for questions before it is for what is sent.
+#[test]
+fn g5_a_server_that_was_not_reached_by_what_was_sent_does_not_refuse_it() {
+    let mut world = two_servers();
+    world.heard_by(&["n1"]);
+    world.change(&[2]);
+    world.idle(5);
+    world.heard_by(&["n1", "n2"]);
+    world.deaf = Some("n2");
+    world.idle(6);
+    world.deaf = None;
+    world.idle(10);
+    assert_eq!(world.held["n2"][&account(2)], world.token(&account(2)));
+    assert!(world.roster["n2"].behind.is_none());
     world.settle();
 }

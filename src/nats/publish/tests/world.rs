@@ -82,6 +82,8 @@ pub(super) struct World {
     pub(super) held: BTreeMap<String, BTreeMap<AccountKey, u64>>,
     /// A server that answers "updated" and takes nothing.
     pub(super) ignores: Option<&'static str>,
+    /// A server that receives nothing that is sent, and answers questions.
+    pub(super) deaf: Option<&'static str>,
     /// What was delivered last of each account.
     pub(super) delivered: BTreeMap<AccountKey, u64>,
     /// Something older reached a server behind our back.
@@ -137,6 +139,7 @@ impl World {
             ever: BTreeSet::new(),
             held: BTreeMap::new(),
             ignores: None,
+            deaf: None,
             delivered: BTreeMap::new(),
             is_undone: false,
             answered: BTreeMap::new(),
@@ -256,7 +259,8 @@ impl World {
             let readers = self.readers.pop_front().unwrap_or_default();
             self.delivered.insert(account, revision);
             let takes = !matches!(self.verdict, Verdict::Refused(_));
-            let takes = |server: &&String| takes && self.ignores != Some(server.as_str());
+            let hears = |server: &&String| self.deaf != Some(server.as_str());
+            let takes = |server: &&String| takes && hears(server) && self.ignores != Some(server.as_str());
             let revision_sent = revision;
             let revision = self.tokens[&revision];
             for server in self.servers.iter().filter(takes) {
@@ -269,7 +273,7 @@ impl World {
                 );
             }
             let revision = revision_sent;
-            for server in &self.servers {
+            for server in self.servers.iter().filter(hears) {
                 self.replies
                     .push_back((account, revision, server.clone(), self.verdict.clone()));
             }
