@@ -367,7 +367,7 @@ fn requests_from_another_cluster_are_answered_over_a_gateway_and_our_own_updates
     // As a publisher in the east would send it late, and then what is really somebody else's.
     let mut system = Asker::new(&servers[0], &operator);
     let (older, other) = (operator.account_at(&account, now() - 60), Account::new("B"));
-    let inbox = format!("_INBOX.jwtmesh.one.x.{}-1", account.id());
+    let inbox = node.publishers_inbox(&account);
     system
         .0
         .request_to(&update_of(&account), &inbox, None, older.as_bytes());

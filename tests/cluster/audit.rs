@@ -228,6 +228,71 @@ fn g6_a_newer_jwt_given_to_one_nats_cluster_is_adopted_on_every_node_and_in_the_
     enforces(&servers[0], &operator, &account, &newer, || mesh.nodes[0].log());
 }
 
+/// Another mesh, as one from an older backup has it, publishes to the same servers. Its reply subjects begin as ours do.
+#[test]
+fn g6_an_older_jwt_that_another_mesh_publishes_is_overruled_and_that_mesh_adopts_the_newer_one() {
+    for respond in [false, true] {
+        let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+        let (system, user) = (operator.system_token(), operator.system.answering_user());
+        let start = || {
+            let link = NatsLink {
+                respond,
+                ..NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())
+            };
+            let options = Options {
+                nats: vec![link],
+                ..Options::default()
+            };
+            let node = Node::start(&operator.token(), options);
+            node.put(&operator.system, &system);
+            node
+        };
+        let is_swept = |node: &Node| {
+            eventually("it has looked at the server", || {
+                let servers = node.cli_json(&["nats", "servers"]);
+                (servers["items"][0]["state"] == "up-to-date").then_some(())
+            });
+        };
+        let ours = start();
+        let config = resolver_config(&operator.token(), &ours.accounts_url());
+        let server = NatsServer::start_on_port(NEWEST, port, &config);
+        is_swept(&ours);
+        let newer = operator.account_at(&account, now() - 600);
+        ours.put(&account, &newer);
+        eventually("it sends nothing more", || {
+            ours.log().contains("new accounts propagated").then_some(())
+        });
+        let theirs = start();
+        is_swept(&theirs);
+        // What they upload is sent at once, although the server has loaded something newer meanwhile.
+        let mut member = NatsUser::connect(server.address(), &account.user()).expect("the account is served");
+        let mut hears = NatsUser::connect(server.address(), &operator.system.user()).expect("it gets in");
+        hears.subscribe(&update_of(&account));
+        theirs.put(&account, &operator.account_at(&account, now() - 900));
+        let overruled = || {
+            let lines = ours.log();
+            let about = |line: &&str| line.contains("another sender published") && line.contains(&account.id());
+            lines.lines().filter(about).count()
+        };
+        let said = within(REPAIRED, || (overruled() > 0).then_some(()));
+        assert!(said.is_some(), "respond {respond}: {}", ours.log());
+        enforces(&server, &operator, &account, &newer, || ours.log());
+        eventually("they have learned it", || {
+            (theirs.get_account(&account.id()).text() == newer).then_some(())
+        });
+        let mut last = Vec::new();
+        eventually("neither sends it any more", || {
+            let next = hears.next(Duration::from_secs(3));
+            let is_over = next.is_none();
+            last = next.map_or(std::mem::take(&mut last), |message| message.payload);
+            is_over.then_some(())
+        });
+        assert_eq!(String::from_utf8_lossy(&last), newer);
+        assert_eq!(overruled(), 1, "respond {respond}: {}", ours.log());
+        assert!(member.ping(), "nothing in it has changed");
+    }
+}
+
 /// A directory resolver says "updated" of a JWT that it does not enforce: one of an operator that it does not trust.
 #[test]
 fn g6_a_directory_resolver_beside_url_resolvers_is_not_believed() {

@@ -375,7 +375,7 @@ fn what_a_node_publishes_itself_is_not_looked_at() {
     let mut system = mesh.system();
     let token = mesh.operator.account_at(&mesh.account, now() - 20);
     mesh.node.put(&mesh.account, &token);
-    let inbox = format!("_INBOX.jwtmesh.one.x.{}-1", mesh.account.id());
+    let inbox = mesh.node.publishers_inbox(&mesh.account);
     system
         .0
         .request_to(&update_of(&mesh.account), &inbox, None, mesh.token.as_bytes());
@@ -388,6 +388,16 @@ fn what_a_node_publishes_itself_is_not_looked_at() {
     });
     assert_eq!(log.matches("another sender").count(), 1, "{log}");
     assert!(!log.contains("adopted"), "{log}");
+    // Nor is what another mesh publishes its own.
+    let theirs = format!("{inbox}0");
+    system
+        .0
+        .request_to(&update_of(&mesh.account), &theirs, None, mesh.token.as_bytes());
+    eventually("that is overruled", || {
+        let log = mesh.node.log();
+        let overruled = |line: &str| line.contains("another sender published") && line.contains(&mesh.account.id());
+        log.lines().any(overruled).then_some(())
+    });
 }
 
 #[test]

@@ -39,7 +39,11 @@ impl Publisher {
         let mut incoming = first;
         for _ in 0..REPLIES {
             match incoming {
-                Incoming::Message { subject, payload } => self.message(connection, &subject, &payload, scope),
+                Incoming::Message {
+                    subject,
+                    reply,
+                    payload,
+                } => self.message(connection, (&subject, reply.as_deref()), &payload, scope),
                 // No server received it; it is sent again when its answer is overdue.
                 Incoming::NoResponders { subject } => {
                     if let Some(About::Update(..)) = subjects::about(connection.inbox(), &subject) {
@@ -80,7 +84,13 @@ impl Publisher {
         None
     }
 
-    fn message(&mut self, connection: &Connection, subject: &str, payload: &Bytes, scope: &Scope) {
+    fn message(
+        &mut self,
+        connection: &Connection,
+        (subject, reply): (&str, Option<&str>),
+        payload: &Bytes,
+        scope: &Scope,
+    ) {
         // Another node publishes, and is told as well.
         if !self.is_publishing {
             return;
@@ -103,7 +113,8 @@ impl Publisher {
             Some(About::Streams(number)) => self.streams.found(number, payload),
             Some(About::Closed(number)) => self.counting.closed(number, payload),
             Some(About::Published(account)) => {
-                if let Some(published) = &self.published {
+                let is_ours = reply.is_some_and(|reply| subjects::is_from_mesh(reply, &self.mesh));
+                if let Some(published) = self.published.as_ref().filter(|_| !is_ours) {
                     published.take(account, payload, scope);
                 }
             }

@@ -77,6 +77,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             published: (!cluster.respond).then(|| Published::start(&cluster.name, resolver, scope)),
             found: BTreeMap::new(),
             unknown: BTreeSet::new(),
+            mesh: String::new(),
             term: 0,
             forgotten: 0,
             comparing: FuturesUnordered::new(),
@@ -122,7 +123,8 @@ struct Publisher {
     republished: broadcast::Receiver<AccountKey>,
     // What to send next, the position that is being agreed, and the earlier changes that are being read.
     propagation: Propagation,
-    /// The term of the lease under which this node publishes.
+    /// The mesh of this node, and the term of the lease under which it publishes.
+    mesh: String,
     term: Revision,
     /// The revision at which an administrator last had a server forgotten.
     forgotten: Revision,
@@ -309,6 +311,7 @@ impl Publisher {
     fn begin_term(&mut self) {
         let lease = self.resolver.lease(&self.cluster.name);
         self.term = lease.map_or(0, |lease| lease.term);
+        self.mesh = self.resolver.mesh().unwrap_or_default();
         self.forgotten = self.resolver.forgotten(&self.cluster.name);
     }
 

@@ -46,13 +46,13 @@ impl Publisher {
             return Ok(());
         }
         self.unanswered.sent(account, revision, bytes);
-        let reply = subjects::reply_to(connection.inbox(), account, revision);
+        let reply = subjects::reply_to(connection.inbox(), account, revision, &self.mesh);
         connection
             .publish(subjects::update(account), reply, token.clone())
             .await?;
-        let (lease, now) = (&self.lease, self.now());
+        let (lease, mesh, now) = (&self.lease, &self.mesh, self.now());
         let is_full = self.others.publish(|other| {
-            let reply = subjects::reply_to(other.inbox(), account, revision);
+            let reply = subjects::reply_to(other.inbox(), account, revision, mesh);
             lease
                 .is_held()
                 .then(|| (subjects::update(account), reply, token.clone()))

@@ -73,8 +73,14 @@ pub(in crate::nats) struct Connection {
 
 /// Something that arrived over the connection.
 pub(in crate::nats) enum Incoming {
-    /// An answer or an event, with the subject it was sent to.
-    Message { subject: String, payload: Bytes },
+    /// An answer, an event, or what a sender gave to the servers.
+    Message {
+        /// The subject that it was sent to.
+        subject: String,
+        /// Where its own answers go, if it wants any.
+        reply: Option<String>,
+        payload: Bytes,
+    },
     /// No server subscribes to the subject of the request whose answer was to be sent to `subject`.
     NoResponders { subject: String },
     /// An error that the server reports, in its own words.
@@ -232,10 +238,10 @@ impl Connection {
         }
     }
 
-    /// Subscribes to every request, and gives them and a handle to answer them with. The server complains, as one of
-    /// [`Incoming`], about subjects that our user may not subscribe to.
-    pub(in crate::nats) async fn answer(&self) -> Result<(Requests, Answering), String> {
-        let requests = Requests::subscribe(&self.client).await?;
+    /// Subscribes to every request as a node of `mesh`, and gives them and a handle to answer them with. The server complains,
+    /// as one of [`Incoming`], about subjects that our user may not subscribe to.
+    pub(in crate::nats) async fn answer(&self, mesh: &str) -> Result<(Requests, Answering), String> {
+        let requests = Requests::subscribe(&self.client, mesh).await?;
         Ok((requests, Answering::over(self.client.clone())))
     }
 
@@ -255,10 +261,7 @@ impl Connection {
                     Event::Disconnected | Event::Closed => return Incoming::End(self.ended()),
                     Event::Connected | Event::Draining | Event::ClientError(_) => {}
                 },
-                // What a node's publisher sends, this one's or another's, is known.
-                Some(message) = self.messages.next() => if !is_of_a_publisher(&message) {
-                    return incoming(message);
-                },
+                Some(message) = self.messages.next() => return incoming(message),
                 // Both channels have ended, as they also do when the client's own task has died.
                 else => return Incoming::End(self.ended()),
             }
@@ -280,11 +283,6 @@ impl Connection {
     }
 }
 
-fn is_of_a_publisher(message: &Message) -> bool {
-    let is_update = message.subject.ends_with(subjects::UPDATE_END);
-    is_update && message.reply.as_deref().is_some_and(subjects::is_from_publisher)
-}
-
 fn incoming(message: Message) -> Incoming {
     match message.status {
         Some(async_nats::StatusCode::NO_RESPONDERS) => Incoming::NoResponders {
@@ -292,6 +290,7 @@ fn incoming(message: Message) -> Incoming {
         },
         _ => Incoming::Message {
             subject: message.subject.to_string(),
+            reply: message.reply.map(|reply| reply.to_string()),
             payload: message.payload,
         },
     }

@@ -27,7 +27,7 @@ const LINE_END_BYTES: usize = 16;
 
 pub(super) const BUSY: &str = "too many requests at once; nothing was stored, try again in a second";
 
-/// Takes what other senders publish to the servers of one NATS cluster. Clones are the same.
+/// Takes what other senders, other meshes among them, publish to the servers of one NATS cluster. Clones are the same.
 #[derive(Debug, Clone)]
 pub(in crate::nats) struct Published {
     resolver: Resolver,
@@ -95,7 +95,7 @@ async fn adopt_or_overrule(
     account: AccountKey,
     body: Bytes,
 ) {
-    if is_stored(resolver, account, &body).await {
+    if is_enforced(resolver, account, &body).await {
         return;
     }
     let (_, issued_at) = unverified(&body).await;
@@ -120,14 +120,15 @@ async fn adopt_or_overrule(
     }
 }
 
-/// Whether these bytes are the account's present token. Submitting them would have it sent to every server once more.
-async fn is_stored(resolver: &Resolver, account: AccountKey, body: &[u8]) -> bool {
+/// Whether these bytes are what the servers are to enforce. Submitting them would have them sent to every server once more,
+/// and a closing JWT of a deleted account would be refused.
+async fn is_enforced(resolver: &Resolver, account: AccountKey, body: &[u8]) -> bool {
     let Ok(token) = Token::parse(body) else {
         return false;
     };
     let same = async || {
-        let row = resolver.lookup(account).await;
-        row.is_ok_and(|row| row.is_some_and(|row| row.token == *token.bytes()))
+        let wanted = resolver.to_enforce(account).await;
+        wanted.is_ok_and(|wanted| wanted.is_some_and(|(_, wanted)| wanted == *token.bytes()))
     };
     if !same().await {
         return false;

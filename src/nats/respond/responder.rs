@@ -63,6 +63,8 @@ pub(super) struct Responder {
 /// What the tasks of one connection's requests need.
 struct Serving {
     scope: Scope,
+    /// The mesh of this node.
+    mesh: String,
     answers: Answers,
 }
 
@@ -134,7 +136,8 @@ impl Responder {
     async fn serve(&mut self, mut connection: Connection, creds: Stamp, scope: &Scope) -> End {
         // Requests wait unread from the subscription on, so that comes last.
         let stated = self.stated_limit(&connection).await;
-        let (mut requests, sending) = match connection.answer().await {
+        let mesh = self.resolver.mesh().unwrap_or_default();
+        let (mut requests, sending) = match connection.answer(&mesh).await {
             Ok(both) => both,
             Err(reason) => return End::Lost(reason),
         };
@@ -143,6 +146,7 @@ impl Responder {
         let server = server_info(&self.node, &self.resolver);
         let serving = Serving {
             scope: scope.clone(),
+            mesh,
             answers: Answers::new(sending, stated, server, self.clock.clone(), self.notices.clone()),
         };
         let mut look_at_creds = None;
@@ -224,8 +228,8 @@ impl Responder {
             return;
         };
         let Request { reply, payload, .. } = request;
-        // What our own publishers send.
-        if matches!(asked, Asked::Published(_)) && reply.as_deref().is_some_and(subjects::is_from_publisher) {
+        let is_ours = |reply: &str| subjects::is_from_mesh(reply, &serving.mesh);
+        if matches!(asked, Asked::Published(_)) && reply.as_deref().is_some_and(is_ours) {
             return;
         }
         let reply = reply.filter(|reply| subjects::may_answer(reply));

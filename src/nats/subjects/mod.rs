@@ -10,14 +10,13 @@ mod requests;
 mod servers;
 
 pub(super) use names::{
-    ACCOUNTS_OF_ALL, About, CONNECTIONS, INBOX_PREFIX, MissingPermission, PING, REPORTS, SHUTDOWNS, STREAMS,
-    UPDATE_END, UPDATES, about, accounts_of, is_about_connections, is_about_streams, is_payload_violation,
-    missing_permission, reply_to, reply_to_closed, reply_to_held, reply_to_loaded, reply_to_ping, reply_to_streams,
-    update,
+    ACCOUNTS_OF_ALL, About, CONNECTIONS, INBOX_PREFIX, MissingPermission, PING, REPORTS, SHUTDOWNS, STREAMS, UPDATES,
+    about, accounts_of, is_about_connections, is_about_streams, is_payload_violation, missing_permission, reply_to,
+    reply_to_closed, reply_to_held, reply_to_loaded, reply_to_ping, reply_to_streams, update,
 };
 pub(super) use replies::{Reply, Verdict};
 pub(super) use requests::{
-    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, deleted, denied, failed, is_from_publisher,
+    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, deleted, denied, failed, is_from_mesh,
     kept_of_delete, listed, may_answer, not_deleted, packed, unverified, updated,
 };
 pub(super) use servers::{ServerInfo, clip, closed, closed_request, held, loaded, reporter, streams, streams_request};

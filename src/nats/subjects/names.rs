@@ -13,9 +13,10 @@ pub(in crate::nats) fn update(account: AccountKey) -> String {
 }
 
 /// The subject that the answers to one update are sent to. Its last token names the account and the revision, so that
-/// no request has to be remembered for an answer that comes late or never.
-pub(in crate::nats) fn reply_to(inbox: &str, account: AccountKey, revision: u64) -> String {
-    format!("{inbox}.{account}-{revision}")
+/// no request has to be remembered for an answer that comes late or never; and the `mesh` that sends it, by which its other
+/// nodes know it.
+pub(in crate::nats) fn reply_to(inbox: &str, account: AccountKey, revision: u64, mesh: &str) -> String {
+    format!("{inbox}.{account}-{revision}-{mesh}")
 }
 
 /// Each server's report about itself, sent every ten seconds (nats-server `server/events.go`, `serverStatsSubj`).
@@ -51,9 +52,6 @@ pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
 /// permission grants both.
 pub(in crate::nats) const ACCOUNTS_OF_ALL: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
 
-/// How the subject of every update ends.
-pub(in crate::nats) const UPDATE_END: &str = ".CLAIMS.UPDATE";
-
 /// What every sender of updates publishes to: to be noticed.
 pub(in crate::nats) const UPDATES: [&str; 2] = ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE"];
 
@@ -87,7 +85,7 @@ pub(in crate::nats) enum About {
     Held(AccountKey),
     /// Which connections a server has closed: the number of the question.
     Closed(u64),
-    /// Another sender has given this account's token to the servers.
+    /// A sender, perhaps a node of this mesh, has given this account's token to the servers.
     Published(AccountKey),
     /// Which streams an account has: the number of the question.
     Streams(u64),
@@ -116,7 +114,10 @@ pub(in crate::nats) fn about(inbox: &str, subject: &str) -> Option<About> {
         ("streams", number) => Some(About::Streams(number.parse().ok()?)),
         ("closed", number) => Some(About::Closed(number.parse().ok()?)),
         ("held", account) => Some(About::Held(account.parse().ok()?)),
-        (account, revision) => Some(About::Update(account.parse().ok()?, revision.parse().ok()?)),
+        (account, sent) => {
+            let (revision, _mesh) = sent.split_once('-')?;
+            Some(About::Update(account.parse().ok()?, revision.parse().ok()?))
+        }
     }
 }
 
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn an_answer_says_which_account_and_revision_it_is_about() {
         let inbox = "_INBOX.jwtmesh.fra-1.x9Y";
-        let subject = reply_to(inbox, account(), 41);
+        let subject = reply_to(inbox, account(), 41, "4f");
         assert_eq!(about(inbox, &subject), Some(About::Update(account(), 41)));
         for foreign in [
             "_INBOX.jwtmesh.fra-1.other.AAAA-1".to_owned(),
@@ -230,9 +231,10 @@ mod tests {
             format!("{inbox}."),
             format!("{inbox}.{}", account()),
             format!("{inbox}.{}-", account()),
-            format!("{inbox}.{}-x", account()),
-            format!("{inbox}.{}-99999999999999999999", account()),
-            format!("{inbox}.ABC-4"),
+            format!("{inbox}.{}-41", account()),
+            format!("{inbox}.{}-x-4f", account()),
+            format!("{inbox}.{}-99999999999999999999-4f", account()),
+            format!("{inbox}.ABC-4-4f"),
         ] {
             assert_eq!(about(inbox, &foreign), None, "{foreign}");
         }

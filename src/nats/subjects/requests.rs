@@ -8,22 +8,38 @@ use super::names::INBOX_PREFIX;
 use super::servers::clip;
 use crate::jwt::{AccountKey, KEY_CHARS, Token, kind};
 
-/// The queue group of all nodes of the mesh: one of them gets each request.
-const GROUP: &str = "jwtmesh";
+/// Which queue group gets each request once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::nats) enum Group {
+    /// All nodes, of whichever mesh: a request is to be answered once.
+    Nodes,
+    /// All resolvers: full ones and nats-account-server share it for PACK.
+    Resolvers,
+    /// The nodes of one mesh: each has to know what the servers were given.
+    Mesh,
+}
 
-/// The queue group that full resolvers and nats-account-server share for PACK: one of all gets each request.
-const PACK_GROUP: &str = "responder";
+impl Group {
+    /// Its name for the nodes of `mesh`.
+    pub(in crate::nats) fn name(self, mesh: &str) -> String {
+        match self {
+            Self::Nodes => "jwtmesh".to_owned(),
+            Self::Resolvers => "responder".to_owned(),
+            Self::Mesh => format!("jwtmesh-{mesh}"),
+        }
+    }
+}
 
 /// What is subscribed to, and in which queue group.
-pub(in crate::nats) const REQUESTS: [(&str, &str); 7] = [
-    ("$SYS.REQ.CLAIMS.UPDATE", GROUP),
-    ("$SYS.REQ.CLAIMS.LIST", GROUP),
-    ("$SYS.REQ.CLAIMS.DELETE", GROUP),
-    ("$SYS.REQ.CLAIMS.PACK", PACK_GROUP),
-    ("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", GROUP),
-    ("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", GROUP),
+pub(in crate::nats) const REQUESTS: [(&str, Group); 7] = [
+    ("$SYS.REQ.CLAIMS.UPDATE", Group::Nodes),
+    ("$SYS.REQ.CLAIMS.LIST", Group::Nodes),
+    ("$SYS.REQ.CLAIMS.DELETE", Group::Nodes),
+    ("$SYS.REQ.CLAIMS.PACK", Group::Resolvers),
+    ("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", Group::Nodes),
+    ("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", Group::Mesh),
     // Before nats-server 2.2, and still nats-account-server.
-    ("$SYS.ACCOUNT.*.CLAIMS.UPDATE", GROUP),
+    ("$SYS.ACCOUNT.*.CLAIMS.UPDATE", Group::Mesh),
 ];
 
 /// Where answers go: clients' inboxes, and those of nats-servers. What a gateway puts before them, the server removes.
@@ -73,8 +89,15 @@ fn unrouted(reply: &str) -> &str {
     }
 }
 
-/// Whether an update whose answers go to `reply` was sent by a node's publisher.
-pub(in crate::nats) fn is_from_publisher(reply: &str) -> bool {
+/// Whether an update whose answers go to `reply` was sent by a publisher of `mesh`. What its nodes send is newer than what
+/// another of them knows, or will be followed by it; what another mesh sends may be older.
+pub(in crate::nats) fn is_from_mesh(reply: &str, mesh: &str) -> bool {
+    let sender = reply.rsplit_once('-').map(|(_, sender)| sender);
+    is_from_publisher(reply) && !mesh.is_empty() && sender == Some(mesh)
+}
+
+/// Whether an update whose answers go to `reply` was sent by a node's publisher, of whichever mesh.
+fn is_from_publisher(reply: &str) -> bool {
     let rest = unrouted(reply).strip_prefix(INBOX_PREFIX);
     rest.is_some_and(|rest| rest.starts_with('.'))
 }
@@ -217,7 +240,7 @@ mod tests {
     use data_encoding::BASE64URL_NOPAD;
 
     use super::super::replies::{Reply, Verdict};
-    use super::super::update;
+    use super::super::{reply_to, update};
     use super::*;
 
     fn account() -> AccountKey {
@@ -273,6 +296,24 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_from_publisher(reply), is, "{reply}");
+        }
+    }
+
+    #[test]
+    fn g6_only_what_this_mesh_sends_itself_is_known_by_where_its_answers_go() {
+        let of = |mesh: &str| reply_to("_INBOX.jwtmesh.fra-1.x9Y", account(), 41, mesh);
+        for (reply, is) in [
+            (of("4f"), true),
+            (format!("_GR_.AbC.xyz.{}", of("4f")), true),
+            (of("4e"), false),
+            (of(""), false),
+            ("_INBOX.jwtmesh.fra-1.x9Y.AAAA-1".to_owned(), false),
+            ("_INBOX.x-4f".to_owned(), false),
+            ("_GR_.AbC.xyz._INBOX.x-4f".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_from_mesh(&reply, "4f"), is, "{reply}");
+            assert!(!is_from_mesh(&reply, ""), "{reply}: no mesh sends anything");
         }
     }
 

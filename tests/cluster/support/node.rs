@@ -371,6 +371,14 @@ impl Node {
         self.post(&format!("/jwt/v1/accounts/{account}"), token.as_bytes())
     }
 
+    /// Where the answers go to an update of `account` that a node of this node's mesh publishes.
+    #[track_caller]
+    pub(crate) fn publishers_inbox(&self, account: &Account) -> String {
+        let status = self.cli_json(&["status"]);
+        let mesh = status["cluster_id"].as_str().expect("it is a member");
+        format!("_INBOX.jwtmesh.one.x.{}-1-{mesh}", account.id())
+    }
+
     /// Uploads a token that must be stored or unchanged; gives the answer.
     #[track_caller]
     pub(crate) fn put(&self, account: &Account, token: &str) -> Answer {
