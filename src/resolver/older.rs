@@ -18,11 +18,11 @@ impl Resolver {
         self.0.takes_refused.store(true, Ordering::Relaxed);
     }
 
-    /// Refuses `verified` if a server of a NATS cluster would, unless that is only to be warned of.
+    /// Refuses `verified` if a server of a NATS cluster would; warns of it instead if the configuration or `only_warns` says so.
     pub(super) async fn check_servers(
         &self,
         verified: &Verified<AccountClaims>,
-        is_insisting: bool,
+        only_warns: bool,
     ) -> Result<(), SubmitError> {
         let versions = self.versions();
         let servers: Vec<ServerVersion> = versions.servers.keys().copied().collect();
@@ -49,7 +49,7 @@ impl Resolver {
             // A row that cannot be read says nothing.
             _ => false,
         };
-        if is_insisting || is_no_worse || takes {
+        if only_warns || is_no_worse || takes {
             tracing::warn!(%account, "{error}");
             return Ok(());
         }

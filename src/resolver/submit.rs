@@ -67,13 +67,35 @@ impl Resolver {
         self.submit_if(expected, body, submitter, None).await
     }
 
-    /// The same; with `present`, the ETag of a token, only in the place of that token.
+    /// Submits the token in `body`, which NATS servers were given and may enforce already: what older servers refuse is only
+    /// warned of, whatever the configuration says. To overrule it could undo a revocation where it is in force.
+    pub async fn adopt(
+        &self,
+        account: AccountKey,
+        body: Bytes,
+        submitter: Submitter,
+    ) -> Result<Submitted, SubmitError> {
+        self.submit_as(Some(account), body, submitter, None, true).await
+    }
+
+    /// The same as [`Self::submit`]; with `present`, the ETag of a token, only in the place of that token.
     pub async fn submit_if(
         &self,
         expected: Option<AccountKey>,
         body: Bytes,
         submitter: Submitter,
         present: Option<String>,
+    ) -> Result<Submitted, SubmitError> {
+        self.submit_as(expected, body, submitter, present, false).await
+    }
+
+    async fn submit_as(
+        &self,
+        expected: Option<AccountKey>,
+        body: Bytes,
+        submitter: Submitter,
+        present: Option<String>,
+        is_in_force: bool,
     ) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
@@ -103,7 +125,8 @@ impl Resolver {
                     account: claims.account,
                 });
             }
-            self.check_servers(&verified, submitter == Submitter::Insisting).await?;
+            let only_warns = is_in_force || submitter == Submitter::Insisting;
+            self.check_servers(&verified, only_warns).await?;
             let item = item(&verified);
             let outcome = if in_order_of_arrival {
                 self.override_account(trust.epoch, item, submitter).await?

@@ -293,6 +293,82 @@ fn g6_an_older_jwt_that_another_mesh_publishes_is_overruled_and_that_mesh_adopts
     }
 }
 
+/// The older server goes on with what it has. The newer one enforces the JWT, which may carry a revocation: to send the older
+/// one would undo it.
+#[test]
+fn g6_a_newer_jwt_that_an_older_server_would_refuse_is_adopted_from_the_server_that_enforces_it() {
+    for (respond, is_heard) in [(false, true), (true, true), (false, false)] {
+        let (operator, account) = (Operator::new("O"), Account::new("A"));
+        let ports: Vec<_> = (0..2).map(|_| (free_port(), free_port())).collect();
+        let user = match is_heard {
+            true => operator.system.answering_user(),
+            false => operator.system.counting_user(),
+        };
+        let link = NatsLink {
+            respond,
+            ..NatsLink::plain(vec![format!("nats://127.0.0.1:{}", ports[0].0)], user.creds())
+        };
+        let options = Options {
+            nats: vec![link],
+            ..Options::default()
+        };
+        let node = Node::start(&operator.token(), options);
+        node.put(&operator.system, &operator.system_token());
+        node.put(&account, &operator.account_at(&account, now() - 600));
+        let config = resolver_config(&operator.token(), &node.accounts_url());
+        let start = |at: usize, version: &str| {
+            let cluster = format!(
+                "cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: [\"nats://127.0.0.1:{}\"] }}\n",
+                ports[at].1, ports[0].1
+            );
+            NatsServer::start_named(version, &format!("n{at}"), ports[at].0, &format!("{config}{cluster}"))
+        };
+        let servers = [start(0, NATS_SERVER_VERSIONS[0]), start(1, NEWEST)];
+        let alice = account.user();
+        let mut connections = servers
+            .each_ref()
+            .map(|server| eventually("alice gets in", || NatsUser::connect(server.address(), &alice).ok()));
+        eventually("both servers are known", || {
+            let servers = node.cli_json(&["nats", "servers"]);
+            let items = servers["items"].as_array()?;
+            let are_swept = items.iter().all(|server| server["state"] == "up-to-date");
+            (items.len() == 2 && are_swept).then_some(())
+        });
+        let exporters = [Account::new("X").id(), Account::new("Y").id()];
+        let revoking = operator.account_with(&account, |claims| {
+            claims["iat"] = json!(now() - 60);
+            claims["nats"]["imports"] = exporters
+                .map(|exporter| json!({"subject": "a", "account": exporter, "type": "service"}))
+                .into();
+            claims["nats"]["revocations"] = json!({ alice.id(): now() });
+        });
+        assert_eq!(
+            node.post_account(&account.id(), &revoking).status,
+            409,
+            "it is refused as an upload"
+        );
+        let mut system = NatsUser::connect(servers[1].address(), &operator.system.user()).expect("it gets in");
+        system.publish(&update_of(&account), revoking.as_bytes());
+        assert!(connections[1].disconnected(PATIENCE).is_some(), "{}", servers[1].log());
+        eventually("it is adopted", || {
+            if !is_heard {
+                // Then the servers are read.
+                node.get(&format!("/jwt/v1/accounts/{}?notify=true", account.id()));
+            }
+            (node.get_account(&account.id()).text() == revoking).then_some(())
+        });
+        let log = node.log();
+        assert!(log.contains("would refuse this JWT of account"), "{log}");
+        assert!(NatsUser::connect(servers[1].address(), &alice).is_err(), "{log}");
+        eventually("the server that does not take it is named", || {
+            let servers = node.cli_json(&["nats", "servers"]);
+            let items = servers["items"].as_array()?;
+            (items.iter().find(|server| server["name"] == "n0")?["state"] == "refuses").then_some(())
+        });
+        assert_eq!(node.log().matches("refused here").count(), 0, "{}", node.log());
+    }
+}
+
 /// A directory resolver says "updated" of a JWT that it does not enforce: one of an operator that it does not trust.
 #[test]
 fn g6_a_directory_resolver_beside_url_resolvers_is_not_believed() {

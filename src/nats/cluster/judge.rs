@@ -67,7 +67,7 @@ impl Judge {
         let body = Bytes::from(token);
         let (_, issued_at) = unverified(&body).await;
         // As anybody: what has no time of issue could be older than what is stored.
-        let submitted = self.resolver.submit(Some(account), body, Submitter::Anyone).await;
+        let submitted = self.resolver.adopt(account, body, Submitter::Anyone).await;
         let wanted = self.resolver.to_enforce(account).await.ok().flatten();
         let (held, found) = match submitted {
             Ok(submitted) if submitted.stored => (Held::Current, Found::Adopted),

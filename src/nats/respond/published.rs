@@ -103,8 +103,8 @@ async fn adopt_or_overrule(
     let is_dated = issued_at.is_some_and(|issued_at| issued_at > 0);
     let until = Instant::now() + PATIENCE;
     loop {
-        let submitting = resolver.submit(Some(account), body.clone(), Submitter::Administrator);
-        let error = match submitting.await {
+        let adopting = resolver.adopt(account, body.clone(), Submitter::Administrator);
+        let error = match adopting.await {
             Ok(submitted) if submitted.stored => return notices.adopted(account, submitted.revision, issued_at),
             Ok(_) => return,
             Err(error) => error,
