@@ -333,6 +333,19 @@ impl Notices {
         }
     }
 
+    /// A server holds an older JWT of an account, and was not known to enforce the current one.
+    pub(super) fn lags(&self, server: &ServerInfo, account: AccountKey, issued_at: Option<i64>) {
+        tracing::debug!(
+            nats_cluster = %self.cluster,
+            server = %server.name,
+            server_id = %server.id,
+            %account,
+            issued_at,
+            issued = issued_at.map(time),
+            "this server has an older JWT of this account still; the current one is sent to it"
+        );
+    }
+
     /// A server enforces a JWT of an account that is not known here, and that is refused. It is said once of each account.
     pub(super) fn unknown_account(
         &self,

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::proof::{Split, Tie};
 use crate::support::mesh::{Nodes, nats_link};
 use crate::support::mint::{Account, Operator, now, sign};
 use crate::support::nats_server::{NatsServer, resolver_config};
@@ -367,6 +368,55 @@ fn g6_a_newer_jwt_that_an_older_server_would_refuse_is_adopted_from_the_server_t
         });
         assert_eq!(node.log().matches("refused here").count(), 0, "{}", node.log());
     }
+}
+
+/// What a server has not been sent yet is nobody's; what it holds although it had taken the current JWT is.
+#[test]
+fn g6_a_server_that_was_away_is_not_said_to_enforce_what_somebody_else_sent() {
+    let operator = Operator::new("O");
+    // It does not hear what others send: that is found by reading the servers.
+    let user = operator.system.counting_user();
+    let split = Split::with(&[NEWEST; 2], Tie::Route, operator, &user);
+    split.warm_up();
+    let (operator, account) = (&split.operator, &split.account);
+    let (_, mut connection) = split.user();
+    let old = split.node.get_account(&account.id()).text();
+    let overruled = || {
+        let servers = split.node.cli_json(&["nats", "servers"]);
+        let items = servers["items"].as_array().cloned().unwrap_or_default();
+        let counts = items.iter().filter_map(|server| server["overruled"].as_u64());
+        counts.sum::<u64>()
+    };
+    split.cut();
+    let newer = operator.account_at(account, now() - 20);
+    split.node.put(account, &newer);
+    split.says("this server does not answer");
+    split.heal();
+    split.says("this server answers again, and enforces every change");
+    enforces(split.last(), operator, account, &newer, || split.node.log());
+    assert_eq!(overruled(), 0, "{}", split.node.log());
+    assert!(
+        !split.node.log().contains("enforces another JWT"),
+        "{}",
+        split.node.log()
+    );
+
+    let mut system = NatsUser::connect(split.last().address(), &operator.system.user()).expect("it gets in");
+    system.publish(&update_of(account), old.as_bytes());
+    eventually("the server has taken it", || {
+        (held(split.last(), operator, account)? == old).then_some(())
+    });
+    split
+        .node
+        .get(&format!("/jwt/v1/accounts/{}?notify=true", account.id()));
+    enforces(split.last(), operator, account, &newer, || split.node.log());
+    eventually("it is counted", || (overruled() > 0).then_some(()));
+    assert!(
+        split.node.log().contains("enforces another JWT"),
+        "{}",
+        split.node.log()
+    );
+    assert!(connection.ping());
 }
 
 /// A directory resolver says "updated" of a JWT that it does not enforce: one of an operator that it does not trust.

@@ -19,17 +19,17 @@ use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// How the second server is connected to the first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Tie {
+pub(crate) enum Tie {
     Route,
     Gateway,
     Leaf,
 }
 
 /// A node that is connected to server n1, and a last server behind a link that can be cut.
-struct Split {
-    operator: Operator,
-    account: Account,
-    node: Node,
+pub(crate) struct Split {
+    pub(crate) operator: Operator,
+    pub(crate) account: Account,
+    pub(crate) node: Node,
     servers: Vec<NatsServer>,
     links: Vec<Gate>,
 }
@@ -86,7 +86,7 @@ impl Split {
         Self::with(versions, tie, operator, &user)
     }
 
-    fn with(versions: &[&str], tie: Tie, operator: Operator, user: &User) -> Self {
+    pub(crate) fn with(versions: &[&str], tie: Tie, operator: Operator, user: &User) -> Self {
         Self::reaching(1, versions, tie, operator, user)
     }
 
@@ -129,7 +129,7 @@ impl Split {
     }
 
     /// The server that is behind the link.
-    fn last(&self) -> &NatsServer {
+    pub(crate) fn last(&self) -> &NatsServer {
         self.servers.last().expect("several")
     }
 
@@ -142,16 +142,16 @@ impl Split {
         });
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.links.iter().for_each(Gate::shut);
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.links.iter().for_each(Gate::reopen);
     }
 
     /// A user with a connection to the server behind the link.
-    fn user(&self) -> (User, NatsUser) {
+    pub(crate) fn user(&self) -> (User, NatsUser) {
         let user = self.account.user();
         let connection = NatsUser::connect(self.last().address(), &user)
             .unwrap_or_else(|error| panic!("{error}: {}", self.last().log()));
@@ -167,7 +167,7 @@ impl Split {
 
     /// All servers have the account loaded and are known.
     #[track_caller]
-    fn warm_up(&self) {
+    pub(crate) fn warm_up(&self) {
         for age in [50, 40] {
             let (alice, mut connection) = self.user();
             let _near = self.near();
@@ -193,7 +193,7 @@ impl Split {
     }
 
     #[track_caller]
-    fn says(&self, words: &str) {
+    pub(crate) fn says(&self, words: &str) {
         let says = || self.node.log().lines().any(|line| line.contains(words)).then_some(());
         eventually(words, says);
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::judge::{Found, Judgement};
+use super::judge::{Found, Judgement, Known};
 use super::others::{Changed, Happened};
 use super::{Compared, End, Publisher};
 use crate::clock::UnixSeconds;
@@ -14,7 +14,7 @@ use crate::jwt::AccountKey;
 use crate::nats::connection::{Connection, Incoming};
 use crate::nats::publish::{Held, Question, Wanted};
 use crate::nats::subjects::{self, About, MissingPermission, Reply, ServerInfo, Verdict};
-use crate::resolver::{Inquiry, MAX_SERVERS, ReadError, Revision};
+use crate::resolver::{Enforcement, Inquiry, MAX_SERVERS, ReadError, Revision};
 use crate::tasks::{Scope, off_the_workers};
 
 /// Replies read at once before the next steps are taken.
@@ -291,14 +291,33 @@ impl Publisher {
             return self.propagation.held(&server, account, 0, Held::Current, now);
         };
         let judge = self.judge.clone();
+        let known = judge.known(account, &token).now_or_never();
+        let enforced = match known {
+            Some(Known::Judged(judgement)) => {
+                let Judgement { held, revision, .. } = judgement;
+                return self.propagation.held(&server, account, revision, held, now);
+            }
+            // Looked at now: by the time it is judged the server may have said that it has taken the current one since.
+            Some(Known::Other(revision)) => self.enforces(&server, account, revision).then_some(revision),
+            // The disk is waited for.
+            None => None,
+        };
         self.comparing.push(Box::pin(async move {
             let judgement = judge.judge(account, token).await;
             Compared::Held {
                 server,
                 account,
+                enforced,
                 judgement,
             }
         }));
+    }
+
+    /// Whether a server is known to enforce `revision` of `account`, which is the current one, by its own word.
+    fn enforces(&self, server: &ServerInfo, account: AccountKey, revision: Revision) -> bool {
+        let told = self.propagation.in_force(account, revision);
+        let told = told.iter().find(|told| told.server.id == server.id);
+        told.is_some_and(|told| told.enforcement == Enforcement::InForce)
     }
 
     pub(super) fn compared(&mut self, compared: Compared) {
@@ -313,17 +332,20 @@ impl Publisher {
             Compared::Held {
                 server,
                 account,
+                enforced,
                 judgement,
             } => {
-                self.found(&server, account, &judgement);
+                self.found(&server, account, enforced, &judgement);
                 let Judgement { held, revision, .. } = judgement;
                 self.propagation.held(&server, account, revision, held, now);
             }
         }
     }
 
-    /// Reports what a server holds of `account`, if it is not the current token.
-    fn found(&mut self, server: &ServerInfo, account: AccountKey, judgement: &Judgement) {
+    /// Reports what a server holds of `account`, if it is not the current token; `enforced`: the revision that it was known to
+    /// enforce. A server that was not known to enforce the current one has an older one because it lags behind: it was away,
+    /// or the current one was adopted from another a moment ago. Nobody has given it that.
+    fn found(&mut self, server: &ServerInfo, account: AccountKey, enforced: Option<Revision>, judgement: &Judgement) {
         let issued_at = judgement.issued_at;
         match &judgement.found {
             Found::Nothing => return,
@@ -331,11 +353,14 @@ impl Publisher {
                 self.notices.adopted(server, account, judgement.revision, issued_at);
                 self.found.entry(server.id.clone()).or_default().adopted += 1;
             }
-            Found::Refused(reason) if judgement.held == Held::Other => {
+            Found::Older(_) if enforced != Some(judgement.revision) => {
+                return self.notices.lags(server, account, issued_at);
+            }
+            Found::Older(reason) | Found::Refused(reason) if judgement.held == Held::Other => {
                 self.notices.other(server, account, issued_at, reason);
                 self.found.entry(server.id.clone()).or_default().overruled += 1;
             }
-            Found::Refused(reason) => {
+            Found::Older(reason) | Found::Refused(reason) => {
                 if self.unknown.len() < UNKNOWN_ACCOUNTS && self.unknown.insert(account) {
                     self.notices.unknown_account(server, account, issued_at, reason);
                 }

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::jwt::AccountKey;
 use crate::nats::publish::Held;
 use crate::nats::respond::{is_final, unverified};
-use crate::resolver::{ReadError, Resolver, Revision, Submitter};
+use crate::resolver::{ReadError, Resolver, Revision, SubmitError, Submitter};
 
 /// Accounts whose tokens may be stored at once. What many servers hold of one account is judged one after the other, so
 /// that it is stored once.
@@ -40,8 +40,19 @@ pub(super) enum Found {
     Nothing,
     /// It is stored now.
     Adopted,
+    /// It is older than the current one, by this sentence, which is sent.
+    Older(String),
     /// It is refused for this reason; the current one is sent, if there is one.
     Refused(String),
+}
+
+/// What is known of a token at once.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// It takes no submission: it is the current token, or nothing can be read.
+    Judged(Judgement),
+    /// It is not the current token, which is at this revision; 0 if there is none.
+    Other(Revision),
 }
 
 impl Judge {
@@ -55,13 +66,13 @@ impl Judge {
 
     /// Judges `token`, which a server holds of `account`.
     pub(super) async fn judge(&self, account: AccountKey, token: String) -> Judgement {
-        if let Some(known) = self.known(account, &token).await {
+        if let Known::Judged(known) = self.known(account, &token).await {
             return known;
         }
         let turn = usize::from(account.as_bytes()[0]) % AT_ONCE;
         let _turn = self.turns[turn].lock().await;
         // It may have been stored meanwhile, because another server holds it too.
-        if let Some(known) = self.known(account, &token).await {
+        if let Known::Judged(known) = self.known(account, &token).await {
             return known;
         }
         let body = Bytes::from(token);
@@ -75,6 +86,9 @@ impl Judge {
             Err(error) if !is_final(&error) => (Held::Undecided, Found::Nothing),
             // Nothing can be sent in its place.
             Err(error) if wanted.is_none() => (Held::Current, Found::Refused(error.to_string())),
+            Err(error @ (SubmitError::Superseded { .. } | SubmitError::Deleted { .. })) => {
+                (Held::Other, Found::Older(error.to_string()))
+            }
             Err(error) => (Held::Other, Found::Refused(error.to_string())),
         };
         Judgement {
@@ -85,15 +99,15 @@ impl Judge {
         }
     }
 
-    /// The judgement if it does not take a submission: it is the current token, or nothing can be read.
-    async fn known(&self, account: AccountKey, token: &str) -> Option<Judgement> {
+    /// What is known of `token` without a submission.
+    pub(super) async fn known(&self, account: AccountKey, token: &str) -> Known {
         let (held, revision) = match self.resolver.to_enforce(account).await {
             Ok(Some((revision, wanted))) if wanted == token.as_bytes() => (Held::Current, revision),
-            Ok(_) => return None,
+            Ok(wanted) => return Known::Other(wanted.map_or(0, |(revision, _)| revision)),
             Err(ReadError::Damaged(_)) => (Held::Unknown, 0),
             Err(_) => (Held::Undecided, 0),
         };
-        Some(Judgement {
+        Known::Judged(Judgement {
             held,
             revision,
             found: Found::Nothing,

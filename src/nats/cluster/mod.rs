@@ -200,6 +200,8 @@ enum Compared {
     Held {
         server: ServerInfo,
         account: AccountKey,
+        /// The revision that it was known to enforce when it said so, if it was known to enforce the current one.
+        enforced: Option<Revision>,
         judgement: Judgement,
     },
 }
