@@ -160,28 +160,20 @@ impl Notices {
         if !self.is_due(&format!("too large {account} {revision}")) {
             return;
         }
-        let (most, why) = match limit {
-            Limit::Server(most) => (
-                most,
-                format!(
-                    "the NATS server takes messages of at most {most}. Raise max_payload above {bytes} on all its servers"
-                ),
+        let most = limit.most();
+        let why = match limit {
+            Limit::Server(most) => format!(
+                "the NATS server takes messages of at most {most}. Raise max_payload above {bytes} on all its servers"
             ),
-            Limit::Stated(most) => (
-                most,
-                format!(
-                    "the NATS servers take messages of at most {most} from the user that jwtmesh connects with: its JWT or \
-                     its account's says so. Raise the payload limit of both (`nsc edit user --payload -1`, `nsc edit \
-                     account --payload -1`)"
-                ),
+            Limit::Stated(most) => format!(
+                "the NATS servers take messages of at most {most} from the user that jwtmesh connects with: its JWT or \
+                 its account's says so. Raise the payload limit of both (`nsc edit user --payload -1`, `nsc edit \
+                 account --payload -1`)"
             ),
-            Limit::Below(bytes) => (
-                bytes.saturating_sub(1),
-                format!(
-                    "the NATS servers have ended the connection over a message of {bytes}: the JWT of the user that jwtmesh \
-                     connects with, or its account's, limits payloads. Raise the limit of both (`nsc edit user --payload \
-                     -1`, `nsc edit account --payload -1`)"
-                ),
+            Limit::Below(bytes) => format!(
+                "the NATS servers have ended the connection over a message of {bytes}: the JWT of the user that jwtmesh \
+                 connects with, or its account's, limits payloads. Raise the limit of both (`nsc edit user --payload \
+                 -1`, `nsc edit account --payload -1`)"
             ),
         };
         tracing::error!(
@@ -192,6 +184,29 @@ impl Notices {
             max_payload_bytes = most,
             "this account's JWT has {bytes} bytes, so the change cannot be sent: {why}, or make the JWT smaller (old \
              revocations, imports), and push it again; servers that restart fetch it over HTTP"
+        );
+    }
+
+    /// The same for the server of a further connection only.
+    pub(super) fn too_large_there(
+        &mut self,
+        url: &str,
+        account: AccountKey,
+        revision: u64,
+        bytes: usize,
+        limit: Limit,
+    ) {
+        if !self.is_due(&format!("too large {url} {account} {revision}")) {
+            return;
+        }
+        tracing::error!(
+            nats_cluster = %self.cluster,
+            url,
+            %account,
+            revision,
+            token_bytes = bytes,
+            max_payload_bytes = limit.most(),
+            "this account's JWT has {bytes} bytes, which is too large for this server: while its part of the NATS cluster is cut              off, the change cannot be sent to it. Raise max_payload there, and the payload limits of the user that jwtmesh connects              with and of its account"
         );
     }
 

@@ -30,6 +30,14 @@ impl Limit {
         }
     }
 
+    /// The largest message that it allows.
+    pub(super) fn most(self) -> usize {
+        match self {
+            Self::Server(most) | Self::Stated(most) => most,
+            Self::Below(refused) => refused.saturating_sub(1),
+        }
+    }
+
     /// What a server's refusal shows, if `largest` is the largest unanswered message and `stated` what the JWTs say.
     pub(super) fn learned(largest: usize, stated: Option<usize>) -> Self {
         match stated {

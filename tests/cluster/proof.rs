@@ -525,3 +525,51 @@ fn g5_a_missing_server_is_reached_at_its_own_url() {
     split.revoke(&bob);
     assert!(connection.disconnected(PATIENCE).is_some());
 }
+
+/// A server of a part that is cut off takes smaller messages, which ended the connection to it at each attempt.
+#[test]
+fn g5_an_account_that_is_too_large_for_a_further_server_is_left_out_there_only() {
+    let operator = Operator::new("O");
+    let user = operator.system.propagating_user();
+    let split = Split::reaching(2, &[NEWEST; 2], Tie::Route, operator, &user);
+    split.warm_up();
+    let config = split.last().folder().join("nats.conf");
+    let text = std::fs::read_to_string(&config).expect("the test's own file");
+    std::fs::write(&config, format!("{text}\nmax_payload: 4096\n")).expect("the test's own file");
+    split.last().signal(Signal::HUP);
+    eventually("it takes less", || {
+        split.last().log().contains("Reloaded: max_payload").then_some(())
+    });
+    split.cut();
+    let large = Account::new("large");
+    let large_token = split.operator.account_with(&large, |claims| {
+        claims["nats"]["description"] = json!("x".repeat(7_000));
+    });
+    split.revoke(&split.account.user());
+    let further = || {
+        let mut system = NatsUser::connect(split.last().address(), &split.operator.system.user()).ok()?;
+        let said = system.ask("$SYS.REQ.SERVER.PING.CONNZ", b"{}", 1, PATIENCE);
+        let connections = said.first()?["data"]["connections"].as_array()?;
+        let ours = connections
+            .iter()
+            .find(|one| one["name"].as_str().is_some_and(|name| name.starts_with("jwtmesh-")));
+        ours?["cid"].as_u64()
+    };
+    let before = eventually("it is connected to as well", further);
+    split.node.put(&large, &large_token);
+    let (bob, mut connection) = split.user();
+    let token = split.operator.revoking(&split.account, &[&bob], now() - 10);
+    let proof = put_and_wait(&split, &token, 30);
+    assert_eq!(&proof["confirmed"], &json!(true), "{proof} {}", split.node.log());
+    assert!(connection.disconnected(PATIENCE).is_some(), "{}", split.node.log());
+    assert_eq!(further(), Some(before), "that connection lasts: {}", split.node.log());
+    split.says("too large for this server");
+    let line = split.node.log();
+    let line = line.lines().find(|line| line.contains("too large for this server"));
+    let url = format!("127.0.0.1:{}", split.last().address().port());
+    for words in [&url, &large.id(), "4096"] {
+        assert!(line.is_some_and(|line| line.contains(words)), "{words}: {line:?}");
+    }
+    split.heal();
+    split.says("the one of its own is closed");
+}

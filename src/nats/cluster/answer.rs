@@ -140,7 +140,10 @@ impl Publisher {
                 let mut other = self.others.take(at);
                 match self.take_in(&mut other, incoming, scope) {
                     None => self.others.put_back(other),
-                    Some(_) => {
+                    Some(end) => {
+                        if matches!(end, End::TooLarge(_)) {
+                            self.others.refused(other.url());
+                        }
                         self.notices.another_lost(other.url());
                         self.propagation.another_lost(now);
                     }
@@ -221,7 +224,7 @@ impl Publisher {
     ) -> Result<(), String> {
         let (subject, reply, text) = question(connection.inbox());
         connection.publish(subject, reply, text).await?;
-        if self.others.publish(|other| Some(question(other.inbox()))) {
+        if self.others.publish(|other| Some(question(other.inbox()))).is_lost {
             self.propagation.another_lost(self.now());
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Further connections of a publisher: to configured servers that are missing, where the connection that it has does not
 //! reach them, as when a NATS cluster has fallen into parts.
 //!
-//! Everything is sent over every connection, in the same order. A connection is closed when its server is heard over the
-//! first one and none is missing.
+//! Everything is sent over every connection, in the same order; but not what is too large for the server there, which would
+//! end the connection each time. A connection is closed when its server is heard over the first one and none is missing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::NatsCluster;
 use crate::nats::connection::{Connection, Incoming};
+use crate::nats::payload::Limit;
 
 /// Connections beside the first one. A NATS cluster falls into two parts, rarely into more.
 const MOST: usize = 4;
@@ -26,6 +28,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// How long one may take to close.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a payload limit that a server showed is believed. The next message that is larger shows it again.
+pub(super) const LIMIT_LASTS: Duration = Duration::from_secs(600);
+
 /// What became of a connection that was being opened or closed.
 pub(super) enum Changed {
     Opened(Result<Box<Connection>, String>),
@@ -35,9 +40,19 @@ pub(super) enum Changed {
     },
 }
 
+/// What became of a message that was to be published over each of them.
+#[derive(Default)]
+pub(super) struct Published {
+    /// One of them is gone.
+    pub(super) is_lost: bool,
+    /// The URLs of servers that it is too large for, and which limit it is above there.
+    pub(super) too_large: Vec<(String, Limit)>,
+}
+
 /// The further connections.
 pub(super) struct Others {
     open: Vec<Connection>,
+    sizes: Sizes,
     changing: FuturesUnordered<BoxFuture<'static, Changed>>,
     is_opening: bool,
     next: usize,
@@ -49,6 +64,7 @@ impl Others {
     pub(super) fn new() -> Self {
         Self {
             open: Vec::new(),
+            sizes: Sizes::default(),
             changing: FuturesUnordered::new(),
             is_opening: false,
             next: 0,
@@ -57,23 +73,37 @@ impl Others {
         }
     }
 
-    /// Forgets all of them: they end without a word, as the first one has.
+    /// Forgets all of them: they end without a word, as the first one has. What their servers take is still known.
     pub(super) fn clear(&mut self) {
-        *self = Self::new();
+        let sizes = std::mem::take(&mut self.sizes);
+        *self = Self { sizes, ..Self::new() };
     }
 
-    /// Publishes over each of them what `message` gives: subject, subject for answers, and payload. Waits for none: one that
-    /// takes nothing now is dropped, so that no other server waits for it. `true` if there was such a one.
-    pub(super) fn publish(&mut self, message: impl Fn(&Connection) -> Option<(String, String, Bytes)>) -> bool {
-        let before = self.open.len();
-        self.open.retain(|open| match message(open) {
-            None => true,
-            Some((subject, reply, payload)) => {
-                let sent = open.publish(subject, reply, payload).now_or_never();
-                sent.is_some_and(|sent| sent.is_ok())
+    /// Publishes over each of them what `message` gives: subject, subject for answers, and payload; unless that is too large
+    /// for its server. Waits for none: one that takes nothing now is dropped, so that no other server waits for it.
+    pub(super) fn publish(&mut self, message: impl Fn(&Connection) -> Option<(String, String, Bytes)>) -> Published {
+        let (Self { open, sizes, .. }, now) = (self, Instant::now());
+        let mut published = Published::default();
+        open.retain(|open| {
+            let Some((subject, reply, payload)) = message(open) else {
+                return true;
+            };
+            let (url, announced) = (open.url(), Limit::Server(open.max_payload()));
+            if let Err(limit) = sizes.take(url, announced, payload.len(), now) {
+                published.too_large.push((url.to_owned(), limit));
+                return true;
             }
+            let sent = open.publish(subject, reply, payload).now_or_never();
+            let is_sent = sent.is_some_and(|sent| sent.is_ok());
+            published.is_lost |= !is_sent;
+            is_sent
         });
-        self.open.len() < before
+        published
+    }
+
+    /// The server at `url` has ended its connection over a message that was too large.
+    pub(super) fn refused(&mut self, url: &str) {
+        self.sizes.refused(url, Instant::now());
     }
 
     /// A server is missing: begins to connect to another of the configured servers than `first`, if it is time. Gives when
@@ -106,7 +136,10 @@ impl Others {
         self.is_opening = false;
         self.try_at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(MAX_PAUSE);
-        self.open.extend(kept);
+        if let Some(kept) = kept {
+            self.sizes.opened(kept.url());
+            self.open.push(kept);
+        }
     }
 
     /// Begins to close the connection to the server with this id. Gives its URL.
@@ -160,4 +193,79 @@ impl Others {
 pub(super) enum Happened {
     Arrived(usize, Incoming),
     Changed(Changed),
+}
+
+/// What each server was sent and takes, by its URL: as many as are configured.
+///
+/// A server applies limits that it does not announce here, such as those of an account's JWT that is older there. It does not
+/// say which message was too large: certainly the largest of all that it was sent over the connection.
+#[derive(Default)]
+struct Sizes(BTreeMap<String, Size>);
+
+#[derive(Default)]
+struct Size {
+    /// The largest message that was sent over the present connection.
+    largest: usize,
+    /// What it takes less than, and until when that is believed.
+    below: Option<(usize, Instant)>,
+}
+
+impl Sizes {
+    fn opened(&mut self, url: &str) {
+        self.0.entry(url.to_owned()).or_default().largest = 0;
+    }
+
+    /// A message of `bytes` is to be sent; the limit that it is above, if it may not.
+    fn take(&mut self, url: &str, announced: Limit, bytes: usize, now: Instant) -> Result<(), Limit> {
+        if !announced.allows(bytes) {
+            return Err(announced);
+        }
+        let Some(size) = self.0.get_mut(url) else { return Ok(()) };
+        let learned = size.below.filter(|(_, until)| now < *until);
+        if let Some(limit) = learned.map(|(below, _)| Limit::Below(below))
+            && !limit.allows(bytes)
+        {
+            return Err(limit);
+        }
+        size.largest = size.largest.max(bytes);
+        Ok(())
+    }
+
+    fn refused(&mut self, url: &str, now: Instant) {
+        if let Some(size) = self.0.get_mut(url).filter(|size| size.largest > 0) {
+            size.below = Some((size.largest, now + LIMIT_LASTS));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g5_what_a_server_has_refused_is_not_sent_over_the_next_connection_to_it_and_all_else_is() {
+        let (mut sizes, now) = (Sizes::default(), Instant::now());
+        let announced = Limit::Server(10_000);
+        let take = |sizes: &mut Sizes, url: &str, bytes: usize, at: Instant| sizes.take(url, announced, bytes, at);
+        sizes.opened("a");
+        sizes.opened("b");
+        assert_eq!(take(&mut sizes, "a", 10_001, now), Err(announced));
+        for bytes in [500, 9_000, 800] {
+            assert_eq!(take(&mut sizes, "a", bytes, now), Ok(()));
+        }
+        sizes.refused("a", now);
+        sizes.opened("a");
+        assert_eq!(take(&mut sizes, "a", 9_000, now), Err(Limit::Below(9_000)));
+        assert_eq!(take(&mut sizes, "a", 8_999, now), Ok(()));
+        assert_eq!(take(&mut sizes, "b", 9_000, now), Ok(()), "another server");
+        // It is the limit of a JWT, which may be raised.
+        assert_eq!(take(&mut sizes, "a", 9_000, now + LIMIT_LASTS), Ok(()));
+        sizes.opened("a");
+        sizes.refused("a", now + LIMIT_LASTS);
+        assert_eq!(
+            take(&mut sizes, "a", 9_000, now + LIMIT_LASTS),
+            Ok(()),
+            "it was sent nothing"
+        );
+    }
 }

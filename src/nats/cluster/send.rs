@@ -1,10 +1,9 @@
 //! Sends an account's current token, as far as the servers take it.
 
-use std::time::Duration;
-
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
+use super::others::LIMIT_LASTS;
 use super::{End, Publisher};
 use crate::jwt::{AccountKey, Token};
 use crate::nats::connection::Connection;
@@ -12,9 +11,6 @@ use crate::nats::payload::{self, Learned, Limit};
 use crate::nats::subjects;
 use crate::resolver::{ReadError, Resolver};
 use crate::tasks::chain;
-
-/// How long a payload limit that a server showed is believed. The next message that is larger shows it again.
-const LIMIT_LASTS: Duration = Duration::from_secs(600);
 
 impl Publisher {
     pub(super) async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
@@ -51,14 +47,17 @@ impl Publisher {
             .publish(subjects::update(account), reply, token.clone())
             .await?;
         let (lease, mesh, now) = (&self.lease, &self.mesh, self.now());
-        let is_full = self.others.publish(|other| {
+        let published = self.others.publish(|other| {
             let reply = subjects::reply_to(other.inbox(), account, revision, mesh);
             lease
                 .is_held()
                 .then(|| (subjects::update(account), reply, token.clone()))
         });
-        if is_full {
+        if published.is_lost {
             self.propagation.another_lost(now);
+        }
+        for (url, limit) in published.too_large {
+            self.notices.too_large_there(&url, account, revision, bytes, limit);
         }
         self.propagation.sent(account, revision, self.now());
         Ok(())
