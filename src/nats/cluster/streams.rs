@@ -20,6 +20,17 @@ const SETTLE: Duration = Duration::from_millis(150);
 /// Streams of an account that are told apart; beyond it they are not counted.
 const STREAMS: usize = 10_000;
 
+/// Questions of one search that are on their way at once, divided among the searches: thousands at once would keep the servers
+/// from updates, and a search of one account waiting. A search of 4,000 accounts over a round trip of 100 ms takes 1.6 s.
+const QUESTIONS: usize = 256;
+
+/// Answers of one search that may be on their way at once: a quarter of what the connection holds. At a thousand servers eight
+/// accounts are asked about at once.
+const ANSWERS: usize = 8_192;
+
+/// The pause between as many questions as are asked at once where no answer is waited for.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// A server that should answer.
 pub(super) struct Expected {
     pub(super) id: String,
@@ -45,7 +56,9 @@ struct Search {
     answered: BTreeMap<String, BTreeSet<usize>>,
     /// The streams of accounts that have some.
     found: BTreeMap<usize, BTreeSet<String>>,
-    is_asked: bool,
+    /// How many accounts were asked about, and when more may be if no answer is waited for.
+    asked: usize,
+    ask_at: Instant,
     settled: Instant,
 }
 
@@ -57,14 +70,16 @@ impl Streams {
         }
         let number = self.asked;
         self.asked += u64::try_from(inquiry.accounts.len()).unwrap_or(u64::MAX);
+        let now = Instant::now();
         self.searches.push(Search {
             inquiry,
             number,
             expected,
             answered: BTreeMap::new(),
             found: BTreeMap::new(),
-            is_asked: false,
-            settled: Instant::now() + SETTLE,
+            asked: 0,
+            ask_at: now,
+            settled: now + SETTLE,
         });
     }
 
@@ -84,20 +99,20 @@ impl Streams {
     /// again.
     pub(super) fn next(&mut self) -> (Vec<(u64, AccountKey)>, Option<Instant>) {
         let (now, mut questions, mut wake) = (Instant::now(), Vec::new(), None);
+        let share = QUESTIONS / self.searches.len().max(1);
         for mut search in std::mem::take(&mut self.searches) {
             let is_complete = search.is_complete();
             if now >= search.inquiry.until || (is_complete && now >= search.settled) {
                 search.conclude();
                 continue;
             }
-            if !std::mem::replace(&mut search.is_asked, true) {
-                questions.extend((search.number..).zip(search.inquiry.accounts.iter().copied()));
-            }
+            let ask_at = search.ask(share, now, &mut questions);
             let due = if is_complete {
-                search.settled.min(search.inquiry.until)
+                search.settled
             } else {
                 search.inquiry.until
             };
+            let due = ask_at.map_or(due, |at| at.min(due)).min(search.inquiry.until);
             wake = Some(wake.map_or(due, |wake: Instant| wake.min(due)));
             self.searches.push(search);
         }
@@ -127,6 +142,27 @@ impl Streams {
 }
 
 impl Search {
+    /// Adds what is to be asked now to `questions`, `share` of them at once; gives when there is more, unless an answer says so.
+    fn ask(&mut self, share: usize, now: Instant, questions: &mut Vec<(u64, AccountKey)>) -> Option<Instant> {
+        let most = share.min(ANSWERS / self.expected.len().max(1)).max(1);
+        let reached = self.expected.iter().filter(|server| server.is_reached);
+        let answered = reached.map(|server| self.answered.get(&server.id).map_or(0, BTreeSet::len));
+        let slowest = answered.min();
+        let room = match slowest {
+            Some(slowest) => most.saturating_sub(self.asked.saturating_sub(slowest)),
+            None if now < self.ask_at => 0,
+            None => most,
+        };
+        let all = (self.number..).zip(self.inquiry.accounts.iter().copied());
+        let before = questions.len();
+        questions.extend(all.skip(self.asked).take(room));
+        if questions.len() > before {
+            self.asked += questions.len() - before;
+            self.ask_at = now + PAUSE;
+        }
+        (slowest.is_none() && self.asked < self.inquiry.accounts.len()).then_some(self.ask_at)
+    }
+
     fn has_answered(&self, server: &Expected) -> bool {
         let answered = self.answered.get(&server.id).map_or(0, BTreeSet::len);
         answered >= self.inquiry.accounts.len()
@@ -164,4 +200,91 @@ impl Search {
 /// Whoever asked may have gone.
 pub(super) fn tell(inquiry: StreamsInquiry, outcome: Result<Vec<(AccountKey, u64)>, StreamsUnknown>) {
     let _ = inquiry.answer.send(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn search(streams: &mut Streams, accounts: u32, servers: &[(String, bool)]) -> oneshot::Receiver<Answer> {
+        let key = |n: u32| {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&n.to_be_bytes());
+            AccountKey::from_bytes(bytes)
+        };
+        let (answer, answered) = oneshot::channel();
+        let inquiry = StreamsInquiry {
+            accounts: (0..accounts).map(key).collect(),
+            until: Instant::now() + Duration::from_secs(2),
+            answer,
+        };
+        let expected = servers.iter().map(|(id, is_reached)| Expected {
+            id: id.clone(),
+            name: "n1".to_owned(),
+            is_reached: *is_reached,
+        });
+        streams.begin(inquiry, expected.collect());
+        answered
+    }
+
+    type Answer = Result<Vec<(AccountKey, u64)>, StreamsUnknown>;
+
+    fn server() -> String {
+        nkeys::KeyPair::new_server().public_key()
+    }
+
+    fn answer(streams: &mut Streams, server: &str, asked: &[(u64, AccountKey)]) {
+        for (number, _) in asked {
+            let payload = format!(r#"{{"server":{{"name":"n1","id":"{server}"}},"data":{{}}}}"#);
+            streams.found(*number, payload.as_bytes());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g12_a_search_for_thousands_of_accounts_has_few_questions_on_their_way_and_leaves_room_for_others() {
+        let (mut streams, own, slow) = (Streams::default(), server(), server());
+        let servers = [(own.clone(), true), (slow.clone(), true)];
+        let mut outcome = search(&mut streams, 4_000, &servers);
+        let first = streams.next().0;
+        assert_eq!(first.len(), QUESTIONS);
+        assert_eq!(streams.next().0, [], "none is answered");
+        answer(&mut streams, &own, &first);
+        assert_eq!(streams.next().0, [], "by one of the two that answer");
+        answer(&mut streams, &slow, &first[..100]);
+        let mut asked = streams.next().0;
+        assert_eq!(asked.len(), 100);
+        let _small = search(&mut streams, 1, &servers);
+        assert_eq!(streams.next().0.len(), 1, "another search does not wait for it");
+        let mut all: BTreeSet<u64> = first.iter().chain(&asked).map(|(number, _)| *number).collect();
+        answer(&mut streams, &slow, &first[100..]);
+        while !asked.is_empty() {
+            answer(&mut streams, &own, &asked);
+            answer(&mut streams, &slow, &asked);
+            asked = streams.next().0;
+            assert!(asked.len() <= QUESTIONS, "{}", asked.len());
+            all.extend(asked.iter().map(|(number, _)| *number));
+        }
+        assert_eq!(all.len(), 4_000);
+        tokio::time::advance(SETTLE).await;
+        assert_eq!(streams.next().0, []);
+        assert_eq!(outcome.try_recv(), Ok(Ok(Vec::new())), "every account was asked about");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g12_where_no_answer_is_waited_for_the_questions_are_paced_and_answers_of_many_servers_are_bounded() {
+        let mut streams = Streams::default();
+        let _unreached = search(&mut streams, 600, &[(server(), false)]);
+        for wanted in [QUESTIONS, QUESTIONS, 600 - 2 * QUESTIONS] {
+            let (asked, wake) = streams.next();
+            assert_eq!((asked.len(), streams.next().0.len()), (wanted, 0));
+            assert!(wake.is_some_and(|wake| wake >= Instant::now()));
+            tokio::time::advance(PAUSE).await;
+        }
+        let mut streams = Streams::default();
+        let many: Vec<_> = (0..1_000).map(|n| (n.to_string(), true)).collect();
+        let _large = search(&mut streams, 600, &many);
+        assert_eq!(streams.next().0.len(), 8);
+    }
 }
