@@ -319,6 +319,45 @@ fn g5_an_account_above_our_users_payload_limit_is_named_once_and_holds_up_no_oth
     }
 }
 
+/// What raises the limit and what needs it are sent at once, in any order, when the connection is back. The limit that is in
+/// force until then was believed for ten minutes.
+#[test]
+fn g5_a_limit_that_is_raised_while_the_connection_is_down_keeps_no_account_back() {
+    for round in 0..4 {
+        let (operator, large) = (Operator::new("O"), Account::new("large"));
+        let port = free_port();
+        let gate = Gate::open(SocketAddr::from(([127, 0, 0, 1], port)));
+        let user = operator.system.sending_user();
+        let node = Node::start(
+            &operator.token(),
+            Options {
+                nats: vec![NatsLink::plain(vec![format!("nats://{}", gate.address)], user.creds())],
+                ..Options::default()
+            },
+        );
+        let limited = operator.account_with(&operator.system, |claims| {
+            claims["iat"] = json!(now() - 60);
+            claims["nats"]["limits"]["payload"] = json!(4_096);
+        });
+        node.put(&operator.system, &limited);
+        node.put(&large, &operator.account_at(&large, now() - 60));
+        let server = NatsServer::start_on_port(NEWEST, port, &resolver_config(&operator.token(), &node.accounts_url()));
+        let mut member = NatsUser::connect(server.address(), &large.user()).expect("the account is served");
+        eventually("the node is connected", || {
+            node.log().contains("connected to NATS cluster").then_some(())
+        });
+        gate.shut();
+        node.put(&operator.system, &operator.system_token());
+        let closing = operator.account_with(&large, |claims| {
+            claims["nats"]["description"] = json!("x".repeat(7_000));
+            claims["nats"]["limits"]["conn"] = json!(0);
+        });
+        node.put(&large, &closing);
+        gate.reopen();
+        assert!(member.disconnected(PATIENCE).is_some(), "round {round}: {}", node.log());
+    }
+}
+
 /// nats-server reads its operator JWT only when it starts: it does not accept a signing key that was added since.
 #[test]
 fn g5_a_server_that_keeps_refusing_is_named_with_its_words_and_the_remedy() {

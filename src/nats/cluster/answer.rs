@@ -122,11 +122,14 @@ impl Publisher {
         }
     }
 
+    fn is_first(&self, connection: &Connection) -> bool {
+        self.connected.as_deref() == Some(connection.url())
+    }
+
     /// A server was heard over `connection`. Where that is the first one, and no server is missing, it needs none of its own:
     /// others may be reached through it alone.
     fn heard_over(&mut self, connection: &Connection, server: &str) {
-        let is_first = self.connected.as_deref() == Some(connection.url());
-        let is_needed = !is_first || self.propagation.misses_any();
+        let is_needed = !self.is_first(connection) || self.propagation.misses_any();
         if !is_needed && let Some(url) = self.others.close(server) {
             self.notices.no_longer_needed(&url);
         }
@@ -191,6 +194,11 @@ impl Publisher {
         }
         self.answered = true;
         self.unanswered.answered(account, revision);
+        // Of another server it says nothing about this connection.
+        let is_own = connection.account() == Some(account) && reply.verdict == Verdict::Updated;
+        if is_own && self.is_first(connection) && connection.server().id == reply.server.id {
+            self.own_account_taken(account, revision);
+        }
         if let Some(time) = reply.time {
             self.heard_time(&reply.server.name, time);
         }

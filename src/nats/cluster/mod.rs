@@ -99,6 +99,8 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             answered: false,
             unanswered: Unanswered::default(),
             learned: None,
+            left_out: BTreeSet::new(),
+            doubted: None,
             clock: clock.clone(),
             clocks: Clocks::default(),
             notices: Notices::new(&cluster.name),
@@ -166,6 +168,10 @@ struct Publisher {
     /// What was sent over this connection and not answered.
     unanswered: Unanswered,
     learned: Option<Learned>,
+    /// Accounts that were left out because of it.
+    left_out: BTreeSet<AccountKey>,
+    /// The revision of our user's account at which it was doubted.
+    doubted: Option<(AccountKey, Revision)>,
     // This node's clock, and how far the servers' are from it.
     clock: Clock,
     clocks: Clocks,

@@ -9,8 +9,11 @@ use crate::jwt::{AccountKey, Token};
 use crate::nats::connection::Connection;
 use crate::nats::payload::{self, Learned, Limit};
 use crate::nats::subjects;
-use crate::resolver::{ReadError, Resolver};
+use crate::resolver::{ReadError, Resolver, Revision};
 use crate::tasks::chain;
+
+/// Accounts that are sent again when a limit is raised; further ones are sent when they change, or when their turn comes.
+const LEFT_OUT: usize = 1_024;
 
 impl Publisher {
     pub(super) async fn send(&mut self, connection: &Connection, account: AccountKey) -> Result<(), String> {
@@ -33,6 +36,9 @@ impl Publisher {
         if let Some(limit) = self.limit_below(connection, bytes).await {
             self.notices.too_large(account, revision, bytes, limit);
             self.propagation.unsendable(account, self.now());
+            if self.left_out.len() < LEFT_OUT {
+                self.left_out.insert(account);
+            }
             return Ok(());
         }
         // The lookup may have waited for a disk, and another node may have sent a newer one meanwhile.
@@ -101,6 +107,29 @@ impl Publisher {
             });
         }
         is_known
+    }
+
+    /// The server of the first connection has taken `revision` of our user's `account`, which may raise the limit: what was
+    /// left out is sent again, and shows whether it does.
+    ///
+    /// A limit that no JWT of that revision explains is doubted too, once: the server may have ended the connection over a
+    /// message that it read before it had taken that revision, while both were on their way.
+    pub(super) fn own_account_taken(&mut self, account: AccountKey, revision: Revision) {
+        let taken = (account, revision);
+        let is_of_that = |learned: &&Learned| learned.account == Some((account, Some(revision)));
+        if let Some(learned) = self.learned.as_ref().filter(is_of_that) {
+            if !matches!(learned.limit, Limit::Below(_)) || self.doubted == Some(taken) {
+                return;
+            }
+            self.doubted = Some(taken);
+        }
+        self.learned = None;
+        let now = self.now();
+        for account in std::mem::take(&mut self.left_out) {
+            if !self.propagation.ask(account, 0, now) {
+                self.notices.no_room(account);
+            }
+        }
     }
 
     pub(super) async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {
