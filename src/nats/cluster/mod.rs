@@ -499,7 +499,10 @@ impl Publisher {
             match self.propagation.next(self.now()) {
                 Step::Send(account) => self.send(connection, account).await?,
                 Step::Read { lane, after, limit } => self.read(lane, after, limit).await,
-                Step::Concluded(summary) => self.notices.concluded(&summary),
+                Step::Concluded(summary) => {
+                    self.notices.concluded(&summary);
+                    self.is_shown &= summary.refused + summary.missing == 0;
+                }
                 Step::Mark(agreement) => self.mark(agreement),
                 Step::Ask(question) => self.ask(connection, question).await?,
                 Step::News(news) => {

@@ -36,6 +36,7 @@ impl Publisher {
         if let Some(limit) = self.limit_below(connection, bytes).await {
             self.notices.too_large(account, revision, bytes, limit);
             self.propagation.unsendable(account, self.now());
+            self.is_shown = false;
             if self.left_out.len() < LEFT_OUT {
                 self.left_out.insert(account);
             }
