@@ -118,3 +118,84 @@ impl Counting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::resolver::{Enforcement, Server};
+
+    /// A question that two servers are to answer, their ids, and its answer.
+    fn asked() -> (Counting, [String; 2], oneshot::Receiver<Answered>) {
+        let (answer, answered) = oneshot::channel();
+        let now = Instant::now();
+        let inquiry = Inquiry {
+            account: AccountKey::from_bytes([7; 32]),
+            revision: 1,
+            until: now + PATIENCE,
+            since: Some(now),
+            answer,
+        };
+        let ids = [(); 2].map(|()| nkeys::KeyPair::new_server().public_key());
+        let told = |id: &String| Told {
+            server: Server {
+                id: id.clone(),
+                name: id.clone(),
+                cluster: String::new(),
+                version: String::new(),
+                behind: None,
+            },
+            enforcement: Enforcement::InForce,
+        };
+        let mut counting = Counting::default();
+        counting.conclude(inquiry, ids.iter().map(told).collect());
+        (counting, ids, answered)
+    }
+
+    /// The number of the next question.
+    fn number(counting: &mut Counting) -> Option<u64> {
+        counting.next().0.first().map(|(number, _)| *number)
+    }
+
+    fn answer(counting: &mut Counting, number: u64, server: &str, closed: usize) {
+        let time = "2026-11-28T06:00:10Z";
+        let connections = vec![json!({"stop": time, "reason": "Credentials Revoked"}); closed];
+        let answer = json!({"server": {"id": server, "time": time}, "data": {"connections": connections}});
+        counting.closed(number, answer.to_string().as_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g5_each_server_is_asked_twice_and_its_last_word_counts() {
+        let (mut counting, [one, other], mut answered) = asked();
+        let first = number(&mut counting).expect("at once");
+        answer(&mut counting, first, &one, 1);
+        answer(&mut counting, first, &other, 0);
+        assert_eq!(number(&mut counting), None, "a moment later");
+        tokio::time::advance(AGAIN_AFTER).await;
+        let second = number(&mut counting).expect("once more");
+        answer(&mut counting, second, &one, 1);
+        assert_eq!(number(&mut counting), None);
+        assert!(answered.try_recv().is_err(), "the other server has not answered");
+        answer(&mut counting, second, &other, 2);
+        answer(&mut counting, second + 2, &other, 9);
+        assert_eq!((number(&mut counting), counting.len()), (None, 0));
+        assert_eq!(answered.try_recv().expect("it is answered").closed, Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g5_what_servers_have_said_in_time_is_told_and_nothing_if_none_has() {
+        for says in [true, false] {
+            let (mut counting, [one, _], mut answered) = asked();
+            let first = number(&mut counting).expect("at once");
+            if says {
+                answer(&mut counting, first, &one, 2);
+            }
+            tokio::time::advance(PATIENCE).await;
+            assert_eq!(number(&mut counting), None);
+            let answered = answered.try_recv().expect("it is answered");
+            assert_eq!((answered.closed, answered.told.len()), (says.then_some(2), 2));
+        }
+    }
+}

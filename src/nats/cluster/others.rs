@@ -129,6 +129,7 @@ impl Others {
     /// No server is missing any more.
     pub(super) fn rest(&mut self) {
         self.pause = MIN_PAUSE;
+        self.try_at = self.try_at.min(Instant::now() + MIN_PAUSE);
     }
 
     /// An attempt has ended, with a connection to keep if it is of use.
@@ -267,5 +268,46 @@ mod tests {
             Ok(()),
             "it was sent nothing"
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn g5_another_server_is_tried_at_growing_pauses_and_within_a_second_when_one_is_missing_again() {
+        let servers = ["a", "b", "c"].map(str::to_owned);
+        let cluster = NatsCluster {
+            name: "test".to_owned(),
+            servers: servers.to_vec(),
+            creds: "none.creds".into(),
+            ca: None,
+            client: None,
+            tls_first: false,
+            respond: false,
+        };
+        let mut others = Others::new();
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            assert_eq!(others.pursue("n1", &cluster, "a"), None, "it begins to connect");
+            assert_eq!(others.changing.len(), 1);
+            assert_eq!(others.pursue("n1", &cluster, "a"), None, "to one at a time");
+            assert_eq!(others.changing.len(), 1);
+            others.changing.clear();
+            others.attempted(None);
+            let at = others.pursue("n1", &cluster, "a").expect("later");
+            pauses.push((at - Instant::now()).as_secs());
+            tokio::time::advance(at - Instant::now()).await;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        others.attempted(None);
+        others.rest();
+        let soon = others.pursue("n1", &cluster, "a");
+        assert_eq!(soon, Some(Instant::now() + MIN_PAUSE));
+        tokio::time::advance(MIN_PAUSE).await;
+        assert_eq!(others.pursue("n1", &cluster, "c"), None);
+        assert_eq!(others.changing.len(), 1);
+        let only = NatsCluster {
+            servers: vec!["a".to_owned()],
+            ..cluster
+        };
+        let mut others = Others::new();
+        assert_eq!(others.pursue("n1", &only, "a"), None);
+        assert_eq!(others.changing.len(), 0, "there is no other server");
     }
 }
