@@ -206,7 +206,7 @@ impl Notices {
             revision,
             token_bytes = bytes,
             max_payload_bytes = limit.most(),
-            "this account's JWT has {bytes} bytes, which is too large for this server: while its part of the NATS cluster is cut              off, the change cannot be sent to it. Raise max_payload there, and the payload limits of the user that jwtmesh connects              with and of its account"
+            "this account's JWT has {bytes} bytes, which is too large for this server: while its part of the NATS cluster is cut              off, the change cannot be sent to it. Raise max_payload there, and the payload limits of the user that jwtmesh connects with and of its account"
         );
     }
 

@@ -95,7 +95,7 @@ impl Resolver {
         body: Bytes,
         submitter: Submitter,
         present: Option<String>,
-        is_in_force: bool,
+        only_warns: bool,
     ) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
             let trust = self.trust();
@@ -125,7 +125,7 @@ impl Resolver {
                     account: claims.account,
                 });
             }
-            let only_warns = is_in_force || submitter == Submitter::Insisting;
+            let only_warns = only_warns || submitter == Submitter::Insisting;
             self.check_servers(&verified, only_warns).await?;
             let item = item(&verified);
             let outcome = if in_order_of_arrival {

@@ -14,7 +14,7 @@ use crate::jwt::AccountKey;
 use crate::nats::connection::{Connection, Incoming};
 use crate::nats::publish::{Held, Question, Wanted};
 use crate::nats::subjects::{self, About, MissingPermission, Reply, ServerInfo, Verdict};
-use crate::resolver::{Enforcement, Inquiry, MAX_SERVERS, ReadError, Revision};
+use crate::resolver::{Inquiry, MAX_SERVERS, ReadError, Revision};
 use crate::tasks::{Scope, off_the_workers};
 
 /// Replies read at once before the next steps are taken.
@@ -309,7 +309,10 @@ impl Publisher {
                 return self.propagation.held(&server, account, revision, held, now);
             }
             // Looked at now: by the time it is judged the server may have said that it has taken the current one since.
-            Some(Known::Other(revision)) => self.enforces(&server, account, revision).then_some(revision),
+            Some(Known::Other(revision)) => self
+                .propagation
+                .enforces(&server.id, account, revision)
+                .then_some(revision),
             // The disk is waited for.
             None => None,
         };
@@ -322,13 +325,6 @@ impl Publisher {
                 judgement,
             }
         }));
-    }
-
-    /// Whether a server is known to enforce `revision` of `account`, which is the current one, by its own word.
-    fn enforces(&self, server: &ServerInfo, account: AccountKey, revision: Revision) -> bool {
-        let told = self.propagation.in_force(account, revision);
-        let told = told.iter().find(|told| told.server.id == server.id);
-        told.is_some_and(|told| told.enforcement == Enforcement::InForce)
     }
 
     pub(super) fn compared(&mut self, compared: Compared) {

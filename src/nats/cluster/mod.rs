@@ -100,6 +100,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             unanswered: Unanswered::default(),
             learned: None,
             left_out: BTreeSet::new(),
+            may_send_left_out: false,
             doubted: None,
             clock: clock.clone(),
             clocks: Clocks::default(),
@@ -170,6 +171,8 @@ struct Publisher {
     learned: Option<Learned>,
     /// Accounts that were left out because of it.
     left_out: BTreeSet<AccountKey>,
+    /// Whether the limit was raised since.
+    may_send_left_out: bool,
     /// The revision of our user's account at which it was doubted.
     doubted: Option<(AccountKey, Revision)>,
     // This node's clock, and how far the servers' are from it.
@@ -491,6 +494,7 @@ impl Publisher {
             return Ok(pursued);
         }
         self.propagation.received(connection.received());
+        self.send_left_out();
         for _ in 0..STEPS {
             // Looked at for each step: a disk or a connection may hang between two.
             if !self.lease.is_held() {

@@ -42,7 +42,7 @@ pub(super) enum Changed {
 
 /// What became of a message that was to be published over each of them.
 #[derive(Default)]
-pub(super) struct Published {
+pub(super) struct Sent {
     /// One of them is gone.
     pub(super) is_lost: bool,
     /// The URLs of servers that it is too large for, and which limit it is above there.
@@ -81,24 +81,24 @@ impl Others {
 
     /// Publishes over each of them what `message` gives: subject, subject for answers, and payload; unless that is too large
     /// for its server. Waits for none: one that takes nothing now is dropped, so that no other server waits for it.
-    pub(super) fn publish(&mut self, message: impl Fn(&Connection) -> Option<(String, String, Bytes)>) -> Published {
+    pub(super) fn publish(&mut self, message: impl Fn(&Connection) -> Option<(String, String, Bytes)>) -> Sent {
         let (Self { open, sizes, .. }, now) = (self, Instant::now());
-        let mut published = Published::default();
+        let mut sent_over = Sent::default();
         open.retain(|open| {
             let Some((subject, reply, payload)) = message(open) else {
                 return true;
             };
             let (url, announced) = (open.url(), Limit::Server(open.max_payload()));
             if let Err(limit) = sizes.take(url, announced, payload.len(), now) {
-                published.too_large.push((url.to_owned(), limit));
+                sent_over.too_large.push((url.to_owned(), limit));
                 return true;
             }
             let sent = open.publish(subject, reply, payload).now_or_never();
             let is_sent = sent.is_some_and(|sent| sent.is_ok());
-            published.is_lost |= !is_sent;
+            sent_over.is_lost |= !is_sent;
             is_sent
         });
-        published
+        sent_over
     }
 
     /// The server at `url` has ended its connection over a message that was too large.

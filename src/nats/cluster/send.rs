@@ -125,12 +125,22 @@ impl Publisher {
             self.doubted = Some(taken);
         }
         self.learned = None;
+        self.may_send_left_out = true;
+        self.propagation.limit_raised(self.now());
+    }
+
+    /// Sends what was left out because it was too large, as far as there is room.
+    pub(super) fn send_left_out(&mut self) {
         let now = self.now();
-        for account in std::mem::take(&mut self.left_out) {
+        while self.may_send_left_out
+            && let Some(account) = self.left_out.pop_first()
+        {
             if !self.propagation.ask(account, 0, now) {
-                self.notices.no_room(account);
+                self.left_out.insert(account);
+                return;
             }
         }
+        self.may_send_left_out = false;
     }
 
     pub(super) async fn asked(&mut self, asked: Result<AccountKey, RecvError>) {

@@ -31,10 +31,10 @@ impl Propagation {
             first,
             issued,
         } = row;
-        let is_safe = lane.is_fresh() && self.is_newest(issued, now);
+        let is_newest = lane.is_fresh() && self.is_newest(issued, now);
         // Fresh changes of accounts that existed go before everything else that is due.
         let due = match lane == Lane::Fresh && !first {
-            true if is_safe => URGENT,
+            true if is_newest => URGENT,
             true => URGENT_ONCE_READ,
             false => now,
         };
@@ -52,11 +52,11 @@ impl Propagation {
         };
         // Its token may have been looked up and sent before the change was listed.
         pending.fresh |= lane.is_fresh();
-        pending.must_be_read &= !is_safe;
+        pending.must_be_read &= !is_newest;
         pending.expected = true;
         let is_new = revision > pending.listed;
         let under_way = pending.sent >= revision;
-        let urgent = due <= URGENT_ONCE_READ && pending.phase == Phase::Queued;
+        let urgent = due <= URGENT_ONCE_READ && pending.phase_when_read() == Phase::Queued;
         if is_new {
             pending.routine &= !lane.is_fresh();
             self.raise(account, revision, now);
@@ -64,7 +64,7 @@ impl Propagation {
                 pending.issued = Some(issued);
             }
         }
-        if is_safe {
+        if is_newest {
             // Whatever servers hold of it is older.
             self.agenda.end_reading(account, None);
         }

@@ -140,7 +140,7 @@ impl Propagation {
         self.checks.connected(&self.roster, true, now);
         (self.greets, self.has_heard) = (!self.has_swept(), false);
         self.heard_all_since = now;
-        self.sweep.connected();
+        self.sweep.connected(now);
         self.end_readings();
         for account in self.agenda.accounts() {
             if let Some(pending) = self.agenda.get_mut(account) {

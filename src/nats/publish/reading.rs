@@ -203,7 +203,8 @@ impl Propagation {
             if known.refused.contains(&account) {
                 return;
             }
-            // It is looked at as soon as it answers, or refuses something, after a pause. That must not wait.
+            // Its check begins when it answers, or after a pause where it refuses something. The current token is sent
+            // meanwhile.
             return self.list_asked(account, revision, now);
         }
         self.roster.miss(slot, upto, standing);

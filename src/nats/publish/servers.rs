@@ -17,6 +17,9 @@ use crate::resolver::{Enforcement, MAX_SERVERS, Server, Standing, Told};
 const LOOK_UNDER_WAY: usize = 64;
 const LOOK_REMEMBERED: usize = 4_096;
 
+/// A server that was not heard for so long may have been cut off: it reports every ten seconds, where our user may hear that.
+const CUT_OFF_MS: u64 = 25_000;
+
 impl Propagation {
     /// A server has said something.
     pub(in crate::nats) fn heard(&mut self, server: &ServerInfo, now: u64) {
@@ -163,15 +166,21 @@ impl Propagation {
     pub(super) fn hear(&mut self, info: &ServerInfo, now: u64) -> Option<Slot> {
         // What a new server has loaded was fetched from anyone, at any time.
         let behind = self.checks.can_ask().then_some(0);
+        let silent_since = self
+            .roster
+            .slot(&info.id)
+            .and_then(|slot| self.roster.get(slot)?.heard_at);
         let (slot, is_back) = self.roster.heard(info, behind, now)?;
         self.has_heard = true;
         if let Some(known) = self.roster.get(slot) {
             self.checks.heard(slot, known, is_back, now);
         }
-        if is_back {
+        if is_back || silent_since.is_some_and(|since| since + CUT_OFF_MS <= now) {
             // Others may have reached it before this node did.
             self.sweep.is_unswept(slot);
             self.heard_all_since = now;
+        }
+        if is_back {
             for id in self.roster.replaced_by(slot) {
                 self.ended(&id, now);
             }
@@ -211,7 +220,30 @@ impl Propagation {
     pub(super) fn refuse(&mut self, slot: Slot, account: AccountKey, upto: u64, now: u64) {
         self.roster.miss(slot, upto, Standing::Refuses);
         self.roster.refuses(slot, account);
-        self.checks.refused(slot, account, now);
+        let known = self.roster.get(slot);
+        if known.is_some_and(|known| known.standing != Standing::Missing) {
+            self.checks.refused(slot, account, now);
+        }
+    }
+
+    /// What was too large may be sent now: servers that it was not sent to are looked at without a pause.
+    pub(in crate::nats) fn limit_raised(&mut self, now: u64) {
+        let refusing = self
+            .roster
+            .iter()
+            .filter(|(_, known)| known.standing == Standing::Refuses);
+        let slots = refusing.map(|(slot, _)| slot);
+        let waiting: Vec<Slot> = slots.filter(|slot| self.checks.is_waiting(*slot)).collect();
+        for slot in waiting {
+            self.checks.again(slot, now);
+        }
+    }
+
+    /// Whether the server with this id is known to enforce `revision` of `account`, or a newer one.
+    pub(in crate::nats) fn enforces(&self, id: &str, account: AccountKey, revision: u64) -> bool {
+        let slot = self.roster.slot(id);
+        let known = slot.and_then(|slot| Some((slot, self.roster.get(slot)?)));
+        known.is_some_and(|(slot, known)| self.enforcement(account, revision, slot, known) == Enforcement::InForce)
     }
 
     /// Which servers have not said what became of `account`; gives how many. `is_last`: it is not sent again.

@@ -243,7 +243,10 @@ impl Checks {
     /// A server refuses `account`. A check that is under way goes on with the others.
     pub(in crate::nats::publish) fn refused(&mut self, slot: Slot, account: AccountKey, now: u64) {
         match self.looking(slot) {
-            Some(looking) => looking.refuses(account),
+            Some(looking) => {
+                let was_asked = looking.refuses(account);
+                self.looks -= usize::from(was_asked);
+            }
             None => self.pause(slot, now),
         }
     }
@@ -443,7 +446,7 @@ impl Checks {
                 return false;
             }
             Held::Unknown => {
-                looking.refuses(account);
+                let _was_asked = looking.refuses(account);
                 false
             }
         };

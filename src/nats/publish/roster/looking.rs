@@ -12,6 +12,10 @@ const ANSWERS: u8 = 2;
 /// The same of what it did not answer, which may not have reached it: it was sent when the server was not back yet.
 const SILENCES: u8 = 8;
 
+/// How often it may be silent once more, whatever the account, before each further account is sent twice at most: what is
+/// sent for it goes to all servers.
+const DEAF: usize = 16;
+
 /// What a server has loaded and may hold another token of than the current one.
 #[derive(Debug, Default)]
 pub(super) struct Looking {
@@ -24,8 +28,9 @@ pub(super) struct Looking {
     asked: BTreeMap<AccountKey, Option<u64>>,
     /// What it does not enforce yet, which is being sent.
     sent: BTreeSet<AccountKey>,
-    /// What became of those.
+    /// What became of those, and how often it was silent once more about any of them.
     tried: BTreeMap<AccountKey, Tried>,
+    deaf: usize,
     /// What it does not take.
     refused: BTreeSet<AccountKey>,
 }
@@ -90,8 +95,9 @@ impl Looking {
     pub(super) fn is_other(&mut self, account: AccountKey) -> bool {
         self.asked.remove(&account);
         let tried = self.tried.entry(account).or_default();
-        if tried.answered >= ANSWERS || tried.silent >= SILENCES {
-            self.refuses(account);
+        let is_deaf = self.deaf >= DEAF && tried.silent > 1;
+        if tried.answered >= ANSWERS || tried.silent >= SILENCES || is_deaf {
+            self.refused.insert(account);
             return false;
         }
         self.sent.insert(account);
@@ -106,15 +112,18 @@ impl Looking {
             let tried = self.tried.entry(account).or_default();
             tried.answered += u8::from(has_answered);
             tried.silent += u8::from(!has_answered);
+            self.deaf += usize::from(tried.silent > 1 && !has_answered);
         }
         was_sent
     }
 
-    /// It does not take the current token of `account`, or that cannot be sent.
-    pub(super) fn refuses(&mut self, account: AccountKey) {
-        self.asked.remove(&account);
+    /// It does not take the current token of `account`, or that cannot be sent. Gives whether it was asked about it, and is
+    /// no longer.
+    #[must_use]
+    pub(super) fn refuses(&mut self, account: AccountKey) -> bool {
         self.sent.remove(&account);
         self.refused.insert(account);
+        self.asked.remove(&account).is_some()
     }
 
     pub(super) fn is_sent(&self, account: AccountKey) -> bool {

@@ -235,15 +235,26 @@ impl Roster {
         servers.filter_map(|(slot, known)| Some((slot, known.as_ref()?)))
     }
 
-    /// What changed after `upto` may not be in force at the server.
+    /// What changed after `upto` may not be in force at the server. One that is missing stays so until it is heard.
     pub(in crate::nats::publish) fn miss(&mut self, slot: Slot, upto: u64, standing: Standing) {
-        self.stands(slot, standing);
+        if self.get(slot).is_some_and(|known| known.standing != Standing::Missing) {
+            self.stands(slot, standing);
+        }
         let Some(known) = self.get_mut(slot) else { return };
         known.misses += 1;
         known.was_missing |= standing == Standing::Missing;
         let behind = known.server.behind.map_or(upto, |behind| behind.min(upto));
         if known.server.behind != Some(behind) {
             known.server.behind = Some(behind);
+            self.unagreed.changed.insert(slot);
+        }
+    }
+
+    /// The same of a server that is being looked at already.
+    pub(in crate::nats::publish) fn lower(&mut self, slot: Slot, upto: u64) {
+        let Some(known) = self.get_mut(slot) else { return };
+        if known.server.behind.is_none_or(|behind| behind > upto) {
+            known.server.behind = Some(upto);
             self.unagreed.changed.insert(slot);
         }
     }
@@ -258,15 +269,6 @@ impl Roster {
     /// How many servers are missing.
     pub(in crate::nats::publish) fn missing(&self) -> usize {
         self.missing
-    }
-
-    /// The same of a server that is being looked at already.
-    pub(in crate::nats::publish) fn lower(&mut self, slot: Slot, upto: u64) {
-        let Some(known) = self.get_mut(slot) else { return };
-        if known.server.behind.is_none_or(|behind| behind > upto) {
-            known.server.behind = Some(upto);
-            self.unagreed.changed.insert(slot);
-        }
     }
 
     /// How many servers there are.

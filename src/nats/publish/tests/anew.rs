@@ -185,3 +185,63 @@ fn g5_a_server_that_was_not_reached_by_what_was_sent_does_not_refuse_it() {
     assert!(world.roster["n2"].behind.is_none());
     world.settle();
 }
+
+#[test]
+fn g5_a_server_that_is_missing_stays_so_whatever_cannot_be_sent_to_the_others() {
+    let mut world = two_servers();
+    world.heard_by(&["n1"]);
+    world.change(&[2]);
+    world.idle(5);
+    let revision = world.change(&[1]);
+    world.propagation.unsendable(account(1), world.now);
+    assert!(revision > 0 && world.propagation.misses_any());
+    // It is looked at as soon as it is back, however long the pauses of those that refuse something are.
+    world.heard_by(&["n1", "n2"]);
+    world.idle(5);
+    assert_eq!(world.held["n2"][&account(2)], world.token(&account(2)));
+    world.settle();
+}
+
+/// Nothing of it was noticed here: no change was sent meanwhile.
+#[test]
+fn g6_a_server_that_was_silent_for_a_while_may_hold_what_others_sent() {
+    let mut world = two_servers();
+    world.is_undone = true;
+    let newer = world.token(&account(2)) + 9;
+    world.heard_by(&["n1"]);
+    world.idle(30);
+    world.push_past_us("n2", account(2), newer);
+    world.heard_by(&["n1", "n2"]);
+    world.asks_slowly = true;
+    world.pass(1);
+    world.upload(account(2), newer - 1);
+    world.asks_slowly = false;
+    world.answer_questions();
+    world.idle(5);
+    assert_eq!(world.token(&account(2)), newer);
+    world.is_undone = false;
+    world.settle();
+}
+
+#[test]
+fn g5_accounts_that_cannot_be_sent_while_they_are_looked_at_take_no_place_of_others() {
+    let mut world = two_servers();
+    world.change_keys((0..100).map(key));
+    world.idle(5);
+    world.heard_by(&["n1"]);
+    world.change_keys((0..100).map(key));
+    world.idle(5);
+    world.asks_slowly = true;
+    world.heard_by(&["n1", "n2"]);
+    world.pass(1);
+    world.answer_questions_once();
+    // 64 are looked at; those become too large.
+    for n in 0..100 {
+        world.propagation.unsendable(key(n), world.now);
+    }
+    world.asks_slowly = false;
+    world.answer_questions();
+    world.idle(60);
+    assert_eq!(world.held["n2"][&key(50)], world.token(&key(50)));
+    world.settle();
+}
