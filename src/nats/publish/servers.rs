@@ -36,6 +36,12 @@ impl Propagation {
         self.lanes.rewind_later(self.position.before_loss(), now);
     }
 
+    /// What another sender has published may be unknown here: any server may hold it.
+    pub(in crate::nats) fn unheard(&mut self, now: u64) {
+        self.sweep.is_unswept_everywhere();
+        self.heard_all_since = now;
+    }
+
     /// Whether the server with this id answers.
     pub(in crate::nats) fn is_reached(&self, id: &str) -> bool {
         let known = self.roster.slot(id).and_then(|slot| self.roster.get(slot));

@@ -89,7 +89,7 @@ impl Sweep {
     /// A connection is up. What others have published to the servers meanwhile was not heard.
     pub(super) fn connected(&mut self, now: u64) {
         self.disconnected();
-        self.swept.clear();
+        self.is_unswept_everywhere();
         self.connected = true;
         if self.hurried_at.is_none_or(|at| at + HURRY_EVERY_MS <= now) {
             (self.hurried_at, self.credit) = (Some(now), None);
@@ -113,6 +113,12 @@ impl Sweep {
     /// Every account of the server in `slot` was looked at.
     pub(super) fn is_swept(&mut self, slot: Slot, now: u64) {
         self.swept.insert(slot, now);
+        self.choose_at = 0;
+    }
+
+    /// Every server may hold anything again.
+    pub(super) fn is_unswept_everywhere(&mut self) {
+        self.swept.clear();
         self.choose_at = 0;
     }
 
