@@ -227,7 +227,7 @@ fn g6_a_server_that_was_silent_for_a_while_may_hold_what_others_sent() {
 fn g5_accounts_that_cannot_be_sent_while_they_are_looked_at_take_no_place_of_others() {
     let mut world = two_servers();
     world.change_keys((0..100).map(key));
-    world.idle(5);
+    world.settle();
     world.heard_by(&["n1"]);
     world.change_keys((0..100).map(key));
     world.idle(5);
