@@ -21,7 +21,7 @@ const WOKEN: u8 = 2;
 
 /// The state of a [`WakeFlag`], over the kind of atomic that it is in: loom's, where every order of two threads is tried.
 ///
-/// Each transition reads and writes in one step and synchronizes in both directions. Whoever finds [`WOKEN`] has seen
+/// Each transition reads and writes in one step and synchronizes in both directions. A thread that finds [`WOKEN`] has seen
 /// what came before that wake: a poll that begins with a plain store would overwrite a wake whose news it cannot see
 /// yet, and then rest.
 trait Flag {

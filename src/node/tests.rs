@@ -1,6 +1,8 @@
 //! What a start and a shutdown do on a disk that fails or hangs, and what a leader does with another node's commands.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -213,7 +215,10 @@ async fn g9_a_closing_jwt_whose_key_was_removed_is_not_sent_until_it_is_trusted_
     let temp = tempfile::tempdir().unwrap();
     let token = trusting(&[signer.public_key()], ISSUED);
     let disk = FaultyDisk::default();
-    let node = start_on(config_of(temp.path(), &token), Clock::system(), disk.open())
+    let time = Arc::new(AtomicI64::new(ISSUED));
+    let clock = time.clone();
+    let clock = Clock::from_source(move || clock.load(Ordering::Relaxed));
+    let node = start_on(config_of(temp.path(), &token), clock, disk.open())
         .await
         .unwrap();
     let resolver = &node.resolver;
@@ -229,7 +234,12 @@ async fn g9_a_closing_jwt_whose_key_was_removed_is_not_sent_until_it_is_trusted_
         .delete(None, request.into(), Submitter::Administrator)
         .await
         .unwrap();
-    assert!(resolver.to_enforce(key).await.unwrap().is_some());
+    time.store(ISSUED - 3600, Ordering::Relaxed);
+    assert!(
+        resolver.to_enforce(key).await.unwrap().is_some(),
+        "a clock that is behind keeps it from no server"
+    );
+    time.store(ISSUED, Ordering::Relaxed);
     for (signers, issued, is_sent) in [(&[][..], ISSUED + 1, false), (&[signer.public_key()], ISSUED + 2, true)] {
         let operator_key = operator.public_key().parse().unwrap();
         let newer = trusting(signers, issued);
