@@ -61,8 +61,10 @@ pub(super) async fn check_committed(
     if !contradicts {
         return Ok(());
     }
-    // Only what the members have elected is worth a word: a vote that this node knows.
-    if request.vote == core.metrics().borrow_watched().vote {
+    // Only what the members have elected is worth a word: a vote that this node knows. The metrics may not have it yet, and
+    // what follows must not be taken.
+    let vote = core.with_raft_state(|state| *state.vote_ref()).await;
+    if vote.is_ok_and(|vote| vote == request.vote) {
         let members = members(core);
         let leader = members.membership().get_node(&request.vote.leader_id.node_id);
         contacts.contradicted(leader.map_or("a node", |node| &node.name));
