@@ -70,6 +70,8 @@ mod respond;
 #[cfg(test)]
 mod revoke;
 #[cfg(test)]
+mod senders;
+#[cfg(test)]
 mod shutdown;
 #[cfg(test)]
 mod stores;

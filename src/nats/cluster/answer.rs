@@ -113,9 +113,8 @@ impl Publisher {
             Some(About::Streams(number)) => self.streams.found(number, payload),
             Some(About::Closed(number)) => self.counting.closed(number, payload),
             Some(About::Published(account)) => {
-                let is_ours = reply.is_some_and(|reply| subjects::is_from_mesh(reply, &self.mesh));
-                if let Some(published) = self.published.as_ref().filter(|_| !is_ours) {
-                    published.take(account, payload, scope);
+                if let Some(published) = &self.published {
+                    published.take(account, payload, &subjects::sender(reply, &self.mesh), scope);
                 }
             }
             None => {}

@@ -13,6 +13,7 @@ use super::notices::Notices;
 use super::overrule::{self, Refusals};
 use super::update::{is_final, unverified};
 use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token};
+use crate::nats::subjects::Sender;
 use crate::resolver::{AtLeast, ReadError, Resolver, SubmitError, Submitter};
 use crate::tasks::Scope;
 
@@ -52,8 +53,15 @@ impl Published {
         }
     }
 
-    /// `payload` was published as a token of `account`. It is adopted or overruled by a task of its own in `scope`.
-    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], scope: &Scope) {
+    /// `payload` was published as a token of `account` by `sender`. It is adopted or overruled by a task of its own in `scope`.
+    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], sender: &Sender, scope: &Scope) {
+        let submitter = match sender {
+            Sender::Own => return,
+            // It repeats what it has, so that the order of arrival says nothing of two tokens without a time of issue.
+            Sender::OtherMesh { .. } => Submitter::Anyone,
+            // Only users of the system account may publish here.
+            Sender::Other => Submitter::Administrator,
+        };
         let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::published) {
             Ok(admitted) => admitted,
             Err(reason) => return self.notices.not_adopted(account, None, &reason),
@@ -61,7 +69,7 @@ impl Published {
         let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
         let (refusals, its_scope) = (self.refusals.clone(), scope.clone());
         scope.spawn_for_client(async move {
-            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, body).await;
+            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, (body, submitter)).await;
             drop(permit);
         });
     }
@@ -93,7 +101,7 @@ async fn adopt_or_overrule(
     notices: &Notices,
     (refusals, scope): (&Refusals, &Scope),
     account: AccountKey,
-    body: Bytes,
+    (body, submitter): (Bytes, Submitter),
 ) {
     if is_enforced(resolver, account, &body).await {
         return;
@@ -103,7 +111,7 @@ async fn adopt_or_overrule(
     let is_dated = issued_at.is_some_and(|issued_at| issued_at > 0);
     let until = Instant::now() + PATIENCE;
     loop {
-        let adopting = resolver.adopt(account, body.clone(), Submitter::Administrator);
+        let adopting = resolver.adopt(account, body.clone(), submitter);
         let error = match adopting.await {
             Ok(submitted) if submitted.stored => return notices.adopted(account, submitted.revision, issued_at),
             Ok(_) => return,

@@ -228,15 +228,12 @@ impl Responder {
             return;
         };
         let Request { reply, payload, .. } = request;
-        let is_ours = |reply: &str| subjects::is_from_mesh(reply, &serving.mesh);
-        if matches!(asked, Asked::Published(_)) && reply.as_deref().is_some_and(is_ours) {
-            return;
-        }
+        let sender = subjects::sender(reply.as_deref(), &serving.mesh);
         let reply = reply.filter(|reply| subjects::may_answer(reply));
         match (asked, reply) {
             (Asked::Update, reply) => self.update(&payload, reply, serving),
             (Asked::Delete, reply) => self.delete(&payload, reply, serving),
-            (Asked::Published(account), _) => self.published.take(account, &payload, &serving.scope),
+            (Asked::Published(account), _) => self.published.take(account, &payload, &sender, &serving.scope),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
             (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),

@@ -16,7 +16,7 @@ pub(super) use names::{
 };
 pub(super) use replies::{Reply, Verdict};
 pub(super) use requests::{
-    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, asked, deleted, denied, failed, is_from_mesh,
-    kept_of_delete, listed, may_answer, not_deleted, packed, unverified, updated,
+    ANSWERS, Asked, Denied, LISTED_KEY_BYTES, OwnInfo, REQUESTS, Sender, asked, deleted, denied, failed,
+    kept_of_delete, listed, may_answer, not_deleted, packed, sender, unverified, updated,
 };
 pub(super) use servers::{ServerInfo, clip, closed, closed_request, held, loaded, reporter, streams, streams_request};

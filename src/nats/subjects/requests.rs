@@ -45,6 +45,9 @@ pub(in crate::nats) const REQUESTS: [(&str, Group); 7] = [
 /// Where answers go: clients' inboxes, and those of nats-servers. What a gateway puts before them, the server removes.
 pub(in crate::nats) const ANSWERS: [&str; 2] = ["_INBOX.>", "$SYS._INBOX.>"];
 
+/// So much of what a sender says of itself is logged: a name has at most 63 characters, the id of a mesh 36.
+const MAX_NAME_CHARS: usize = 64;
+
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nats) enum Asked {
@@ -89,11 +92,40 @@ fn unrouted(reply: &str) -> &str {
     }
 }
 
-/// Whether an update whose answers go to `reply` was sent by a publisher of `mesh`. What its nodes send is newer than what
-/// another of them knows, or will be followed by it; what another mesh sends may be older.
-pub(in crate::nats) fn is_from_mesh(reply: &str, mesh: &str) -> bool {
-    let sender = reply.rsplit_once('-').map(|(_, sender)| sender);
-    is_from_publisher(reply) && !mesh.is_empty() && sender == Some(mesh)
+/// Who has given the servers an update, as far as its reply subject tells.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::nats) enum Sender {
+    /// A publisher of this mesh. What its nodes send is newer than what another of them knows, or will be followed by it.
+    Own,
+    /// A publisher of another mesh. What it sends may be older, and it repeats that.
+    OtherMesh {
+        /// The node, by its own word.
+        node: String,
+        /// The mesh, by its own word; empty in versions that do not say it.
+        mesh: String,
+    },
+    /// Another program.
+    Other,
+}
+
+/// Who has sent an update whose answers go to `reply`, as a node of `mesh` sees it.
+pub(in crate::nats) fn sender(reply: Option<&str>, mesh: &str) -> Sender {
+    let Some(reply) = reply.filter(|reply| is_from_publisher(reply)) else {
+        return Sender::Other;
+    };
+    let word = |text: &str| clip(text, MAX_NAME_CHARS);
+    let rest = unrouted(reply).strip_prefix(INBOX_PREFIX).unwrap_or_default();
+    let node = rest.split('.').nth(1).unwrap_or_default();
+    // ACCOUNT-REVISION-MESH
+    let mut last = reply.rsplit('.').next().unwrap_or_default().splitn(3, '-');
+    let other = last.nth(2).unwrap_or_default();
+    if !mesh.is_empty() && other == mesh {
+        return Sender::Own;
+    }
+    Sender::OtherMesh {
+        node: word(node),
+        mesh: word(other),
+    }
 }
 
 /// Whether an update whose answers go to `reply` was sent by a node's publisher, of whichever mesh.
@@ -312,9 +344,26 @@ mod tests {
             ("_GR_.AbC.xyz._INBOX.x-4f".to_owned(), false),
             (String::new(), false),
         ] {
-            assert_eq!(is_from_mesh(&reply, "4f"), is, "{reply}");
-            assert!(!is_from_mesh(&reply, ""), "{reply}: no mesh sends anything");
+            assert_eq!(sender(Some(&reply), "4f") == Sender::Own, is, "{reply}");
+            assert_ne!(sender(Some(&reply), ""), Sender::Own, "{reply}: no mesh sends anything");
         }
+        let other = |node: &str, mesh: &str| Sender::OtherMesh {
+            node: node.to_owned(),
+            mesh: mesh.to_owned(),
+        };
+        for (reply, wanted) in [
+            (of("4e-1"), other("fra-1", "4e-1")),
+            (format!("_GR_.AbC.xyz.{}", of("4e")), other("fra-1", "4e")),
+            ("_INBOX.jwtmesh.fra-1.x9Y.AAAA-1".to_owned(), other("fra-1", "")),
+            ("_INBOX.x-4e".to_owned(), Sender::Other),
+        ] {
+            assert_eq!(sender(Some(&reply), "4f"), wanted, "{reply}");
+        }
+        assert_eq!(sender(None, "4f"), Sender::Other);
+        assert_eq!(
+            sender(Some(&of(&"x".repeat(999))), "4f"),
+            other("fra-1", &"x".repeat(64))
+        );
     }
 
     /// Otherwise a user who may only look accounts up could have us reload a server, or tell a publisher of ours that a
