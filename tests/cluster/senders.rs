@@ -1,12 +1,43 @@
 //! What others give to the servers: other meshes, and programs with creds of the system account.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::asker::{Answering, update_of};
-use crate::support::mint::Account;
-use crate::support::node::Node;
-use crate::support::process::eventually;
+use crate::support::mint::{Account, Operator, User, now};
+use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::nats_user::NatsUser;
+use crate::support::node::{NatsLink, Node, Options};
+use crate::support::process::{eventually, free_port};
 use crate::support::tools::NEWEST;
+
+/// A node that is connected as `user` to the servers at `ports`.
+fn node_for(operator: &Operator, user: &User, ports: &[u16], respond: bool) -> Node {
+    let servers = ports.iter().map(|port| format!("nats://127.0.0.1:{port}"));
+    let link = NatsLink {
+        respond,
+        ..NatsLink::plain(servers.collect(), user.creds())
+    };
+    let options = Options {
+        nats: vec![link],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node
+}
+
+/// Each of so many servers enforces every change.
+#[track_caller]
+fn wait_until_up_to_date(node: &Node, count: usize) {
+    eventually("the servers are up to date", || {
+        let servers = node.cli_json(&["nats", "servers"]);
+        let items = servers["items"].as_array()?;
+        let are = items.iter().all(|server| server["state"] == "up-to-date");
+        (items.len() == count && are).then_some(())
+    });
+}
 
 fn lines_about(node: &Node, words: &str, account: &Account) -> Vec<String> {
     let log = node.log();
@@ -46,4 +77,63 @@ fn g6_an_undated_jwt_is_adopted_from_a_program_and_never_from_another_mesh() {
         (!lines_about(&mesh.node, HEARD, account).is_empty()).then_some(())
     });
     assert_eq!(mesh.node.get_account(&account.id()).text(), newer);
+}
+
+/// An account is shut in one mesh and not in the other. Each refuses what the other sends.
+#[test]
+fn g6_two_meshes_that_disagree_say_so_and_overrule_each_other_ever_more_rarely() {
+    let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+    let user = operator.system.answering_user();
+    let token = operator.account_at(&account, now() - 600);
+    let start = || {
+        let node = node_for(&operator, &user, &[port], true);
+        node.put(&account, &token);
+        node
+    };
+    let ours = start();
+    let server = NatsServer::start_on_port(NEWEST, port, &resolver_config(&operator.token(), &ours.accounts_url()));
+    let _member = eventually("a user gets in", || {
+        NatsUser::connect(server.address(), &account.user()).ok()
+    });
+    wait_until_up_to_date(&ours, 1);
+    let theirs = start();
+    wait_until_up_to_date(&theirs, 1);
+    let closing = operator.account_with(&account, |claims| {
+        claims["iat"] = json!(now() - 900);
+        claims["nats"]["limits"]["conn"] = json!(0);
+        claims["nats"]["limits"]["leaf"] = json!(0);
+    });
+    let file = theirs.folder().join("closing.jwt");
+    std::fs::write(&file, &closing).expect("the test's own folder");
+    let (id, file) = (account.id(), file.display().to_string());
+    let kept = theirs.cli(&["account", "closing", "set", &id, &file]);
+    assert!(kept.status.success(), "{kept:?}");
+    let mut hears = NatsUser::connect(server.address(), &operator.system.user()).expect("it gets in");
+    hears.subscribe(&update_of(&account));
+    let killed = theirs.cli(&["account", "kill", &id, "--yes"]);
+    assert!(killed.status.success(), "{killed:?}");
+    let mut sent = Vec::new();
+    eventually("it becomes rarer", || {
+        let next = hears.next(Duration::from_secs(3));
+        let is_rare = next.is_none() && !sent.is_empty();
+        sent.extend(next.map(|message| message.payload == closing.as_bytes()));
+        is_rare.then_some(())
+    });
+    assert!(sent[0] && sent.contains(&false), "it was overruled at once: {sent:?}");
+    let said = |node: &Node| lines_about(node, "two senders disagree about this account", &account);
+    eventually("it is said", || {
+        (said(&ours).len() + said(&theirs).len() > 0).then_some(())
+    });
+    for (node, other) in [(&ours, &theirs), (&theirs, &ours)] {
+        let lines = said(node);
+        assert!(lines.len() <= 1, "{lines:?}");
+        let mesh = other.cli_json(&["status"])["cluster_id"]
+            .as_str()
+            .expect("a mesh")
+            .to_owned();
+        for line in lines {
+            let names = format!("node one of mesh {mesh} sends");
+            assert!(line.contains(" ERROR ") && line.contains(&names), "{line}");
+        }
+    }
 }

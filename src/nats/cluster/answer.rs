@@ -114,7 +114,7 @@ impl Publisher {
             Some(About::Closed(number)) => self.counting.closed(number, payload),
             Some(About::Published(account)) => {
                 if let Some(published) = &self.published {
-                    published.take(account, payload, &subjects::sender(reply, &self.mesh), scope);
+                    published.take(account, payload, subjects::sender(reply, &self.mesh), scope);
                 }
             }
             None => {}

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::jwt::{AccountKey, time};
 use crate::nats::said::{AGAIN, Said};
-use crate::nats::subjects::{self, Denied, REQUESTS};
+use crate::nats::subjects::{self, Denied, REQUESTS, Sender};
 use crate::resolver::Revision;
 
 /// Writes the log lines of one responder. Clones are the same.
@@ -180,6 +180,32 @@ impl Notices {
                 not_logged,
                 "another sender published a JWT of this account to the NATS servers, which may have taken it; it is refused \
                  here, and the present one, if there is one, is sent to them again: {reason}"
+            );
+        }
+    }
+
+    /// A JWT of `account` is refused again and again, and overruled: its sender repeats it.
+    pub(super) fn disagree(&self, account: AccountKey, sender: &Sender, mesh: &str, longest_seconds: u64) {
+        let who = match sender {
+            Sender::OtherMesh { node, mesh } if mesh.is_empty() => format!("node {node} of another mesh"),
+            Sender::OtherMesh { node, mesh } => format!("node {node} of mesh {mesh}"),
+            Sender::Own | Sender::Other => "another program, with creds of the system account,".to_owned(),
+        };
+        let is_new = {
+            let mut said = self.overruled.lock().unwrap_or_else(PoisonError::into_inner);
+            said.is_due(&format!("disagree {account}"))
+        };
+        let not_logged = if is_new { Some(0) } else { self.due("disagree") };
+        if let Some(not_logged) = not_logged {
+            tracing::error!(
+                nats_cluster = %self.cluster,
+                %account,
+                not_logged,
+                "two senders disagree about this account: {who} sends the NATS servers a JWT again and again that is refused here, \
+                 and this mesh ({mesh}) sends its own in its place. It now waits longer each time, up to {longest_seconds} seconds, \
+                 in which the servers enforce the other one. Have only one of them send to these servers (remove the other's \
+                 [[nats]]), or give both the same JWT: push one that was signed now to both; an account that was deleted or shut \
+                 in one mesh must be deleted or shut in the other too"
             );
         }
     }

@@ -4,7 +4,14 @@
 //! refusal is followed by a second request to send the account again, more than a second later. An account stays due until
 //! the resolver has taken that request. All this lasts longer than any connection: the task ends when the responder and the
 //! tasks of its requests have.
+//!
+//! A sender that does the same, such as another mesh that has another JWT of the account, and this mesh would overrule each
+//! other without end. So what was refused is remembered, and where the same bytes come again and again, the pauses before the
+//! account is sent again grow to minutes, and the log says that two senders disagree. An older JWT that somebody pushes a few
+//! times is overruled at once each time.
 
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,8 +19,10 @@ use tokio::time::Instant;
 
 use super::notices::Notices;
 use crate::jwt::AccountKey;
+use crate::nats::subjects::Sender;
 use crate::nats::wait::until;
 use crate::resolver::Resolver;
+use crate::tasks::Scope;
 
 /// The second request comes so long after the refusal: later than the second in which nothing is sent again, and than a
 /// message takes to the farthest server.
@@ -28,41 +37,93 @@ const ACCOUNTS: usize = 4096;
 /// Refusals that wait for the task; it only has to note them.
 const REFUSALS: usize = 256;
 
+/// The same bytes are overruled at once so many times: administrators try again by hand.
+const AT_ONCE: u32 = 3;
+
+/// The first pause before they are overruled again. It doubles up to the longest: rarely enough for servers and logs, often
+/// enough for a revocation that the other sender undoes.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(256);
+
+/// How long refused bytes are remembered. Two meshes that both wait for the longest pause hear each other after twice that.
+const REMEMBERED: Duration = Duration::from_secs(1_200);
+
+/// Refused tokens that are remembered; beyond it the one that was refused longest ago is forgotten.
+const DISPUTES: usize = 4096;
+
+/// A token that was refused.
+#[derive(Debug)]
+struct Refused {
+    account: AccountKey,
+    digest: u64,
+    sender: Sender,
+}
+
 /// Takes the accounts whose tokens were refused. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Refusals(mpsc::Sender<AccountKey>);
+pub(super) struct Refusals {
+    sender: mpsc::Sender<Refused>,
+    /// Keys of a hash: nobody can choose two tokens with the same one.
+    keys: RandomState,
+}
 
 impl Refusals {
-    /// A place to report refusals, and where they arrive.
-    pub(super) fn channel() -> (Self, mpsc::Receiver<AccountKey>) {
-        let (sender, receiver) = mpsc::channel(REFUSALS);
-        (Self(sender), receiver)
+    /// A place to report refusals to. Their accounts are sent again by a task in `scope`, until the last clone is dropped.
+    pub(super) fn start(resolver: &Resolver, notices: &Notices, scope: &Scope) -> Self {
+        let (sender, refused) = mpsc::channel(REFUSALS);
+        let overruling = run(resolver.clone(), notices.clone(), refused);
+        scope.spawn("sending accounts again that were overwritten", overruling);
+        let keys = RandomState::new();
+        Self { sender, keys }
     }
 
-    /// A JWT of `account` was refused, and servers may have taken it.
-    pub(super) async fn report(&self, account: AccountKey) {
+    /// The JWT of `account` in `body` was refused, and servers may have taken it from `sender`.
+    pub(super) async fn report(&self, account: AccountKey, body: &[u8], sender: Sender) {
+        let digest = self.keys.hash_one(body);
+        let refused = Refused {
+            account,
+            digest,
+            sender,
+        };
         // It fails only where the task has panicked, which ends the node.
-        let _ = self.0.send(account).await;
+        let _ = self.sender.send(refused).await;
     }
 }
 
 /// Has the accounts in `refusals` sent again, until no more can come.
-pub(super) async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc::Receiver<AccountKey>) {
-    let mut waiting = Overrules::default();
+async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc::Receiver<Refused>) {
+    let (mut waiting, mut disputes) = (Overrules::default(), Disputes::default());
     loop {
         let refused = tokio::select! {
             biased;
             () = until(waiting.next()) => None,
             refused = refusals.recv() => match refused {
-                Some(account) => Some(account),
+                Some(refused) => Some(refused),
                 None => break,
             },
         };
         let now = Instant::now();
-        if let Some(account) = refused {
-            // If it is not taken now, the second request is to come.
-            let is_taken = resolver.overrule(account);
-            if !waiting.refused(account, now) && !is_taken {
+        if let Some(Refused {
+            account,
+            digest,
+            sender,
+        }) = refused
+        {
+            let is_noted = match disputes.refused(account, digest, now) {
+                // If it is not taken now, the second request is to come.
+                When::Now => {
+                    let is_taken = resolver.overrule(account);
+                    waiting.refused(account, now) || is_taken
+                }
+                When::Later { at, is_new } => {
+                    if is_new {
+                        let mesh = resolver.mesh().unwrap_or_default();
+                        notices.disagree(account, &sender, &mesh, LONGEST_PAUSE.as_secs());
+                    }
+                    waiting.put_off(account, at)
+                }
+            };
+            if !is_noted {
                 notices.too_many("refused JWTs that servers may have taken");
             }
             continue;
@@ -74,8 +135,73 @@ pub(super) async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc
         }
     }
     // The node stops: the second request comes early, rather than not at all.
-    for account in waiting.take_due(Instant::now() + LATEST + AGAIN) {
+    for Waiting { account, .. } in waiting.0 {
         let _ = resolver.overrule(account);
+    }
+}
+
+/// When an account is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    /// `is_new`: it is the first time that it is not sent at once.
+    Later {
+        at: Instant,
+        is_new: bool,
+    },
+}
+
+/// A token that was refused, and is remembered.
+#[derive(Debug)]
+struct Dispute {
+    /// How many times it was overruled.
+    times: u32,
+    /// What comes before belongs to the last of these.
+    until: Instant,
+    last: Instant,
+}
+
+/// The tokens that were refused, by their accounts and digests.
+#[derive(Debug, Default)]
+struct Disputes(BTreeMap<(AccountKey, u64), Dispute>);
+
+impl Disputes {
+    /// A token of `account` with this digest was refused at `now`.
+    fn refused(&mut self, account: AccountKey, digest: u64, now: Instant) -> When {
+        let key = (account, digest);
+        self.0.retain(|_, dispute| dispute.last + REMEMBERED > now);
+        if self.0.len() >= DISPUTES && !self.0.contains_key(&key) {
+            let oldest = self.0.iter().min_by_key(|(_, dispute)| dispute.last);
+            if let Some(oldest) = oldest.map(|(oldest, _)| *oldest) {
+                self.0.remove(&oldest);
+            }
+        }
+        let dispute = self.0.entry(key).or_insert(Dispute {
+            times: 0,
+            until: now,
+            last: now,
+        });
+        dispute.last = now;
+        let is_another = dispute.times == 0 || now >= dispute.until;
+        if is_another {
+            dispute.times = dispute.times.saturating_add(1);
+            dispute.until = now + pause(dispute.times);
+        }
+        match dispute.times {
+            ..=AT_ONCE => When::Now,
+            times => When::Later {
+                at: dispute.until,
+                is_new: is_another && times == AT_ONCE + 1,
+            },
+        }
+    }
+}
+
+/// How long it lasts until the same bytes count as refused once more, after so many times.
+fn pause(times: u32) -> Duration {
+    match times.checked_sub(AT_ONCE + 1) {
+        None => AGAIN,
+        Some(doubled) => FIRST_PAUSE.saturating_mul(1 << doubled.min(16)).min(LONGEST_PAUSE),
     }
 }
 
@@ -94,17 +220,28 @@ impl Overrules {
     /// A JWT of `account` was refused at `now`, or the account could not be sent then. `false` if too many wait.
     fn refused(&mut self, account: AccountKey, now: Instant) -> bool {
         if let Some(known) = self.0.iter_mut().find(|known| known.account == account) {
+            known.first = known.first.min(now);
             known.due = (now + AGAIN).min(known.first + LATEST);
-        } else if self.0.len() < ACCOUNTS {
-            self.0.push(Waiting {
-                account,
-                first: now,
-                due: now + AGAIN,
-            });
-        } else {
-            return false;
+            return true;
         }
-        true
+        self.add(account, now, now + AGAIN)
+    }
+
+    /// `account` is to be sent again `at` this time, or before. `false` if too many wait.
+    fn put_off(&mut self, account: AccountKey, at: Instant) -> bool {
+        if let Some(known) = self.0.iter_mut().find(|known| known.account == account) {
+            known.due = known.due.min(at);
+            return true;
+        }
+        self.add(account, at, at)
+    }
+
+    fn add(&mut self, account: AccountKey, first: Instant, due: Instant) -> bool {
+        let has_room = self.0.len() < ACCOUNTS;
+        if has_room {
+            self.0.push(Waiting { account, first, due });
+        }
+        has_room
     }
 
     /// When the next one is due.
@@ -146,6 +283,68 @@ mod tests {
         assert_eq!(overrules.next(), Some(at(4_000)));
         assert_eq!(overrules.take_due(at(4_000)), [account(2)]);
         assert_eq!(overrules.next(), None);
+    }
+
+    #[test]
+    fn g6_the_same_bytes_are_overruled_at_once_three_times_and_then_at_growing_pauses() {
+        let begin = Instant::now();
+        let mut disputes = Disputes::default();
+        let (mut now, mut pauses) = (begin, Vec::new());
+        // A sender that answers at once, twice each time.
+        for _ in 0..3 {
+            assert_eq!(disputes.refused(account(1), 7, now), When::Now);
+            assert_eq!(disputes.refused(account(1), 7, now + AGAIN / 2), When::Now);
+            now += AGAIN;
+        }
+        for round in 0..10 {
+            let When::Later { at, is_new } = disputes.refused(account(1), 7, now) else {
+                panic!("{round}: at once");
+            };
+            assert_eq!(is_new, round == 0, "it is said once");
+            let again = disputes.refused(account(1), 7, now + Duration::from_secs(1));
+            assert_eq!(again, When::Later { at, is_new: false }, "it is put off no further");
+            pauses.push((at - now).as_secs());
+            // The other one waits as long.
+            now = at + (at - now);
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        assert_eq!(disputes.refused(account(1), 8, now), When::Now, "other bytes");
+        assert_eq!(disputes.refused(account(2), 7, now), When::Now, "of another account");
+        let later = now + REMEMBERED;
+        assert_eq!(disputes.refused(account(1), 7, later), When::Now, "it is forgotten");
+    }
+
+    #[test]
+    fn g6_an_account_that_is_put_off_is_sent_in_time_and_at_once_when_other_bytes_are_refused() {
+        let begin = Instant::now();
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        let mut overrules = Overrules::default();
+        assert!(overrules.put_off(account(1), at(60_000)) && overrules.put_off(account(2), at(60_000)));
+        assert!(overrules.put_off(account(1), at(90_000)), "it is put off no further");
+        assert_eq!(overrules.next(), Some(at(60_000)));
+        assert!(overrules.refused(account(1), at(1_000)));
+        assert_eq!(overrules.next(), Some(at(2_200)));
+        assert!(overrules.refused(account(1), at(4_400)));
+        assert_eq!(
+            overrules.take_due(at(4_500)),
+            [account(1)],
+            "not for more than 3.5 seconds"
+        );
+        assert_eq!(overrules.take_due(at(60_000)), [account(2)]);
+    }
+
+    #[test]
+    fn g12_the_number_of_refused_tokens_that_are_remembered_is_bounded() {
+        let (mut disputes, now) = (Disputes::default(), Instant::now());
+        for n in 0..5_000_u16 {
+            let at = now + Duration::from_millis(u64::from(n));
+            assert_eq!(disputes.refused(account(n), 7, at), When::Now);
+        }
+        assert_eq!(disputes.0.len(), DISPUTES);
+        assert!(
+            !disputes.0.contains_key(&(account(0), 7)),
+            "the oldest one is forgotten"
+        );
     }
 
     #[test]

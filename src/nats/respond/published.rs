@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::limits::{Limits, Permit};
 use super::notices::Notices;
-use super::overrule::{self, Refusals};
+use super::overrule::Refusals;
 use super::update::{is_final, unverified};
 use crate::jwt::{AccountKey, MAX_TOKEN_BYTES, Token};
 use crate::nats::subjects::Sender;
@@ -41,27 +41,20 @@ impl Published {
     /// For the NATS cluster called `name`. Accounts that are overruled are sent again by a task in `scope`, until the last
     /// clone is dropped.
     pub(in crate::nats) fn start(name: &str, resolver: &Resolver, scope: &Scope) -> Self {
-        let (refusals, refused) = Refusals::channel();
         let notices = Notices::new(name);
-        let overruling = overrule::run(resolver.clone(), notices.clone(), refused);
-        scope.spawn("sending accounts again that were overwritten", overruling);
         Self {
             resolver: resolver.clone(),
             limits: Limits::default(),
-            refusals,
+            refusals: Refusals::start(resolver, &notices, scope),
             notices,
         }
     }
 
     /// `payload` was published as a token of `account` by `sender`. It is adopted or overruled by a task of its own in `scope`.
-    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], sender: &Sender, scope: &Scope) {
-        let submitter = match sender {
-            Sender::Own => return,
-            // It repeats what it has, so that the order of arrival says nothing of two tokens without a time of issue.
-            Sender::OtherMesh { .. } => Submitter::Anyone,
-            // Only users of the system account may publish here.
-            Sender::Other => Submitter::Administrator,
-        };
+    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], sender: Sender, scope: &Scope) {
+        if sender == Sender::Own {
+            return;
+        }
         let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::published) {
             Ok(admitted) => admitted,
             Err(reason) => return self.notices.not_adopted(account, None, &reason),
@@ -69,7 +62,7 @@ impl Published {
         let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
         let (refusals, its_scope) = (self.refusals.clone(), scope.clone());
         scope.spawn_for_client(async move {
-            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, (body, submitter)).await;
+            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, (body, sender)).await;
             drop(permit);
         });
     }
@@ -101,8 +94,14 @@ async fn adopt_or_overrule(
     notices: &Notices,
     (refusals, scope): (&Refusals, &Scope),
     account: AccountKey,
-    (body, submitter): (Bytes, Submitter),
+    (body, sender): (Bytes, Sender),
 ) {
+    let submitter = match sender {
+        // Only users of the system account may publish here.
+        Sender::Other => Submitter::Administrator,
+        // It repeats what it has, so that the order of arrival says nothing of two tokens without a time of issue.
+        Sender::OtherMesh { .. } | Sender::Own => Submitter::Anyone,
+    };
     if is_enforced(resolver, account, &body).await {
         return;
     }
@@ -119,7 +118,7 @@ async fn adopt_or_overrule(
         };
         if is_final(&error) {
             notices.overruled(account, issued_at, &error.to_string());
-            return refusals.report(account).await;
+            return refusals.report(account, &body, sender).await;
         }
         let may_pass = is_dated && !matches!(error, SubmitError::Read(ReadError::Damaged(_)));
         if !may_pass || Instant::now() >= until || scope.until_stop(sleep(AGAIN)).await.is_none() {

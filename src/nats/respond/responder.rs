@@ -233,7 +233,7 @@ impl Responder {
         match (asked, reply) {
             (Asked::Update, reply) => self.update(&payload, reply, serving),
             (Asked::Delete, reply) => self.delete(&payload, reply, serving),
-            (Asked::Published(account), _) => self.published.take(account, &payload, &sender, &serving.scope),
+            (Asked::Published(account), _) => self.published.take(account, &payload, sender, &serving.scope),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
             (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),

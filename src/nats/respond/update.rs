@@ -10,7 +10,7 @@ use super::answers::Answers;
 use super::notices::Notices;
 use super::overrule::Refusals;
 use crate::jwt::AccountKey;
-use crate::nats::subjects;
+use crate::nats::subjects::{self, Sender};
 use crate::resolver::{INLINE_TOKEN_BYTES, ProposeError, Resolver, SubmitError, Submitter};
 use crate::tasks::off_the_workers;
 
@@ -39,7 +39,7 @@ pub(super) async fn answer(
     // Before the time is up, so that the answer does not come later.
     let (account, _) = unverified(&body).await;
     // Only users of the system account may publish here.
-    let submitting = resolver.submit(None, body, Submitter::Administrator);
+    let submitting = resolver.submit(None, body.clone(), Submitter::Administrator);
     let submitted = timeout_at(arrived + patience, submitting).await;
     let reason = match submitted {
         Ok(Ok(_)) => {
@@ -50,7 +50,7 @@ pub(super) async fn answer(
         }
         Ok(Err(error)) => {
             if let Some(account) = account.filter(|_| is_final(&error)) {
-                refusals.report(account).await;
+                refusals.report(account, &body, Sender::Other).await;
             }
             error.to_string()
         }
