@@ -280,8 +280,8 @@ fn g6_an_older_jwt_is_overruled_although_the_connection_is_lost_at_once() {
         .expect("the connections");
     let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
     let all = answer["data"]["connections"].as_array().expect("connections");
-    let responder = all.iter().find(|one| one["name"] == "jwtmesh-one-responder");
-    let kick = json!({"cid": responder.expect("it is connected")["cid"]}).to_string();
+    let publisher = all.iter().find(|one| one["name"] == "jwtmesh-one");
+    let kick = json!({"cid": publisher.expect("it is connected")["cid"]}).to_string();
     let kick_subject = format!(
         "$SYS.REQ.SERVER.{}.KICK",
         answer["server"]["id"].as_str().expect("an id")
@@ -297,7 +297,7 @@ fn g6_an_older_jwt_is_overruled_although_the_connection_is_lost_at_once() {
     assert!(system.try_ask(&kick_subject, None, kick.as_bytes(), PATIENCE).is_some());
     eventually("the connection is lost", || {
         let log = mesh.node.log();
-        log.contains("the connection over which requests are answered is lost")
+        log.contains("the connection to this NATS cluster is lost")
             .then_some(())
     });
     eventually("bob is kept out again", || {
@@ -466,6 +466,7 @@ fn g7_without_a_quorum_an_error_is_answered_in_time() {
     let server = NatsServer::start_on_port(NEWEST, port, &config);
     let mut system = Asker::new(&server, &operator);
     system.wait_until_answered(&account);
+    let _loaded = NatsUser::connect(server.address(), &account.user()).expect("the account is served");
     mesh.nodes[1].kill();
     mesh.nodes[2].kill();
     system.wait_until_answered(&account);

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::asker::{Answering, update_of};
+use crate::support::mesh::{Nodes, nats_link_as};
 use crate::support::mint::{Account, Operator, User, now};
-use crate::support::nats_server::{NatsServer, resolver_config};
+use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{NatsLink, Node, Options};
 use crate::support::process::{eventually, free_port};
@@ -136,4 +138,58 @@ fn g6_two_meshes_that_disagree_say_so_and_overrule_each_other_ever_more_rarely()
             assert!(line.contains(" ERROR ") && line.contains(&names), "{line}");
         }
     }
+}
+
+/// It sends fresh changes without a question, because it has heard what others gave to the servers. Of several nodes any one
+/// may answer requests.
+#[test]
+fn g6_the_node_that_publishes_hears_itself_what_others_give_to_the_servers() {
+    let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+    let (_creds, link) = nats_link_as(&operator.system.answering_user(), port);
+    let mesh = Nodes::unformed_with(3, &operator.token(), &link).form();
+    mesh.nodes[0].put(&operator.system, &operator.system_token());
+    mesh.nodes[0].put(&account, &operator.account_at(&account, now() - 600));
+    let config = resolver_config(&operator.token(), &mesh.nodes[0].accounts_url());
+    let server = NatsServer::start_on_port(NEWEST, port, &config);
+    wait_until_up_to_date(&mesh.nodes[0], 1);
+    let mut system = NatsUser::connect(server.address(), &operator.system.user()).expect("it gets in");
+    for round in 0..8 {
+        let newer = operator.account_at(&account, now() - 500 + 10 * round);
+        system.publish(&update_of(&account), newer.as_bytes());
+        mesh.wait_until_served(&account, &newer);
+    }
+    let has_adopted = |node: &&Node| node.log().contains("which another sender published");
+    let adopters: Vec<_> = mesh.nodes.iter().filter(has_adopted).collect();
+    assert_eq!(adopters.len(), 1, "a node that does not publish has heard it");
+    let log = adopters[0].log();
+    assert!(log.contains("this node publishes to this NATS cluster now"), "{log}");
+}
+
+/// While a server is missing there are several connections, over which the same is heard.
+#[test]
+fn g6_what_is_heard_over_two_connections_is_overruled_once() {
+    let (operator, account) = (Operator::new("O"), Account::new("A"));
+    let ports: Vec<_> = (0..3).map(|_| (free_port(), free_port())).collect();
+    let user = operator.system.propagating_user();
+    let node = node_for(&operator, &user, &[ports[0].0, ports[1].0], false);
+    let old = operator.account_at(&account, now() - 600);
+    node.put(&account, &old);
+    let config = resolver_config(&operator.token(), &node.accounts_url());
+    let servers = cluster(NEWEST, &["n1", "n2", "n3"], &ports, &config);
+    wait_until_up_to_date(&node, 3);
+    servers[2].signal(Signal::KILL);
+    node.put(&account, &operator.account_at(&account, now() - 300));
+    eventually("both servers are connected to", || {
+        node.log().contains("also connected to this server").then_some(())
+    });
+    let mut system = NatsUser::connect(servers[0].address(), &operator.system.user()).expect("it gets in");
+    system.publish(&update_of(&account), old.as_bytes());
+    let last = Account::new("last");
+    system.publish(&update_of(&last), b"garbage");
+    eventually("what came later was looked at", || {
+        (!lines_about(&node, HEARD, &last).is_empty()).then_some(())
+    });
+    let lines = lines_about(&node, HEARD, &account);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines_about(&node, HEARD, &last).len(), 1, "{}", node.log());
 }

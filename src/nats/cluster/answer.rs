@@ -113,9 +113,8 @@ impl Publisher {
             Some(About::Streams(number)) => self.streams.found(number, payload),
             Some(About::Closed(number)) => self.counting.closed(number, payload),
             Some(About::Published(account)) => {
-                if let Some(published) = &self.published {
-                    published.take(account, payload, subjects::sender(reply, &self.mesh), scope);
-                }
+                let sender = subjects::sender(reply, &self.mesh);
+                self.published.take(account, payload, sender, scope);
             }
             None => {}
         }

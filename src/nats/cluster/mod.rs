@@ -74,7 +74,7 @@ pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &
             resolver: resolver.clone(),
             propagation: Propagation::new(resolver.position(&cluster.name), resolver.servers(&cluster.name)),
             judge: Judge::new(resolver.clone()),
-            published: (!cluster.respond).then(|| Published::start(&cluster.name, resolver, scope)),
+            published: Published::start(&cluster.name, resolver, scope),
             found: BTreeMap::new(),
             unknown: BTreeSet::new(),
             mesh: String::new(),
@@ -134,8 +134,8 @@ struct Publisher {
     /// What servers hold, being compared with the state.
     comparing: FuturesUnordered<Comparing>,
     judge: Judge,
-    /// Where what other senders publish is adopted or overruled, if no responder does.
-    published: Option<Published>,
+    /// Where what other senders publish is adopted or overruled.
+    published: Published,
     /// How many tokens that servers held were adopted and overruled, by their ids.
     found: BTreeMap<String, Found>,
     /// Accounts that are not known here and were reported.
@@ -227,6 +227,8 @@ enum Woken {
     Inquiry(Asking),
     Other(Happened),
     Lease(Asked),
+    /// Something that another sender published was neither adopted nor refused.
+    Unheard,
     Time,
 }
 
@@ -455,6 +457,7 @@ impl Publisher {
                 Some(inquiry) = self.inquiries.recv() => Woken::Inquiry(inquiry),
                 happened = self.others.next() => Woken::Other(happened),
                 done = outcome(&mut self.lease.asking) => Woken::Lease(done),
+                () = self.published.unheard() => Woken::Unheard,
                 () = until(wake) => Woken::Time,
             };
             match woken {
@@ -480,6 +483,7 @@ impl Publisher {
                 Woken::Inquiry(Asking::Streams(inquiry)) => self.search(inquiry),
                 Woken::Other(happened) => self.other_happened(happened, scope),
                 Woken::Lease(asked) => self.lease.asked(asked),
+                Woken::Unheard => self.propagation.unheard(self.now()),
                 Woken::Time => {}
             }
         }

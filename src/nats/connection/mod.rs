@@ -47,8 +47,8 @@ const EVENTS: usize = 64;
 /// The client drops further ones, and the changes that they answered are sent again.
 const REPLIES: usize = 32 * 1024;
 
-/// The same of requests, for each of seven subjects: more small ones than the client reads from the socket at once. They are
-/// read as fast as they come, and set aside or refused. With the default `max_payload` they are 3.5 GiB at most, if the
+/// The same of requests, for each of five subjects: more small ones than the client reads from the socket at once. They are
+/// read as fast as they come, and set aside or refused. With the default `max_payload` they are 2.5 GiB at most, if the
 /// responder did not run for as long as it takes to receive so much.
 const WAITING_REQUESTS: usize = 512;
 
@@ -105,11 +105,10 @@ impl Connection {
     /// Connects to the server at `url` of `cluster`. The creds and certificates are read now, so that new files take
     /// effect with the next connection. An error is a sentence for the log.
     pub(in crate::nats) async fn open(node: &str, cluster: &NatsCluster, url: &str) -> Result<Self, String> {
-        let mut heard = vec![subjects::REPORTS, subjects::SHUTDOWNS];
-        if !cluster.respond {
-            // Otherwise the responder hears them.
-            heard.extend(subjects::UPDATES);
-        }
+        // What others give to the servers is heard by each publisher itself, over each of its connections: it relies on
+        // having heard it, so no other connection may stand in between, which could be lost or reach other servers.
+        let [update, older_update] = subjects::UPDATES;
+        let heard = [subjects::REPORTS, subjects::SHUTDOWNS, update, older_update];
         Self::open_with(node, cluster, url, &heard, |options| {
             // What it sends itself is not to come back.
             let options = options.no_echo();
@@ -238,10 +237,10 @@ impl Connection {
         }
     }
 
-    /// Subscribes to every request as a node of `mesh`, and gives them and a handle to answer them with. The server complains,
-    /// as one of [`Incoming`], about subjects that our user may not subscribe to.
-    pub(in crate::nats) async fn answer(&self, mesh: &str) -> Result<(Requests, Answering), String> {
-        let requests = Requests::subscribe(&self.client, mesh).await?;
+    /// Subscribes to every request, and gives them and a handle to answer them with. The server complains, as one of
+    /// [`Incoming`], about subjects that our user may not subscribe to.
+    pub(in crate::nats) async fn answer(&self) -> Result<(Requests, Answering), String> {
+        let requests = Requests::subscribe(&self.client).await?;
         Ok((requests, Answering::over(self.client.clone())))
     }
 

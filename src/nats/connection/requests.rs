@@ -28,10 +28,10 @@ pub(in crate::nats) struct Request {
 pub(in crate::nats) struct Requests(SelectAll<Subscriber>);
 
 impl Requests {
-    pub(super) async fn subscribe(client: &Client, mesh: &str) -> Result<Self, String> {
+    pub(super) async fn subscribe(client: &Client) -> Result<Self, String> {
         let mut all = Vec::new();
         for (subject, group) in REQUESTS {
-            let subscribed = client.queue_subscribe(subject, group.name(mesh)).await;
+            let subscribed = client.queue_subscribe(subject, group.to_owned()).await;
             all.push(subscribed.map_err(|error| format!("the connection ended at once: {error}"))?);
         }
         Ok(Self(select_all(all)))

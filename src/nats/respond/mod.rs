@@ -11,10 +11,10 @@
 //! | `$SYS.REQ.CLAIMS.LIST` | the keys of all accounts (`lookup.rs`) |
 //! | `$SYS.REQ.CLAIMS.PACK` | all accounts, if they differ from those of the sender (`pack.rs`, `digest.rs`) |
 //! | `$SYS.REQ.CLAIMS.DELETE` | all of its accounts deleted, or none, within 700 ms (`update.rs`) |
-//! | `$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE`, `$SYS.ACCOUNT.*.CLAIMS.UPDATE` | none: adopted or overruled (`published.rs`) |
 //!
-//! The last two go to every nats-server too, and their sender counts the servers' answers. A server with a URL
-//! resolver takes a JWT of any age there. So a newer one is adopted, and one that is refused here is overruled: our
+//! What senders give to every nats-server themselves (`$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE`, `$SYS.ACCOUNT.*.CLAIMS.UPDATE`) is
+//! not answered, since they count the servers' answers. The publisher hears it, and hands it over to `published.rs`: a server
+//! with a URL resolver takes a JWT of any age there, so a newer one is adopted, and one that is refused here is overruled: our
 //! publishers are asked to send the present one again, until they are (`overrule.rs`).
 //!
 //! This room promises that a request is answered in time, with an error where no majority agrees (G7). These get no answer:
@@ -47,6 +47,9 @@ use crate::config::NatsCluster;
 use crate::resolver::Resolver;
 use crate::tasks::Scope;
 use digest::Digest;
+use limits::Limits;
+use notices::Notices;
+use overrule::Refusals;
 use pack::SentPacks;
 use responder::Responder;
 
@@ -55,19 +58,18 @@ use responder::Responder;
 pub fn start(node: &str, clusters: &[NatsCluster], resolver: &Resolver, clock: &Clock, scope: &Scope) {
     let digest = Digest::new(resolver.clone());
     for cluster in clusters.iter().filter(|cluster| cluster.respond) {
-        let published = Published::start(&cluster.name, resolver, scope);
+        let notices = Notices::new(&cluster.name);
         let responder = Responder {
             node: node.to_owned(),
             cluster: cluster.clone(),
             resolver: resolver.clone(),
             clock: clock.clone(),
             route: Route::new(&cluster.servers),
-            limits: published.limits.clone(),
+            limits: Limits::default(),
             digest: digest.clone(),
             sent: SentPacks::default(),
-            refusals: published.refusals.clone(),
-            notices: published.notices.clone(),
-            published,
+            refusals: Refusals::start(resolver, &notices, scope),
+            notices,
         };
         scope.spawn("the responder of a NATS cluster", responder.run(scope.clone()));
     }

@@ -2,10 +2,16 @@
 //!
 //! It is not answered. The servers answer it, and the sender counts their answers: `nats auth account push` fails if
 //! there is one too many.
+//!
+//! The publisher hears it, over each of its connections: what is heard twice is looked at once.
 
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::limits::{Limits, Permit};
@@ -26,20 +32,31 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Bytes allowed after the largest token, for the line end that editors and scripts append.
 const LINE_END_BYTES: usize = 16;
 
+/// What is heard of an account within this time is heard over several connections, if it is the same: longer than the way to the
+/// servers differs. Shorter than the time after which an account is overruled once more, so that it does not matter if it was
+/// sent twice.
+const SAME_WITHIN: Duration = Duration::from_millis(500);
+
+/// Accounts of which that is remembered. What is heard twice of others is looked at twice.
+const HEARD: usize = 1_024;
+
 pub(super) const BUSY: &str = "too many requests at once; nothing was stored, try again in a second";
 
-/// Takes what other senders, other meshes among them, publish to the servers of one NATS cluster. Clones are the same.
-#[derive(Debug, Clone)]
+/// Takes what other senders, other meshes among them, publish to the servers of one NATS cluster.
+#[derive(Debug)]
 pub(in crate::nats) struct Published {
     resolver: Resolver,
-    pub(super) limits: Limits,
-    pub(super) refusals: Refusals,
-    pub(super) notices: Notices,
+    limits: Limits,
+    refusals: Refusals,
+    notices: Notices,
+    heard: Heard,
+    /// Told when something was neither adopted nor refused.
+    unheard: Arc<Notify>,
 }
 
 impl Published {
-    /// For the NATS cluster called `name`. Accounts that are overruled are sent again by a task in `scope`, until the last
-    /// clone is dropped.
+    /// For the NATS cluster called `name`. Accounts that are overruled are sent again by a task in `scope`, until this and the
+    /// tasks of what was taken are gone.
     pub(in crate::nats) fn start(name: &str, resolver: &Resolver, scope: &Scope) -> Self {
         let notices = Notices::new(name);
         Self {
@@ -47,24 +64,62 @@ impl Published {
             limits: Limits::default(),
             refusals: Refusals::start(resolver, &notices, scope),
             notices,
+            heard: Heard::default(),
+            unheard: Arc::default(),
         }
     }
 
     /// `payload` was published as a token of `account` by `sender`. It is adopted or overruled by a task of its own in `scope`.
-    pub(in crate::nats) fn take(&self, account: AccountKey, payload: &[u8], sender: Sender, scope: &Scope) {
+    pub(in crate::nats) fn take(&mut self, account: AccountKey, payload: &[u8], sender: Sender, scope: &Scope) {
         if sender == Sender::Own {
             return;
         }
         let (permit, body) = match admitted(&self.limits, &self.notices, payload, Limits::published) {
             Ok(admitted) => admitted,
-            Err(reason) => return self.notices.not_adopted(account, None, &reason),
+            Err(reason) => {
+                self.unheard.notify_one();
+                return self.notices.not_adopted(account, None, &reason);
+            }
         };
-        let (resolver, notices) = (self.resolver.clone(), self.notices.clone());
+        if self.heard.is_repeated(account, (payload, &sender), Instant::now()) {
+            return;
+        }
+        let (resolver, notices, unheard) = (self.resolver.clone(), self.notices.clone(), self.unheard.clone());
         let (refusals, its_scope) = (self.refusals.clone(), scope.clone());
         scope.spawn_for_client(async move {
-            adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, (body, sender)).await;
+            if !adopt_or_overrule(&resolver, &notices, (&refusals, &its_scope), account, (body, sender)).await {
+                unheard.notify_one();
+            }
             drop(permit);
         });
+    }
+
+    /// Waits until it is not known of something that was published whether servers enforce it: it was as if it had not been heard.
+    pub(in crate::nats) async fn unheard(&self) {
+        self.unheard.notified().await;
+    }
+}
+
+/// What was heard of each account last.
+#[derive(Debug, Default)]
+struct Heard {
+    last: BTreeMap<AccountKey, (u64, Instant)>,
+    keys: RandomState,
+}
+
+impl Heard {
+    /// Whether `what` is the last that was heard of `account`, a moment ago. What came between would have to be repeated: what
+    /// servers were given last counts.
+    fn is_repeated(&mut self, account: AccountKey, what: (&[u8], &Sender), now: Instant) -> bool {
+        let digest = self.keys.hash_one(what);
+        self.last.retain(|_, (_, at)| *at + SAME_WITHIN > now);
+        if self.last.get(&account).is_some_and(|(last, _)| *last == digest) {
+            return true;
+        }
+        if self.last.len() < HEARD || self.last.contains_key(&account) {
+            self.last.insert(account, (digest, now));
+        }
+        false
     }
 }
 
@@ -88,14 +143,14 @@ pub(super) fn admitted(
 }
 
 /// Stores `body`, published as a token of `account`, if it is newer. If it is refused, the account goes to `refusals`. When
-/// the scope stops, an attempt is finished, and none follows.
+/// the scope stops, an attempt is finished, and none follows. `false` if it is neither adopted nor refused.
 async fn adopt_or_overrule(
     resolver: &Resolver,
     notices: &Notices,
     (refusals, scope): (&Refusals, &Scope),
     account: AccountKey,
     (body, sender): (Bytes, Sender),
-) {
+) -> bool {
     let submitter = match sender {
         // Only users of the system account may publish here.
         Sender::Other => Submitter::Administrator,
@@ -103,7 +158,7 @@ async fn adopt_or_overrule(
         Sender::OtherMesh { .. } | Sender::Own => Submitter::Anyone,
     };
     if is_enforced(resolver, account, &body).await {
-        return;
+        return true;
     }
     let (_, issued_at) = unverified(&body).await;
     // Without a time of issue the order of arrival counts: a later attempt could overwrite what was stored meanwhile.
@@ -112,17 +167,22 @@ async fn adopt_or_overrule(
     loop {
         let adopting = resolver.adopt(account, body.clone(), submitter);
         let error = match adopting.await {
-            Ok(submitted) if submitted.stored => return notices.adopted(account, submitted.revision, issued_at),
-            Ok(_) => return,
+            Ok(submitted) if submitted.stored => {
+                notices.adopted(account, submitted.revision, issued_at);
+                return true;
+            }
+            Ok(_) => return true,
             Err(error) => error,
         };
         if is_final(&error) {
             notices.overruled(account, issued_at, &error.to_string());
-            return refusals.report(account, &body, sender).await;
+            refusals.report(account, &body, sender).await;
+            return true;
         }
         let may_pass = is_dated && !matches!(error, SubmitError::Read(ReadError::Damaged(_)));
         if !may_pass || Instant::now() >= until || scope.until_stop(sleep(AGAIN)).await.is_none() {
-            return notices.not_adopted(account, issued_at, &error.to_string());
+            notices.not_adopted(account, issued_at, &error.to_string());
+            return false;
         }
     }
 }
@@ -142,4 +202,43 @@ async fn is_enforced(resolver: &Resolver, account: AccountKey, body: &[u8]) -> b
     }
     // Another node may know of a newer one, which must then be sent again.
     resolver.is_alone() || (resolver.read_at_least(AtLeast::Newest).await.is_ok() && same().await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g6_what_is_heard_over_several_connections_is_looked_at_once_and_what_came_between_counts() {
+        let (mut heard, begin) = (Heard::default(), Instant::now());
+        let account = |n: u16| {
+            let mut bytes = [0; 32];
+            bytes[..2].copy_from_slice(&n.to_be_bytes());
+            AccountKey::from_bytes(bytes)
+        };
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        let other = Sender::OtherMesh {
+            node: "n1".to_owned(),
+            mesh: "4e".to_owned(),
+        };
+        for (ms, what, sender, is_repeated) in [
+            (0, "one", &Sender::Other, false),
+            (1, "one", &Sender::Other, true),
+            (2, "one", &other, false),
+            (3, "two", &other, false),
+            // It is what the servers have now.
+            (4, "one", &other, false),
+            (5, "one", &other, true),
+            (503, "one", &other, true),
+            (504, "one", &other, false),
+        ] {
+            let found = heard.is_repeated(account(1), (what.as_bytes(), sender), at(ms));
+            assert_eq!(found, is_repeated, "{ms}");
+        }
+        assert!(!heard.is_repeated(account(2), (b"one", &other), at(504)));
+        for n in 0..2_000 {
+            heard.is_repeated(account(n), (b"one", &other), at(505));
+        }
+        assert_eq!(heard.last.len(), HEARD, "it is bounded (G12)");
+    }
 }

@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::notices::Notices;
 use super::overrule::Refusals;
 use super::pack::SentPacks;
-use super::published::{BUSY, Published, admitted};
+use super::published::{BUSY, admitted};
 use super::{lookup, pack, update};
 use crate::clock::Clock;
 use crate::config::NatsCluster;
@@ -56,15 +56,12 @@ pub(super) struct Responder {
     pub(super) digest: Digest,
     pub(super) sent: SentPacks,
     pub(super) refusals: Refusals,
-    pub(super) published: Published,
     pub(super) notices: Notices,
 }
 
 /// What the tasks of one connection's requests need.
 struct Serving {
     scope: Scope,
-    /// The mesh of this node.
-    mesh: String,
     answers: Answers,
 }
 
@@ -136,8 +133,7 @@ impl Responder {
     async fn serve(&mut self, mut connection: Connection, creds: Stamp, scope: &Scope) -> End {
         // Requests wait unread from the subscription on, so that comes last.
         let stated = self.stated_limit(&connection).await;
-        let mesh = self.resolver.mesh().unwrap_or_default();
-        let (mut requests, sending) = match connection.answer(&mesh).await {
+        let (mut requests, sending) = match connection.answer().await {
             Ok(both) => both,
             Err(reason) => return End::Lost(reason),
         };
@@ -146,7 +142,6 @@ impl Responder {
         let server = server_info(&self.node, &self.resolver);
         let serving = Serving {
             scope: scope.clone(),
-            mesh,
             answers: Answers::new(sending, stated, server, self.clock.clone(), self.notices.clone()),
         };
         let mut look_at_creds = None;
@@ -228,12 +223,10 @@ impl Responder {
             return;
         };
         let Request { reply, payload, .. } = request;
-        let sender = subjects::sender(reply.as_deref(), &serving.mesh);
         let reply = reply.filter(|reply| subjects::may_answer(reply));
         match (asked, reply) {
             (Asked::Update, reply) => self.update(&payload, reply, serving),
             (Asked::Delete, reply) => self.delete(&payload, reply, serving),
-            (Asked::Published(account), _) => self.published.take(account, &payload, sender, &serving.scope),
             // What is only asked for is answered, or nothing is done.
             (_, None) => {}
             (Asked::Lookup(account), Some(reply)) => self.lookup(account, reply, serving),

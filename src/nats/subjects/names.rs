@@ -52,7 +52,8 @@ pub(in crate::nats) fn reply_to_closed(inbox: &str, number: u64) -> String {
 /// permission grants both.
 pub(in crate::nats) const ACCOUNTS_OF_ALL: &str = "$SYS.REQ.SERVER.PING.ACCOUNTZ";
 
-/// What every sender of updates publishes to: to be noticed.
+/// What every sender of updates publishes to: to be noticed. The second one before nats-server 2.2, and still by
+/// nats-account-server.
 pub(in crate::nats) const UPDATES: [&str; 2] = ["$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.ACCOUNT.*.CLAIMS.UPDATE"];
 
 /// The subject that answers to [`PING`] are sent to.

@@ -8,38 +8,19 @@ use super::names::INBOX_PREFIX;
 use super::servers::clip;
 use crate::jwt::{AccountKey, KEY_CHARS, Token, kind};
 
-/// Which queue group gets each request once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::nats) enum Group {
-    /// All nodes, of whichever mesh: a request is to be answered once.
-    Nodes,
-    /// All resolvers: full ones and nats-account-server share it for PACK.
-    Resolvers,
-    /// The nodes of one mesh: each has to know what the servers were given.
-    Mesh,
-}
+/// The queue group of all nodes, of whichever mesh: a request is to be answered once.
+const NODES: &str = "jwtmesh";
 
-impl Group {
-    /// Its name for the nodes of `mesh`.
-    pub(in crate::nats) fn name(self, mesh: &str) -> String {
-        match self {
-            Self::Nodes => "jwtmesh".to_owned(),
-            Self::Resolvers => "responder".to_owned(),
-            Self::Mesh => format!("jwtmesh-{mesh}"),
-        }
-    }
-}
+/// The one of all resolvers: full ones and nats-account-server share it for PACK.
+const RESOLVERS: &str = "responder";
 
 /// What is subscribed to, and in which queue group.
-pub(in crate::nats) const REQUESTS: [(&str, Group); 7] = [
-    ("$SYS.REQ.CLAIMS.UPDATE", Group::Nodes),
-    ("$SYS.REQ.CLAIMS.LIST", Group::Nodes),
-    ("$SYS.REQ.CLAIMS.DELETE", Group::Nodes),
-    ("$SYS.REQ.CLAIMS.PACK", Group::Resolvers),
-    ("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", Group::Nodes),
-    ("$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", Group::Mesh),
-    // Before nats-server 2.2, and still nats-account-server.
-    ("$SYS.ACCOUNT.*.CLAIMS.UPDATE", Group::Mesh),
+pub(in crate::nats) const REQUESTS: [(&str, &str); 5] = [
+    ("$SYS.REQ.CLAIMS.UPDATE", NODES),
+    ("$SYS.REQ.CLAIMS.LIST", NODES),
+    ("$SYS.REQ.CLAIMS.DELETE", NODES),
+    ("$SYS.REQ.CLAIMS.PACK", RESOLVERS),
+    ("$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", NODES),
 ];
 
 /// Where answers go: clients' inboxes, and those of nats-servers. What a gateway puts before them, the server removes.
@@ -61,8 +42,6 @@ pub(in crate::nats) enum Asked {
     Pack,
     /// For the token of this account.
     Lookup(AccountKey),
-    /// To take this account's token: every server gets this message too.
-    Published(AccountKey),
 }
 
 /// What a message to `subject` asks for; `None` if it names no account where it should.
@@ -74,13 +53,10 @@ pub(in crate::nats) fn asked(subject: &str) -> Option<Asked> {
         "$SYS.REQ.CLAIMS.PACK" => return Some(Asked::Pack),
         _ => {}
     }
-    let subject = subject.strip_prefix("$SYS.")?;
-    if let Some(account) = subject.strip_suffix(".CLAIMS.LOOKUP") {
-        return Some(Asked::Lookup(account.strip_prefix("REQ.ACCOUNT.")?.parse().ok()?));
-    }
-    let account = subject.strip_suffix(".CLAIMS.UPDATE")?;
-    let account = account.strip_prefix("REQ.").unwrap_or(account);
-    Some(Asked::Published(account.strip_prefix("ACCOUNT.")?.parse().ok()?))
+    let account = subject
+        .strip_prefix("$SYS.REQ.ACCOUNT.")?
+        .strip_suffix(".CLAIMS.LOOKUP")?;
+    Some(Asked::Lookup(account.parse().ok()?))
 }
 
 /// `reply` without the three tokens that a gateway puts before it (nats-server `server/gateway.go`:
@@ -272,7 +248,7 @@ mod tests {
     use data_encoding::BASE64URL_NOPAD;
 
     use super::super::replies::{Reply, Verdict};
-    use super::super::{reply_to, update};
+    use super::super::reply_to;
     use super::*;
 
     fn account() -> AccountKey {
@@ -297,13 +273,14 @@ mod tests {
         let key = account().to_string();
         let of = |subject: &str| asked(&subject.replace('*', &key));
         let all = REQUESTS.map(|(subject, _)| of(subject).expect(subject));
-        let (lookup, published) = (Asked::Lookup(account()), Asked::Published(account()));
         let simple = [Asked::Update, Asked::List, Asked::Delete, Asked::Pack];
         assert_eq!(all[..4], simple);
-        assert_eq!(all[4..], [lookup, published, published]);
-        assert_eq!(of(&update(account())), Some(published));
+        assert_eq!(all[4..], [Asked::Lookup(account())]);
         for other in [
             "",
+            // Every server gets these too: the publisher hears them.
+            "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE",
+            "$SYS.ACCOUNT.*.CLAIMS.UPDATE",
             "$SYS.REQ.CLAIMS.SIGN",
             "$SYS.REQ.ACCOUNT.x.CLAIMS.LOOKUP",
             "$SYS.ACCOUNT.*.CLAIMS.LOOKUP",
