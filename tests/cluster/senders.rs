@@ -5,13 +5,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::asker::{Answering, update_of};
+use crate::deletes::request;
+use crate::support::asker::{Answering, UPDATE, update_of};
 use crate::support::mesh::{Nodes, nats_link_as};
 use crate::support::mint::{Account, Operator, User, now};
 use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{NatsLink, Node, Options};
-use crate::support::process::{eventually, free_port};
+use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tools::NEWEST;
 
 /// A node that is connected as `user` to the servers at `ports`.
@@ -192,4 +193,64 @@ fn g6_what_is_heard_over_two_connections_is_overruled_once() {
     let lines = lines_about(&node, HEARD, &account);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines_about(&node, HEARD, &last).len(), 1, "{}", node.log());
+}
+
+/// Its closing JWT is read from the disk each time.
+#[test]
+fn g6_an_older_jwt_that_a_server_was_given_of_a_deleted_account_counts_as_overruled() {
+    let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+    // It does not hear what others send.
+    let user = operator.system.user_with(json!({
+        "pub": {"allow": [
+            "$SYS.REQ.ACCOUNT.*.CLAIMS.UPDATE", "$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.*.ACCOUNTZ", "_INBOX.>",
+        ]},
+        "sub": {"allow": [
+            "_INBOX.jwtmesh.>", "$SYS.SERVER.*.STATSZ", "$SYS.SERVER.*.SHUTDOWN", "$SYS.REQ.CLAIMS.UPDATE",
+        ]},
+    }));
+    let node = node_for(&operator, &user, &[port], true);
+    let old = operator.account_at(&account, now() - 600);
+    node.put(&account, &old);
+    let server = NatsServer::start_on_port(NEWEST, port, &resolver_config(&operator.token(), &node.accounts_url()));
+    let mut member = eventually("a user gets in", || {
+        NatsUser::connect(server.address(), &account.user()).ok()
+    });
+    wait_until_up_to_date(&node, 1);
+    let write = |name: &str, text: &str| {
+        let file = node.folder().join(name);
+        std::fs::write(&file, text).expect("the test's own folder");
+        file.display().to_string()
+    };
+    let closing = operator.account_with(&account, |claims| {
+        claims["iat"] = json!(now() - 50);
+        claims["nats"]["limits"]["conn"] = json!(0);
+        claims["nats"]["limits"]["leaf"] = json!(0);
+    });
+    let (id, closing) = (account.id(), write("closing.jwt", &closing));
+    let claim = write("delete.jwt", &request(&operator, &[&account], Some(now() - 30)));
+    for args in [
+        ["account", "closing", "set", &id, &closing].as_slice(),
+        &["account", "delete", &id, "--claim", &claim, "--yes"],
+    ] {
+        let done = node.cli(args);
+        assert!(done.status.success(), "{done:?}");
+    }
+    assert!(member.disconnected(PATIENCE).is_some(), "{}", node.log());
+    let proof = node.cli_json(&["account", "watch", &id]);
+    assert_eq!(proof["confirmed"], true, "{proof}");
+    let mut system = NatsUser::connect(server.address(), &operator.system.user()).expect("it gets in");
+    let answers = system.ask(&update_of(&account), old.as_bytes(), 1, PATIENCE);
+    assert_eq!(answers[0]["data"]["message"], "jwt updated", "the server takes it");
+    // What is refused is sent again, before which the server is read.
+    system.publish(UPDATE, old.as_bytes());
+    eventually("it is counted", || {
+        let servers = node.cli_json(&["nats", "servers"]);
+        (servers["items"][0]["overruled"].as_u64()? > 0).then_some(())
+    });
+    assert!(!lines_about(&node, "this server enforces another JWT", &account).is_empty());
+    eventually("it is shut again", || {
+        NatsUser::connect(server.address(), &account.user())
+            .is_err()
+            .then_some(())
+    });
 }

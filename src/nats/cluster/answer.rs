@@ -301,19 +301,17 @@ impl Publisher {
         };
         let judge = self.judge.clone();
         let known = judge.known(account, &token).now_or_never();
-        let enforced = match known {
+        let revision = match known {
             Some(Known::Judged(judgement)) => {
                 let Judgement { held, revision, .. } = judgement;
                 return self.propagation.held(&server, account, revision, held, now);
             }
-            // Looked at now: by the time it is judged the server may have said that it has taken the current one since.
-            Some(Known::Other(revision)) => self
-                .propagation
-                .enforces(&server.id, account, revision)
-                .then_some(revision),
-            // The disk is waited for.
-            None => None,
+            Some(Known::Other(revision)) => Some(revision),
+            // The disk is waited for: of a deleted account always, for its closing token.
+            None => judge.revision(account).now_or_never().flatten(),
         };
+        // Looked at now: by the time it is judged the server may have said that it has taken the current one since.
+        let enforced = revision.filter(|revision| self.propagation.enforces(&server.id, account, *revision));
         self.comparing.push(Box::pin(async move {
             let judgement = judge.judge(account, token).await;
             Compared::Held {

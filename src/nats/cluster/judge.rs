@@ -99,6 +99,12 @@ impl Judge {
         }
     }
 
+    /// The revision of `account`, also of a deleted one: at once, unless a disk hangs. `None` if it cannot be read.
+    pub(super) async fn revision(&self, account: AccountKey) -> Option<Revision> {
+        let row = self.resolver.current(account).await.ok()?;
+        Some(row.map_or(0, |row| row.revision))
+    }
+
     /// What is known of `token` without a submission.
     pub(super) async fn known(&self, account: AccountKey, token: &str) -> Known {
         let (held, revision) = match self.resolver.to_enforce(account).await {
