@@ -12,27 +12,35 @@ use super::handle::Resolver;
 use super::nats::Versions;
 use crate::jwt::{AccountClaims, Refusal, ServerVersion, Verified, refusals};
 
+/// Logs what older servers refuse of a JWT that was stored all the same.
+pub(super) fn warn_of(refused: Option<&OlderServer>) {
+    if let Some(refused) = refused {
+        tracing::warn!(account = %refused.account, "{refused}");
+    }
+}
+
 impl Resolver {
     /// Takes JWTs that older servers refuse from now on, with a warning in the log.
     pub fn take_what_older_servers_refuse(&self) {
         self.0.takes_refused.store(true, Ordering::Relaxed);
     }
 
-    /// Refuses `verified` if a server of a NATS cluster would; warns of it instead if the configuration or `only_warns` says so.
+    /// Refuses `verified` if a server of a NATS cluster would. Where the configuration or `only_warns` says that it is taken all
+    /// the same, or what is stored is no better, gives what is to be warned of once it is stored: attempts are repeated.
     pub(super) async fn check_servers(
         &self,
         verified: &Verified<AccountClaims>,
         only_warns: bool,
-    ) -> Result<(), SubmitError> {
+    ) -> Result<Option<OlderServer>, SubmitError> {
         let versions = self.versions();
         let servers: Vec<ServerVersion> = versions.servers.keys().copied().collect();
         let refused = self.refusals(verified.token().bytes(), servers).await?;
         let Some(refusal) = refused.into_iter().next() else {
-            return Ok(());
+            return Ok(None);
         };
         let account = verified.claims().account;
         let Some((nats_cluster, server)) = versions.servers.get(&refusal.server) else {
-            return Ok(());
+            return Ok(None);
         };
         let reason = refusal.issues.into_iter().next().map(|issue| issue.detail);
         let error = OlderServer {
@@ -50,8 +58,7 @@ impl Resolver {
             _ => false,
         };
         if only_warns || is_no_worse || takes {
-            tracing::warn!(%account, "{error}");
-            return Ok(());
+            return Ok(Some(error));
         }
         Err(SubmitError::OlderServer(Box::new(error)))
     }

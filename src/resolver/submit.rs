@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::error::{CLOCK_TOLERANCE_SECONDS, ReadError, SubmitError};
 use super::handle::{Resolver, VerifiedTrust};
+use super::older::warn_of;
 use crate::jwt::AccountClaims;
 use crate::jwt::AccountKey;
 use crate::jwt::Issue;
@@ -126,7 +127,7 @@ impl Resolver {
                 });
             }
             let only_warns = only_warns || submitter == Submitter::Insisting;
-            self.check_servers(&verified, only_warns).await?;
+            let refused = self.check_servers(&verified, only_warns).await?;
             let item = item(&verified);
             let outcome = if in_order_of_arrival {
                 self.override_account(trust.epoch, item, submitter).await?
@@ -136,6 +137,8 @@ impl Resolver {
                 self.0.raft.submit(trust.epoch, item).await?
             };
             if let Some(submitted) = self.concluded(claims, outcome)? {
+                // Also where it was stored by then: of an attempt whose outcome was not known nothing was said.
+                warn_of(refused.as_ref());
                 return Ok(submitted);
             }
         }

@@ -13,7 +13,7 @@ use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
 use crate::support::node::{NatsLink, Node, Options};
 use crate::support::process::{PATIENCE, eventually, free_port};
-use crate::support::tools::NEWEST;
+use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
 
 /// A node that is connected as `user` to the servers at `ports`.
 fn node_for(operator: &Operator, user: &User, ports: &[u16], respond: bool) -> Node {
@@ -253,4 +253,33 @@ fn g6_an_older_jwt_that_a_server_was_given_of_a_deleted_account_counts_as_overru
             .is_err()
             .then_some(())
     });
+}
+
+/// Without a majority attempts are repeated, and nothing is stored.
+#[test]
+fn g5_what_an_older_server_would_refuse_is_warned_of_once_it_is_stored() {
+    let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
+    let (_creds, link) = nats_link_as(&operator.system.answering_user(), port);
+    let mut mesh = Nodes::unformed_with(3, &operator.token(), &link).form();
+    mesh.nodes[0].put(&operator.system, &operator.system_token());
+    let config = resolver_config(&operator.token(), &mesh.nodes[0].accounts_url());
+    let _server = NatsServer::start_on_port(NATS_SERVER_VERSIONS[0], port, &config);
+    wait_until_up_to_date(&mesh.nodes[0], 1);
+    let exporters = [Account::new("X").id(), Account::new("Y").id()];
+    let token = operator.account_with(&account, |claims| {
+        let import = |exporter| json!({"subject": "a", "account": exporter, "type": "service"});
+        claims["nats"]["imports"] = exporters.map(import).into();
+    });
+    let file = mesh.folder.path().join("overlap.jwt");
+    std::fs::write(&file, &token).expect("the test's own folder");
+    let file = file.display().to_string();
+    let push = |node: &Node| node.cli(&["account", "push", "--replace", &file]).status.success();
+    let warned = |node: &Node| lines_about(node, "would refuse this JWT of account", &account).len();
+    mesh.nodes[1].kill();
+    mesh.nodes[2].kill();
+    assert!(!push(&mesh.nodes[0]), "there is no majority");
+    assert_eq!(warned(&mesh.nodes[0]), 0, "{}", mesh.nodes[0].log());
+    mesh.nodes[1].start_again();
+    eventually("it is stored", || push(&mesh.nodes[0]).then_some(()));
+    assert_eq!(warned(&mesh.nodes[0]), 1, "{}", mesh.nodes[0].log());
 }

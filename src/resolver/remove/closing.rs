@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::jwt::{AccountClaims, AccountKey, OperatorKey, Token, TrustedKeys, Verified};
-use crate::resolver::error::{ReadError, RemovalError, SubmitError};
+use crate::resolver::error::{OlderServer, ReadError, RemovalError, SubmitError};
 use crate::resolver::handle::Resolver;
+use crate::resolver::older::warn_of;
 use crate::resolver::submit::{Submitted, TRUST_ATTEMPTS, item, trust_changes};
 use crate::state::{Closing, ClosingOutcome, KillAccount, PutAccount, PutClosing, RemoveClosing};
 
@@ -32,11 +33,12 @@ impl Resolver {
     /// Keeps the JWT in `body` for the day on which `account` is to be shut.
     pub async fn keep_closing(&self, account: AccountKey, body: Bytes) -> Result<Submitted, SubmitError> {
         for _ in 0..TRUST_ATTEMPTS {
-            let (trust_epoch, item) = self.closing_item(account, body.clone(), false).await?;
+            let (trust_epoch, item, refused) = self.closing_item(account, body.clone(), false).await?;
             let signed_by = item.operator;
             let outcome = self.0.raft.propose(PutClosing { trust_epoch, item }).await?;
             if let Some(kept) = closing_done(account, signed_by, outcome)? {
                 if kept.stored {
+                    warn_of(refused.as_ref());
                     tracing::info!(%account, revision = kept.revision, "a closing JWT is kept for this account");
                 }
                 return Ok(kept);
@@ -70,7 +72,7 @@ impl Resolver {
                 .ok_or(RemovalError::NoClosing { account })?;
             // The operator may have other keys since, and servers other versions.
             let judged = self.closing_item(account, closing.token.clone(), true).await;
-            let (trust_epoch, item) = judged.map_err(|error| not_valid(account, error))?;
+            let (trust_epoch, item, refused) = judged.map_err(|error| not_valid(account, error))?;
             if dry_run {
                 let (stored, revision) = (false, row.revision);
                 return Ok(Submitted { stored, revision });
@@ -80,6 +82,7 @@ impl Resolver {
             if let Some(killed) = closing_done(account, signed_by, outcome)? {
                 if killed.stored {
                     let revision = killed.revision;
+                    warn_of(refused.as_ref());
                     tracing::warn!(%account, revision, "an administrator shut this account: its closing JWT is its current one");
                 } else {
                     self.republish(account);
@@ -90,21 +93,21 @@ impl Resolver {
         Err(trust_changes())
     }
 
-    /// The closing JWT in `body`, verified, as it is proposed, and under which trust. `is_kept`: it is to be used, and a server
-    /// that would refuse it keeps no other from closing the account.
+    /// The closing JWT in `body`, verified, as it is proposed, under which trust, and what is to be warned of then. `is_kept`: it
+    /// is to be used, and a server that would refuse it keeps no other from closing the account.
     async fn closing_item(
         &self,
         account: AccountKey,
         body: Bytes,
         is_kept: bool,
-    ) -> Result<(u64, PutAccount), SubmitError> {
+    ) -> Result<(u64, PutAccount, Option<OlderServer>), SubmitError> {
         self.check_trust()?;
         let trust = self.trust();
         let verified = self.verify(body, trust.clone()).await;
         let verified = verified.map_err(|error| self.explained(error))?;
         check_closing(account, verified.claims(), self.now(), is_kept)?;
-        self.check_servers(&verified, is_kept).await?;
-        Ok((trust.epoch, item(&verified)))
+        let refused = self.check_servers(&verified, is_kept).await?;
+        Ok((trust.epoch, item(&verified), refused))
     }
 }
 
