@@ -175,7 +175,13 @@ impl Search {
     }
 
     fn conclude(self) {
-        let mut silent = self.expected.iter().filter(|server| !self.has_answered(server));
+        let is_asked_all = self.asked >= self.inquiry.accounts.len();
+        // Questions wait for answers: only a server that has given none has kept the others from being asked.
+        let is_silent = |server: &&Expected| match is_asked_all {
+            true => !self.has_answered(server),
+            false => !self.answered.contains_key(&server.id),
+        };
+        let mut silent = self.expected.iter().filter(is_silent);
         let outcome = if !self.found.is_empty() {
             // That is known, whoever has not answered.
             let found = self.found.iter().map(|(at, names)| {
@@ -189,6 +195,10 @@ impl Search {
             Err(StreamsUnknown::Silent {
                 server: server.name.clone(),
                 others: u64::try_from(silent.count()).unwrap_or(u64::MAX),
+            })
+        } else if !is_asked_all {
+            Err(StreamsUnknown::TooManyAccounts {
+                asked: u64::try_from(self.asked).unwrap_or(u64::MAX),
             })
         } else {
             Ok(Vec::new())
@@ -270,6 +280,31 @@ mod tests {
         tokio::time::advance(SETTLE).await;
         assert_eq!(streams.next().0, []);
         assert_eq!(outcome.try_recv(), Ok(Ok(Vec::new())), "every account was asked about");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g8_where_the_time_is_too_short_for_all_accounts_no_server_is_said_to_be_silent() {
+        for silent in [false, true] {
+            let mut streams = Streams::default();
+            let many: Vec<_> = (0..1_000).map(|_| (server(), true)).collect();
+            let mut outcome = search(&mut streams, 600, &many);
+            let asked = streams.next().0;
+            for (id, _) in &many[usize::from(silent)..] {
+                answer(&mut streams, id, &asked);
+            }
+            let more = streams.next().0.len();
+            assert_eq!(more, if silent { 0 } else { 8 });
+            tokio::time::advance(Duration::from_secs(2)).await;
+            assert_eq!(streams.next().0, []);
+            let wanted = match silent {
+                false => StreamsUnknown::TooManyAccounts { asked: 16 },
+                true => StreamsUnknown::Silent {
+                    server: "n1".to_owned(),
+                    others: 0,
+                },
+            };
+            assert_eq!(outcome.try_recv(), Ok(Err(wanted)));
+        }
     }
 
     #[tokio::test(start_paused = true)]

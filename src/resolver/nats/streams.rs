@@ -56,6 +56,12 @@ pub enum StreamsUnknown {
     },
     /// The node that publishes to it does not understand the question, or this one not its answer.
     OtherVersion,
+    /// There was not the time to ask so many servers about all of the accounts. A node that does not know this form yet takes
+    /// it for [`Self::OtherVersion`].
+    TooManyAccounts {
+        /// About how many they were asked.
+        asked: u64,
+    },
 }
 
 impl StreamsUnknown {
@@ -79,6 +85,10 @@ impl StreamsUnknown {
             Self::OtherVersion => "the node that publishes to it runs another version of jwtmesh than this one, so send the request again \
                                    when both run the same"
                 .to_owned(),
+            Self::TooManyAccounts { asked } => format!(
+                "its servers were asked about {asked} of the accounts in the time that there is: delete fewer at once, by several \
+                 requests"
+            ),
             Self::NoServer => "none of its servers is known yet, so send the request again in some seconds".to_owned(),
             Self::Silent { server, others } => {
                 let (nor, are) = match others {
