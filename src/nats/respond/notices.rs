@@ -184,7 +184,7 @@ impl Notices {
         }
     }
 
-    /// A JWT of `account` is refused again and again, and overruled: its sender repeats it.
+    /// A JWT of `account` that another mesh sends is refused again and again, and overruled.
     pub(super) fn disagree(&self, account: AccountKey, sender: &Sender, mesh: &str, longest_seconds: u64) {
         let who = match sender {
             Sender::OtherMesh { node, mesh } if mesh.is_empty() => format!("node {node} of another mesh"),
@@ -201,7 +201,7 @@ impl Notices {
                 nats_cluster = %self.cluster,
                 %account,
                 not_logged,
-                "two senders disagree about this account: {who} sends the NATS servers a JWT again and again that is refused here, \
+                "two meshes disagree about this account: {who} sends the NATS servers a JWT again and again that is refused here, \
                  and this mesh ({mesh}) sends its own in its place. It now waits longer each time, up to {longest_seconds} seconds, \
                  in which the servers enforce the other one. Have only one of them send to these servers (remove the other's \
                  [[nats]]), or give both the same JWT: push one that was signed now to both; an account that was deleted or shut \

@@ -5,10 +5,10 @@
 //! the resolver has taken that request. All this lasts longer than any connection: the task ends when the responder and the
 //! tasks of its requests have.
 //!
-//! A sender that does the same, such as another mesh that has another JWT of the account, and this mesh would overrule each
-//! other without end. So what was refused is remembered, and where the same bytes come again and again, the pauses before the
-//! account is sent again grow to minutes, and the log says that two senders disagree. An older JWT that somebody pushes a few
-//! times is overruled at once each time.
+//! Another mesh does the same, and where it has another JWT of the account, the two would overrule each other without end. So
+//! what was refused of another mesh is remembered, and where the same bytes come again and again, the pauses before the account
+//! is sent again grow to minutes, and the log says that the two disagree. What any other sender gives to the servers is
+//! overruled at once, however often it comes.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -37,7 +37,7 @@ const ACCOUNTS: usize = 4096;
 /// Refusals that wait for the task; it only has to note them.
 const REFUSALS: usize = 256;
 
-/// The same bytes are overruled at once so many times: administrators try again by hand.
+/// The same bytes of another mesh are overruled at once so many times: it may have been about to adopt the newer ones.
 const AT_ONCE: u32 = 3;
 
 /// The first pause before they are overruled again. It doubles up to the longest: rarely enough for servers and logs, often
@@ -109,7 +109,11 @@ async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc::Receiver<
             sender,
         }) = refused
         {
-            let is_noted = match disputes.refused(account, digest, now) {
+            let when = match sender {
+                Sender::OtherMesh { .. } => disputes.refused(account, digest, now),
+                Sender::Own | Sender::Other => When::Now,
+            };
+            let is_noted = match when {
                 // If it is not taken now, the second request is to come.
                 When::Now => {
                     let is_taken = resolver.overrule(account);
