@@ -361,6 +361,21 @@ impl Notices {
         );
     }
 
+    /// A server enforces the closing JWT of an account that is not shut here. It is said once of each account in a while.
+    pub(super) fn is_shut(&mut self, server: &ServerInfo, account: AccountKey) {
+        if self.is_due(&format!("shut {account}")) {
+            tracing::warn!(
+                nats_cluster = %self.cluster,
+                server = %server.name,
+                server_id = %server.id,
+                %account,
+                "this server enforces the closing JWT that is kept for this account, and the account is not shut here: the server \
+                 was away when the account was opened again, or an older copy of this mesh's data was put back, or another mesh \
+                 has shut it. The current JWT is sent, which opens it; `jwtmesh account kill` shuts it again"
+            );
+        }
+    }
+
     /// A server enforces a JWT of an account that is not known here, and that is refused. It is said once of each account.
     pub(super) fn unknown_account(
         &self,

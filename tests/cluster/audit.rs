@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::deletes::closing;
 use crate::proof::{Split, Tie};
 use crate::support::mesh::{Nodes, nats_link};
 use crate::support::mint::{Account, Operator, now, sign};
@@ -130,6 +131,38 @@ fn g6_after_an_older_copy_was_put_back_no_way_to_push_undoes_a_revocation() {
             });
         }
     }
+}
+
+/// Its closing JWT is older than its JWT, as those are that were deposited in time: no server says when it was shut.
+#[test]
+fn g9_an_older_copy_of_an_account_that_was_shut_since_is_named() {
+    let mut one = One::start(NEWEST, true);
+    let (operator, account) = (&one.operator, &one.account);
+    let file = one.node.folder().join("closing.jwt");
+    std::fs::write(&file, closing(operator, account)).unwrap();
+    one.node.put(account, &operator.account(account));
+    let is_done = |args: &[&str]| assert!(one.node.cli(args).status.success(), "{args:?}: {}", one.node.log());
+    is_done(&["account", "closing", "set", &account.id(), file.to_str().unwrap()]);
+    let _connection = NatsUser::connect(one.server.address(), &account.user()).expect("it gets in");
+    one.node.terminate();
+    let data = one.node.folder().join("data");
+    let copy = data.with_extension("older");
+    copy_folder(&data, &copy);
+    one.node.start_again();
+    let done = one.node.cli(&["account", "kill", &account.id(), "--yes"]);
+    assert!(done.status.success(), "{done:?}");
+    enforces(
+        &one.server,
+        operator,
+        account,
+        &std::fs::read_to_string(&file).unwrap(),
+        || one.node.log(),
+    );
+    one.node.terminate();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_folder(&copy, &data);
+    one.node.start_again();
+    one.says("and the account is not shut here");
 }
 
 /// Somebody with system creds, where no responder listens: the publisher does.

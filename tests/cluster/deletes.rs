@@ -36,7 +36,7 @@ pub(crate) fn request(operator: &Operator, accounts: &[&Account], issued_at: Opt
 }
 
 /// A JWT that shuts `account`.
-fn closing(operator: &Operator, account: &Account) -> String {
+pub(crate) fn closing(operator: &Operator, account: &Account) -> String {
     operator.account_with(account, |claims| {
         claims["iat"] = json!(now() - 50);
         claims["nats"]["limits"]["conn"] = json!(0);

@@ -123,7 +123,7 @@ fn g6_two_meshes_that_disagree_say_so_and_overrule_each_other_ever_more_rarely()
         is_rare.then_some(())
     });
     assert!(sent[0] && sent.contains(&false), "it was overruled at once: {sent:?}");
-    let said = |node: &Node| lines_about(node, "two senders disagree about this account", &account);
+    let said = |node: &Node| lines_about(node, "two meshes disagree about this account", &account);
     eventually("it is said", || {
         (said(&ours).len() + said(&theirs).len() > 0).then_some(())
     });

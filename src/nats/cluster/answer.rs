@@ -356,14 +356,18 @@ impl Publisher {
                 self.notices.adopted(server, account, judgement.revision, issued_at);
                 self.found.entry(server.id.clone()).or_default().adopted += 1;
             }
-            Found::Older(_) if enforced != Some(judgement.revision) => {
-                return self.notices.lags(server, account, issued_at);
+            Found::Older(_, is_closing) if enforced != Some(judgement.revision) => {
+                match is_closing {
+                    true => self.notices.is_shut(server, account),
+                    false => self.notices.lags(server, account, issued_at),
+                }
+                return;
             }
-            Found::Older(reason) | Found::Refused(reason) if judgement.held == Held::Other => {
+            Found::Older(reason, _) | Found::Refused(reason) if judgement.held == Held::Other => {
                 self.notices.other(server, account, issued_at, reason);
                 self.found.entry(server.id.clone()).or_default().overruled += 1;
             }
-            Found::Older(reason) | Found::Refused(reason) => {
+            Found::Older(reason, _) | Found::Refused(reason) => {
                 if self.unknown.len() < UNKNOWN_ACCOUNTS && self.unknown.insert(account) {
                     self.notices.unknown_account(server, account, issued_at, reason);
                 }

@@ -40,8 +40,8 @@ pub(super) enum Found {
     Nothing,
     /// It is stored now.
     Adopted,
-    /// It is older than the current one, by this sentence, which is sent.
-    Older(String),
+    /// It is older than the current one, by this sentence, which is sent. Whether it is the one that is kept to shut the account.
+    Older(String, bool),
     /// It is refused for this reason; the current one is sent, if there is one.
     Refused(String),
 }
@@ -78,7 +78,7 @@ impl Judge {
         let body = Bytes::from(token);
         let (_, issued_at) = unverified(&body).await;
         // As anybody: what has no time of issue could be older than what is stored.
-        let submitted = self.resolver.adopt(account, body, Submitter::Anyone).await;
+        let submitted = self.resolver.adopt(account, body.clone(), Submitter::Anyone).await;
         let wanted = self.resolver.to_enforce(account).await.ok().flatten();
         let (held, found) = match submitted {
             Ok(submitted) if submitted.stored => (Held::Current, Found::Adopted),
@@ -87,7 +87,9 @@ impl Judge {
             // Nothing can be sent in its place.
             Err(error) if wanted.is_none() => (Held::Current, Found::Refused(error.to_string())),
             Err(error @ (SubmitError::Superseded { .. } | SubmitError::Deleted { .. })) => {
-                (Held::Other, Found::Older(error.to_string()))
+                let closing = self.resolver.closing(account).await.ok().flatten();
+                let is_closing = closing.is_some_and(|closing| closing.token == body);
+                (Held::Other, Found::Older(error.to_string(), is_closing))
             }
             Err(error) => (Held::Other, Found::Refused(error.to_string())),
         };

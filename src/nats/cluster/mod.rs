@@ -518,6 +518,7 @@ impl Publisher {
                     self.is_shown = false;
                 }
                 Step::Leave => {
+                    self.propagation.left(&connection.server().id, self.now());
                     let seconds = ANSWER_MS / 1_000;
                     return Err(format!("no answer from {} for {seconds} s", connection.url()));
                 }

@@ -36,6 +36,14 @@ impl Propagation {
         self.lanes.rewind_later(self.position.before_loss(), now);
     }
 
+    /// The server with this id, which this node is connected to, sends nothing any more. Nothing waits for it over the next
+    /// connection.
+    pub(in crate::nats) fn left(&mut self, id: &str, now: u64) {
+        if let Some(slot) = self.roster.slot(id) {
+            self.miss(slot, self.position.marked(), now);
+        }
+    }
+
     /// What another sender has published may be unknown here: any server may hold it.
     pub(in crate::nats) fn unheard(&mut self, now: u64) {
         self.sweep.is_unswept_everywhere();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::jwt::{AccountKey, time};
 use crate::nats::said::{AGAIN, Said};
-use crate::nats::subjects::{self, Denied, REQUESTS, Sender};
+use crate::nats::subjects::{self, Denied, REQUESTS};
 use crate::resolver::Revision;
 
 /// Writes the log lines of one responder. Clones are the same.
@@ -185,11 +185,10 @@ impl Notices {
     }
 
     /// A JWT of `account` that another mesh sends is refused again and again, and overruled.
-    pub(super) fn disagree(&self, account: AccountKey, sender: &Sender, mesh: &str, longest_seconds: u64) {
-        let who = match sender {
-            Sender::OtherMesh { node, mesh } if mesh.is_empty() => format!("node {node} of another mesh"),
-            Sender::OtherMesh { node, mesh } => format!("node {node} of mesh {mesh}"),
-            Sender::Own | Sender::Other => "another program, with creds of the system account,".to_owned(),
+    pub(super) fn disagree(&self, account: AccountKey, (node, other): (&str, &str), mesh: &str, longest_seconds: u64) {
+        let who = match other {
+            "" => format!("node {node} of another mesh"),
+            other => format!("node {node} of mesh {other}"),
         };
         let is_new = {
             let mut said = self.overruled.lock().unwrap_or_else(PoisonError::into_inner);

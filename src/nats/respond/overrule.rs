@@ -120,9 +120,9 @@ async fn run(resolver: Resolver, notices: Notices, mut refusals: mpsc::Receiver<
                     waiting.refused(account, now) || is_taken
                 }
                 When::Later { at, is_new } => {
-                    if is_new {
-                        let mesh = resolver.mesh().unwrap_or_default();
-                        notices.disagree(account, &sender, &mesh, LONGEST_PAUSE.as_secs());
+                    if is_new && let Sender::OtherMesh { node, mesh } = &sender {
+                        let own = resolver.mesh().unwrap_or_default();
+                        notices.disagree(account, (node, mesh), &own, LONGEST_PAUSE.as_secs());
                     }
                     waiting.put_off(account, at)
                 }

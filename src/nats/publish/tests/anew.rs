@@ -247,3 +247,18 @@ fn g5_accounts_that_cannot_be_sent_while_they_are_looked_at_take_no_place_of_oth
     assert_eq!(world.held["n2"][&key(50)], world.token(&key(50)));
     world.settle();
 }
+
+#[test]
+fn g5_nothing_waits_for_the_server_that_was_left_because_it_hung() {
+    let mut world = two_servers();
+    world.hung = true;
+    let revision = world.change(&[1]);
+    world.pass(2_000);
+    assert!(!world.connected && is_missing(&world, "n1"));
+    // The next connection is to n2.
+    world.heard_by(&["n2"]);
+    world.connect();
+    assert_eq!(world.messages, [(account(1), revision)]);
+    assert_eq!(world.reads, 1, "n2 was read");
+    world.settle();
+}

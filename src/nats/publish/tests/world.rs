@@ -500,6 +500,7 @@ impl World {
                 Step::Leave => {
                     assert!(self.hung, "left a server that answers");
                     self.left += 1;
+                    self.propagation.left("n1", self.now);
                     return self.disconnect();
                 }
                 Step::Wait(until) => {
