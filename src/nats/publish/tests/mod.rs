@@ -9,6 +9,8 @@ mod import;
 #[cfg(test)]
 mod older;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod read;
 #[cfg(test)]
 mod world;
