@@ -31,6 +31,12 @@ pub(super) fn read(from: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// Reads a file that a command needs beside what it is about, such as a key. If it is missing, that is a failure as any other:
+/// scripts take `Exit::NotFound` for an account that is not there.
+pub(super) fn read_beside(from: &Path) -> Result<Vec<u8>, Failure> {
+    read(from).map_err(|failure| Failure::new(Exit::Failed, failure.message))
+}
+
 /// Bytes that were read as text; what is none is refused later, as what it is not.
 pub(super) fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

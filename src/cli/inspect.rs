@@ -172,6 +172,10 @@ fn print_verdict(out: &mut impl Write, explanation: &Explanation) -> std::io::Re
     };
     let operator = match &explanation.operator {
         Some(operator) => format!("{operator} (trusted)"),
+        None if explanation.is_trust_unchecked() && explanation.kind == "operator" => {
+            "itself; to see whether a mesh has it, compare subject and issued with `jwtmesh operator show`".to_owned()
+        }
+        None if explanation.is_trust_unchecked() => "not known: no operator was given".to_owned(),
         None => "none that is trusted here".to_owned(),
     };
     writeln!(out, "kind        {}", text_or(&explanation.kind, "unknown"))?;
@@ -281,6 +285,24 @@ mod tests {
         explanation.unchecked.clear();
         let text = verdict(&explanation);
         assert!(text.contains("verdict     valid\n"), "{text}");
+    }
+
+    #[test]
+    fn without_operators_to_trust_none_is_said_to_be_untrusted() {
+        let operator = include_bytes!("../../tests/vectors/accept/operator-plain.jwt").as_slice();
+        let account = include_bytes!("../../tests/vectors/accept/exp-zero.jwt").as_slice();
+        let none = crate::jwt::TrustedKeys::default();
+        for (token, trusted, words) in [
+            (operator, None, "operator    itself; to see whether a mesh has it"),
+            (operator, Some(&none), "operator    none that is trusted here"),
+            (account, None, "operator    not known: no operator was given"),
+            (account, Some(&none), "operator    none that is trusted here"),
+        ] {
+            let mut text = Vec::new();
+            print(&mut text, &explain(token, trusted, 2_000_000_000)).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 
     #[test]

@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::exit::{Exit, Failure};
-use super::input::{read, text_of};
+use super::input::{read_beside, text_of};
 use super::output::to_stderr;
 use crate::sign::{self, SigningKey};
 
 /// The key whose seed is in `file`, as nsc or `nk` wrote it. No error shows any of it.
 pub(super) fn operator_key(file: &Path) -> Result<SigningKey, Failure> {
     warn_of_others(file);
-    sign::operator_key(&text_of(&read(file)?))
+    sign::operator_key(&text_of(&read_beside(file)?))
         .map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", file.display())))
 }
 

@@ -57,7 +57,7 @@ enum Command {
     Serve(serve::Serve),
     /// Try everything in one folder: keys, certificates, nodes, a nats-server, a revocation, a failover
     Demo(demo::Demo),
-    /// Accounts: list, show, push, pull, watch
+    /// Accounts: list, show, push, pull, watch, delete, closing, kill
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// Revoke users of an account, with proof: signs here, with a key that no node has

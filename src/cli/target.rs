@@ -1,6 +1,7 @@
 //! Which node a command talks to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,14 +14,21 @@ use crate::folder;
 /// The configuration file that is used if neither an option nor the environment names one.
 const DEFAULT_CONFIG: &str = "cluster.toml";
 
+/// The environment variables that stand for `--config` and `--node`. clap does not read them: for it they would be given on the
+/// command line, and so conflict with options that take their place there.
+const CONFIG_VARIABLE: &str = "JWTMESH_CONFIG";
+const NODE_VARIABLE: &str = "JWTMESH_NODE";
+
 /// Options of every command that asks a node.
 #[derive(Debug, Args)]
 pub(super) struct Target {
-    /// The mesh's cluster.toml, to find the node's data folder [default: ./cluster.toml if there is one]
-    #[arg(long, value_name = "FILE", env = "JWTMESH_CONFIG")]
+    /// The mesh's cluster.toml, to find the node's data folder [env: JWTMESH_CONFIG] [default:
+    /// ./cluster.toml if there is one]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The name of the node in the file; optional if one node of the file runs on this machine
-    #[arg(long, value_name = "NAME", env = "JWTMESH_NODE")]
+    /// The name of the node in the file; optional if one node of the file runs on this machine [env:
+    /// JWTMESH_NODE]
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// The path of the node's admin.sock, instead of a cluster.toml
     #[arg(long, value_name = "PATH")]
@@ -31,8 +39,8 @@ impl Target {
     /// A client of that node. If it is named, no other one answers.
     pub(super) fn client(&self) -> Result<AdminClient, Failure> {
         let client = AdminClient::new(self.socket()?);
-        Ok(match &self.node {
-            Some(name) => client.for_node(name),
+        Ok(match self.node() {
+            Some(name) => client.for_node(&name),
             None => client,
         })
     }
@@ -44,7 +52,8 @@ impl Target {
         }
         let (path, text) = self.file()?;
         let names = Config::nodes(&path, &text)?;
-        let any = self.node.as_ref().or(names.first()).map(String::as_str);
+        let node = self.node();
+        let any = node.as_ref().or(names.first()).map(String::as_str);
         let peering = Config::parse(&path, &text, any)?.peering;
         Ok(Some(peering.map(|peering| peering.nodes).unwrap_or_default()))
     }
@@ -59,7 +68,8 @@ impl Target {
             let config = Config::parse(&path, &text, node)?;
             Ok(folder::admin_socket(&config.data))
         };
-        if self.node.is_none() {
+        let node = self.node();
+        if node.is_none() {
             // The nodes of a mesh mostly have the same data folder, each on its machine. Where they do not, mostly one of
             // them runs on this one.
             let names = Config::nodes(&path, &text)?;
@@ -73,14 +83,24 @@ impl Target {
                 return Ok(only);
             }
         }
-        socket(self.node.as_deref())
+        socket(node.as_deref())
+    }
+
+    /// The name that is asked for. A socket that is given names its node itself, whatever the environment says.
+    fn node(&self) -> Option<String> {
+        let named = || variable(NODE_VARIABLE).map(|name| name.to_string_lossy().into_owned());
+        self.node.clone().or_else(|| named().filter(|_| self.socket.is_none()))
     }
 
     /// The path of cluster.toml and what is in it.
     fn file(&self) -> Result<(PathBuf, String), Failure> {
-        let path = match &self.config {
+        let path = match self
+            .config
+            .clone()
+            .or_else(|| variable(CONFIG_VARIABLE).map(PathBuf::from))
+        {
             Some(path) => path,
-            None if Path::new(DEFAULT_CONFIG).exists() => Path::new(DEFAULT_CONFIG),
+            None if Path::new(DEFAULT_CONFIG).exists() => PathBuf::from(DEFAULT_CONFIG),
             None => {
                 return Err(Failure::new(
                     Exit::Usage,
@@ -88,12 +108,16 @@ impl Target {
                 ));
             }
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok((path.to_owned(), text))
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok((path, text)),
+            Err(source) => Err(ConfigError::Unreadable { path, source }.into()),
+        }
     }
+}
+
+/// The environment variable of this name, unless it is empty.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 #[cfg(test)]

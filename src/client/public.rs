@@ -64,7 +64,9 @@ impl PublicClient {
         let (tls, default_port) = match (uri.scheme_str(), ca) {
             (Some("http"), _) => (None, 80),
             (Some("https"), Some(ca)) => (Some(Arc::new(tls::client(ca, own)?).into()), 443),
-            (Some("https"), None) => anyhow::bail!("{url} needs a file with the authority that signed its certificate"),
+            (Some("https"), None) => anyhow::bail!(
+                "{url} needs --ca FILE, with the authority that signed its certificate, or that certificate itself"
+            ),
             _ => anyhow::bail!("{url} begins neither with http:// nor with https://"),
         };
         Ok(Self {

@@ -88,6 +88,11 @@ pub fn explain(text: &[u8], trusted: Option<&TrustedKeys>, now: i64) -> Explanat
 }
 
 impl Explanation {
+    /// Whether no operators were given to judge the issuer by.
+    pub fn is_trust_unchecked(&self) -> bool {
+        self.unchecked.contains(&NO_OPERATORS)
+    }
+
     fn note(&mut self, rejection: Rejection) {
         match rejection {
             Rejection::Invalid { issues } => self.problems.extend(issues),

@@ -479,6 +479,35 @@ fn without_a_running_node_the_command_line_names_the_socket() {
     assert!(text(&done).contains("admin.sock"), "{}", text(&done));
 }
 
+/// The README recommends both variables. What is on the command line takes their place.
+#[test]
+fn a_way_on_the_command_line_comes_before_the_variables_of_another() {
+    let (_, account, node) = start();
+    let with_variables = |args: &[&str]| {
+        let mut command = jwtmesh();
+        command
+            .env("JWTMESH_CONFIG", "/nowhere.toml")
+            .env("JWTMESH_NODE", "other");
+        command.args(args).output().expect("the program can be started")
+    };
+    let key = node.folder().join("operator.nk");
+    fs::write(&key, Operator::new("X").key.seed().unwrap()).unwrap();
+    let key = key.display().to_string();
+    let (id, user, url) = (account.id(), account.user().id(), node.base());
+    let done = with_variables(&["revoke", &id, &user, "--key", &key, "--url", &url]);
+    assert_eq!(done.status.code(), Some(4), "the node refuses the key: {}", text(&done));
+    let socket = node.folder().join("data/admin.sock").display().to_string();
+    let done = with_variables(&["account", "show", &id, "--socket", &socket]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done));
+    let done = with_variables(&["account", "show", &id]);
+    assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+    assert!(text(&done).contains("/nowhere.toml"), "{}", text(&done));
+    // On the command line both are too many, and the usage has the arguments in their order.
+    let done = with_variables(&["revoke", &id, &user, "--key", &key, "--url", &url, "--config", "c.toml"]);
+    assert_eq!(done.status.code(), Some(2), "{}", text(&done));
+    assert!(text(&done).contains("<ACCOUNT> <USER>..."), "{}", text(&done));
+}
+
 /// A seed is easily typed or pasted where a file or a key belongs. What is printed ends in CI logs and screenshots.
 #[test]
 fn a_seed_given_as_an_argument_is_never_printed() {

@@ -240,7 +240,7 @@ fn revoke_says_what_is_wrong_with_a_key_a_user_or_an_account() {
         (vec![id.as_str(), &user, "--key", "stranger.nk"], 4, "trust"),
         (vec![&id, &user, "--key", "account.nk"], 2, "private key of an account"),
         (vec![&id, &user, "--key", "public.nk"], 2, "public key only"),
-        (vec![&id, &user, "--key", "missing.nk"], 3, "missing.nk"),
+        (vec![&id, &user, "--key", "missing.nk"], 1, "missing.nk"),
         (vec![&id, &id], 2, "a user's begins with U"),
         (vec![&other, &user], 3, &other),
         (vec!["payments", &user], 2, "does not list accounts"),
@@ -256,6 +256,7 @@ fn revoke_says_what_is_wrong_with_a_key_a_user_or_an_account() {
         "https without an authority: {}",
         text(&done)
     );
+    assert!(text(&done).contains("--ca FILE"), "{}", text(&done));
     assert!(revoked(&node, &account).is_empty());
 
     // Every user, over the admin socket, where the account may be named; and others can read the key.

@@ -9,12 +9,12 @@ use clap::{Args, Subcommand};
 use super::consent::Consent;
 use super::named::Named;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{read, text_of, trusted};
+use crate::cli::input::{read_beside, text_of, trusted};
 use crate::cli::inspect;
 use crate::cli::key::operator_key;
 use crate::cli::output::json;
 use crate::cli::target::Target;
-use crate::client::AdminClient;
+use crate::client::{AdminClient, ClientError};
 use crate::clock::Clock;
 use crate::jwt::{AccountKey, Token, explain, time};
 use crate::sign::Claims;
@@ -115,7 +115,11 @@ impl Set {
     async fn token(&self, client: &AdminClient, account: AccountKey) -> Result<Bytes, Failure> {
         if let Some(key) = &self.key {
             let key = operator_key(key)?;
-            let present = client.account(account).await?.token.unwrap_or_default();
+            let present = client
+                .account(account)
+                .await
+                .map_err(|error| without_present(account, error))?;
+            let present = present.token.unwrap_or_default();
             let now = Clock::system().now();
             let signed = Claims::of_token(&present).and_then(|claims| claims.closed(now).sign(&key, now));
             let signed = signed.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
@@ -125,10 +129,24 @@ impl Set {
             .from
             .as_ref()
             .ok_or_else(|| Failure::new(Exit::Usage, "give FILE or --key"))?;
-        let token = Token::from_file_text(&text_of(&read(file)?));
+        let token = Token::from_file_text(&text_of(&read_beside(file)?));
         let token =
             token.map_err(|rejection| Failure::new(Exit::Refused, format!("{}: {rejection}", file.display())))?;
         Ok(token.bytes().clone())
+    }
+}
+
+/// Why there is no present JWT to sign again.
+fn without_present(account: AccountKey, error: ClientError) -> Failure {
+    match error {
+        ClientError::Problem(problem) if problem.code == "deleted-account" => Failure::new(
+            Exit::NotFound,
+            format!(
+                "account {account} was deleted, so it has no present JWT that could be signed again: give a closing JWT as FILE in \
+                 place of --key, such as one made with nsc (edit account --conns 0 --leaf-conns 0)"
+            ),
+        ),
+        error => error.into(),
     }
 }
 

@@ -29,6 +29,10 @@ const ATTEMPTS: usize = 8;
 /// The longest that is waited for, which is the longest that a node waits.
 const LONGEST_WAIT: u64 = 60;
 
+/// What is said in place of the number of closed connections.
+const COUNT_NOT_KNOWN: &str = "; how many connections were closed is not known (it takes the permission for \
+                               $SYS.REQ.SERVER.PING.CONNZ: deploy/nats/README.md)";
+
 /// Every user of the account, as nsc writes it.
 const EVERY_USER: &str = "*";
 
@@ -39,7 +43,11 @@ const EVERY_USER: &str = "*";
 ///
 /// Exit code 0 if it is in force at every server; 1 if it is stored but not confirmed by each of them, which are named.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("whom").required(true))]
+#[command(
+    group = ArgGroup::new("whom").required(true),
+    // clap's own has the users, as a group, before the account.
+    override_usage = "jwtmesh revoke [OPTIONS] --key <FILE> <ACCOUNT> <USER>...\n       jwtmesh revoke [OPTIONS] --key <FILE> <ACCOUNT> --all"
+)]
 pub(super) struct Revoke {
     /// The account's public key; its name where the admin socket of a node is used
     #[arg(value_name = "ACCOUNT")]
@@ -130,6 +138,8 @@ impl Done {
         let closed = match found.closed {
             Some(1) => ", 1 connection closed".to_owned(),
             Some(count) => format!(", {count} connections closed"),
+            None if found.nats.iter().all(|nats| !nats.servers.is_empty()) => COUNT_NOT_KNOWN.to_owned(),
+            // No server has been heard, which is said below.
             None => String::new(),
         };
         match (found.nats.is_empty(), found.confirmed) {
@@ -200,5 +210,61 @@ fn user(text: &str) -> Result<String, String> {
         None => Err(
             "this is no public key: a user's begins with U and has 56 characters; --all revokes every user".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Enforced, Propagated};
+
+    fn said(servers: usize, closed: Option<u64>) -> String {
+        let server = |number| Enforced {
+            id: format!("N{number}"),
+            name: format!("n{number}"),
+            state: "in-force".to_owned(),
+            version: "2.15.1".to_owned(),
+        };
+        let nats = Propagated {
+            name: "fra".to_owned(),
+            servers: (0..servers).map(server).collect(),
+        };
+        let account = AccountKey::from_bytes([7; 32]);
+        let found = Propagation {
+            account: account.to_string(),
+            revision: 7,
+            confirmed: servers > 0,
+            servers,
+            in_force: servers,
+            closed,
+            elapsed_ms: Some(84),
+            nats: vec![nats],
+        };
+        let done = Done {
+            account,
+            name: "payments".to_owned(),
+            until: 1_700_000_000,
+            found,
+        };
+        let mut text = Vec::new();
+        done.print(&mut text, &[EVERY_USER.to_owned()])
+            .expect("a vector takes it");
+        String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn g5_where_the_closed_connections_were_not_counted_it_says_why() {
+        let counted = said(2, Some(1));
+        assert!(counted.ends_with("1 NATS cluster, 1 connection closed\n"), "{counted}");
+        let not_counted = said(2, None);
+        let words =
+            "revoked in 84 ms on 2 of 2 servers in 1 NATS cluster; how many connections were closed is not known";
+        assert!(not_counted.contains(words), "{not_counted}");
+        assert!(not_counted.contains("CONNZ: deploy/nats/README.md"), "{not_counted}");
+        let not_heard = said(0, None);
+        assert!(
+            !not_heard.contains("CONNZ") && not_heard.contains("no server of NATS cluster fra"),
+            "{not_heard}"
+        );
     }
 }
