@@ -124,6 +124,9 @@ pub struct Account {
     /// The token, where it was asked for (`?token=true`, or a single account).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
+    /// Of an account that is shut: only a JWT that was issued after this time opens it again, Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opens_after: Option<i64>,
     /// `closing`: the account is shut, and its token is its closing JWT. `deleted`: it was deleted, and has no token; only shown
     /// where it is asked for (`?deleted=true`, a single account). Absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]

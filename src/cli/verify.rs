@@ -243,6 +243,7 @@ mod tests {
             revision: 1,
             etag: String::new(),
             token: token.map(str::to_owned),
+            opens_after: None,
             state: None,
             damage: None,
         }

@@ -131,7 +131,7 @@ pub enum SubmitError {
         account: AccountKey,
     },
     /// A newer token is stored (G2).
-    #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at, *now))]
+    #[error("{}", superseded(*account, *stored_issued_at, *submitted_issued_at, *now, *shut))]
     Superseded {
         /// The account.
         account: AccountKey,
@@ -141,6 +141,8 @@ pub enum SubmitError {
         submitted_issued_at: i64,
         /// The mesh's time, Unix seconds.
         now: i64,
+        /// If the stored token is the one that shuts the account, the revision since which it does.
+        shut: Option<Revision>,
     },
     /// The account was deleted, and the token is no newer than that (G8).
     #[error("{}", deleted(*account, *issued_after, *submitted_issued_at))]
@@ -417,7 +419,22 @@ fn deleted(account: AccountKey, issued_after: i64, submitted: i64) -> String {
     )
 }
 
-fn superseded(account: AccountKey, stored: i64, submitted: i64, now: i64) -> String {
+/// No pull here: it would fetch the closing JWT.
+fn shut(account: AccountKey, since: Revision, opens_after: i64, submitted: i64) -> String {
+    format!(
+        "account {account} is shut: at revision {since} an administrator replaced its JWT with its closing JWT (`jwtmesh account kill`), \
+         and this one, issued at {}, is from before. A JWT issued after {} opens the account again: edit it in nsc, which \
+         signs it anew, and push, without a pull",
+        time(submitted),
+        time(opens_after)
+    )
+}
+
+fn superseded(account: AccountKey, stored: i64, submitted: i64, now: i64, shut_since: Option<Revision>) -> String {
+    // Where a wrong clock has dated what was shut, an edit does not help.
+    if let Some(since) = shut_since.filter(|_| stored <= now) {
+        return shut(account, since, stored, submitted);
+    }
     if stored < submitted {
         return format!(
             "account {account} had this JWT, issued at {}, and an administrator replaced it with another one: pull that one (`nsc pull \

@@ -136,7 +136,7 @@ impl Resolver {
             } else {
                 self.0.raft.submit(trust.epoch, item).await?
             };
-            if let Some(submitted) = self.concluded(claims, outcome)? {
+            if let Some(submitted) = self.concluded(claims, outcome).await? {
                 // Also where it was stored by then: of an attempt whose outcome was not known nothing was said.
                 warn_of(refused.as_ref());
                 return Ok(submitted);
@@ -147,7 +147,11 @@ impl Resolver {
 
     /// What `outcome` means for who submitted a token with these claims; `None` where the trust has changed since it was
     /// verified, so that it has to be verified again.
-    fn concluded(&self, claims: &AccountClaims, outcome: AccountOutcome) -> Result<Option<Submitted>, SubmitError> {
+    async fn concluded(
+        &self,
+        claims: &AccountClaims,
+        outcome: AccountOutcome,
+    ) -> Result<Option<Submitted>, SubmitError> {
         let account = claims.account;
         match outcome {
             AccountOutcome::Stored { revision } => {
@@ -163,7 +167,15 @@ impl Resolver {
                     revision,
                 }))
             }
-            AccountOutcome::Superseded { stored_issued_at, .. } => Err(self.superseded(claims, stored_issued_at)),
+            AccountOutcome::Superseded {
+                stored_issued_at,
+                revision,
+            } => {
+                // What shut it was decided there, and is mostly known here by now. Without it the times are said.
+                let row = self.current(account).await.ok().flatten();
+                let shut = row.filter(|row| row.revision == revision && row.kind == RowKind::Closing);
+                Err(self.superseded(claims, stored_issued_at, shut.map(|row| row.revision)))
+            }
             AccountOutcome::Deleted { issued_after, .. } => Err(deleted(claims, issued_after)),
             AccountOutcome::OtherOperator { owner, .. } => Err(SubmitError::OtherOperator {
                 account,
@@ -317,12 +329,13 @@ impl Resolver {
         })
     }
 
-    fn superseded(&self, claims: &AccountClaims, stored_issued_at: i64) -> SubmitError {
+    fn superseded(&self, claims: &AccountClaims, stored_issued_at: i64, shut: Option<Revision>) -> SubmitError {
         SubmitError::Superseded {
             account: claims.account,
             stored_issued_at,
             submitted_issued_at: claims.issued_at,
             now: self.now(),
+            shut,
         }
     }
 
@@ -387,7 +400,8 @@ impl Resolver {
             if row.is_deleted() {
                 return Err(deleted(claims, row.issued_at));
             }
-            return Err(self.superseded(claims, row.issued_at));
+            let shut = (row.kind == RowKind::Closing).then_some(row.revision);
+            return Err(self.superseded(claims, row.issued_at, shut));
         }
         Ok(None)
     }

@@ -235,8 +235,34 @@ fn g9_an_account_is_shut_without_a_key_and_opened_by_a_newer_jwt_only() {
         let proof = nodes[2].cli_json(&["account", "watch", &id]);
         assert_eq!(proof["confirmed"], true, "{proof}");
         for node in nodes {
-            assert_eq!(node.post_account(&id, &before).status, 409, "the JWT from before");
+            let refused = node.post_account(&id, &before);
+            assert_eq!(refused.status, 409, "the JWT from before");
+            let sentence = refused.text();
+            assert!(
+                sentence.contains("is shut: at revision ") && sentence.contains("without a pull"),
+                "{sentence}"
+            );
         }
+        let listing = nodes[0].cli_json(&["account", "list"]);
+        let listed = listing
+            .as_array()
+            .and_then(|items| items.iter().find(|item| item["account"] == *id));
+        let (listed, shown) = (
+            listed.expect("it is listed"),
+            nodes[0].cli_json(&["account", "show", &id]),
+        );
+        for field in ["state", "issued_at", "opens_after"] {
+            assert_eq!(listed[field], shown[field], "{field}");
+        }
+        assert_eq!(
+            (&listed["state"], &listed["issued_at"]),
+            (&json!("closing"), &claims(&kept)["iat"])
+        );
+        let table = mesh.run(&["account", "list"]);
+        assert!(
+            table.lines().any(|line| line.contains(&id) && line.ends_with("  shut")),
+            "{table}"
+        );
         // A server that starts now is shut as well.
         let config = resolver_config(&operator.token(), &nodes[1].accounts_url());
         let other = NatsServer::start(version, &config);
@@ -269,6 +295,9 @@ fn g8_g9_without_a_closing_jwt_a_delete_says_what_it_cannot_do_until_there_is_on
     assert!(unproven.contains("nothing was sent to the NATS clusters"), "{unproven}");
     assert!(client.ping(), "nothing else evicts a loaded account");
 
+    let seed = mesh.file("operator.nk", &operator.key.seed().expect("a private key"));
+    let nothing = mesh.refused(&["account", "closing", "set", &id, "--key", &seed], 3);
+    assert!(nothing.contains("FILE in place of --key"), "{nothing}");
     let kept = mesh.file("closing.jwt", &closing(operator, account));
     mesh.run(&["account", "closing", "set", &id, &kept]);
     mesh.is_shut_out(client);
@@ -458,6 +487,43 @@ fn g7_g8_nsc_prunes_and_removes_accounts() {
         nsc.try_run(&["push", "--account", "B"]).ok.then_some(())
     });
     assert_eq!(node.get_account(&b).text(), nsc.account_token("B"));
+}
+
+/// As the README says it: an edit and a push, without a pull.
+#[test]
+fn g7_g9_nsc_opens_an_account_again_that_was_killed() {
+    let nsc = Nsc::with_operator();
+    let node = Node::plain(&nsc.operator_token());
+    nsc.account_server(&node.base());
+    let a = nsc.add_account("A");
+    nsc.run(&["push", "--account", "A"]);
+    let colleague = nsc.copy();
+    colleague.run(&["edit", "account", "--name", "A", "--conns", "0", "--leaf-conns", "0"]);
+    let file = node.folder().join("closing.jwt");
+    fs::write(&file, colleague.account_token("A")).expect("the test's own folder");
+    let file = file.display().to_string();
+    for args in [
+        &["account", "closing", "set", &a, &file][..],
+        &["account", "kill", &a, "--yes"],
+    ] {
+        let done = node.cli(args);
+        assert!(
+            done.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+    let screen = nsc.try_run(&["push", "--account", "A"]);
+    assert!(
+        !screen.ok && screen.text.contains("is shut: at revision "),
+        "{}",
+        screen.text
+    );
+    eventually("a newer one is taken", || {
+        nsc.run(&["edit", "account", "--name", "A", "--description", &now().to_string()]);
+        nsc.try_run(&["push", "--account", "A"]).ok.then_some(())
+    });
+    assert_eq!(node.get_account(&a).text(), nsc.account_token("A"));
 }
 
 /// No quorum: an error in time, never silence.

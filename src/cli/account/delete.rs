@@ -11,7 +11,7 @@ use super::consent::Consent;
 use super::named::Named;
 use crate::api::Deleted;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::input::{read, text_of};
+use crate::cli::input::{read_beside, text_of};
 use crate::cli::key::operator_key;
 use crate::cli::output::{json, plain};
 use crate::cli::target::Target;
@@ -55,7 +55,7 @@ impl Delete {
             let key = named.key(&client).await?;
             accounts.insert(key.to_string());
             match client.account_or_tombstone(key).await {
-                Ok(account) => newest = newest.max(account.issued_at),
+                Ok(account) => newest = newest.max(account.opens_after.unwrap_or(account.issued_at)),
                 // It is no error to delete what is not there.
                 Err(ClientError::Problem(problem)) if problem.status == 404 => {}
                 Err(error) => return Err(error.into()),
@@ -95,7 +95,7 @@ impl Delete {
             .ok_or_else(|| Failure::new(Exit::Usage, "give --claim or --key"))?;
         let refused = |detail: String| Failure::new(Exit::Refused, format!("{}: {detail}", file.display()));
         let token =
-            Token::from_file_text(&text_of(&read(file)?)).map_err(|rejection| refused(rejection.to_string()))?;
+            Token::from_file_text(&text_of(&read_beside(file)?)).map_err(|rejection| refused(rejection.to_string()))?;
         let claims = token.unverified_claims().unwrap_or_default();
         let named = claims["nats"]["accounts"].as_array().into_iter().flatten();
         let named: BTreeSet<String> = named.filter_map(|key| key.as_str().map(str::to_owned)).collect();

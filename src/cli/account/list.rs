@@ -87,12 +87,13 @@ impl Table {
     fn head(&self, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(
             out,
-            "{:<name$}  {:<56}  {:<operator$}  {:<20}  {:<20}  REVISION",
+            "{:<name$}  {:<56}  {:<operator$}  {:<20}  {:<20}  {:<8}  STATE",
             "NAME",
             "ACCOUNT",
             "OPERATOR",
             "ISSUED",
             "EXPIRES",
+            "REVISION",
             name = self.name,
             operator = self.operator
         )
@@ -109,9 +110,13 @@ impl Table {
                 name = self.name
             );
         }
-        writeln!(
-            out,
-            "{:<name$}  {:<56}  {:<operator$}  {:<20}  {:<20}  {}",
+        // In the words of `account show`.
+        let state = match account.state.as_deref() {
+            Some("closing") => "shut",
+            _ => "",
+        };
+        let line = format!(
+            "{:<name$}  {:<56}  {:<operator$}  {:<20}  {:<20}  {:<8}  {state}",
             plain(&account.name),
             account.account,
             operator_name(account, operators),
@@ -120,7 +125,8 @@ impl Table {
             account.revision,
             name = self.name,
             operator = self.operator
-        )
+        );
+        writeln!(out, "{}", line.trim_end())
     }
 }
 
@@ -149,6 +155,7 @@ mod tests {
             revision: 17,
             etag: String::new(),
             token: None,
+            opens_after: None,
             state: None,
             damage: None,
         };
@@ -157,7 +164,11 @@ mod tests {
             trust_epoch: 0,
             items: Vec::new(),
         };
-        let page = [account("payments-europe"), account("a")];
+        let shut = Account {
+            state: Some("closing".to_owned()),
+            ..account("shut-one")
+        };
+        let page = [account("payments-europe"), account("a"), shut];
         let damaged = Account {
             damage: Some("why".to_owned()),
             ..account("")
@@ -180,6 +191,8 @@ mod tests {
             assert_eq!(at(lines[0], "EXPIRES"), at(line, "never"));
             assert!(line[at(lines[0], "REVISION")..].starts_with("17"), "{line}");
             assert_eq!(at(lines[0], "ACCOUNT"), at(line, &page[0].account));
+            assert_eq!(line.ends_with("shut"), line.starts_with("shut-one"), "{line}");
         }
+        assert_eq!(at(lines[0], "STATE"), at(lines[3], "  shut") + 2);
     }
 }

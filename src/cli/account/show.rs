@@ -59,9 +59,11 @@ impl Show {
         } else {
             writeln!(out, "revision    {}", account.revision)?;
             if account.state.as_deref() == Some("closing") {
+                let after = account.opens_after.unwrap_or(account.issued_at);
                 writeln!(
                     out,
-                    "shut        this is its closing JWT; only a newer one opens it again"
+                    "shut        this is its closing JWT; only one issued after {} opens it again",
+                    time(after)
                 )?;
             }
             inspect::print(out, &explanation)?;

@@ -11,7 +11,7 @@ use crate::http::error::Refusal;
 use crate::http::proof;
 use crate::http::request;
 use crate::http::upload;
-use crate::jwt::{AccountKey, KeyError, time};
+use crate::jwt::{AccountKey, KeyError, Token, time};
 use crate::resolver::{AccountRow, Listed, RowKind, Submitter};
 
 /// Accounts in one page of a listing: the default, and the most that a caller may ask for.
@@ -79,12 +79,13 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
         account: row.account.to_string(),
         name: row.name.clone(),
         operator: state.resolver.owner(row.operator).to_string(),
-        issued_at: row.issued_at,
+        issued_at: issued_at(row),
         expires_at: row.expires_at,
         revision: row.revision,
         etag: row.etag.clone(),
         // A stored token is ASCII: base64 and dots.
         token: (with_token && !row.is_deleted()).then(|| String::from_utf8_lossy(&row.token).into_owned()),
+        opens_after: (row.kind == RowKind::Closing).then_some(row.issued_at),
         state: match row.kind {
             RowKind::Token => None,
             RowKind::Closing => Some("closing".to_owned()),
@@ -92,6 +93,18 @@ fn shown(state: &AdminState, row: &AccountRow, with_token: bool) -> api::Account
         },
         damage: None,
     }
+}
+
+/// When its token was issued. The row of an account that is shut has the later time of what was shut.
+fn issued_at(row: &AccountRow) -> i64 {
+    if row.kind != RowKind::Closing {
+        return row.issued_at;
+    }
+    let claims = Token::parse(&*row.token)
+        .ok()
+        .and_then(|token| token.unverified_claims());
+    let own = claims.and_then(|claims| claims["iat"].as_i64());
+    own.filter(|own| *own > 0).unwrap_or(row.issued_at)
 }
 
 /// An account whose row cannot be read: the listing says which one it is.
@@ -105,6 +118,7 @@ fn damaged(listed: &Listed, damage: &dyn std::error::Error) -> api::Account {
         revision: listed.revision,
         etag: String::new(),
         token: None,
+        opens_after: None,
         state: None,
         damage: Some(damage.to_string()),
     }
