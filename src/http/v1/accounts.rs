@@ -100,7 +100,7 @@ fn issued_at(row: &AccountRow) -> i64 {
     if row.kind != RowKind::Closing {
         return row.issued_at;
     }
-    let claims = Token::parse(&*row.token)
+    let claims = Token::parse(&row.token)
         .ok()
         .and_then(|token| token.unverified_claims());
     let own = claims.and_then(|claims| claims["iat"].as_i64());
