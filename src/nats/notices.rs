@@ -523,7 +523,7 @@ impl Notices {
                 creds = %creds.display(),
                 "the creds are of a user of this account, which is not the system account of a trusted operator: if the \
                  servers agree, no change reaches them. Make creds of the system account, as \
-                 `nsc generate creds -a SYS -n jwtmesh` prints them; they are read within seconds"
+                 `nsc generate creds -a SYS -n USER` prints them; they are read within seconds"
             );
         }
     }
@@ -534,11 +534,15 @@ impl Notices {
         }
     }
 
-    pub(super) fn missing_permission(&mut self, permission: MissingPermission, words: &str) {
+    pub(super) fn missing_permission(&mut self, user: &str, permission: MissingPermission, words: &str) {
         let (what, option) = (permission.lack(), permission.option());
         let advice = format!(
-            "{what}: run `nsc edit user -a SYS -n jwtmesh {option}`, then generate its creds again; they are read for the \
-             next connection"
+            "{what}: run `nsc edit user -a SYS -n {user} {option}`, then generate its creds again; {}",
+            if permission.ends_the_connection() {
+                "they are read within seconds"
+            } else {
+                "they are read for the next connection, so restart this node"
+            }
         );
         // Remembered by the advice, because each complaint names another account.
         if !self.is_due(&advice) {

@@ -61,7 +61,8 @@ impl Publisher {
                     Some(
                         permission @ (MissingPermission::Ask | MissingPermission::Events | MissingPermission::Watch),
                     ) => {
-                        self.notices.missing_permission(permission, &words);
+                        self.notices
+                            .missing_permission(&connection.user_name(), permission, &words);
                         if permission == MissingPermission::Ask {
                             self.propagation.cannot_ask(self.now());
                         }
@@ -69,7 +70,8 @@ impl Publisher {
                         self.show();
                     }
                     Some(permission) => {
-                        self.notices.missing_permission(permission, &words);
+                        self.notices
+                            .missing_permission(&connection.user_name(), permission, &words);
                         return Some(End::WithoutPermission);
                     }
                 },

@@ -27,7 +27,7 @@ impl Creds {
         let unusable = |defect: &dyn Display| {
             format!(
                 "cannot use the creds file {}: {defect}. It must hold the JWT and seed of a system-account user, as \
-                 `nsc generate creds -a SYS -n jwtmesh` prints them",
+                 `nsc generate creds -a SYS -n USER` prints them",
                 path.display()
             )
         };

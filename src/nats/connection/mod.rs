@@ -193,6 +193,12 @@ impl Connection {
         &self.user
     }
 
+    /// The name of its user as nsc knows it, or a placeholder where the creds do not say.
+    pub(in crate::nats) fn user_name(&self) -> String {
+        let name = self.user["name"].as_str().filter(|name| !name.is_empty());
+        subjects::clip(name.unwrap_or("USER"), 100)
+    }
+
     /// The URL of the server.
     pub(in crate::nats) fn url(&self) -> &str {
         &self.url

@@ -59,10 +59,10 @@ impl Notices {
     }
 
     /// Our user lacks a permission.
-    pub(super) fn denied(&self, denied: &Denied, words: &str) {
+    pub(super) fn denied(&self, user: &str, denied: &Denied, words: &str) {
         let subjects: Vec<&str> = REQUESTS.iter().map(|(subject, _)| *subject).collect();
         let remedy = format!(
-            "run `nsc edit user -a SYS -n jwtmesh --allow-pub '{}' --allow-sub '{}'`, then generate its creds again; they are \
+            "run `nsc edit user -a SYS -n {user} --allow-pub '{}' --allow-sub '{}'`, then generate its creds again; they are \
              read within seconds. Where no request is to be answered, set respond = false under [[nats]]",
             subjects::ANSWERS.join(","),
             subjects.join(",")

@@ -157,7 +157,7 @@ impl Responder {
                 Woken::Stop => break End::Stopped,
                 Woken::Incoming(Incoming::End(reason)) => return End::Lost(reason),
                 Woken::Incoming(Incoming::Complaint(words)) => {
-                    if self.log_complaint(&words, look_at_creds.is_some()) {
+                    if self.log_complaint(&connection, &words, look_at_creds.is_some()) {
                         look_at_creds.get_or_insert_with(|| Instant::now() + CREDS_EVERY);
                     }
                 }
@@ -203,7 +203,7 @@ impl Responder {
     }
 
     /// Logs a server's complaint. `true` if it is about a permission that is missing; of several, the first is logged.
-    fn log_complaint(&self, words: &str, was_denied: bool) -> bool {
+    fn log_complaint(&self, connection: &Connection, words: &str, was_denied: bool) -> bool {
         let Some(denied) = subjects::denied(words) else {
             self.notices.complaint(words);
             return false;
@@ -212,7 +212,7 @@ impl Responder {
             self.sent.denied();
         }
         if !was_denied {
-            self.notices.denied(&denied, words);
+            self.notices.denied(&connection.user_name(), &denied, words);
         }
         true
     }

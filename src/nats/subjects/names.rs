@@ -158,6 +158,11 @@ impl MissingPermission {
         }
     }
 
+    /// Whether a connection without it is given up, and the creds are so read again; any other is used on.
+    pub(in crate::nats) fn ends_the_connection(self) -> bool {
+        matches!(self, Self::Publish | Self::Subscribe)
+    }
+
     /// The option of `nsc add user` and `nsc edit user` that grants it.
     pub(in crate::nats) fn option(self) -> &'static str {
         match self {
