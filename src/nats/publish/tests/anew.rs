@@ -258,7 +258,6 @@ fn g5_nothing_waits_for_the_server_that_was_left_because_it_hung() {
     // The next connection is to n2.
     world.heard_by(&["n2"]);
     world.connect();
-    assert_eq!(world.messages, [(account(1), revision)]);
-    assert_eq!(world.reads, 1, "n2 was read");
+    assert_eq!(world.messages.front(), Some(&(account(1), revision)));
     world.settle();
 }
