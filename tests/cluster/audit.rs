@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::deletes::closing;
 use crate::proof::{Split, Tie};
-use crate::support::mesh::{Nodes, nats_link};
+use crate::support::mesh::{Nodes, nats_link, node_for, wait_until_up_to_date};
 use crate::support::mint::{Account, Operator, now, sign};
 use crate::support::nats_server::{NatsServer, resolver_config};
 use crate::support::nats_user::NatsUser;
@@ -57,16 +57,7 @@ impl One {
     fn start(version: &str, respond: bool) -> Self {
         let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
         let user = operator.system.propagating_user();
-        let link = NatsLink {
-            respond,
-            ..NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())
-        };
-        let options = Options {
-            nats: vec![link],
-            ..Options::default()
-        };
-        let node = Node::start(&operator.token(), options);
-        node.put(&operator.system, &operator.system_token());
+        let node = node_for(&operator, &user, &[port], respond);
         node.put(&account, &operator.account_at(&account, now() - 600));
         let config = resolver_config(&operator.token(), &node.accounts_url());
         let server = NatsServer::start_on_port(version, port, &config);
@@ -267,37 +258,19 @@ fn g6_a_newer_jwt_given_to_one_nats_cluster_is_adopted_on_every_node_and_in_the_
 fn g6_an_older_jwt_that_another_mesh_publishes_is_overruled_and_that_mesh_adopts_the_newer_one() {
     for respond in [false, true] {
         let (operator, account, port) = (Operator::new("O"), Account::new("A"), free_port());
-        let (system, user) = (operator.system_token(), operator.system.answering_user());
-        let start = || {
-            let link = NatsLink {
-                respond,
-                ..NatsLink::plain(vec![format!("nats://127.0.0.1:{port}")], user.creds())
-            };
-            let options = Options {
-                nats: vec![link],
-                ..Options::default()
-            };
-            let node = Node::start(&operator.token(), options);
-            node.put(&operator.system, &system);
-            node
-        };
-        let is_swept = |node: &Node| {
-            eventually("it has looked at the server", || {
-                let servers = node.cli_json(&["nats", "servers"]);
-                (servers["items"][0]["state"] == "up-to-date").then_some(())
-            });
-        };
+        let user = operator.system.answering_user();
+        let start = || node_for(&operator, &user, &[port], respond);
         let ours = start();
         let config = resolver_config(&operator.token(), &ours.accounts_url());
         let server = NatsServer::start_on_port(NEWEST, port, &config);
-        is_swept(&ours);
+        wait_until_up_to_date(&ours, 1);
         let newer = operator.account_at(&account, now() - 600);
         ours.put(&account, &newer);
         eventually("it sends nothing more", || {
             ours.log().contains("new accounts propagated").then_some(())
         });
         let theirs = start();
-        is_swept(&theirs);
+        wait_until_up_to_date(&theirs, 1);
         // What they upload is sent at once, although the server has loaded something newer meanwhile.
         let mut member = NatsUser::connect(server.address(), &account.user()).expect("the account is served");
         let mut hears = NatsUser::connect(server.address(), &operator.system.user()).expect("it gets in");

@@ -37,8 +37,13 @@ pub(crate) fn request(operator: &Operator, accounts: &[&Account], issued_at: Opt
 
 /// A JWT that shuts `account`.
 pub(crate) fn closing(operator: &Operator, account: &Account) -> String {
+    closing_at(operator, account, now() - 50)
+}
+
+/// The same, issued at `issued_at`.
+pub(crate) fn closing_at(operator: &Operator, account: &Account, issued_at: i64) -> String {
     operator.account_with(account, |claims| {
-        claims["iat"] = json!(now() - 50);
+        claims["iat"] = json!(issued_at);
         claims["nats"]["limits"]["conn"] = json!(0);
         claims["nats"]["limits"]["leaf"] = json!(0);
     })

@@ -5,42 +5,15 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::deletes::request;
+use crate::deletes::{closing_at, request};
 use crate::support::asker::{Answering, UPDATE, update_of};
-use crate::support::mesh::{Nodes, nats_link_as};
-use crate::support::mint::{Account, Operator, User, now};
+use crate::support::mesh::{Nodes, nats_link_as, node_for, wait_until_up_to_date};
+use crate::support::mint::{Account, Operator, now};
 use crate::support::nats_server::{NatsServer, cluster, resolver_config};
 use crate::support::nats_user::NatsUser;
-use crate::support::node::{NatsLink, Node, Options};
+use crate::support::node::Node;
 use crate::support::process::{PATIENCE, eventually, free_port};
 use crate::support::tools::{NATS_SERVER_VERSIONS, NEWEST};
-
-/// A node that is connected as `user` to the servers at `ports`.
-fn node_for(operator: &Operator, user: &User, ports: &[u16], respond: bool) -> Node {
-    let servers = ports.iter().map(|port| format!("nats://127.0.0.1:{port}"));
-    let link = NatsLink {
-        respond,
-        ..NatsLink::plain(servers.collect(), user.creds())
-    };
-    let options = Options {
-        nats: vec![link],
-        ..Options::default()
-    };
-    let node = Node::start(&operator.token(), options);
-    node.put(&operator.system, &operator.system_token());
-    node
-}
-
-/// Each of so many servers enforces every change.
-#[track_caller]
-fn wait_until_up_to_date(node: &Node, count: usize) {
-    eventually("the servers are up to date", || {
-        let servers = node.cli_json(&["nats", "servers"]);
-        let items = servers["items"].as_array()?;
-        let are = items.iter().all(|server| server["state"] == "up-to-date");
-        (items.len() == count && are).then_some(())
-    });
-}
 
 fn lines_about(node: &Node, words: &str, account: &Account) -> Vec<String> {
     let log = node.log();
@@ -101,11 +74,7 @@ fn g6_two_meshes_that_disagree_say_so_and_overrule_each_other_ever_more_rarely()
     wait_until_up_to_date(&ours, 1);
     let theirs = start();
     wait_until_up_to_date(&theirs, 1);
-    let closing = operator.account_with(&account, |claims| {
-        claims["iat"] = json!(now() - 900);
-        claims["nats"]["limits"]["conn"] = json!(0);
-        claims["nats"]["limits"]["leaf"] = json!(0);
-    });
+    let closing = closing_at(&operator, &account, now() - 900);
     let file = theirs.folder().join("closing.jwt");
     std::fs::write(&file, &closing).expect("the test's own folder");
     let (id, file) = (account.id(), file.display().to_string());
@@ -221,11 +190,7 @@ fn g6_an_older_jwt_that_a_server_was_given_of_a_deleted_account_counts_as_overru
         std::fs::write(&file, text).expect("the test's own folder");
         file.display().to_string()
     };
-    let closing = operator.account_with(&account, |claims| {
-        claims["iat"] = json!(now() - 50);
-        claims["nats"]["limits"]["conn"] = json!(0);
-        claims["nats"]["limits"]["leaf"] = json!(0);
-    });
+    let closing = closing_at(&operator, &account, now() - 50);
     let (id, closing) = (account.id(), write("closing.jwt", &closing));
     let claim = write("delete.jwt", &request(&operator, &[&account], Some(now() - 30)));
     for args in [

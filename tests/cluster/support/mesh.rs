@@ -14,7 +14,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::disks::SmallDisk;
 use super::mint::{Account, Operator, User};
-use super::node::Node;
+use super::node::{NatsLink, Node, Options};
 use super::process::{eventually, free_port};
 use super::proxy::{Direction, Proxy};
 use super::tls::Authority;
@@ -307,4 +307,31 @@ pub(crate) fn nats_link_as(user: &User, port: u16) -> (NamedTempFile, String) {
         creds.path()
     );
     (creds, link)
+}
+
+/// A node that is connected as `user` to the servers at `ports`.
+pub(crate) fn node_for(operator: &Operator, user: &User, ports: &[u16], respond: bool) -> Node {
+    let servers = ports.iter().map(|port| format!("nats://127.0.0.1:{port}"));
+    let link = NatsLink {
+        respond,
+        ..NatsLink::plain(servers.collect(), user.creds())
+    };
+    let options = Options {
+        nats: vec![link],
+        ..Options::default()
+    };
+    let node = Node::start(&operator.token(), options);
+    node.put(&operator.system, &operator.system_token());
+    node
+}
+
+/// Each of so many servers enforces every change.
+#[track_caller]
+pub(crate) fn wait_until_up_to_date(node: &Node, count: usize) {
+    eventually("the servers are up to date", || {
+        let servers = node.cli_json(&["nats", "servers"]);
+        let items = servers["items"].as_array()?;
+        let are = items.iter().all(|server| server["state"] == "up-to-date");
+        (items.len() == count && are).then_some(())
+    });
 }
