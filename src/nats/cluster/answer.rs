@@ -349,7 +349,7 @@ impl Publisher {
 
     /// Reports what a server holds of `account`, if it is not the current token; `enforced`: the revision that it was known to
     /// enforce. A server that was not known to enforce the current one has an older one because it lags behind: it was away,
-    /// or the current one was adopted from another a moment ago. Nobody has given it that.
+    /// or the current one was adopted from another a moment ago. No other sender has given it that.
     fn found(&mut self, server: &ServerInfo, account: AccountKey, enforced: Option<Revision>, judgement: &Judgement) {
         let issued_at = judgement.issued_at;
         match &judgement.found {
@@ -358,18 +358,18 @@ impl Publisher {
                 self.notices.adopted(server, account, judgement.revision, issued_at);
                 self.found.entry(server.id.clone()).or_default().adopted += 1;
             }
-            Found::Older(_, is_closing) if enforced != Some(judgement.revision) => {
+            Found::Older { is_closing, .. } if enforced != Some(judgement.revision) => {
                 match is_closing {
                     true => self.notices.is_shut(server, account),
                     false => self.notices.lags(server, account, issued_at),
                 }
                 return;
             }
-            Found::Older(reason, _) | Found::Refused(reason) if judgement.held == Held::Other => {
+            Found::Older { reason, .. } | Found::Refused(reason) if judgement.held == Held::Other => {
                 self.notices.other(server, account, issued_at, reason);
                 self.found.entry(server.id.clone()).or_default().overruled += 1;
             }
-            Found::Older(reason, _) | Found::Refused(reason) => {
+            Found::Older { reason, .. } | Found::Refused(reason) => {
                 if self.unknown.len() < UNKNOWN_ACCOUNTS && self.unknown.insert(account) {
                     self.notices.unknown_account(server, account, issued_at, reason);
                 }

@@ -40,8 +40,12 @@ pub(super) enum Found {
     Nothing,
     /// It is stored now.
     Adopted,
-    /// It is older than the current one, by this sentence, which is sent. Whether it is the one that is kept to shut the account.
-    Older(String, bool),
+    /// It is older than the current one, which is sent.
+    Older {
+        reason: String,
+        /// Whether it is the one that is kept to shut the account.
+        is_closing: bool,
+    },
     /// It is refused for this reason; the current one is sent, if there is one.
     Refused(String),
 }
@@ -89,7 +93,8 @@ impl Judge {
             Err(error @ (SubmitError::Superseded { .. } | SubmitError::Deleted { .. })) => {
                 let closing = self.resolver.closing(account).await.ok().flatten();
                 let is_closing = closing.is_some_and(|closing| closing.token == body);
-                (Held::Other, Found::Older(error.to_string(), is_closing))
+                let reason = error.to_string();
+                (Held::Other, Found::Older { reason, is_closing })
             }
             Err(error) => (Held::Other, Found::Refused(error.to_string())),
         };

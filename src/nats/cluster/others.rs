@@ -269,6 +269,7 @@ mod tests {
             "it was sent nothing"
         );
     }
+
     #[tokio::test(start_paused = true)]
     async fn g5_another_server_is_tried_at_growing_pauses_and_within_a_second_when_one_is_missing_again() {
         let servers = ["a", "b", "c"].map(str::to_owned);

@@ -12,6 +12,11 @@ pub(super) const URGENT: u64 = 0;
 /// The same, where servers have to be read first: behind those that wait for no answer.
 pub(super) const URGENT_ONCE_READ: u64 = 1;
 
+/// Whether what is due at `due` is a fresh change of an account that existed.
+pub(super) fn is_urgent(due: u64) -> bool {
+    due <= URGENT_ONCE_READ
+}
+
 /// The accounts in flight or waiting.
 ///
 /// Invariants:

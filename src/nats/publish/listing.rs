@@ -1,6 +1,6 @@
 //! Which accounts are to be sent: those that have changed, and those that a caller asks for.
 
-use super::agenda::{URGENT, URGENT_ONCE_READ};
+use super::agenda::{URGENT, URGENT_ONCE_READ, is_urgent};
 use super::pending::{Answer, Pending, Phase};
 use super::propagation::{Propagation, REFUSALS, REPEAT_AFTER_MS, REPEATS};
 use super::step::{Changed, Lane};
@@ -56,7 +56,7 @@ impl Propagation {
         pending.expected = true;
         let is_new = revision > pending.listed;
         let under_way = pending.sent >= revision;
-        let urgent = due <= URGENT_ONCE_READ && pending.phase_when_read() == Phase::Queued;
+        let urgent = is_urgent(due) && pending.phase_when_read() == Phase::Queued;
         if is_new {
             pending.routine &= !lane.is_fresh();
             self.raise(account, revision, now);

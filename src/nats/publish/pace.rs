@@ -1,6 +1,6 @@
 //! How many accounts may be under way at once, and at which pace: what takes rights away never waits for what does not.
 
-use super::agenda::{Rank, URGENT_ONCE_READ};
+use super::agenda::{Rank, is_urgent};
 use super::propagation::{ANSWER_MS, Propagation};
 use crate::jwt::AccountKey;
 
@@ -52,7 +52,7 @@ impl Propagation {
         if is_read && now < self.greets_until() {
             return self.greets_until();
         }
-        if rank == Rank::Answers || rank == Rank::Sent || due <= URGENT_ONCE_READ {
+        if rank == Rank::Answers || rank == Rank::Sent || is_urgent(due) {
             return 0;
         }
         let (most, paced) = match rank {

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeSet;
 
-use super::agenda::URGENT_ONCE_READ;
+use super::agenda::is_urgent;
 use super::pending::{Phase, Reading};
 use super::propagation::{ANSWER_MS, Propagation};
 use super::roster::{Held, Slot};
@@ -70,7 +70,7 @@ impl Propagation {
     /// Whether so many accounts are read already that one that is due at `due` is not read now.
     pub(super) fn reads_enough(&self, due: u64) -> bool {
         let most = (ANSWERS / self.roster.count().max(1)).clamp(2, READS);
-        let most = if due <= URGENT_ONCE_READ { most } else { most / 2 };
+        let most = if is_urgent(due) { most } else { most / 2 };
         self.agenda.reading().len() >= most
     }
 

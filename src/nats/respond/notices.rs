@@ -37,6 +37,15 @@ impl Notices {
         kinds.due(kind)
     }
 
+    /// The same where the first line about `subject` is always due.
+    fn due_of(&self, subject: &str, kind: &'static str) -> Option<u64> {
+        let is_new = {
+            let mut said = self.overruled.lock().unwrap_or_else(PoisonError::into_inner);
+            said.is_due(subject)
+        };
+        if is_new { Some(0) } else { self.due(kind) }
+    }
+
     pub(super) fn answering(&self, url: &str) {
         tracing::debug!(nats_cluster = %self.cluster, url, "answering requests over the system account of this NATS cluster");
     }
@@ -166,12 +175,7 @@ impl Notices {
 
     /// A token that another sender published to the servers was refused.
     pub(super) fn overruled(&self, account: AccountKey, issued_at: Option<i64>, reason: &str) {
-        let is_new = {
-            let mut said = self.overruled.lock().unwrap_or_else(PoisonError::into_inner);
-            said.is_due(&account.to_string())
-        };
-        let not_logged = if is_new { Some(0) } else { self.due("overruled again") };
-        if let Some(not_logged) = not_logged {
+        if let Some(not_logged) = self.due_of(&account.to_string(), "overruled again") {
             tracing::warn!(
                 nats_cluster = %self.cluster,
                 %account,
@@ -190,12 +194,7 @@ impl Notices {
             "" => format!("node {node} of another mesh"),
             other => format!("node {node} of mesh {other}"),
         };
-        let is_new = {
-            let mut said = self.overruled.lock().unwrap_or_else(PoisonError::into_inner);
-            said.is_due(&format!("disagree {account}"))
-        };
-        let not_logged = if is_new { Some(0) } else { self.due("disagree") };
-        if let Some(not_logged) = not_logged {
+        if let Some(not_logged) = self.due_of(&format!("disagree {account}"), "disagree") {
             tracing::error!(
                 nats_cluster = %self.cluster,
                 %account,
